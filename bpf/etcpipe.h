@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * THE records. BPF programs write them, the native extension and CUDA include
+ * this file, etcpipe/layout.py reads it into NumPy dtypes. Only fixed-width
+ * fields, explicit padding and plain enums, so that all of them agree.
+ */
+#ifndef ETCPIPE_H
+#define ETCPIPE_H
+
+#ifdef __CUDACC__
+typedef unsigned char __u8;
+typedef unsigned short __u16, __be16;
+typedef unsigned int __u32;
+typedef unsigned long long __u64;
+#else
+#include <linux/types.h>
+#endif
+
+/* Raised whenever a record or the meaning of a map changes: pins of another ABI are not adopted. */
+#define ETCPIPE_ABI 1
+
+#define FIRST_N_MAX 64		/* packets of a flow that may be asked for */
+#define SNAP_LEN_DEFAULT 1600	/* bytes of a frame that reach the consumer */
+#define BATCH_MAX 1024		/* packets in a batch */
+#define MIRROR_PROTOCOL 0x88b5	/* IEEE 802 local experimental ethertype 1 */
+#define VLAN_NONE 0xffff	/* the packet has no VLAN tag */
+#define FLOW_ID_BITS 48		/* a flow id fits 48 bits, so 16 remain beside it in a verdict */
+
+/* Where every packet went. Packets that pass unanalysed are counted under their reason. */
+enum packet_counter {
+	PACKETS_SEEN,		/* all packets that the hooks saw */
+	PACKETS_NOT_IP,		/* neither IPv4 nor IPv6 */
+	PACKETS_MALFORMED,	/* a header is cut short or contradicts itself */
+	PACKETS_FRAGMENT,	/* a later fragment: it has no ports */
+	PACKETS_TABLE_FULL,	/* no room for a new flow */
+	PACKETS_TRACKED,	/* belongs to a flow of the table */
+	PACKETS_FIRST_N,	/* counts towards the first N: must reach the consumer or a loss below */
+	PACKETS_CLONED,		/* the copy was accepted by the mirror device */
+	PACKETS_CLONE_FAILED,	/* loss: the kernel could not copy, or the mirror device refused */
+	PACKETS_PUSH_FAILED,	/* loss: no room for the mirror header */
+	PACKETS_REDIRECTED,	/* the copy was handed to the consumer's socket */
+	PACKETS_NO_CONSUMER,	/* loss: no socket on this queue */
+	PACKETS_POP_FAILED,	/* loss: the mirror's peer could not turn the header into metadata */
+	PACKETS_FOREIGN,	/* not ours: somebody else's packet on the mirror device */
+	FLOWS_CREATED,
+	FLOWS_RESTARTED,	/* same tuple, new flow: a SYN after the end, or idle too long */
+	N_PACKET_COUNTERS,
+};
+
+/* Which packets count towards the first N. */
+enum count_rule {
+	COUNT_PAYLOAD,		/* those with TCP or UDP payload (default) */
+	COUNT_ALL,		/* every TCP or UDP packet */
+	COUNT_NON_ACK,		/* all but bare ACK and FIN segments */
+};
+
+enum flow_status {
+	FLOW_OPEN,
+	FLOW_CLOSED,		/* RST, or FIN of both sides */
+};
+
+/*
+ * A five-tuple in canonical order: end a is the smaller (address, port) pair,
+ * so that both directions share one key. IPv4 is stored IPv4-mapped (RFC 4291).
+ */
+struct flow_key {
+	__u8 a_addr[16];
+	__u8 b_addr[16];
+	__be16 a_port;		/* 0 if the protocol has no ports */
+	__be16 b_port;
+	__u8 protocol;		/* IANA protocol number */
+	__u8 ip_version;	/* 4 or 6 */
+	__u16 zone;		/* VLAN id if it is part of the key, else 0 */
+};
+
+/* What the tracker knows of a flow. Direction 0 is from the initiator. One cache line. */
+struct flow_state {
+	__u64 flow_id;
+	__u64 first_ns;		/* CLOCK_MONOTONIC live, the capture's clock offline */
+	__u64 last_ns;
+	__u64 bytes[2];		/* whole frames on the wire */
+	__u32 packets[2];	/* on the wire: a super-packet counts its segments */
+	__u32 counted;		/* packets that counted towards N = the next one's rank */
+	__u16 lost;		/* of the first N, refused by the mirror */
+	__u8 tcp_flags[2];	/* all flags seen */
+	__u8 initiator;		/* 1: end b of the key opened the flow */
+	__u8 status;		/* enum flow_status */
+	__u8 pad[6];
+};
+
+/* Travels with each mirrored packet as AF_XDP metadata, right before the frame. */
+struct packet_meta {
+	__u64 flow_id;
+	__u64 timestamp_ns;	/* CLOCK_MONOTONIC */
+	__u32 wire_len;		/* bytes of the frame on the wire, VLAN tag included */
+	__u32 ifindex;
+	__u16 rank;		/* 0 .. N-1 within the flow */
+	__u16 vlan;		/* outer TCI, or VLAN_NONE */
+	__u16 segment_len;	/* payload bytes a segment of a super-packet, 0: one packet */
+	__u8 direction;		/* 0: from the flow's initiator */
+	__u8 pad;
+};
+
+/* In front of the frame between the two ends of the mirror pair. */
+struct mirror_header {
+	__u8 destination[6];
+	__u8 source[6];
+	__be16 protocol;	/* MIRROR_PROTOCOL */
+	__u8 pad[2];
+	struct packet_meta meta;
+};
+
+/* What regrouping keeps of a packet; a row of zeros where the flow has none (present = 0). */
+struct packet_fields {
+	__u64 timestamp_ns;
+	__u32 ip_len;		/* bytes from the IP header on, as the IP header says */
+	__u32 payload_len;	/* bytes after the TCP or UDP header */
+	__u16 tcp_window;	/* host order, unscaled, 0 for UDP */
+	__u16 raw_len;		/* bytes of the raw view that are valid */
+	__u8 tcp_flags;		/* 0 for UDP */
+	__u8 ttl;		/* or hop limit */
+	__u8 direction;		/* 0: from the flow's initiator */
+	__u8 present;
+};
+
+/* Why a flow's model input was closed. */
+enum ready_reason {
+	READY_DEPTH,		/* all N packets are there */
+	READY_IDLE,		/* no counted packet for the waiting time */
+	READY_END,		/* the flow or the source ended */
+	READY_EVICTED,		/* its place was needed by a newer flow */
+};
+
+#ifndef __cplusplus
+_Static_assert(sizeof(struct flow_key) == 40, "flow_key is 40 bytes");
+_Static_assert(sizeof(struct flow_state) == 64, "flow_state is one cache line");
+_Static_assert(sizeof(struct packet_meta) == 32, "packet_meta is AF_XDP's portable maximum");
+_Static_assert(sizeof(struct mirror_header) == 48, "mirror_header keeps the frame aligned");
+_Static_assert(sizeof(struct packet_fields) == 24, "packet_fields is 24 bytes");
+#endif
+
+#endif /* ETCPIPE_H */

@@ -1,0 +1,1 @@
+"""Array algorithms: a NumPy definition and faster copies of each, side by side."""

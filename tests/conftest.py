@@ -1,0 +1,26 @@
+"""Skip what this machine cannot run; say why in one place."""
+
+import os
+
+import pytest
+
+
+def _gpu_reason() -> str | None:
+    try:
+        import cupy
+
+        cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:
+        return f"no CUDA device: {error}"
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reasons = {
+        "root": None if os.geteuid() == 0 else "needs root",
+        "gpu": _gpu_reason(),
+    }
+    for item in items:
+        for marker, reason in reasons.items():
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
