@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "native.h"
+
+static struct PyModuleDef module = {
+	PyModuleDef_HEAD_INIT,
+	.m_name = "etcpipe._native",
+	.m_doc = "AF_XDP rings, capture files, the flow tracker and regrouping in C.",
+	.m_size = -1,
+};
+
+PyMODINIT_FUNC PyInit__native(void)
+{
+	PyMethodDef *tables[] = { xsk_methods, pcap_methods, regroup_methods };
+	PyObject *native = PyModule_Create(&module);
+	size_t i;
+
+	for (i = 0; native && i < sizeof(tables) / sizeof(*tables); i++) {
+		if (PyModule_AddFunctions(native, tables[i])) {
+			Py_DECREF(native);
+			return NULL;
+		}
+	}
+	return native;
+}

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * etcpipe._native: AF_XDP rings, capture files, the flow tracker and regrouping.
+ * One .c file a subject, each with its method table. The limited API of Python 3.10
+ * has no buffer protocol, so arrays arrive as addresses; the Python module beside
+ * each subject owns the arrays, checks dtype and shape, and keeps them alive.
+ */
+#ifndef ETCPIPE_NATIVE_H
+#define ETCPIPE_NATIVE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+
+extern PyMethodDef xsk_methods[];
+extern PyMethodDef pcap_methods[];
+extern PyMethodDef regroup_methods[];
+
+#endif /* ETCPIPE_NATIVE_H */
