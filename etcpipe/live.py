@@ -1,0 +1,201 @@
+"""Classify live traffic: the pipeline between a tap in the kernel and the verdict map."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from os import PathLike
+from time import monotonic, monotonic_ns
+from types import TracebackType
+
+import numpy as np
+
+from etcpipe import model as models
+from etcpipe import pipeline
+from etcpipe.batch import FlowBatch, PacketBatch
+from etcpipe.errors import DataplaneError
+from etcpipe.kernel import netns as namespaces
+from etcpipe.kernel import tap
+from etcpipe.layout import CONSTANTS
+from etcpipe.offline import depth_for, regroup_for
+from etcpipe.ring import Ring
+from etcpipe.verdict import VerdictBatch
+
+# How often the loop looks whether the device is still there, in seconds.
+CHECK_EVERY_S = 0.5
+
+# Where the reasons of loss stand in the order of a packet's way.
+LOSSES = (
+    "PACKETS_CLONE_FAILED",
+    "PACKETS_PUSH_FAILED",
+    "MIRROR_DROPPED",
+    "PACKETS_POP_FAILED",
+    "PACKETS_NO_CONSUMER",
+)
+
+
+class Live:
+    """A tap on a device, with verdicts as they are made; see attach()."""
+
+    def __init__(
+        self,
+        device: str,
+        model: models.Model,
+        settings: tap.TapSettings,
+        *,
+        netns: str | None,
+        keep: bool,
+        wait_s: float | None,
+        duration_s: float | None,
+    ):
+        self.device = device
+        self.model = model
+        self._netns = netns
+        self._tap = tap.Tap(device, settings, keep=keep)
+        self._regroup = regroup_for(model, settings.first_n, wait_s)
+        self._duration_s = duration_s
+        self._stack = ExitStack()
+        self._stopping = False
+        self._drained = False
+
+    @property
+    def mode(self) -> str:
+        """The hook that tracks: "tc" or "xdp"."""
+        return self._tap.mode
+
+    @property
+    def mode_reason(self) -> str:
+        """Why that hook."""
+        return self._tap.mode_reason
+
+    @property
+    def loader(self) -> str:
+        """What loaded the programs: "libbpf" or "bcc"."""
+        return self._tap.loader
+
+    def __enter__(self) -> "Live":
+        with ExitStack() as stack:
+            if self._netns:
+                stack.enter_context(namespaces.entered(self._netns))
+            stack.enter_context(self._tap)
+            self._ring = stack.enter_context(Ring(self._tap.mirror_ifindex))
+            self._tap.bind(self._ring.fd)
+            self._tap.start()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def stop(self) -> None:
+        """End the iteration after the current batch; flows on the way still get a verdict."""
+        self._stopping = True
+
+    def counters(self) -> dict[str, int]:
+        """Return packets by reason: the tap's, the socket's (RING_*) and regrouping's."""
+        ring = {f"RING_{name.upper()}": n for name, n in self._ring.statistics().items()}
+        return {**self._tap.counters(), **ring, **self._regroup.counters}
+
+    def lost(self) -> dict[str, int]:
+        """Return first-N packets that never reached the model, by reason, zeros left out."""
+        counters = self.counters()
+        reasons = [*LOSSES, *(name for name in counters if name.startswith("RING_"))]
+        return {name: counters[name] for name in reasons if counters.get(name)}
+
+    def __iter__(self) -> Iterator[VerdictBatch]:
+        for verdicts in pipeline.run(self._source(), self._regroup, self.model):
+            self._publish(verdicts)
+            yield verdicts
+
+    def _source(self) -> "_TapSource":
+        return _TapSource(self)
+
+    def _batches(self) -> Iterator[PacketBatch]:
+        end = monotonic() + self._duration_s if self._duration_s else None
+        check = monotonic()
+        while not self._stopping and not (end and monotonic() >= end):
+            batch = self._ring.receive()
+            self._drained = len(batch) < CONSTANTS["BATCH_MAX"]
+            yield batch
+            if monotonic() >= check:
+                check = monotonic() + CHECK_EVERY_S
+                if not self._tap.alive():
+                    raise DataplaneError(f"{self.device}: the device is gone; detached")
+
+    def _publish(self, verdicts: VerdictBatch) -> None:
+        """Write each verdict where the kernel programs find it by the flow's slot."""
+        flow_id = verdicts.flows.flow_id
+        slots = (flow_id % np.uint64(len(self._tap.verdicts))).astype(np.int64)
+        known = verdicts.label >= 0
+        classes = (verdicts.label[known] + 1).astype(np.uint64)
+        self._tap.verdicts[slots[known]] = (flow_id[known] << np.uint64(16)) | classes
+
+
+class _TapSource:
+    """The tap as the pipeline's source."""
+
+    def __init__(self, live: Live):
+        self._live = live
+
+    def __iter__(self) -> Iterator[PacketBatch]:
+        return self._live._batches()
+
+    def clock_ns(self) -> int | None:
+        # Packets wait in a ring that was not drained: then only their own clock is safe,
+        # else a busy moment would close rows whose packets are still to be read.
+        return monotonic_ns() if self._live._drained else None
+
+    def records(self, flows: FlowBatch) -> np.ndarray:
+        return self._live._tap.records(flows.key)
+
+
+def attach(
+    device: str,
+    *,
+    model: str | PathLike[str] | None = None,
+    first_n: int | None = None,
+    mode: str = "auto",
+    loader: str = "auto",
+    netns: str | None = None,
+    wait_s: float | None = None,
+    duration_s: float | None = None,
+    keep: bool = False,
+) -> Live:
+    """Return a tap on `device`; enter it to attach, iterate for verdicts, leave it to detach.
+
+    Traffic is never delayed, dropped or changed. Each flow comes out once, as soon as its
+    first packets are there or nothing came for the waiting time.
+
+    Args:
+        device: name of the interface.
+        model: a model file; None takes the one that ships.
+        first_n: packets of a flow to mirror; None: as many as the model was trained with.
+        mode: "tc", "xdp", or "auto" to take what this device does best.
+        loader: "libbpf", "bcc", or "auto".
+        netns: name or path of the network namespace that the device is in.
+        wait_s: a flow is judged by what there is when nothing came for so long.
+        duration_s: end after so many seconds; None: run until stop().
+        keep: leave the programs attached on exit, for the next attach to adopt.
+
+    Raises:
+        PermissionDeniedError: not root, or a capability or limit is missing.
+        DataplaneError: no such device, already attached, or the kernel refused.
+        UnsupportedError: this device or kernel cannot do it in the mode asked for.
+        ModelError, UsageError: as classify().
+    """
+    loaded = models.load(model)
+    settings = tap.TapSettings(
+        first_n=depth_for(loaded, first_n), count=loaded.count, mode=mode, loader=loader
+    )
+    return Live(
+        device,
+        loaded,
+        settings,
+        netns=netns,
+        keep=keep,
+        wait_s=wait_s,
+        duration_s=duration_s,
+    )

@@ -1,0 +1,217 @@
+"""Classify captures: the pipeline over files, each flow reported once it has ended."""
+
+from collections.abc import Callable, Iterator, Sequence
+from os import PathLike
+from types import TracebackType
+
+import numpy as np
+
+from etcpipe import model as models
+from etcpipe import pipeline
+from etcpipe.batch import FlowBatch
+from etcpipe.capture import Capture
+from etcpipe.errors import UsageError
+from etcpipe.gpu.regroup import Regroup
+from etcpipe.layout import CONSTANTS, FLOW_STATE, PACKET_FIELDS, READY_REASONS
+from etcpipe.verdict import SOURCE_UNKNOWN, VerdictBatch
+
+Progress = Callable[[int, int | None], None]
+
+# What is kept of a verdict until its flow ends; 40 bytes a flow.
+KEPT = np.dtype(
+    [
+        ("wait_ns", "<u8"),
+        ("infer_ns", "<u8"),
+        ("ready_ns", "<u8"),
+        ("probability", "<f4"),
+        ("label", "<i2"),
+        ("runner_up", "<i2"),
+        ("packets_used", "<u2"),
+        ("lost", "<u2"),
+        ("vlan", "<u2"),
+        ("source", "u1"),
+        ("reason", "u1"),
+    ]
+)
+
+
+class Verdicts:
+    """Verdicts by flow id, kept until their flows end. Ids are dense, so this is an array."""
+
+    def __init__(self) -> None:
+        self._kept = np.zeros(4096, KEPT)
+        self._decided = np.zeros(4096, bool)
+
+    def add(self, verdicts: VerdictBatch) -> None:
+        """Keep a batch of verdicts."""
+        ids = verdicts.flows.flow_id.astype(np.int64)
+        self._reserve(int(ids.max(initial=0)))
+        for name in KEPT.names or ():
+            owner = verdicts if hasattr(verdicts, name) else verdicts.flows
+            self._kept[name][ids] = getattr(owner, name)
+        self._decided[ids] = True
+
+    def decided(self, flow_id: np.ndarray) -> np.ndarray:
+        """Return (flows,) bool: has each flow its verdict?"""
+        self._reserve(int(flow_id.max(initial=0)))
+        return self._decided[flow_id.astype(np.int64)]
+
+    def take(self, flow_id: np.ndarray) -> np.ndarray:
+        """Return (flows,) KEPT; "unknown" where a flow had nothing to judge."""
+        kept = self._kept[flow_id.astype(np.int64)]
+        none = ~self.decided(flow_id)
+        kept["label"][none] = kept["runner_up"][none] = -1
+        kept["source"][none] = SOURCE_UNKNOWN
+        kept["vlan"][none] = CONSTANTS["VLAN_NONE"]
+        kept["reason"][none] = READY_REASONS.index("end")
+        return kept
+
+    def _reserve(self, flow_id: int) -> None:
+        if flow_id >= len(self._kept):
+            size = max(flow_id + 1, 2 * len(self._kept))
+            self._kept = np.concatenate([self._kept, np.zeros(size - len(self._kept), KEPT)])
+            more = np.zeros(size - len(self._decided), bool)
+            self._decided = np.concatenate([self._decided, more])
+
+
+class Classification:
+    """Iterates over VerdictBatches of flows that have ended; see classify().
+
+    Attributes:
+        model: the model in use.
+        warnings: what was wrong with a capture that could be read in part.
+    """
+
+    def __init__(self, capture: Capture, model: models.Model, regroup: Regroup):
+        self.model = model
+        self._capture = capture
+        self._regroup = regroup
+        self._verdicts = Verdicts()
+
+    @property
+    def warnings(self) -> list[str]:
+        return self._capture.warnings
+
+    def counters(self) -> dict[str, int]:
+        """Return packets by reason, of the tracker and of regrouping."""
+        return {**self._capture.counters, **self._regroup.counters}
+
+    def __enter__(self) -> "Classification":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._capture.close()
+
+    def __iter__(self) -> Iterator[VerdictBatch]:
+        waiting = self._capture.ended()
+        for verdicts in pipeline.run(self._capture, self._regroup, self.model):
+            self._verdicts.add(verdicts)
+            waiting = np.concatenate([waiting, self._capture.ended()])
+            state = waiting["state"]
+            done = self._verdicts.decided(state["flow_id"]) | (state["counted"] == 0)
+            yield from self._finish(waiting[done])
+            waiting = waiting[~done]
+        yield from self._finish(np.concatenate([waiting, self._capture.finish()]))
+
+    def _finish(self, ended: np.ndarray) -> Iterator[VerdictBatch]:
+        for start in range(0, len(ended), pipeline.ROWS_MAX):
+            yield self._join(ended[start : start + pipeline.ROWS_MAX])
+
+    def _join(self, ended: np.ndarray) -> VerdictBatch:
+        state = ended["state"]
+        kept = self._verdicts.take(state["flow_id"])
+        none = np.zeros(len(ended), np.uint32)
+        flows = FlowBatch(
+            flow_id=state["flow_id"],
+            key=ended["key"],
+            initiator=state["initiator"],
+            vlan=kept["vlan"],
+            ifindex=none,
+            packets=np.zeros((len(ended), 0), PACKET_FIELDS),
+            raw=np.zeros((len(ended), 0, 0), np.uint8),
+            lost=kept["lost"],
+            reason=kept["reason"],
+            ready_ns=kept["ready_ns"],
+        )
+        return VerdictBatch(
+            flows=flows,
+            records=np.ascontiguousarray(state, FLOW_STATE),
+            classes=self.model.classes,
+            label=kept["label"],
+            probability=kept["probability"],
+            runner_up=kept["runner_up"],
+            packets_used=kept["packets_used"],
+            source=kept["source"],
+            wait_ns=kept["wait_ns"],
+            queue_ns=none.astype(np.uint64),
+            infer_ns=kept["infer_ns"],
+            model=f"{self.model.name}@{self.model.digest}",
+        )
+
+
+def classify(
+    paths: str | PathLike[str] | Sequence[str | PathLike[str]],
+    model: str | PathLike[str] | None = None,
+    *,
+    first_n: int | None = None,
+    wait_s: float | None = None,
+    filter: str | None = None,
+    on_progress: Progress | None = None,
+) -> Classification:
+    """Return an iterator over the verdicts on all flows of some captures.
+
+    Flows come out as they end, each once, with its final totals. Use it as a context
+    manager, or exhaust it.
+
+    Args:
+        paths: one or more pcap or pcapng files in order of time, "-" for standard input.
+        model: a model file; None takes the one that ships.
+        first_n: packets of a flow that the model may see; None: as the model was trained.
+        wait_s: a flow is judged by what there is when nothing came for so long.
+        filter: packets to look at, in libpcap's syntax.
+        on_progress: called about ten times a second with bytes read and bytes in all.
+
+    Raises:
+        CaptureError: a file cannot be opened or read at all.
+        ModelError: the model is damaged, foreign, or made for other inputs.
+        UsageError: first_n, wait_s or the filter is not valid.
+    """
+    if isinstance(paths, (str, PathLike)):
+        paths = [paths]
+    if not paths:
+        raise UsageError("no capture given")
+    loaded = models.load(model)
+    depth = depth_for(loaded, first_n)
+    capture = Capture(
+        [str(path) for path in paths],
+        first_n=depth,
+        count=loaded.count,
+        filter=filter,
+        on_progress=on_progress,
+    )
+    return Classification(capture, loaded, regroup_for(loaded, depth, wait_s))
+
+
+def depth_for(model: models.Model, first_n: int | None) -> int:
+    """Return how many packets of a flow are needed, checked against the model."""
+    if first_n is None:
+        return model.first_n
+    most = CONSTANTS["FIRST_N_MAX"]
+    if not 1 <= first_n <= most:
+        raise UsageError(f"--first {first_n}: a model sees 1 to {most} packets of a flow")
+    if first_n < model.first_n:
+        raise UsageError(
+            f"--first {first_n}: model {model.name} needs {model.first_n} packets of a flow"
+        )
+    return first_n
+
+
+def regroup_for(model: models.Model, first_n: int, wait_s: float | None) -> Regroup:
+    """Return a Regroup that builds what the model needs."""
+    wait = model.wait_s if wait_s is None else wait_s
+    return Regroup(first_n, raw_len=model.raw_len, wait_s=wait, mask=model.mask)
