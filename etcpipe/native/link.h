@@ -1,110 +1,83 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * From the link layer of a capture to the packet parser of bpf/parsing.h, for every
- * link type that etcpipe reads. Numbers are pcap's LINKTYPE_ values.
+ * Frames of capture files: where the IP header begins, by link type (the LINKTYPE
+ * numbers of tcpdump.org/linktypes.html). Live traffic is always Ethernet.
  */
 #ifndef ETCPIPE_LINK_H
 #define ETCPIPE_LINK_H
 
-#include <string.h>
-
 #include "parsing.h"
 
 enum link_type {
-	LINK_NULL = 0,		/* BSD loopback: address family in the writer's byte order */
+	LINK_NULL = 0,
 	LINK_ETHERNET = 1,
-	LINK_RAW_BSD = 12,	/* raw IP had three numbers before it got 101 */
+	LINK_RAW_BSD = 12,	/* DLT_RAW, written into files by mistake */
 	LINK_RAW_OPENBSD = 14,
 	LINK_RAW = 101,
-	LINK_LOOP = 108,	/* OpenBSD loopback: the family in network order */
-	LINK_SLL = 113,		/* Linux cooked capture */
+	LINK_LOOP = 108,
+	LINK_SLL = 113,
 	LINK_IPV4 = 228,
 	LINK_IPV6 = 229,
 	LINK_SLL2 = 276,
 };
 
-#define SLL_BEFORE_ETHERNET 2	/* the 16 bytes end like an Ethernet header: protocol, VLAN tags */
+#define SLL_LEN 16		/* the protocol is its last field */
+#define SLL2_LEN 20		/* the protocol is its first field */
+#define LOOPBACK_LEN 4		/* address family, in the writer's byte order or big-endian */
 
-struct sll2_header {
-	__be16 protocol;
-	__u8 rest[18];
-};
-
-/* Raw IP tells its version in the first nibble. */
-static inline __be16 link_ip_protocol(const struct cursor *c)
+/* The version tells IPv4 from IPv6, as address families differ between systems. */
+static inline __be16 link_ip_version(const struct cursor *c)
 {
 	__u8 version = c->pos < c->end ? *(__u8 *)c->pos >> 4 : 0;
 
 	return version == 4 ? NET16(ETH_P_IP) : version == 6 ? NET16(ETH_P_IPV6) : 0;
 }
 
-/* AF_INET is 2 everywhere; AF_INET6 is 10 on Linux, 24, 28 or 30 on the BSDs and Darwin. */
-static inline __be16 link_family_protocol(__u32 family)
+/* Move the cursor to the network header. Returns -1 with p->refusal set if it is cut off. */
+static inline int parse_link(struct cursor *c, int link_type, struct packet *p, __be16 *protocol)
 {
-	if (family > 0xffff)
-		family = __builtin_bswap32(family);
-	if (family == 2)
-		return NET16(ETH_P_IP);
-	if (family == 10 || family == 24 || family == 28 || family == 30)
-		return NET16(ETH_P_IPV6);
-	return 0;
-}
-
-static inline int link_is_known(int link_type)
-{
-	switch (link_type) {
-	case LINK_NULL:
-	case LINK_ETHERNET:
-	case LINK_RAW_BSD:
-	case LINK_RAW_OPENBSD:
-	case LINK_RAW:
-	case LINK_LOOP:
-	case LINK_SLL:
-	case LINK_IPV4:
-	case LINK_IPV6:
-	case LINK_SLL2:
-		return 1;
-	}
-	return 0;
-}
-
-/*
- * Parse a frame of @link_type into @p, which starts zeroed. Like parse_frame, with
- * offsets and @wire_len counting from the first byte of the link header.
- */
-static inline int parse_link(struct cursor *c, int link_type, __u32 wire_len, struct packet *p)
-{
-	void *frame = c->pos;
-	struct sll2_header *sll2;
-	__be16 protocol;
-	__u32 family;
-	void *header;
+	__u8 *header;
 
 	p->vlan = VLAN_NONE;
 	switch (link_type) {
 	case LINK_ETHERNET:
-		return parse_frame(c, wire_len, p);
+		return parse_ethernet(c, p, protocol);
 	case LINK_SLL:
-		if (PULL(c, header, SLL_BEFORE_ETHERNET))
+		if (PULL(c, header, SLL_LEN))
 			return parse_refuse(p, PACKETS_MALFORMED);
-		if (parse_ethernet(c, p, &protocol))
-			return -1;
-		break;
+		__builtin_memcpy(protocol, header + SLL_LEN - 2, 2);
+		return 0;
 	case LINK_SLL2:
-		if (PULL(c, sll2, sizeof(*sll2)))
+		if (PULL(c, header, SLL2_LEN))
 			return parse_refuse(p, PACKETS_MALFORMED);
-		protocol = sll2->protocol;
-		break;
+		__builtin_memcpy(protocol, header, 2);
+		return 0;
 	case LINK_NULL:
 	case LINK_LOOP:
-		if (PULL(c, header, sizeof(family)))
+		if (PULL(c, header, LOOPBACK_LEN))
 			return parse_refuse(p, PACKETS_MALFORMED);
-		memcpy(&family, header, sizeof(family));
-		protocol = link_family_protocol(family);
+		break;
+	case LINK_RAW_BSD:
+	case LINK_RAW_OPENBSD:
+	case LINK_RAW:
+	case LINK_IPV4:
+	case LINK_IPV6:
 		break;
 	default:
-		protocol = link_ip_protocol(c);
+		return parse_refuse(p, PACKETS_NOT_IP);
 	}
+	*protocol = link_ip_version(c);
+	return 0;
+}
+
+/* Parse a captured frame of any link type into @p, which starts zeroed. */
+static inline int parse_captured(struct cursor *c, __u32 wire_len, int link_type, struct packet *p)
+{
+	void *frame = c->pos;
+	__be16 protocol;
+
+	if (parse_link(c, link_type, p, &protocol))
+		return -1;
 	return parse_network(c, frame, wire_len, protocol, p);
 }
 
