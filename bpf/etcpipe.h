@@ -88,6 +88,21 @@ struct flow_state {
 	__u8 pad[6];
 };
 
+/* Why a flow left the table. */
+enum end_reason {
+	END_IDLE,		/* nothing came for the idle timeout */
+	END_CLOSED,		/* RST or FIN of both sides, then silence or a new SYN */
+	END_SOURCE,		/* the capture ended first */
+};
+
+/* A flow that ended, with its final totals. */
+struct flow_record {
+	struct flow_key key;
+	struct flow_state state;
+	__u8 reason;		/* enum end_reason */
+	__u8 pad[7];
+};
+
 /* Travels with each mirrored packet as AF_XDP metadata, right before the frame. */
 struct packet_meta {
 	__u64 flow_id;
@@ -134,6 +149,7 @@ enum ready_reason {
 #ifndef __cplusplus
 _Static_assert(sizeof(struct flow_key) == 40, "flow_key is 40 bytes");
 _Static_assert(sizeof(struct flow_state) == 64, "flow_state is one cache line");
+_Static_assert(sizeof(struct flow_record) == 112, "flow_record is 112 bytes");
 _Static_assert(sizeof(struct packet_meta) == 32, "packet_meta is AF_XDP's portable maximum");
 _Static_assert(sizeof(struct mirror_header) == 48, "mirror_header keeps the frame aligned");
 _Static_assert(sizeof(struct packet_fields) == 24, "packet_fields is 24 bytes");

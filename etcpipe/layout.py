@@ -80,8 +80,10 @@ def _field(
 CONSTANTS, ENUMS, DTYPES = read_header((files("etcpipe") / "bpf" / "etcpipe.h").read_text())
 FLOW_KEY = DTYPES["flow_key"]
 FLOW_STATE = DTYPES["flow_state"]
+FLOW_RECORD = DTYPES["flow_record"]
 PACKET_META = DTYPES["packet_meta"]
 PACKET_FIELDS = DTYPES["packet_fields"]
 PACKET_COUNTERS = ENUMS["packet_counter"]
 COUNT_RULES = {name.removeprefix("COUNT_").lower(): i for i, name in enumerate(ENUMS["count_rule"])}
 READY_REASONS = tuple(name.removeprefix("READY_").lower() for name in ENUMS["ready_reason"])
+END_REASONS = tuple(name.removeprefix("END_").lower() for name in ENUMS["end_reason"])
