@@ -46,5 +46,9 @@ class ModelError(EtcpipeError):
     """A model file is damaged, foreign, or made for other inputs than these."""
 
 
+class OutputError(EtcpipeError):
+    """Results cannot be written: no such folder, no right, or a full disk."""
+
+
 class LabError(EtcpipeError):
     """The lab lacks a program or a right, or a session of it failed."""
