@@ -1,0 +1,313 @@
+"""The lab: a network, servers of the chosen kinds, and client sessions against them."""
+
+import fcntl
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from etcpipe.errors import LabError, PermissionDeniedError
+from etcpipe.lab.certificates import make_authority
+from etcpipe.lab.kind import Client, Kind, Site
+from etcpipe.lab.kinds import KINDS
+from etcpipe.lab.network import AddressPlan, Network, delete_namespace, pids_in
+from etcpipe.lab.processes import Processes, Program
+from etcpipe.lab.truth import Truth
+
+PREFIX = "etclab-"
+CONCURRENT_SESSIONS = 6
+IPV6_SHARE = 0.25
+RATES_MBIT = (20.0, 50.0, 100.0, 200.0)
+# What every lab needs, whatever its kinds.
+BASE_PROGRAMS = (
+    Program("ip", "iproute2"),
+    Program("tc", "iproute2"),
+    Program("ss", "iproute2"),
+    Program("ethtool", "ethtool"),
+    Program("sysctl", "procps"),
+    Program("setpriv", "util-linux"),
+    Program("openssl", "openssl"),
+)
+
+
+@dataclass(frozen=True)
+class Session:
+    """A finished session; error is empty where ok."""
+
+    label: str
+    ok: bool
+    error: str
+    seconds: float
+
+
+class Lab:
+    """Client, router and server namespaces with real servers; a context manager.
+
+    Args:
+        kinds: labels to have servers of; None: every one whose programs are installed.
+        seed: draws addresses, link rate, contents and what sessions do.
+        offloads: leave TSO, GSO and GRO on, so that frames exceed the MTU.
+        rate_mbit: rate of the links; None: drawn from the seed, 0: not limited.
+
+    Attributes:
+        client, router, server: names of the namespaces.
+        device: the router's interface towards the client.
+        truth: the servers' addresses and ports, with their labels.
+
+    Raises:
+        LabError: unknown kind, missing programs, a server that does not start.
+        PermissionDeniedError: not root.
+    """
+
+    device = "lab0"
+
+    def __init__(
+        self,
+        kinds: Iterable[str] | None = None,
+        seed: int = 1,
+        offloads: bool = False,
+        rate_mbit: float | None = None,
+    ) -> None:
+        self.kinds = _choose(kinds)
+        self.seed = seed
+        self._offloads = offloads
+        rng = np.random.default_rng([seed, 0])
+        drawn = float(rng.choice(RATES_MBIT))
+        self.rate_mbit = drawn if rate_mbit is None else float(rate_mbit)
+        self._plan = AddressPlan(rng)
+        self._stopping = threading.Event()
+        self._numbers = count()
+
+    def __enter__(self) -> "Lab":
+        if os.geteuid():
+            raise PermissionDeniedError("the lab makes network namespaces: run it as root")
+        remove_stale_labs()
+        self.folder, self._lock = _make_folder()
+        self.name = self.folder.name
+        self.client, self.router, self.server = (
+            f"{self.name}-{role}" for role in ("client", "router", "server")
+        )
+        self._processes = Processes()
+        self._network: Network | None = None
+        try:
+            self._network = Network(self.name, self._plan, self._offloads, self.rate_mbit)
+            self._start_servers()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop every program, delete the namespaces and the files."""
+        self._stopping.set()
+        self._processes.close()
+        _remove(self.name, self.folder)
+        self._lock.close()
+
+    def run(
+        self, sessions: int = 3, speed: float = 1.0, concurrent: int = CONCURRENT_SESSIONS
+    ) -> Iterator[Session]:
+        """Run each kind `sessions` times, interleaved; yield each session when it ends.
+
+        Args:
+            speed: pauses are divided by it; what programs do in between is not.
+            concurrent: sessions at once.
+        """
+        turns = [kind for _ in range(sessions) for kind in self._shuffled()]
+        serial = {kind.name: threading.Lock() for kind in self.kinds}
+        executor = ThreadPoolExecutor(concurrent)
+        pending: set[Future[Session]] = set()
+        try:
+            for kind in turns:
+                pending.add(executor.submit(self._session, kind, speed, serial[kind.name]))
+            while pending:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+        except BaseException:
+            self._stopping.set()
+            raise
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+    def _shuffled(self) -> list[Kind]:
+        rng = np.random.default_rng([self.seed, next(self._numbers), 2])
+        return [self.kinds[int(index)] for index in rng.permutation(len(self.kinds))]
+
+    def _start_servers(self) -> None:
+        authority = make_authority(self.folder)
+        self._sites = {kind.name: self._make_site(kind, authority) for kind in self.kinds}
+        with ThreadPoolExecutor(4) as executor:
+            starts = {
+                kind.name: executor.submit(kind.serve, self._sites[kind.name])
+                for kind in self.kinds
+            }
+        self._served: dict[str, Any] = {}
+        for name, start in starts.items():
+            try:
+                self._served[name] = start.result()
+            except LabError as error:
+                raise LabError(f"{name}: {error}") from error
+        self.truth = [
+            Truth(kind.name, address, protocol, port)
+            for kind in self.kinds
+            for address in self._sites[kind.name].addresses
+            for protocol, port in kind.endpoints
+        ]
+
+    def _make_site(self, kind: Kind, authority: Path) -> Site:
+        addresses = self._plan.server()
+        self._network.add_server(addresses)
+        hidden = f"192.0.2.{1 + self.kinds.index(kind)}"  # RFC 5737: nobody's
+        self._network.add_hidden(hidden)
+        folder = self.folder / kind.name
+        folder.mkdir()
+        return Site(
+            kind=kind,
+            namespace=self.server,
+            addresses=addresses,
+            hidden=hidden,
+            folder=folder,
+            authority=authority,
+            rng=np.random.default_rng([self.seed, zlib.crc32(kind.name.encode())]),
+            processes=self._processes,
+            token=self.name.rsplit("-", 1)[1],
+        )
+
+    def _session(self, kind: Kind, speed: float, serial: threading.Lock) -> Session:
+        if not kind.exclusive:
+            return self._visit(kind, speed)
+        with serial:
+            return self._visit(kind, speed)
+
+    def _visit(self, kind: Kind, speed: float) -> Session:
+        client = self._make_client(kind, speed)
+        begun = time.monotonic()
+        error = ""
+        try:
+            kind.visit(client, self._served[kind.name])
+        except LabError as raised:
+            error = str(raised)
+        finally:
+            client.close()
+        return Session(kind.name, not error, error, time.monotonic() - begun)
+
+    def _make_client(self, kind: Kind, speed: float) -> Client:
+        number = next(self._numbers)
+        site = self._sites[kind.name]
+        rng = np.random.default_rng([self.seed, zlib.crc32(kind.name.encode()), number])
+        family = int(rng.random() < IPV6_SHARE)
+        folder = site.folder / f"session-{number}"
+        folder.mkdir()
+        return Client(
+            site=site,
+            namespace=self.client,
+            address=list(site.addresses)[family],
+            own_address=list(self._plan.client)[family],
+            folder=folder,
+            rng=rng,
+            processes=self._processes,
+            number=number,
+            speed=speed,
+            stopping=self._stopping,
+        )
+
+
+def missing(kind: Kind | str) -> list[str]:
+    """Return the programs and modules that a kind needs and that are not installed."""
+    return [program.name for program in _missing_programs(kind)]
+
+
+def remove_stale_labs() -> None:
+    """Remove what labs left behind whose process was killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        try:
+            with (folder / "lock").open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(folder.name, folder)
+        except OSError:
+            continue  # in use: its process holds the lock; or somebody else removes it
+
+
+def _make_folder():
+    """Return a new folder and the open lock file in it, locked while this process lives."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
+    folder.chmod(0o755)  # servers that run as another user read their files here
+    lock = (folder / "lock.new").open("wb")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (folder / "lock.new").rename(folder / "lock")  # never visible unlocked
+    return folder, lock
+
+
+def _remove(name: str, folder: Path) -> None:
+    """Kill what runs in the lab's namespaces; delete them and the folder."""
+    namespaces = [f"{name}-{role}" for role in ("client", "router", "server")]
+    for number, patience_s in ((signal.SIGTERM, 1.0), (signal.SIGKILL, 1.0)):
+        deadline = time.monotonic() + patience_s
+        pids = [pid for namespace in namespaces for pid in pids_in(namespace)]
+        for pid in pids:
+            _kill(pid, number)
+        while pids and time.monotonic() < deadline:
+            time.sleep(0.02)
+            pids = [pid for namespace in namespaces for pid in pids_in(namespace)]
+    for namespace in namespaces:
+        delete_namespace(namespace)
+    for socket in Path("/run/wireguard").glob(f"wg?{name.rsplit('-', 1)[1]}.sock"):
+        socket.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kill(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass  # ended meanwhile
+
+
+def _missing_programs(kind: Kind | str) -> list[Program]:
+    kind = KINDS[kind] if isinstance(kind, str) else kind
+    return [program for program in kind.programs if not program.is_installed()]
+
+
+def _choose(names: Iterable[str] | None) -> list[Kind]:
+    """Return the kinds of the names; every one that can run here where names is None."""
+    _require(BASE_PROGRAMS)
+    if names is None:
+        kinds = [kind for kind in KINDS.values() if not _missing_programs(kind)]
+        if not kinds:
+            _require(next(iter(KINDS.values())).programs)
+        return kinds
+    kinds = []
+    for name in dict.fromkeys(names):
+        if name not in KINDS:
+            raise LabError(f"no kind {name!r}: `etcpipe lab list` shows the kinds there are")
+        _require(KINDS[name].programs, name)
+        kinds.append(KINDS[name])
+    return kinds
+
+
+def _require(programs: Iterable[Program], kind: str = "the lab") -> None:
+    absent = [program for program in programs if not program.is_installed()]
+    if not absent:
+        return
+    apt = sorted({program.package for program in absent if program.package != "aioquic"})
+    pip = sorted({program.package for program in absent if program.package == "aioquic"})
+    advice = [f"apt install {' '.join(apt)}"] * bool(apt) + [f"pip install {' '.join(pip)}"] * bool(
+        pip
+    )
+    names = ", ".join(program.name for program in absent)
+    raise LabError(f"{kind} needs {names}: {'; '.join(advice)}")
