@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The tap's maps and the only functions that touch them. bcc declares maps and calls
+ * them in its own way, and its rewriter does not look into macros: hence functions.
+ */
+#ifndef ETCPIPE_MAPS_H
+#define ETCPIPE_MAPS_H
+
+#include "flows.h"
+
+/* What became of the canary's metadata between XDP and TC. */
+enum canary_count {
+	CANARY_WRITTEN,
+	CANARY_REFUSED,		/* the driver has no room for metadata */
+	CANARY_SURVIVED,
+	CANARY_LOST,		/* a packet came to TC without it */
+	N_CANARY_COUNTS,
+};
+
+#define QUEUES_MAX 64		/* of the mirror: one a consumer */
+
+#ifdef ETCPIPE_BCC
+BPF_TABLE("lru_hash", struct flow_key, struct flow_state, flows, MAX_FLOWS);
+BPF_F_TABLE("array", u32, u64, verdicts, SLOTS, BPF_F_MMAPABLE);
+BPF_PERCPU_ARRAY(packet_counters, u64, N_PACKET_COUNTERS);
+BPF_PERCPU_ARRAY(flow_ids, u64, 1);
+BPF_ARRAY(canary_counts, u64, N_CANARY_COUNTS);
+BPF_XSKMAP(xsks, QUEUES_MAX);
+#else
+#define MAP(kind, name, key_type, value_type, entries, flags)		\
+	struct {							\
+		__uint(type, kind);					\
+		__uint(max_entries, entries);				\
+		__uint(map_flags, flags);				\
+		__type(key, key_type);					\
+		__type(value, value_type);				\
+	} name SEC(".maps")
+
+/*
+ * The common LRU list, not per-CPU ones: under a flood of new flows established ones
+ * survive. The loader sets the sizes of flows and verdicts.
+ */
+MAP(BPF_MAP_TYPE_LRU_HASH, flows, struct flow_key, struct flow_state, 1, 0);
+MAP(BPF_MAP_TYPE_ARRAY, verdicts, __u32, __u64, 1, BPF_F_MMAPABLE);
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, packet_counters, __u32, __u64, N_PACKET_COUNTERS, 0);
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, flow_ids, __u32, __u64, 1, 0);
+MAP(BPF_MAP_TYPE_ARRAY, canary_counts, __u32, __u64, N_CANARY_COUNTS, 0);
+MAP(BPF_MAP_TYPE_XSKMAP, xsks, __u32, __u32, QUEUES_MAX, 0);
+#endif
+
+static __always_inline void count(__u32 counter)
+{
+#ifdef ETCPIPE_BCC
+	__u64 *value = packet_counters.lookup(&counter);
+#else
+	__u64 *value = bpf_map_lookup_elem(&packet_counters, &counter);
+#endif
+
+	if (value)
+		(*value)++;	/* per CPU */
+}
+
+static __always_inline void canary_count(__u32 counter)
+{
+#ifdef ETCPIPE_BCC
+	__u64 *value = canary_counts.lookup(&counter);
+#else
+	__u64 *value = bpf_map_lookup_elem(&canary_counts, &counter);
+#endif
+
+	if (value)
+		ADD(*value, 1);
+}
+
+static __always_inline struct flow_state *flows_find(struct flow_key *key)
+{
+#ifdef ETCPIPE_BCC
+	return flows.lookup(key);
+#else
+	return bpf_map_lookup_elem(&flows, key);
+#endif
+}
+
+/* Fails where the key is there already. */
+static __always_inline void flows_insert(struct flow_key *key, struct flow_state *flow)
+{
+#ifdef ETCPIPE_BCC
+	flows.insert(key, flow);
+#else
+	bpf_map_update_elem(&flows, key, flow, BPF_NOEXIST);
+#endif
+}
+
+static __always_inline void flows_replace(struct flow_key *key, struct flow_state *flow)
+{
+#ifdef ETCPIPE_BCC
+	flows.update(key, flow);
+#else
+	bpf_map_update_elem(&flows, key, flow, BPF_ANY);
+#endif
+}
+
+/* Unique on this machine without atomics, and never 0: counter * CPUs + CPU. */
+static __always_inline __u64 flow_id_next(void)
+{
+	__u32 zero = 0;
+#ifdef ETCPIPE_BCC
+	__u64 *counter = flow_ids.lookup(&zero);
+#else
+	__u64 *counter = bpf_map_lookup_elem(&flow_ids, &zero);
+#endif
+
+	if (!counter)
+		return 0;
+	return ++*counter * SETTING(n_cpus) + bpf_get_smp_processor_id();
+}
+
+/* Hand a frame to the socket bound to this queue; XDP_DROP where there is none. */
+static __always_inline int xsks_redirect(struct xdp_md *ctx)
+{
+#ifdef ETCPIPE_BCC
+	return xsks.redirect_map(ctx->rx_queue_index, XDP_DROP);
+#else
+	return bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_DROP);
+#endif
+}
+
+#endif /* ETCPIPE_MAPS_H */

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * What is fixed when the tap is loaded, so that the verifier prunes what is not used.
+ * libbpf: a read-only global that the loader fills. bcc has no globals: there each
+ * field comes as -DSETTING_<field>=<value>.
+ */
+#ifndef ETCPIPE_SETTINGS_H
+#define ETCPIPE_SETTINGS_H
+
+struct tap_settings {
+	__u32 first_n;		/* packets of a flow that reach the consumer, 1 .. FIRST_N_MAX */
+	__u32 count_rule;	/* enum count_rule */
+	__u32 snap_len;		/* bytes of a frame that reach the consumer */
+	__u32 device_ifindex;	/* where traffic is watched */
+	__u32 mirror_ifindex;	/* the mirror pair's sending end */
+	__u32 n_cpus;		/* possible CPUs: makes flow ids unique */
+	__u64 idle_ns;		/* silence after which a tuple begins a new flow */
+};
+
+#ifdef ETCPIPE_BCC
+#define SETTING(field) SETTING_##field
+#elif defined(__BPF__)
+const volatile struct tap_settings settings SEC(".rodata.settings") = {};
+#define SETTING(field) (settings.field)
+#endif
+
+#endif /* ETCPIPE_SETTINGS_H */

@@ -1,0 +1,203 @@
+"""The bpf(2) system call, for what must work the same under both loaders.
+
+Only maps, pins, links and test runs; programs are loaded by libbpf or bcc. Each function
+raises OSError as the kernel gave it: callers know what they tried and say it.
+Source: include/uapi/linux/bpf.h, union bpf_attr.
+"""
+
+import ctypes
+import errno
+import os
+import platform
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280}
+
+MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY = 1, 2, 3, 4
+OBJ_PIN, OBJ_GET = 6, 7
+PROG_TEST_RUN = 10
+PROG_GET_FD_BY_ID = 13
+OBJ_GET_INFO = 15
+MAP_LOOKUP_BATCH = 24
+LINK_CREATE = 28
+
+ATTACH_XDP, ATTACH_TCX_INGRESS, ATTACH_TCX_EGRESS = 37, 46, 47
+BEFORE_ALL = 1 << 3  # BPF_F_BEFORE with no program named
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Attr(ctypes.Structure):
+    """Base of the attributes below; the kernel takes a short union as zero-extended."""
+
+
+def _attr(name: str, *fields: tuple) -> type[_Attr]:
+    return type(name, (_Attr,), {"_fields_": list(fields)})
+
+
+_U32, _U64 = ctypes.c_uint32, ctypes.c_uint64
+_Element = _attr("_Element", ("map_fd", _U32), ("pad", _U32), *((n, _U64) for n in ("key", "value", "flags")))
+_Pin = _attr("_Pin", ("path", _U64), ("fd", _U32), ("flags", _U32))
+_Id = _attr("_Id", ("id", _U32), ("next_id", _U32), ("flags", _U32))
+_Info = _attr("_Info", ("fd", _U32), ("len", _U32), ("info", _U64))
+_Link = _attr(
+    "_Link",
+    *((n, _U32) for n in ("program_fd", "target", "attach_type", "flags", "relative_fd", "pad")),
+    ("revision", _U64),
+)
+_Batch = _attr(
+    "_Batch",
+    *((n, _U64) for n in ("cursor_in", "cursor_out", "keys", "values")),
+    *((n, _U32) for n in ("count", "map_fd")),
+    *((n, _U64) for n in ("element_flags", "flags")),
+)
+_TestRun = _attr(
+    "_TestRun",
+    *((n, _U32) for n in ("program_fd", "result", "size_in", "size_out")),
+    *((n, _U64) for n in ("data_in", "data_out")),
+    *((n, _U32) for n in ("repeat", "duration", "context_size_in", "context_size_out")),
+    *((n, _U64) for n in ("context_in", "context_out")),
+    *((n, _U32) for n in ("flags", "cpu", "batch_size")),
+)
+_ProgramInfo = _attr(
+    "_ProgramInfo",
+    ("type", _U32),
+    ("id", _U32),
+    ("tag", ctypes.c_uint8 * 8),
+    ("unused", ctypes.c_uint8 * 48),
+    ("name", ctypes.c_char * 16),
+)
+
+
+@cache
+def _number() -> int:
+    machine = platform.machine()
+    if machine not in SYSCALL_NUMBERS:
+        raise OSError(errno.ENOSYS, f"bpf(2) is not known on {machine}")
+    return SYSCALL_NUMBERS[machine]
+
+
+def _call(command: int, attr: _Attr) -> int:
+    result = _libc.syscall(_number(), command, ctypes.byref(attr), ctypes.sizeof(attr))
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def pin(fd: int, path: Path) -> None:
+    """Give a map, program or link a name in bpffs that outlives this process."""
+    text = ctypes.create_string_buffer(os.fsencode(path))
+    _call(OBJ_PIN, _Pin(path=ctypes.addressof(text), fd=fd))
+
+
+def pinned(path: Path) -> int:
+    """Return a new descriptor of what is pinned at path."""
+    text = ctypes.create_string_buffer(os.fsencode(path))
+    return _call(OBJ_GET, _Pin(path=ctypes.addressof(text)))
+
+
+def link_create(program_fd: int, ifindex: int, attach_type: int, flags: int = 0) -> int:
+    """Attach a program by a link; it stays until the last descriptor and pin are gone."""
+    return _call(LINK_CREATE, _Link(program_fd, ifindex, attach_type, flags))
+
+
+def program_fd(program_id: int) -> int:
+    """Return a new descriptor of a loaded program."""
+    return _call(PROG_GET_FD_BY_ID, _Id(id=program_id))
+
+
+def program_info(fd: int) -> tuple[int, str, str]:
+    """Return a program's id, name and tag (the digest of its instructions)."""
+    info = _ProgramInfo()
+    _call(OBJ_GET_INFO, _Info(fd, ctypes.sizeof(info), ctypes.addressof(info)))
+    return info.id, info.name.decode(), bytes(info.tag).hex()
+
+
+def lookup(fd: int, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Fill one row of values a key, as the map has it now.
+
+    Args:
+        keys: (n,) of the map's key type.
+        values: (n, ...) C-contiguous, a row as large as the map's value (per-CPU maps: one
+            8-byte aligned value a possible CPU); rows of unknown keys are left as they are.
+
+    Returns:
+        (n,) bool, whether the key was there.
+    """
+    keys = np.ascontiguousarray(keys)
+    found = np.ones(len(keys), dtype=bool)
+    attr = _Element(map_fd=fd)
+    size = ctypes.sizeof(attr)
+    number, reference = _number(), ctypes.byref(attr)
+    key, value = keys.ctypes.data, values.ctypes.data
+    for row in range(len(keys)):
+        attr.key = key + row * keys.strides[0]
+        attr.value = value + row * values.strides[0]
+        if _libc.syscall(number, MAP_LOOKUP, reference, size) < 0:
+            error = ctypes.get_errno()
+            if error != errno.ENOENT:
+                raise OSError(error, os.strerror(error))
+            found[row] = False
+    return found
+
+
+def update(fd: int, key: np.ndarray, value: np.ndarray) -> None:
+    """Store one value, (1,) arrays of the map's types."""
+    _call(MAP_UPDATE, _Element(map_fd=fd, key=key.ctypes.data, value=value.ctypes.data))
+
+
+def entries(fd: int, key_dtype: np.dtype, value_dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Return all keys and values of a hash map, read in batches while it may change."""
+    chunk = 4096
+    keys, values = [np.empty(0, key_dtype)], [np.empty(0, value_dtype)]
+    cursors = [np.zeros(64, np.uint8), np.zeros(64, np.uint8)]
+    started = False
+    while True:
+        some_keys, some_values = np.empty(chunk, key_dtype), np.empty(chunk, value_dtype)
+        attr = _Batch(
+            cursors[0].ctypes.data if started else 0,
+            cursors[1].ctypes.data,
+            some_keys.ctypes.data,
+            some_values.ctypes.data,
+            chunk,
+            fd,
+        )
+        ended = False
+        try:
+            _call(MAP_LOOKUP_BATCH, attr)
+        except OSError as error:
+            if error.errno == errno.ENOSPC and chunk < 1 << 20:  # one bucket holds more
+                chunk *= 4
+                continue
+            if error.errno != errno.ENOENT:
+                raise
+            ended = True
+        keys.append(some_keys[: attr.count])
+        values.append(some_values[: attr.count])
+        if ended:
+            return np.concatenate(keys), np.concatenate(values)
+        cursors.reverse()
+        started = True
+
+
+def test_run(fd: int, packet: bytes, context: bytes = b"") -> int:
+    """Run a program once on a packet and return its action."""
+    data = ctypes.create_string_buffer(packet, len(packet))
+    attr = _TestRun(program_fd=fd, size_in=len(packet), data_in=ctypes.addressof(data), repeat=1)
+    if context:
+        area = ctypes.create_string_buffer(context, len(context))
+        attr.context_in, attr.context_size_in = ctypes.addressof(area), len(context)
+    _call(PROG_TEST_RUN, attr)
+    return attr.result
+
+
+@cache
+def possible_cpus() -> int:
+    """Return how many values a per-CPU map has."""
+    ranges = Path("/sys/devices/system/cpu/possible").read_text().strip().split(",")
+    spans = [part.split("-") for part in ranges]
+    return sum(int(span[-1]) - int(span[0]) + 1 for span in spans)

@@ -1,0 +1,80 @@
+"""Network namespaces: work inside another one for the length of a block.
+
+Only the network is switched (setns(2) with CLONE_NEWNET). `ip netns exec` also remounts
+/sys, which hides /sys/fs/bpf: that is why it is not used.
+"""
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from etcpipe.errors import DataplaneError, PermissionDeniedError, UsageError
+
+CLONE_NEWNET = 0x40000000
+CURRENT = Path("/proc/thread-self/ns/net")
+NAMED = Path("/run/netns")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def path_of(netns: str) -> Path:
+    """Return the file of a namespace given as a name of `ip netns` or as a path."""
+    path = Path(netns) if "/" in netns else NAMED / netns
+    if not path.exists():
+        raise UsageError(f"no network namespace {netns}: see `ip netns list`")
+    return path
+
+
+def inode(netns: str | None = None) -> int:
+    """Return what identifies a namespace on this machine (None: the current one)."""
+    return (path_of(netns) if netns else CURRENT).stat().st_ino
+
+
+def find(wanted: int) -> str | None:
+    """Return a path to the namespace with this inode, or None if nothing here names it."""
+    candidates = [CURRENT, *(NAMED.iterdir() if NAMED.is_dir() else ())]
+    candidates += Path("/proc").glob("[0-9]*/ns/net")
+    for candidate in candidates:
+        try:
+            if candidate.stat().st_ino == wanted:
+                return str(candidate)
+        except OSError:
+            continue  # a process that ended meanwhile
+    return None
+
+
+@contextmanager
+def enter(netns: str | None) -> Iterator[None]:
+    """Run the block with this thread in a network namespace; None stays where it is.
+
+    Raises:
+        UsageError: there is no such namespace.
+        PermissionDeniedError: setns(2) needs CAP_SYS_ADMIN.
+    """
+    if netns is None:
+        yield
+        return
+    home = os.open(CURRENT, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        target = os.open(path_of(netns), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _setns(target, netns)
+        finally:
+            os.close(target)
+        try:
+            yield
+        finally:
+            _setns(home, "the namespace before")
+    finally:
+        os.close(home)
+
+
+def _setns(fd: int, name: str) -> None:
+    if _libc.setns(fd, CLONE_NEWNET) == 0:
+        return
+    number = ctypes.get_errno()
+    if number == 1:
+        raise PermissionDeniedError(f"entering {name} needs CAP_SYS_ADMIN: run as root")
+    raise DataplaneError(f"cannot enter network namespace {name}: {os.strerror(number)}")

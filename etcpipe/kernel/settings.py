@@ -1,0 +1,164 @@
+"""What a tap is told, and how that reaches the kernel; what a loader gives back."""
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+
+import numpy as np
+
+from etcpipe.errors import DataplaneError, EtcpipeError, PermissionDeniedError, UsageError
+from etcpipe.kernel import bpf
+from etcpipe.layout import CONSTANTS, COUNT_RULES, read_header
+
+PROGRAMS = (
+    "tc_track",
+    "xdp_track",
+    "tc_mirror",
+    "mirror_push",
+    "mirror_pop",
+    "xdp_canary",
+    "tc_canary",
+)
+XDP_PROGRAMS = ("xdp_track", "mirror_pop", "xdp_canary")
+MAPS = ("flows", "verdicts", "packet_counters", "flow_ids", "canary_counts", "xsks")
+
+MODES = ("auto", "tc", "xdp")
+LOADERS = ("auto", "libbpf", "bcc")
+HOOKS = ("auto", "tcx", "clsact")
+# A native XDP frame on veth is one page with 256 bytes of room in front and the kernel's
+# shared info behind; 3072 + the mirror header leaves room for all of them.
+SNAP_LEN_MIN, SNAP_LEN_MAX = 128, 3072
+
+_TEXT = (files("etcpipe") / "bpf" / "settings.h").read_text()
+TAP_SETTINGS = read_header(_TEXT)[2]["tap_settings"]
+_CANARY_TEXT = (files("etcpipe") / "bpf" / "maps.h").read_text()
+CANARY_COUNTS = read_header(_CANARY_TEXT)[1]["canary_count"]
+
+
+@dataclass(frozen=True)
+class TapSettings:
+    """How a device is tapped.
+
+    Attributes:
+        first_n: packets of a flow that reach the consumer.
+        count: which packets count towards them ("payload", "all", "non_ack").
+        snap_len: bytes of a frame that reach the consumer.
+        mode: where ingress is tracked: "tc", "xdp", or "auto" which lets a canary decide.
+        loader: "libbpf", "bcc", or "auto": libbpf where it works.
+        hook: how TC programs are attached: "tcx" (Linux 6.6), "clsact", or "auto".
+        max_flows: entries of the flow table; the longest idle flow makes room.
+        slots: entries of the verdict array, flow_id % slots.
+        idle_timeout_s: silence after which a tuple begins a new flow.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+
+    first_n: int = 10
+    count: str = "payload"
+    snap_len: int = CONSTANTS["SNAP_LEN_DEFAULT"]
+    mode: str = "auto"
+    loader: str = "auto"
+    hook: str = "auto"
+    max_flows: int = 65536
+    slots: int = 262144
+    idle_timeout_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        _check_range("first_n", self.first_n, 1, CONSTANTS["FIRST_N_MAX"])
+        _check_range("snap_len", self.snap_len, SNAP_LEN_MIN, SNAP_LEN_MAX)
+        _check_range("max_flows", self.max_flows, 64, 1 << 26)
+        _check_range("slots", self.slots, 64, 1 << 28)
+        _check_range("idle_timeout_s", self.idle_timeout_s, 0.001, 86400)
+        _check_choice("count", self.count, tuple(COUNT_RULES))
+        _check_choice("mode", self.mode, MODES)
+        _check_choice("loader", self.loader, LOADERS)
+        _check_choice("hook", self.hook, HOOKS)
+
+    def asdict(self) -> dict:
+        """Return the settings as JSON takes them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Build:
+    """One load of the programs: the settings and the two interfaces they are made for."""
+
+    settings: TapSettings
+    device_ifindex: int
+    mirror_ifindex: int
+
+    def record(self) -> np.ndarray:
+        """Return struct tap_settings, (1,)."""
+        record = np.zeros(1, TAP_SETTINGS)
+        record["first_n"] = self.settings.first_n
+        record["count_rule"] = COUNT_RULES[self.settings.count]
+        record["snap_len"] = self.settings.snap_len
+        record["device_ifindex"] = self.device_ifindex
+        record["mirror_ifindex"] = self.mirror_ifindex
+        record["n_cpus"] = bpf.possible_cpus()
+        record["idle_ns"] = round(self.settings.idle_timeout_s * 1e9)
+        return record
+
+    def map_sizes(self) -> dict[str, int]:
+        """Return the entries of the maps that settings size."""
+        return {"flows": self.settings.max_flows, "verdicts": self.settings.slots}
+
+
+@dataclass
+class Loaded:
+    """Descriptors of the loaded programs and maps by name; the loader itself is gone.
+
+    Attributes:
+        loader: which loader and object they come from, for people.
+    """
+
+    loader: str
+    programs: dict[str, int]
+    maps: dict[str, int]
+
+    @classmethod
+    def duplicate(
+        cls, loader: str, program: Callable[[str], int], map_: Callable[[str], int]
+    ) -> "Loaded":
+        """Return a Loaded of its own descriptors, made from a loader's."""
+        loaded = cls(loader, {}, {})
+        try:
+            for name in PROGRAMS:
+                loaded.programs[name] = os.dup(program(name))
+            for name in MAPS:
+                loaded.maps[name] = os.dup(map_(name))
+        except BaseException:
+            loaded.close()
+            raise
+        return loaded
+
+    def close(self) -> None:
+        """Close all descriptors; what is pinned or attached stays."""
+        for fd in (*self.programs.values(), *self.maps.values()):
+            os.close(fd)
+        self.programs, self.maps = {}, {}
+
+
+def load_error(error: OSError) -> EtcpipeError:
+    """Return what a refused load means to a user."""
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return PermissionDeniedError(
+            "the kernel refused to load BPF programs: needs root, or CAP_BPF, CAP_PERFMON and"
+            " CAP_NET_ADMIN (and on Linux before 5.11 a higher RLIMIT_MEMLOCK)"
+        )
+    if error.errno == errno.ENOMEM:
+        return DataplaneError("no memory for the flow table: ask for fewer --flows")
+    return DataplaneError(f"the kernel refused the BPF programs: {error.strerror}")
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise UsageError(f"{name} is {value}, must be {low} to {high}")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name} is {value!r}, must be one of {', '.join(choices)}")
