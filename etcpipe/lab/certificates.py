@@ -42,6 +42,7 @@ def make_certificate(site: Site, name: str | None = None, usage: str = "serverAu
         *["req", "-x509", "-nodes", "-newkey", *(RSA_KEY if site.rng.random() < 0.3 else EC_KEY)],
         *["-days", str(int(site.rng.integers(30, 900))), "-subj", f"/O=etcpipe lab/CN={name}"],
         *["-addext", "basicConstraints=critical,CA:FALSE"],
+        *["-addext", "keyUsage=digitalSignature,keyEncipherment"],
         *["-addext", f"subjectAltName=DNS:{name}", "-addext", f"extendedKeyUsage={usage}"],
         *["-CA", str(site.authority), "-CAkey", str(site.authority.with_suffix(".key"))],
         *["-keyout", str(key), "-out", str(chain)],

@@ -25,6 +25,7 @@ from etcpipe.lab.processes import (
 
 # Starts every file and message that the lab sends: found on the wire, encryption failed.
 MARKER = b"etcpipe lab plaintext: must never be readable on the wire\n"
+FIRST_LOCAL_PORT = 20000  # below the kernel's ephemeral ports, 32768 and up
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,8 @@ class Client:
         return f"[{self.address}]" if self.is_ipv6 else self.address
 
     def local_port(self) -> int:
-        """Return a port for the client's own use that no concurrent session has."""
-        return 20000 + self.number % 5000 * 2
+        """Return the first of ten ports that no concurrent session uses."""
+        return FIRST_LOCAL_PORT + self.number % 1000 * 10
 
     def run(self, argv: list[str], **options: Any) -> None:
         """Run a client program to its end."""

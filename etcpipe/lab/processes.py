@@ -3,6 +3,7 @@
 import glob
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -153,7 +154,8 @@ def is_listening(namespace: str, protocol: str, address: str, port: int) -> bool
         ["ss", "-N", namespace, option, f"sport = :{port}"], capture_output=True, text=True
     ).stdout
     host = f"[{address}]" if ":" in address else address
-    bound = {line.split()[3] for line in listing.splitlines()}
+    # A socket bound to a device as well shows as ADDRESS%DEVICE:PORT.
+    bound = {re.sub(r"%[^:\]]+", "", line.split()[3]) for line in listing.splitlines()}
     return bool(bound & {f"{host}:{port}", f"*:{port}", f"0.0.0.0:{port}"})
 
 

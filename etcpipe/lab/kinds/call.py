@@ -7,7 +7,6 @@ from pathlib import Path
 from etcpipe.lab.kind import Client, Kind, Site
 from etcpipe.lab.kinds.web import FFMPEG
 
-FIRST_PORT = 30000
 SUITE = "AES_CM_128_HMAC_SHA1_80"
 
 
@@ -44,8 +43,8 @@ def visit(client: Client, media: Media) -> None:
     streams = [media.voice, media.picture] if client.rng.random() < 0.35 else [media.voice]
     ends = []
     for number, file in enumerate(streams):
-        near = client.local_port() + 10_000 + 2 * number
-        far = FIRST_PORT + (client.number * 4 + 2 * number) % 20_000
+        near = client.local_port() + 2 * number
+        far = client.local_port() + 2 * number
         ends.append((client.namespace, file, (client.own_address, near), (client.address, far)))
         ends.append(
             (client.site.namespace, file, (client.address, far), (client.own_address, near))
