@@ -1,0 +1,182 @@
+"""Models: loaded from a file, checked, ready to give verdicts."""
+
+import time
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from etcpipe.batch import FlowBatch
+from etcpipe.errors import ModelError
+from etcpipe.gpu.inference import Runner, open_runner
+from etcpipe.gpu.views import VIEWS, View, compute
+from etcpipe.model_file import (
+    DESCRIPTION_KEY,
+    DIGEST_KEY,
+    Description,
+    check_input,
+    checked_digest,
+    parse_description,
+)
+from etcpipe.verdict import (
+    SOURCE_DEGRADED,
+    SOURCE_MODEL,
+    SOURCE_TIMEOUT,
+    SOURCE_UNKNOWN,
+    VerdictBatch,
+)
+
+DEFAULT = "default"
+SHIPPED = Path(__file__).parent / "models"
+_SOURCE_OF_REASON = np.array(
+    # enum ready_reason: depth, idle, end, evicted (cut short by us, not by the traffic)
+    [SOURCE_MODEL, SOURCE_TIMEOUT, SOURCE_MODEL, SOURCE_DEGRADED],
+    np.uint8,
+)
+
+
+class Model:
+    """A loaded model. All attributes of its Description are attributes of it as well."""
+
+    def __init__(self, description: Description, digest: str, runner: Runner) -> None:
+        self.description = description
+        self.digest = digest
+        self.name = description.name
+        self.classes = description.classes
+        self.view: View = VIEWS[description.view]
+        self.columns = description.columns
+        self.schema_hash = description.schema_hash
+        self.first_n = description.first_n
+        self.raw_len = self.view.raw_len
+        self.mask = description.mask
+        self.count = description.count
+        self.wait_s = description.wait_s
+        self.temperature = description.temperature
+        self.threshold = description.threshold
+        self._runner = runner
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.digest}"
+
+    def rows(self, flows: FlowBatch) -> np.ndarray:
+        """Return the model's input, one row a flow."""
+        return compute(self.view, flows, self.first_n, self.columns)
+
+    def infer(self, rows: np.ndarray) -> np.ndarray:
+        """Return (flows, classes) float32, calibrated probabilities that add up to 1."""
+        return calibrated(self._runner.infer(rows), self.temperature)
+
+    def verdicts(
+        self, flows: FlowBatch, records: np.ndarray, start_ns: int | None = None
+    ) -> VerdictBatch:
+        """Return what the model says of complete flows.
+
+        Args:
+            records: (flows,) FLOW_STATE of the same flows.
+            start_ns: the packets' clock now, to tell how long rows queued; None offline.
+        """
+        began = time.perf_counter_ns()
+        probabilities = self.infer(self.rows(flows))
+        took = time.perf_counter_ns() - began
+        present = flows.packets["present"] != 0
+        has_input = present.any(axis=1)
+        best, second, probability = _top_two(probabilities)
+        probability[~has_input] = 0
+        is_sure = has_input & (probability >= self.threshold)
+        ready = flows.ready_ns.astype(np.int64)
+        first = flows.packets["timestamp_ns"][np.arange(len(flows)), present.argmax(axis=1)]
+        waited = np.where(has_input, ready - first.astype(np.int64), 0)
+        queued = np.zeros_like(ready) if start_ns is None else start_ns - ready
+        return VerdictBatch(
+            flows=flows,
+            records=records,
+            classes=self.classes,
+            label=np.where(is_sure, best, -1).astype(np.int16),
+            probability=probability,
+            runner_up=np.where(has_input, second, -1).astype(np.int16),
+            packets_used=np.minimum(present.sum(axis=1), self.first_n).astype(np.uint16),
+            source=np.where(has_input, _SOURCE_OF_REASON[flows.reason], SOURCE_UNKNOWN).astype(
+                np.uint8
+            ),
+            wait_ns=np.maximum(waited, 0).astype(np.uint64),
+            queue_ns=np.maximum(queued, 0).astype(np.uint64),
+            infer_ns=np.full(len(flows), took // max(len(flows), 1), np.uint64),
+            model=str(self),
+        )
+
+
+def calibrated(scores: np.ndarray, temperature: float) -> np.ndarray:
+    """Return softmax(scores / temperature) by row, float32.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 4.2.
+    """
+    scaled = scores / np.float32(temperature)
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _top_two(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the best class, the second best, and the best one's probability."""
+    flow = np.arange(len(probabilities))
+    best = probabilities.argmax(axis=1)
+    probability = probabilities[flow, best]
+    others = probabilities.copy()
+    others[flow, best] = -1
+    return best, others.argmax(axis=1), probability
+
+
+def load(path: str | PathLike[str] | None = None, threads: int = 1) -> Model:
+    """Return the model in a file.
+
+    Args:
+        path: a file, or the name of a model that ships; None for the default one.
+        threads: CPU threads that inference may use.
+
+    Raises:
+        ModelError: the file is missing, damaged, foreign, or made for other inputs.
+    """
+    file = find(path)
+    contents = _read(file)
+    try:
+        runner = open_runner(contents, threads)
+        text = runner.metadata.get(DESCRIPTION_KEY)
+        if text is None:
+            raise ModelError("made by another program: it says nothing about its input")
+        digest = checked_digest(contents, runner.metadata.get(DIGEST_KEY, ""))
+        description = parse_description(text)
+        check_input(description, runner)
+    except ModelError as error:
+        raise ModelError(f"model {file}: {error}") from error.__cause__
+    return Model(description, digest[:12], runner)
+
+
+def find(path: str | PathLike[str] | None) -> Path:
+    """Return the file that path means; see load().
+
+    Raises:
+        ModelError: there is none.
+    """
+    name = DEFAULT if path is None else str(path)
+    file = Path(name)
+    if path is not None and file.exists():
+        return file
+    shipped = SHIPPED / f"{name}.onnx"
+    if file.name == name and shipped.exists():
+        return shipped
+    names = ", ".join(sorted(model.stem for model in list_shipped())) or "none"
+    raise ModelError(f"no model {name}: give a .onnx file or one that ships ({names})")
+
+
+def list_shipped() -> list[Path]:
+    """Return the files of the models that come with etcpipe."""
+    return sorted(SHIPPED.glob("*.onnx"))
+
+
+def _read(file: Path) -> bytes:
+    try:
+        contents = file.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read model {file}: {error.strerror}") from error
+    if not contents:
+        raise ModelError(f"model {file}: the file is empty")
+    return contents
