@@ -8,6 +8,7 @@ import numpy as np
 
 from etcpipe.community_id import community_ids
 from etcpipe.layout import CONSTANTS, ENUMS, READY_REASONS
+from etcpipe.outputs.memo import Memo
 from etcpipe.verdict import SOURCES, UNKNOWN, VerdictBatch
 
 VLAN_ID_MASK = 0x0FFF
@@ -28,6 +29,9 @@ PROTOCOLS = {
     132: "SCTP",
 }
 _PROTOCOL_NAMES = [PROTOCOLS.get(number, str(number)) for number in range(256)]
+_SECONDS = Memo(lambda second: str(np.datetime64(second, "s")))
+_TEXTS4 = Memo(lambda address: socket.inet_ntop(socket.AF_INET, address[12:]))
+_TEXTS6 = Memo(lambda address: socket.inet_ntop(socket.AF_INET6, address))
 _CLOSED = ENUMS["flow_status"].index("FLOW_CLOSED")
 
 
@@ -67,8 +71,8 @@ class Columns:
     packets_used: list[int]
     source: list[str]
     model: list[str]
-    wait_us: list[float]
-    queue_us: list[float]
+    wait_us: list[int]
+    queue_us: list[int]
     infer_us: list[float]
     lost: list[int]
 
@@ -98,7 +102,7 @@ def columns_of(
         timestamp=_times(decided_ns, clock_offset_ns),
         flow_id=flows.flow_id.tolist(),
         in_iface=[in_iface] * n,
-        **_endpoints(flows.key, flows.initiator),
+        **endpoint_columns(flows.key, flows.initiator),
         proto=[_PROTOCOL_NAMES[number] for number in flows.key["protocol"].tolist()],
         vlan=_vlan_ids(flows.vlan),
         community_id=community_ids(flows.key),
@@ -114,11 +118,17 @@ def columns_of(
         packets_used=verdicts.packets_used.tolist(),
         source=[SOURCES[source] for source in verdicts.source.tolist()],
         model=[verdicts.model] * n,
-        wait_us=_microseconds(verdicts.wait_ns),
-        queue_us=_microseconds(verdicts.queue_ns),
-        infer_us=_microseconds(verdicts.infer_ns),
+        wait_us=(verdicts.wait_ns // 1000).tolist(),
+        queue_us=(verdicts.queue_ns // 1000).tolist(),
+        infer_us=np.round(verdicts.infer_ns / 1000.0, 1).tolist(),
         lost=flows.lost.tolist(),
     )
+
+
+def split_times(times: np.ndarray) -> tuple[list[str], list[int]]:
+    """Return (flows,) datetime64[us] as ISO 8601 up to the second, and microseconds."""
+    seconds, fractions = np.divmod(times.astype(np.int64), 1_000_000)
+    return [_SECONDS[second] for second in seconds.tolist()], fractions.tolist()
 
 
 def _span(verdicts: VerdictBatch, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -140,11 +150,7 @@ def _times(ns: np.ndarray, offset_ns: int) -> np.ndarray:
     return ((ns.astype(np.int64) + offset_ns) // 1000).astype("datetime64[us]")
 
 
-def _microseconds(ns: np.ndarray) -> list[float]:
-    return np.round(ns / 1000.0, 1).tolist()
-
-
-def _endpoints(key: np.ndarray, initiator: np.ndarray) -> dict[str, list[Any]]:
+def endpoint_columns(key: np.ndarray, initiator: np.ndarray) -> dict[str, list[Any]]:
     """Return addresses and ports, the initiator as the source."""
     from_b = initiator != 0
     across = from_b[:, np.newaxis]
@@ -161,9 +167,8 @@ def _endpoints(key: np.ndarray, initiator: np.ndarray) -> dict[str, list[Any]]:
 def _addresses(addresses: np.ndarray, four: list[bool]) -> list[str]:
     """Return (flows, 16) IPv4-mapped or IPv6 addresses as text (RFC 5952)."""
     raw = np.ascontiguousarray(addresses).view("V16").ravel().tolist()
-    ntop, inet, inet6 = socket.inet_ntop, socket.AF_INET, socket.AF_INET6
     return [
-        ntop(inet, address[12:]) if is_four else ntop(inet6, address)
+        _TEXTS4[address] if is_four else _TEXTS6[address]
         for address, is_four in zip(raw, four, strict=True)
     ]
 

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from etcpipe.outputs.columns import Columns
+from etcpipe.outputs.columns import Columns, split_times
 
 HEADER = tuple(field.name for field in fields(Columns))
 
@@ -36,5 +36,6 @@ class Csv:
 def _values(column: np.ndarray | list) -> list:
     """Return a column as csv writes it; times as in the verdict lines, but with a Z."""
     if isinstance(column, np.ndarray):
-        return np.datetime_as_string(column, unit="us", timezone="UTC").tolist()
+        seconds, fractions = split_times(column)
+        return [f"{text}.{us:06d}Z" for text, us in zip(seconds, fractions, strict=True)]
     return column
