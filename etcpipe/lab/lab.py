@@ -133,7 +133,8 @@ class Lab:
         pending: set[Future[Session]] = set()
         try:
             for kind in turns:
-                pending.add(executor.submit(self._session, kind, speed, serial[kind.name]))
+                client = self._make_client(kind, speed)
+                pending.add(executor.submit(self._session, client, serial[kind.name]))
             while pending:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -188,14 +189,14 @@ class Lab:
             token=self.name.rsplit("-", 1)[1],
         )
 
-    def _session(self, kind: Kind, speed: float, serial: threading.Lock) -> Session:
-        if not kind.exclusive:
-            return self._visit(kind, speed)
+    def _session(self, client: Client, serial: threading.Lock) -> Session:
+        if not client.site.kind.exclusive:
+            return self._visit(client)
         with serial:
-            return self._visit(kind, speed)
+            return self._visit(client)
 
-    def _visit(self, kind: Kind, speed: float) -> Session:
-        client = self._make_client(kind, speed)
+    def _visit(self, client: Client) -> Session:
+        kind = client.site.kind
         begun = time.monotonic()
         error = ""
         try:

@@ -11,7 +11,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from etcpipe.errors import LabError
 
@@ -54,7 +54,7 @@ class Processes:
         self._closed = False
 
     def spawn(
-        self, namespace: str, argv: list[str], log: Path, *, user: str | None = None, **popen
+        self, namespace: str, argv: list[str], log: Path, *, user: str | None = None, **popen: Any
     ) -> subprocess.Popen:
         """Start argv in a namespace, in a session of its own, output to the log file.
 
@@ -86,14 +86,14 @@ class Processes:
         *,
         timeout_s: float = 60.0,
         accept: tuple[int, ...] = (0,),
-        user: str | None = None,
+        **options: Any,
     ) -> None:
-        """Run argv to its end.
+        """Run argv to its end; options are those of spawn.
 
         Raises:
             LabError: it took longer than timeout_s or its exit code is not accepted.
         """
-        process = self.spawn(namespace, argv, log, user=user)
+        process = self.spawn(namespace, argv, log, **options)
         try:
             code = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
