@@ -21,7 +21,7 @@ enum link_type {
 	LINK_SLL2 = 276,
 };
 
-#define SLL_LEN 16		/* the protocol is its last field */
+#define SLL_BEFORE_ETHERNET 2	/* the 16 bytes end as an Ethernet header does, VLAN tags too */
 #define SLL2_LEN 20		/* the protocol is its first field */
 #define LOOPBACK_LEN 4		/* address family, in the writer's byte order or big-endian */
 
@@ -43,10 +43,9 @@ static inline int parse_link(struct cursor *c, int link_type, struct packet *p, 
 	case LINK_ETHERNET:
 		return parse_ethernet(c, p, protocol);
 	case LINK_SLL:
-		if (PULL(c, header, SLL_LEN))
+		if (PULL(c, header, SLL_BEFORE_ETHERNET))
 			return parse_refuse(p, PACKETS_MALFORMED);
-		__builtin_memcpy(protocol, header + SLL_LEN - 2, 2);
-		return 0;
+		return parse_ethernet(c, p, protocol);
 	case LINK_SLL2:
 		if (PULL(c, header, SLL2_LEN))
 			return parse_refuse(p, PACKETS_MALFORMED);

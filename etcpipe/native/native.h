@@ -12,8 +12,14 @@
 #include <Python.h>
 #include <stdint.h>
 
+#define TRACKER_CAPSULE "etcpipe.tracker"
+
+/* The tracker of a capsule; NULL with a Python error set if it is another object. */
+struct tracker *tracker_from(PyObject *capsule);
+
 extern PyMethodDef xsk_methods[];
 extern PyMethodDef pcap_methods[];
+extern PyMethodDef tracker_methods[];
 extern PyMethodDef regroup_methods[];
 
 #endif /* ETCPIPE_NATIVE_H */
