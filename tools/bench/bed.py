@@ -1,0 +1,202 @@
+"""The test bed: client - router - server in namespaces, and what is attached to the router.
+
+The namespaces are those of the lab (etcpipe.lab.network), without shaping.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from etcpipe.kernel import bpf, hooks, libbpf, links, netns
+from etcpipe.lab.network import AddressPlan, Network
+from etcpipe.lab.processes import is_listening
+
+HERE = Path(__file__).parent
+PORT = 5201
+READY_WITHIN_S = 20.0
+
+
+@dataclass
+class Bed:
+    """A client, a router and a server; their programs start with the functions below."""
+
+    network: Network
+    server_address: str
+
+    @property
+    def router(self) -> str:
+        return self.network.router
+
+    @property
+    def device(self) -> str:
+        """The router's device towards the client."""
+        return self.network.device
+
+    def set_segmentation(self, is_on: bool) -> None:
+        """Let the end hosts send super-packets (TSO), or only packets as on a wire."""
+        for namespace in (self.network.client, self.network.server):
+            state = "on" if is_on else "off"
+            _check(["ip", "netns", "exec", namespace, "ethtool", "-K", "wan0", "tso", state])
+
+    def throughput(self, streams: int, seconds: float, cpus: tuple[int, int]) -> float:
+        """Return Gbit/s that the server received from the client over TCP.
+
+        Args:
+            streams: parallel connections.
+            seconds: duration, after a first second that does not count.
+            cpus: where the client and the server run.
+        """
+        server = ["iperf3", "-s", "-1", "-p", str(PORT), "-B", self.server_address]
+        with _running(self.network.server, ["taskset", "-c", str(cpus[1]), *server]) as process:
+            self._wait_for_server(process)
+            client = ["iperf3", "-c", self.server_address, "-p", str(PORT), "-J", "-O", "1"]
+            client += ["-P", str(streams), "-t", str(seconds)]
+            said = _check(
+                ["ip", "netns", "exec", self.network.client, "taskset", "-c", str(cpus[0]), *client]
+            )
+            process.wait(READY_WITHIN_S)
+        return json.loads(said)["end"]["sum_received"]["bits_per_second"] / 1e9
+
+    def _wait_for_server(self, process: subprocess.Popen) -> None:
+        from etcpipe.lab.processes import wait_until
+
+        def ready() -> bool:
+            return is_listening(self.network.server, "tcp", self.server_address, PORT)
+
+        wait_until(ready, process, Path(os.devnull), READY_WITHIN_S)
+
+
+@contextmanager
+def bed(seed: int = 1) -> Iterator[Bed]:
+    """Make the namespaces for the length of the block.
+
+    Raises:
+        LabError: not root, or the kernel refused.
+    """
+    plan = AddressPlan(np.random.default_rng(seed))
+    network = Network(f"etcbench-{os.getpid()}", plan, offloads=True, rate_mbit=0)
+    try:
+        addresses = plan.server()
+        network.add_server(addresses)
+        yield Bed(network, addresses.ipv4)
+    finally:
+        network.close()
+
+
+class Consumer:
+    """`etcpipe` attached to the router by a process of its own; see consumer.py.
+
+    Attributes:
+        ready: what the process said once attached.
+        result: what it counted; there once the block is left.
+    """
+
+    def __init__(self, bed: Bed, *options: str):
+        self._bed = bed
+        self._options = options
+        self.ready: dict = {}
+        self.result: dict = {}
+
+    def __enter__(self) -> "Consumer":
+        argv = [sys.executable, HERE / "consumer.py", self._bed.device, self._bed.router]
+        self._process = subprocess.Popen(
+            [*map(str, argv), *self._options], stdout=subprocess.PIPE, text=True
+        )
+        self.ready = self._line()
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        if kind is None:
+            self.result = self._line()
+        try:
+            self._process.wait(READY_WITHIN_S)
+        finally:
+            self._process.kill()
+            self._process.stdout.close()
+
+    def memory(self) -> dict[str, int]:
+        """Return the process's resident memory and its peak, in bytes."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        fields = dict(line.split(":", 1) for line in status.splitlines())
+        return {name: int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM")}
+
+    def line(self) -> dict:
+        """Return the next object that the process prints."""
+        return self._line()
+
+    def _line(self) -> dict:
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"bench: the consumer ended, exit code {self._process.wait()}")
+        return json.loads(line)
+
+
+@contextmanager
+def empty_program(bed: Bed, work: Path) -> Iterator[str]:
+    """Attach a TC program that does nothing, both ways, on the hook that etcpipe takes."""
+    work.mkdir(parents=True, exist_ok=True)
+    path = work / "empty.bpf.o"
+    multiarch = f"/usr/include/{os.uname().machine}-linux-gnu"
+    source = HERE / "empty.bpf.c"
+    _check(["clang", "-O2", "-g", "-target", "bpf", f"-I{multiarch}", "-c", source, "-o", path])
+    handle, program_fd = _load(path, "tc_empty")
+    try:
+        with netns.enter(bed.router):
+            ifindex = socket.if_nametoindex(bed.device)
+            if hooks.tcx_works(program_fd, ifindex):
+                sides = [bpf.link_create(program_fd, ifindex, side) for side in hooks.TCX.values()]
+                yield "tcx"
+                for link in sides:
+                    bpf.link_detach(link)
+                    os.close(link)
+            else:
+                with links.iproute() as ip:
+                    ip.tc("add", "clsact", ifindex)
+                    for side in links.SIDES:
+                        links.add_filter(ip, ifindex, side, program_fd, "empty")
+                    yield "clsact"
+                    ip.tc("del", "clsact", ifindex)
+    finally:
+        libbpf.library().bpf_object__close(handle)
+
+
+def _load(path: Path, name: str) -> tuple[int, int]:
+    lib = libbpf.library()
+    handle = lib.bpf_object__open_file(os.fsencode(path), None)
+    if not handle or lib.bpf_object__load(handle):
+        raise SystemExit(f"bench: the kernel does not take {path}")
+    program = lib.bpf_object__find_program_by_name(handle, name.encode())
+    return handle, lib.bpf_program__fd(program)
+
+
+@contextmanager
+def _running(namespace: str, argv: list[str]) -> Iterator[subprocess.Popen]:
+    process = subprocess.Popen(
+        ["ip", "netns", "exec", namespace, *argv],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _check(argv: list[str | Path]) -> str:
+    done = subprocess.run([*map(str, argv)], capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise SystemExit(f"bench: {argv[0]} failed: {said[-1] if said else done.returncode}")
+    return done.stdout

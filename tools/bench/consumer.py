@@ -1,0 +1,72 @@
+"""Attaches etcpipe to a device until SIGTERM and prints, one JSON object a line:
+
+    once attached               {"attach_s", "attached_at", "mode", "loader", "hook"}
+    --first-packet: seen one    {"first_packet_at"}
+    at the end                  {"counters", "lost", "flows", "packets_used", "cpu_s"}
+
+Times are CLOCK_MONOTONIC in seconds, which all processes of the machine share.
+"""
+
+import argparse
+import json
+import signal
+import threading
+import time
+
+POLL_S = 0.0005
+
+
+def main() -> None:
+    """Attach, count, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("device")
+    parser.add_argument("netns")
+    parser.add_argument("--loader", default="auto")
+    parser.add_argument("--mode", default="auto")
+    parser.add_argument("--first-packet", action="store_true")
+    options = parser.parse_args()
+
+    called = time.monotonic()
+    import etcpipe
+
+    live = etcpipe.attach(
+        options.device, netns=options.netns, loader=options.loader, mode=options.mode
+    )
+    signal.signal(signal.SIGTERM, lambda number, frame: live.stop())
+    flows = packets_used = 0
+    with live:
+        attached = time.monotonic()
+        if options.first_packet:
+            threading.Thread(target=_watch, args=(live,), daemon=True).start()
+        _print(
+            attach_s=attached - called,
+            attached_at=attached,
+            mode=live.mode,
+            loader=live.loader,
+            reason=live.mode_reason,
+        )
+        for verdicts in live:
+            flows += len(verdicts)
+            packets_used += int(verdicts.packets_used.sum())
+        _print(
+            counters=live.counters(),
+            lost=live.lost(),
+            flows=flows,
+            packets_used=packets_used,
+            cpu_s=time.process_time(),
+        )
+
+
+def _watch(live) -> None:
+    """Say when the first packet was handed to this process's socket."""
+    while not live.counters()["PACKETS_REDIRECTED"]:
+        time.sleep(POLL_S)
+    _print(first_packet_at=time.monotonic())
+
+
+def _print(**values) -> None:
+    print(json.dumps(values), flush=True)
+
+
+if __name__ == "__main__":
+    main()

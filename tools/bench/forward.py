@@ -1,0 +1,238 @@
+"""Measures TCP through the lab's router, without and with etcpipe attached.
+
+    python tools/bench/forward.py [--quick] [--json]          needs root
+
+The end hosts' default offloads first (super-packets of 64 kB), then with TSO off, packets as
+on a wire, beside a TC program that does nothing: the least that any program costs. Cases are
+interleaved. After every run with etcpipe the first packets of all flows are accounted for:
+what the tracker selected = what came to the model + every counted loss.
+"""
+
+import os
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import bed as beds
+import common
+from common import Goal, Report, Samples, Table
+
+STREAMS = (1, 8, 32, 128)
+SECONDS = 3.0
+RATIO_GOAL = 0.95
+SETTLE_S = 0.3  # for what is still on its way when iperf3 has ended
+
+ARRIVED = [
+    f"REGROUP_{name}"
+    for name in ("STORED", "DUPLICATES", "LATE", "STRAGGLERS", "BEYOND", "UNPARSED")
+]
+NONE, EMPTY, ATTACHED = "without", "empty tc program", "etcpipe attached"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A way to run the router: with super-packets or not, and what is attached."""
+
+    segmentation: bool
+    attached: str
+
+    @property
+    def offloads(self) -> str:
+        return "default offloads" if self.segmentation else "TSO off"
+
+
+CASES = [
+    Case(True, NONE),
+    Case(True, ATTACHED),
+    Case(False, NONE),
+    Case(False, EMPTY),
+    Case(False, ATTACHED),
+]
+
+
+@dataclass
+class Account:
+    """Where the first packets of the flows of one run went.
+
+    Attributes:
+        expected: packets that the tracker selected.
+        arrived: of them, came out of the socket.
+        lost: of them, by the reason under which they were counted.
+        flows: flows judged.
+        streams: connections that iperf3 made, its control connection not counted.
+    """
+
+    expected: int
+    arrived: int
+    lost: dict[str, int]
+    flows: int
+    streams: int
+
+    @property
+    def missing(self) -> int:
+        """Packets under no name: 0, or the accounting is wrong."""
+        return self.expected - self.arrived - sum(self.lost.values())
+
+
+@dataclass
+class Runs:
+    """All repeats of one case with one number of streams."""
+
+    gbits: list[float] = field(default_factory=list)
+    accounts: list[Account] = field(default_factory=list)
+
+
+def account(result: dict, streams: int) -> Account:
+    """Return the accounting of one run from the consumer's counters."""
+    counters = result["counters"]
+    return Account(
+        expected=counters["PACKETS_FIRST_N"],
+        # Regrouping counts each packet that it is given under exactly one of these.
+        arrived=sum(counters[name] for name in ARRIVED),
+        lost=result["lost"],
+        flows=result["flows"],
+        streams=streams,
+    )
+
+
+def measure_once(bed: beds.Bed, case: Case, streams: int, options) -> tuple[float, Account | None]:
+    """Return Gbit/s of one run, and its accounting if etcpipe was attached."""
+    bed.set_segmentation(case.segmentation)
+    consumer = beds.Consumer(bed)
+    attached = {NONE: nullcontext(), EMPTY: beds.empty_program(bed, options.work)}
+    with attached.get(case.attached, consumer):
+        gbits = bed.throughput(streams, options.seconds, (0, os.cpu_count() - 1))
+        time.sleep(SETTLE_S)
+    return gbits, account(consumer.result, streams) if case.attached == ATTACHED else None
+
+
+def measure(options, streams: list[int]) -> dict[tuple[Case, int], Runs]:
+    """Return the runs of every case, the order turned from repeat to repeat."""
+    runs = {(case, n): Runs() for n in streams for case in CASES}
+    with beds.bed() as bed:
+        for n in streams:
+            for repeat in range(options.repeats):
+                turn = repeat % len(CASES)
+                for case in CASES[turn:] + CASES[:turn]:
+                    common.progress(
+                        f"{n} streams {repeat + 1}/{options.repeats} "
+                        f"{case.offloads}, {case.attached}"
+                    )
+                    gbits, accounted = measure_once(bed, case, n, options)
+                    runs[case, n].gbits.append(gbits)
+                    if accounted:
+                        runs[case, n].accounts.append(accounted)
+    return runs
+
+
+def throughput_table(runs: dict, streams: list[int]) -> Table:
+    """Return Gbit/s of every case and its ratio to the router without a program."""
+    result = Table(
+        "TCP through the router, Gbit/s",
+        ["offloads", "attached", *(f"{n} stream{'s' * (n > 1)}" for n in streams)],
+    )
+    for case in CASES:
+        cells = [
+            f"{Samples(runs[case, n].gbits).text()}, x {ratio(runs, case, n):.2f}" for n in streams
+        ]
+        result.rows.append([case.offloads, case.attached, *cells])
+    return result
+
+
+def ratio(runs: dict, case: Case, streams: int, base: str = NONE) -> float:
+    """Return a case's median throughput over that of `base` with the same offloads."""
+    reference = runs[Case(case.segmentation, base), streams]
+    return Samples(runs[case, streams].gbits).median / Samples(reference.gbits).median
+
+
+def account_table(runs: dict) -> Table:
+    """Return where the first packets of all flows went, a row for each case and streams."""
+    result = Table(
+        "First packets of flows, all repeats",
+        ["offloads", "streams", "selected", "arrived", "lost, by reason", "unaccounted", "flows"],
+    )
+    for (case, streams), run in runs.items():
+        accounts = run.accounts
+        if not accounts:
+            continue
+        reasons = {name for account in accounts for name in account.lost}
+        lost = {name: sum(a.lost.get(name, 0) for a in accounts) for name in sorted(reasons)}
+        result.rows.append(
+            [
+                case.offloads,
+                str(streams),
+                str(sum(a.expected for a in accounts)),
+                str(sum(a.arrived for a in accounts)),
+                ", ".join(f"{name} {n}" for name, n in lost.items()) or "0",
+                str(sum(a.missing for a in accounts)),
+                f"{sum(a.flows for a in accounts)} of {len(accounts) * (streams + 1)}",
+            ]
+        )
+    return result
+
+
+def goals(runs: dict, streams: list[int]) -> list[Goal]:
+    """Return the project's goals for forwarding beside what was measured."""
+    result = []
+    for segmentation, base in ((True, NONE), (False, EMPTY)):
+        case = Case(segmentation, ATTACHED)
+        for n in streams:
+            value = ratio(runs, case, n, base)
+            result.append(
+                Goal(
+                    f"attached / {base}, {case.offloads}, {n} streams",
+                    f">= {RATIO_GOAL}",
+                    f"{value:.2f}",
+                    value >= RATIO_GOAL,
+                )
+            )
+    accounts = [account for run in runs.values() for account in run.accounts]
+    wrong = sum(abs(account.missing) for account in accounts)
+    result.append(Goal("first packets unaccounted for", "0", str(wrong), wrong == 0))
+    return result
+
+
+def main() -> None:
+    """Measure and print the report."""
+    parser = common.parser(__doc__.splitlines()[0], repeats=5)
+    parser.add_argument("--streams", help="numbers of connections, as 1,8,32,128")
+    parser.add_argument("--seconds", type=float, help=f"of a run ({SECONDS})")
+    options = parser.parse_args()
+    common.need_root()
+    options.repeats = options.repeats or (1 if options.quick else options.default_repeats)
+    options.seconds = options.seconds or (1.0 if options.quick else SECONDS)
+    default = "1,8" if options.quick else ",".join(map(str, STREAMS))
+    streams = [int(n) for n in (options.streams or default).split(",")]
+
+    versions = {"iperf3": common.tool_version(["iperf3", "--version"], r"iperf ([\d.]+)")}
+    report = Report("forward", "Forwarding with etcpipe attached", versions)
+    runs = measure(options, streams)
+    report.tables = [throughput_table(runs, streams), account_table(runs)]
+    report.goals = goals(runs, streams)
+    report.notes = _notes(options)
+    report.results = {
+        f"{case.offloads}, {case.attached}, {n}": {
+            "gbits": Samples(run.gbits).summary(),
+            "accounts": [{**vars(a), "missing": a.missing} for a in run.accounts],
+        }
+        for (case, n), run in runs.items()
+    }
+    report.show(options.json)
+
+
+def _notes(options) -> list[str]:
+    return [
+        f"iperf3, client to server, {options.seconds:g} s after a first second that does not "
+        f"count; {options.repeats} interleaved repeats; median (min .. max, MAD), x the ratio "
+        "to the router without a program.",
+        "iperf3's client is pinned to the first CPU, its server to the last one; the consumer, "
+        "with its model, runs where the scheduler puts it. No real-time priorities, veth's "
+        "default NAPI.",
+        "selected: packets that the tracker counted as first of their flow. arrived: of them, "
+        "taken from the socket by the consumer. A super-packet is one packet here.",
+        "flows: those that got a verdict; iperf3 makes one connection more than its streams.",
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Measures how soon etcpipe is there: attached, imported, and how much memory it takes.
+
+    python tools/bench/start.py [--quick] [--json]          attaching needs root
+
+A sender in the lab's client namespace sends a packet of a new flow every millisecond. The
+first packet is seen when the kernel has handed one to the consumer's socket.
+"""
+
+import subprocess
+import sys
+import time
+
+import bed as beds
+import common
+from common import Goal, Report, Samples, Table
+
+ATTACH_GOAL_S = 0.5
+IMPORT_GOAL_S = 0.150
+LOADERS = ("libbpf", "bcc")
+
+# Runs with the interpreter inside the client's namespace: address and pause as arguments.
+SENDER = """
+import socket, sys, time
+port = 1024
+while True:
+    port = port + 1 if port < 65000 else 1024
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.bind(("", port))
+        udp.sendto(b"x" * 100, (sys.argv[1], 9))
+    time.sleep(float(sys.argv[2]))
+"""
+PAUSE_S = 0.001
+
+
+def measure_import(repeats: int) -> Samples:
+    """Return seconds that `import etcpipe` takes in fresh interpreters, their own start not in."""
+    took = "import time; t = time.perf_counter(); import etcpipe; print(time.perf_counter() - t)"
+    return Samples(
+        [float(common.run([sys.executable, "-c", took]).output) for _ in range(repeats + 1)][1:]
+    )
+
+
+def measure_attach(loader: str, repeats: int) -> dict[str, Samples]:
+    """Return seconds from attach() and from the process's start to the first packet, and memory."""
+    measures: dict[str, list[float]] = {
+        name: [] for name in ("attach_s", "first_packet_s", "from_start_s", "rss", "peak_rss")
+    }
+    with beds.bed() as bed, _sender(bed):
+        for repeat in range(repeats + 1):  # the first one fills the page cache
+            common.progress(f"attach with {loader} {repeat}/{repeats}")
+            started = time.monotonic()
+            with beds.Consumer(bed, "--loader", loader, "--first-packet") as consumer:
+                first_packet_at = consumer.line()["first_packet_at"]
+                memory = consumer.memory()
+            ready = consumer.ready
+            called = ready["attached_at"] - ready["attach_s"]
+            if repeat:
+                measures["attach_s"].append(ready["attach_s"])
+                measures["first_packet_s"].append(first_packet_at - called)
+                measures["from_start_s"].append(first_packet_at - started)
+                measures["rss"].append(memory["VmRSS"])
+                measures["peak_rss"].append(memory["VmHWM"])
+    return {name: Samples(values) for name, values in measures.items()}
+
+
+class _sender:
+    """A packet of a new flow every millisecond, from the client to the server."""
+
+    def __init__(self, bed: beds.Bed):
+        python = [sys.executable, "-c", SENDER, bed.server_address, str(PAUSE_S)]
+        self._argv = ["ip", "netns", "exec", bed.network.client, *python]
+
+    def __enter__(self) -> None:
+        self._process = subprocess.Popen(self._argv)
+
+    def __exit__(self, kind, error, trace) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def attach_table(measured: dict[str, dict[str, Samples]]) -> Table:
+    """Return a row a loader."""
+    result = Table(
+        "Attach",
+        ["loader", "attached, s", "first packet, s", "first packet from start, s", "RSS, MB"],
+    )
+    for loader, measures in measured.items():
+        result.rows.append(
+            [
+                loader,
+                measures["attach_s"].text(3),
+                measures["first_packet_s"].text(3),
+                measures["from_start_s"].text(3),
+                f"{measures['rss'].median / 1e6:.0f}, peak {measures['peak_rss'].median / 1e6:.0f}",
+            ]
+        )
+    return result
+
+
+def goals(imported: Samples, measured: dict[str, dict[str, Samples]]) -> list[Goal]:
+    """Return the project's goals for starting beside what was measured."""
+    result = []
+    if "libbpf" in measured:
+        value = measured["libbpf"]["first_packet_s"].median
+        is_met = value < ATTACH_GOAL_S
+        name = "attach() to the first packet, libbpf"
+        result.append(Goal(name, f"< {ATTACH_GOAL_S} s", f"{value:.3f} s", is_met))
+    took = imported.median
+    text = f"{took * 1000:.0f} ms"
+    limit = f"< {IMPORT_GOAL_S * 1000:.0f} ms"
+    return [*result, Goal("import etcpipe", limit, text, took < IMPORT_GOAL_S)]
+
+
+def main() -> None:
+    """Measure and print the report."""
+    parser = common.parser(__doc__.splitlines()[0], repeats=10)
+    parser.add_argument("--loaders", default=",".join(LOADERS), help="libbpf,bcc")
+    options = parser.parse_args()
+    common.need_root()
+    repeats = options.repeats or (2 if options.quick else options.default_repeats)
+
+    report = Report("start", "Starting", {})
+    imported = measure_import(repeats)
+    measured = {loader: measure_attach(loader, repeats) for loader in options.loaders.split(",")}
+    importing = Table("import etcpipe, ms", ["median (min .. max, MAD)"])
+    importing.rows = [[Samples([value * 1000 for value in imported.values]).text(1)]]
+    report.tables = [attach_table(measured), importing]
+    report.goals = goals(imported, measured)
+    report.notes = [
+        f"{repeats} fresh processes each, after one that is not counted.",
+        "attached, first packet: from the call of etcpipe.attach(), its imports and the model "
+        "included; from start: the interpreter's start included.",
+        f"A packet of a new flow came every {PAUSE_S * 1000:g} ms; RSS at the first packet.",
+    ]
+    report.results = {
+        "import_s": imported.summary(),
+        "attach": {
+            loader: {name: samples.summary() for name, samples in measures.items()}
+            for loader, measures in measured.items()
+        },
+    }
+    report.show(options.json)
+
+
+if __name__ == "__main__":
+    main()
