@@ -22,7 +22,7 @@ PROG_TEST_RUN = 10
 PROG_GET_FD_BY_ID = 13
 OBJ_GET_INFO = 15
 MAP_LOOKUP_BATCH = 24
-LINK_CREATE = 28
+LINK_CREATE, LINK_UPDATE, LINK_DETACH = 28, 29, 34
 
 ATTACH_XDP, ATTACH_TCX_INGRESS, ATTACH_TCX_EGRESS = 37, 46, 47
 BEFORE_ALL = 1 << 3  # BPF_F_BEFORE with no program named
@@ -39,7 +39,9 @@ def _attr(name: str, *fields: tuple) -> type[_Attr]:
 
 
 _U32, _U64 = ctypes.c_uint32, ctypes.c_uint64
-_Element = _attr("_Element", ("map_fd", _U32), ("pad", _U32), *((n, _U64) for n in ("key", "value", "flags")))
+_Element = _attr(
+    "_Element", ("map_fd", _U32), ("pad", _U32), *((n, _U64) for n in ("key", "value", "flags"))
+)
 _Pin = _attr("_Pin", ("path", _U64), ("fd", _U32), ("flags", _U32))
 _Id = _attr("_Id", ("id", _U32), ("next_id", _U32), ("flags", _U32))
 _Info = _attr("_Info", ("fd", _U32), ("len", _U32), ("info", _U64))
@@ -48,6 +50,7 @@ _Link = _attr(
     *((n, _U32) for n in ("program_fd", "target", "attach_type", "flags", "relative_fd", "pad")),
     ("revision", _U64),
 )
+_LinkUpdate = _attr("_LinkUpdate", *((n, _U32) for n in ("link_fd", "program_fd", "flags", "old")))
 _Batch = _attr(
     "_Batch",
     *((n, _U64) for n in ("cursor_in", "cursor_out", "keys", "values")),
@@ -103,6 +106,16 @@ def pinned(path: Path) -> int:
 def link_create(program_fd: int, ifindex: int, attach_type: int, flags: int = 0) -> int:
     """Attach a program by a link; it stays until the last descriptor and pin are gone."""
     return _call(LINK_CREATE, _Link(program_fd, ifindex, attach_type, flags))
+
+
+def link_update(link_fd: int, program_fd: int) -> None:
+    """Put another program in a link's place, with no packet in between."""
+    _call(LINK_UPDATE, _LinkUpdate(link_fd, program_fd))
+
+
+def link_detach(link_fd: int) -> None:
+    """Detach at once, whoever else holds the link; closing it alone detaches some time later."""
+    _call(LINK_DETACH, _Pin(path=link_fd))
 
 
 def program_fd(program_id: int) -> int:

@@ -1,0 +1,48 @@
+"""What must be given before anything is made: rights, and the BPF file system."""
+
+import ctypes
+import os
+from pathlib import Path
+
+from etcpipe.errors import DataplaneError, PermissionDeniedError
+
+BPFFS = Path("/sys/fs/bpf")
+# bits of /proc/self/status CapEff; CAP_SYS_ADMIN includes the BPF ones
+NEEDED = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_PERFMON": 38, "CAP_BPF": 39}
+CAP_SYS_ADMIN = 21
+INCLUDED = ("CAP_PERFMON", "CAP_BPF")
+
+
+def capabilities() -> None:
+    """Raise PermissionDeniedError naming the capabilities that this process lacks."""
+    status = Path("/proc/thread-self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("CapEff:"))
+    missing = missing_capabilities(int(line.split()[1], 16))
+    if missing:
+        raise PermissionDeniedError(f"needs root, or {', '.join(missing)}")
+
+
+def missing_capabilities(effective: int) -> list[str]:
+    """Return the needed capabilities that are not among the effective ones."""
+    is_admin = effective >> CAP_SYS_ADMIN & 1
+    return [
+        name
+        for name, bit in NEEDED.items()
+        if not effective >> bit & 1 and not (is_admin and name in INCLUDED)
+    ]
+
+
+def bpffs() -> None:
+    """Mount the BPF file system where it is missing (containers, minimal systems)."""
+    if is_bpffs():
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"bpf", os.fsencode(BPFFS), b"bpf", 0, b"mode=0700") < 0:
+        reason = os.strerror(ctypes.get_errno())
+        raise DataplaneError(f"no BPF file system: mount -t bpf bpf {BPFFS} ({reason})")
+
+
+def is_bpffs() -> bool:
+    """Return whether /sys/fs/bpf is what its name says."""
+    mounts = Path("/proc/thread-self/mounts").read_text().splitlines()
+    return any(line.split()[1:3] == [str(BPFFS), "bpf"] for line in mounts)

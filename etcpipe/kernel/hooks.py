@@ -1,0 +1,112 @@
+"""Where programs are attached: TC through tcx links or clsact filters, XDP through links.
+
+A link is pinned as soon as it exists, so that it outlives this process until `detach`.
+"""
+
+import errno
+import os
+from pathlib import Path
+
+from etcpipe.errors import DataplaneError, UnsupportedError
+from etcpipe.kernel import bpf, links
+
+XDP_DRIVER_MODE = 1 << 2
+TCX = {"ingress": bpf.ATTACH_TCX_INGRESS, "egress": bpf.ATTACH_TCX_EGRESS}
+# what BPF_LINK_CREATE answers where it does not know tcx (before Linux 6.6)
+NO_TCX = (errno.EINVAL, errno.EOPNOTSUPP)
+
+
+def tcx_works(program_fd: int, ifindex: int) -> bool:
+    """Return whether this kernel attaches TC programs by links, tried on our own device."""
+    try:
+        os.close(bpf.link_create(program_fd, ifindex, bpf.ATTACH_TCX_EGRESS))
+    except OSError as error:
+        if error.errno in NO_TCX:
+            return False
+        raise
+    return True
+
+
+def attach_tcx(program_fd: int, ifindex: int, side: str, pin: Path) -> None:
+    """Attach in front of all others: their verdicts then hide no packet from us."""
+    try:
+        link = bpf.link_create(program_fd, ifindex, TCX[side], bpf.BEFORE_ALL)
+    except OSError as error:
+        if error.errno in NO_TCX:
+            raise UnsupportedError("no tcx before Linux 6.6: use the clsact hook") from error
+        raise DataplaneError(f"cannot attach at TC {side}: {error.strerror}") from error
+    _keep(link, pin)
+
+
+def attach_xdp(program_fd: int, ifindex: int, pin: Path) -> None:
+    """Attach XDP in the driver.
+
+    Raises:
+        OSError: as the kernel says: EBUSY or EEXIST with another program there, EOPNOTSUPP
+            without driver support, EINVAL or ERANGE with an MTU too large.
+    """
+    _keep(bpf.link_create(program_fd, ifindex, bpf.ATTACH_XDP, XDP_DRIVER_MODE), pin)
+
+
+def replace(pin: Path, program_fd: int) -> None:
+    """Put another program in a pinned link's place, with no packet in between."""
+    link = bpf.pinned(pin)
+    try:
+        bpf.link_update(link, program_fd)
+    finally:
+        os.close(link)
+
+
+def release(pin: Path) -> None:
+    """Detach a pinned link at once and remove its pin; nothing happens if there is none."""
+    try:
+        link = bpf.pinned(pin)
+    except FileNotFoundError:
+        return
+    try:
+        bpf.link_detach(link)
+    except OSError as error:
+        if error.errno != errno.ENOLINK:  # the device is gone, and the link with it
+            raise
+    finally:
+        os.close(link)
+    pin.unlink(missing_ok=True)
+
+
+def xdp_refusal(device: str, error: OSError) -> str:
+    """Return why a driver did not take an XDP program, in words."""
+    if error.errno in (errno.EBUSY, errno.EEXIST):
+        return f"{device} has another XDP program"
+    if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
+        return f"{device}: the driver has no native XDP"
+    return f"{device}: the driver refused XDP, its MTU may be too large ({error.strerror})"
+
+
+def describe_program(program_id: int) -> str:
+    """Return how to name somebody else's program: its id, and its name if it has one."""
+    try:
+        fd = bpf.program_fd(program_id)
+    except OSError:
+        return f"id {program_id}"
+    try:
+        _, name, _ = bpf.program_info(fd)
+    finally:
+        os.close(fd)
+    return f"id {program_id} {name}".rstrip()
+
+
+def detach_clsact(ip, ifindex: int, sides: list[str], added: bool) -> None:
+    """Remove our filters, and clsact if we added it and nobody else uses it."""
+    if not links.has_clsact(ip, ifindex):
+        return
+    for side in sides:
+        links.delete_filter(ip, ifindex, side)
+    if added:
+        links.delete_clsact(ip, ifindex)
+
+
+def _keep(link: int, pin: Path) -> None:
+    try:
+        bpf.pin(link, pin)
+    finally:
+        os.close(link)

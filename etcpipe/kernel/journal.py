@@ -1,0 +1,176 @@
+"""What a tap has made, written down before it is made, so that undoing it is exact.
+
+One JSON file a device under /run/etcpipe/<netns inode>/, and pins of the same name in
+bpffs. A journal whose process was killed is enough to adopt or remove what it left.
+"""
+
+import fcntl
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+from etcpipe.errors import DataplaneError
+from etcpipe.kernel import hooks, links, netns
+from etcpipe.layout import CONSTANTS
+
+RUN = Path("/run/etcpipe")
+PINS = Path("/sys/fs/bpf/etcpipe")
+
+
+@dataclass
+class Journal:
+    """One tap: what it is and what it made.
+
+    Attributes:
+        mirror: names of the mirror pair, the end that traffic is cloned into first.
+        sides: sides of the device where we have, or are about to have, a clsact filter.
+        clsact_added: the device had no clsact before us.
+        tags: digest of each program's instructions, to recognise them.
+        ready: set-up went to its end; what is left of it can be adopted.
+    """
+
+    device: str
+    ifindex: int
+    netns_inode: int
+    settings: dict
+    mirror: list[str]
+    abi: int = CONSTANTS["ETCPIPE_ABI"]
+    mirror_ifindex: list[int] = field(default_factory=list)
+    sides: list[str] = field(default_factory=list)
+    clsact_added: bool = False
+    mode: str = ""
+    mode_reason: str = ""
+    hook: str = ""
+    loader: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+    since: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat("T", "seconds"))
+    ready: bool = False
+
+    @property
+    def path(self) -> Path:
+        return run_path(self.netns_inode, self.device, ".json")
+
+    @property
+    def pins(self) -> Path:
+        """The folder in bpffs. A dot is not allowed there, a colon not in a device's name."""
+        return PINS / str(self.netns_inode) / self.device.replace(".", ":")
+
+    def write(self) -> None:
+        """Store the journal; it is the old one or the new one, also after a crash."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = self.path.with_suffix(".new")
+        draft.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        draft.replace(self.path)
+
+    def remove(self) -> None:
+        """Undo everything, in reverse of set-up; what is gone already is no error.
+
+        Call it in any namespace: the tap's is found by its inode. If that is gone, the
+        devices are gone with it and only pins and journal remain to be removed.
+        """
+        home = netns.find(self.netns_inode)
+        if home is not None:
+            with netns.enter(home), links.iproute() as ip:
+                self._remove_from_device(ip)
+                self._remove_pins()
+                for name in self.mirror:
+                    links.delete(ip, name)
+        self._remove_pins()
+        self.path.unlink(missing_ok=True)
+        self.path.with_suffix(".new").unlink(missing_ok=True)
+        with suppress(OSError):  # others' taps of this namespace are there
+            self.path.parent.rmdir()
+
+    def _remove_from_device(self, ip) -> None:
+        for name in ("link_ingress", "link_egress", "link_xdp"):
+            hooks.release(self.pins / name)
+        if links.ifindex_of(self.device) == self.ifindex:
+            hooks.detach_clsact(ip, self.ifindex, self.sides, self.clsact_added)
+
+    def _remove_pins(self) -> None:
+        if not self.pins.is_dir():
+            return
+        for pin in self.pins.iterdir():
+            hooks.release(pin) if pin.name.startswith("link_") else pin.unlink(missing_ok=True)
+        self.pins.rmdir()
+        with suppress(OSError):
+            self.pins.parent.rmdir()
+
+
+def run_path(netns_inode: int, device: str, suffix: str) -> Path:
+    """Return a file of ours that belongs to a device."""
+    return RUN / str(netns_inode) / f"{device}{suffix}"
+
+
+def read(path: Path) -> Journal | None:
+    """Return the journal at path, or None if there is none that this version can read."""
+    try:
+        return Journal(**json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def read_all() -> list[Journal]:
+    """Return the journals of all taps on this machine."""
+    found = [read(path) for path in sorted(RUN.glob("*/*.json"))]
+    return [journal for journal in found if journal]
+
+
+class Lock:
+    """Held by the one living consumer of a device's tap; the kernel lets go when it dies."""
+
+    def __init__(self, netns_inode: int, device: str):
+        self.path = run_path(netns_inode, device, ".lock")
+        self._device = device
+        self._fd: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            DataplaneError: another living process has it.
+        """
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        while True:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                owner = self.owner()
+                os.close(fd)
+                raise DataplaneError(
+                    f"{self._device}: already attached by pid {owner};"
+                    f" stop it or run etcpipe detach {self._device}"
+                ) from error
+            with suppress(FileNotFoundError):
+                if os.fstat(fd).st_ino == self.path.stat().st_ino:
+                    break
+            os.close(fd)  # its last owner removed the file meanwhile
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
+        self._fd = fd
+
+    def owner(self) -> int | None:
+        """Return the pid of the living process that has the lock, None if there is none."""
+        try:
+            with self.path.open() as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except OSError:
+                    return int(file.read() or 0) or None
+        except FileNotFoundError:
+            pass
+        return None
+
+    def release(self) -> None:
+        """Let go; the file goes with it."""
+        if self._fd is None:
+            return
+        self.path.unlink(missing_ok=True)
+        os.close(self._fd)
+        self._fd = None
+        with suppress(OSError):
+            self.path.parent.rmdir()

@@ -1,0 +1,164 @@
+"""Network devices through rtnetlink (pyroute2): what a device is, the mirror pair, clsact."""
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from etcpipe.errors import DataplaneError, PermissionDeniedError, UnsupportedError
+
+ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772
+NAME_MAX = 15
+
+# rtnetlink's names of the two sides of clsact, and where our filters stand: after filters
+# with a number given by hand (Cilium has 1), before those that tc numbers itself (49152 down).
+SIDES = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
+CLSACT = 0xFFFF0000
+FILTER_PRIORITY = 0xE7
+FILTER_HANDLE = 0xE7
+FILTER_NAME = "etcpipe"
+
+
+@dataclass(frozen=True)
+class Device:
+    """What must be known of a device before it is tapped."""
+
+    name: str
+    ifindex: int
+    kind: str
+    arp_type: int
+    xdp_program: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether each packet passes twice, leaving and arriving."""
+        return self.arp_type == ARPHRD_LOOPBACK
+
+
+@contextmanager
+def iproute() -> Iterator:
+    """Open rtnetlink in the current namespace; a refused request is one of our errors."""
+    from pyroute2 import IPRoute, NetlinkError  # a third of a second: only when attaching
+
+    with IPRoute() as ip:
+        try:
+            yield ip
+        except NetlinkError as error:
+            if error.code == errno.EPERM:
+                raise PermissionDeniedError("changing devices needs CAP_NET_ADMIN") from error
+            reason = error.args[1] if len(error.args) > 1 else error
+            raise DataplaneError(f"rtnetlink refused: {reason}") from error
+
+
+def device(ip, name: str) -> Device:
+    """Return the device of that name in the current namespace.
+
+    Raises:
+        DataplaneError: there is none.
+        UnsupportedError: its frames have no Ethernet header.
+    """
+    links = [link for link in ip.get_links() if link.get_attr("IFLA_IFNAME") == name]
+    if not links:
+        raise DataplaneError(f"no device {name} here: see `ip link`")
+    link = links[0]
+    info = link.get_attr("IFLA_LINKINFO")
+    xdp = link.get_attr("IFLA_XDP")
+    found = Device(
+        name,
+        link["index"],
+        (info.get_attr("IFLA_INFO_KIND") if info else None) or "",
+        link["ifi_type"],
+        (xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp else 0,
+    )
+    if found.arp_type not in (ARPHRD_ETHER, ARPHRD_LOOPBACK):
+        raise UnsupportedError(
+            f"{name} carries no Ethernet frames: attach to the Ethernet device below it"
+        )
+    return found
+
+
+def ifindex_of(name: str) -> int | None:
+    """Return the index of a device of the current namespace, None if there is none."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return None
+
+
+def create_mirror(ip, names: tuple[str, str], mtu: int) -> tuple[int, int]:
+    """Create the mirror pair, up, silent, one queue; return its two indexes."""
+    queues = {"num_tx_queues": 1, "num_rx_queues": 1}
+    ip.link("add", ifname=names[0], kind="veth", peer={"ifname": names[1], **queues}, **queues)
+    indexes = tuple(socket.if_nametoindex(name) for name in names)
+    for name, index in zip(names, indexes, strict=True):
+        # before it is up: else the stack greets its neighbours, and that is not traffic
+        sysctl = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
+        if sysctl.exists():
+            sysctl.write_text("1")
+        ip.link("set", index=index, mtu=mtu, arp=False)
+    return indexes
+
+
+def set_up(ip, indexes: tuple[int, int]) -> None:
+    """Bring the mirror pair up; its programs are there by now."""
+    for index in indexes:
+        ip.link("set", index=index, state="up")
+
+
+def delete(ip, name: str) -> None:
+    """Delete a veth, and its peer with it; nothing happens if it is not there."""
+    index = ifindex_of(name)
+    if index is not None and device(ip, name).kind == "veth":
+        ip.link("del", index=index)
+
+
+def has_clsact(ip, ifindex: int) -> bool:
+    """Return whether the device has the qdisc that carries TC filters."""
+    return any(
+        qdisc["index"] == ifindex and qdisc.get_attr("TCA_KIND") == "clsact"
+        for qdisc in ip.get_qdiscs(index=ifindex)
+    )
+
+
+def add_filter(ip, ifindex: int, side: str, program_fd: int, name: str) -> None:
+    """Attach a TC program on one side of clsact, at our place."""
+    ip.tc(
+        "add-filter",
+        "bpf",
+        ifindex,
+        handle=FILTER_HANDLE,
+        fd=program_fd,
+        name=f"{FILTER_NAME}/{name}",
+        parent=SIDES[side],
+        prio=FILTER_PRIORITY,
+        direct_action=True,
+    )
+
+
+def delete_filter(ip, ifindex: int, side: str) -> None:
+    """Remove our filter from one side of clsact, if it is there and ours."""
+    for found in _filters(ip, ifindex, side):
+        options = found.get_attr("TCA_OPTIONS")
+        name = options.get_attr("TCA_BPF_NAME") if options else None
+        if found["handle"] == FILTER_HANDLE and (name or "").startswith(FILTER_NAME + "/"):
+            ip.tc(
+                "del-filter",
+                "bpf",
+                ifindex,
+                handle=FILTER_HANDLE,
+                parent=SIDES[side],
+                prio=FILTER_PRIORITY,
+            )
+            return
+
+
+def delete_clsact(ip, ifindex: int) -> None:
+    """Remove clsact, which we added, unless somebody else uses it by now."""
+    if has_clsact(ip, ifindex) and not any(_filters(ip, ifindex, side) for side in SIDES):
+        ip.tc("del", "clsact", ifindex)
+
+
+def _filters(ip, ifindex: int, side: str) -> list:
+    return list(ip.get_filters(index=ifindex, parent=SIDES[side]))

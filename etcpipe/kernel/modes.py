@@ -1,0 +1,131 @@
+"""How a device is watched: by TC alone, or by XDP at ingress with TC behind it."""
+
+from etcpipe.errors import UnsupportedError
+from etcpipe.kernel import canary, hooks, links
+from etcpipe.kernel.journal import Journal
+from etcpipe.kernel.settings import Loaded
+
+# Native XDP on veth costs 780 ns a packet and turns off its peer's segmentation offload.
+SLOW_XDP = {"veth": "native XDP on veth costs more than it gives"}
+
+
+def choose_hook(wanted: str, program_fd: int, own_ifindex: int) -> str:
+    """Return "tcx" or "clsact"; what "auto" means is tried on our own device."""
+    if wanted == "clsact":
+        return wanted
+    if hooks.tcx_works(program_fd, own_ifindex):
+        return "tcx"
+    if wanted == "tcx":
+        raise UnsupportedError("no tcx before Linux 6.6: use --hook clsact")
+    return "clsact"
+
+
+def attach_mirror(ip, state: Journal, loaded: Loaded) -> None:
+    """Attach to both ends of the mirror pair, which go with it when it is deleted."""
+    sender, receiver = state.mirror_ifindex
+    try:
+        hooks.attach_xdp(loaded.programs["mirror_pop"], receiver, state.pins / "link_pop")
+    except OSError as error:
+        raise UnsupportedError(f"no native XDP on veth here: {error.strerror}") from error
+    if state.hook == "tcx":
+        hooks.attach_tcx(loaded.programs["mirror_push"], sender, "egress", state.pins / "link_push")
+    else:
+        ip.tc("add", "clsact", sender)
+        links.add_filter(ip, sender, "egress", loaded.programs["mirror_push"], "mirror_push")
+
+
+def attach(ip, state: Journal, loaded: Loaded, wanted: str) -> None:
+    """Attach to the device in the wanted mode; "auto" takes TC unless XDP is proven good.
+
+    Raises:
+        UnsupportedError: XDP was wanted and cannot be had.
+    """
+    device = links.device(ip, state.device)
+    if wanted == "auto" and (reason := _why_tc(device)):
+        _attach_tc_mode(ip, state, loaded, device, reason)
+        return
+    if wanted == "tc":
+        _attach_tc_mode(ip, state, loaded, device, "asked for")
+        return
+    fits, reason = _attach_xdp_canary(ip, state, loaded, device)
+    if fits or (fits is None and wanted == "xdp"):
+        _attach_xdp_mode(ip, state, loaded, reason)
+    elif wanted == "xdp":
+        raise UnsupportedError(f"{reason}: use --mode tc")
+    else:
+        _attach_tc_mode(ip, state, loaded, device, reason)
+
+
+def is_attached(state: Journal) -> bool:
+    """Return whether the programs that this mode needs are on the device still."""
+    names = ["link_pop"]
+    if state.hook == "tcx":
+        names += ["link_push", "link_egress"]
+        names += ["link_ingress"]
+    if state.mode == "xdp":
+        names += ["link_xdp"]
+    return all((state.pins / name).exists() for name in names)
+
+
+def _why_tc(device: links.Device) -> str:
+    """Why XDP is not even tried, or an empty string."""
+    if device.is_loopback:
+        return "loopback has no native XDP"
+    return SLOW_XDP.get(device.kind, "")
+
+
+def _attach_tc_mode(ip, state: Journal, loaded: Loaded, device: links.Device, reason: str) -> None:
+    # on loopback each packet passes both sides: count it once
+    sides = ["ingress"] if device.is_loopback else ["ingress", "egress"]
+    for side in sides:
+        _attach_tc(ip, state, loaded, side, "tc_track")
+    state.mode, state.mode_reason = "tc", reason
+
+
+def _attach_xdp_canary(
+    ip, state: Journal, loaded: Loaded, device: links.Device
+) -> tuple[bool | None, str]:
+    """Try the driver with a packet. Leaves the canary at XDP unless metadata is lost."""
+    pin = state.pins / "link_xdp"
+    if device.xdp_program:
+        other = hooks.describe_program(device.xdp_program)
+        return False, f"{device.name} has another XDP program ({other})"
+    try:
+        hooks.attach_xdp(loaded.programs["xdp_canary"], state.ifindex, pin)
+    except OSError as error:
+        return False, hooks.xdp_refusal(device.name, error)
+    _attach_tc(ip, state, loaded, "ingress", "tc_canary")
+    fits, reason = canary.judge(canary.watch(loaded, state.ifindex))
+    _detach_tc(ip, state, "ingress")
+    if fits is False:
+        hooks.release(pin)
+    return fits, f"{device.name}: {reason}"
+
+
+def _attach_xdp_mode(ip, state: Journal, loaded: Loaded, reason: str) -> None:
+    _attach_tc(ip, state, loaded, "ingress", "tc_mirror")
+    hooks.replace(state.pins / "link_xdp", loaded.programs["xdp_track"])
+    _attach_tc(ip, state, loaded, "egress", "tc_track")
+    state.mode, state.mode_reason = "xdp", reason
+
+
+def _attach_tc(ip, state: Journal, loaded: Loaded, side: str, name: str) -> None:
+    program = loaded.programs[name]
+    if state.hook == "tcx":
+        hooks.attach_tcx(program, state.ifindex, side, state.pins / f"link_{side}")
+        return
+    if not links.has_clsact(ip, state.ifindex):
+        state.clsact_added = True
+        state.write()
+        ip.tc("add", "clsact", state.ifindex)
+    if side not in state.sides:
+        state.sides.append(side)
+        state.write()
+    links.add_filter(ip, state.ifindex, side, program, name)
+
+
+def _detach_tc(ip, state: Journal, side: str) -> None:
+    if state.hook == "tcx":
+        hooks.release(state.pins / f"link_{side}")
+    else:
+        links.delete_filter(ip, state.ifindex, side)

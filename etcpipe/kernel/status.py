@@ -1,0 +1,102 @@
+"""What taps there are and what they counted, read from journals and pinned maps."""
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from etcpipe.kernel import bpf, checks, journal, links, netns
+from etcpipe.kernel.journal import Journal, Lock
+from etcpipe.layout import FLOW_KEY, FLOW_STATE, PACKET_COUNTERS
+
+
+def counters(fd: int) -> dict[str, int]:
+    """Return the sums over all CPUs of the packet_counters map, by name."""
+    values = np.zeros((len(PACKET_COUNTERS), bpf.possible_cpus()), np.uint64)
+    bpf.lookup(fd, np.arange(len(values), dtype=np.uint32), values)
+    return dict(zip(PACKET_COUNTERS, values.sum(axis=1).tolist(), strict=True))
+
+
+def mirror_dropped(state: Journal, counts: dict[str, int]) -> int:
+    """Return copies that the mirror dropped silently; call in the tap's namespace.
+
+    From Linux 6.7 a veth tells the sender when its ring is full, and the copy is counted
+    as PACKETS_CLONE_FAILED; before, only the device's own counter knows.
+    """
+    if links.ifindex_of(state.mirror[0]) is None:
+        return 0
+    with links.iproute() as ip:
+        stats = ip.get_links(state.mirror_ifindex[0])[0].get_attr("IFLA_STATS64")
+    return max(0, stats["tx_dropped"] - counts["PACKETS_CLONE_FAILED"])
+
+
+def tags(programs: dict[str, int]) -> dict[str, str]:
+    """Return the digest of each program's instructions."""
+    return {name: bpf.program_info(fd)[2] for name, fd in programs.items()}
+
+
+def detach(device: str, namespace: str | None) -> bool:
+    """Remove one tap; returns whether there was one."""
+    checks.capabilities()
+    state = journal.read(journal.run_path(netns.inode(namespace), device, ".json"))
+    if state is None:
+        return False
+    state.remove()
+    return True
+
+
+def detach_all() -> list[str]:
+    """Remove all taps; returns their devices' names."""
+    checks.capabilities()
+    states = journal.read_all()
+    for state in states:
+        state.remove()
+    return [state.device for state in states]
+
+
+def show(device: str | None, namespace: str | None) -> list[dict]:
+    """Return taps as plain dicts, see tap.show()."""
+    states = journal.read_all()
+    if device is not None:
+        inode = netns.inode(namespace)
+        states = [s for s in states if (s.device, s.netns_inode) == (device, inode)]
+    return [_describe(state) for state in states]
+
+
+def _describe(state: Journal) -> dict:
+    described = {
+        "device": state.device,
+        "ifindex": state.ifindex,
+        "netns": state.netns_inode,
+        "mode": state.mode,
+        "mode_reason": state.mode_reason,
+        "hook": state.hook,
+        "loader": state.loader,
+        "pid": Lock(state.netns_inode, state.device).owner(),
+        "since": state.since,
+        "first_n": state.settings["first_n"],
+        "settings": state.settings,
+        "counters": {},
+        "flows": 0,
+    }
+    with ExitStack() as stack:
+        try:
+            counters_fd = _open(stack, state.pins / "map_packet_counters")
+            flows_fd = _open(stack, state.pins / "map_flows")
+        except FileNotFoundError:  # just being made or removed
+            return described
+        described["counters"] = counters(counters_fd)
+        home = netns.find(state.netns_inode)
+        if home:
+            with netns.enter(home):
+                dropped = mirror_dropped(state, described["counters"])
+            described["counters"]["MIRROR_DROPPED"] = dropped
+        described["flows"] = len(bpf.entries(flows_fd, FLOW_KEY, FLOW_STATE)[0])
+    return described
+
+
+def _open(stack: ExitStack, path: Path) -> int:
+    fd = bpf.pinned(path)
+    stack.callback(os.close, fd)
+    return fd

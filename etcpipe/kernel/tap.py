@@ -1,0 +1,323 @@
+"""The tap: the kernel programs on a device, from set-up to take-down.
+
+    with Tap("eth0") as tap:                # programs loaded, mirror pair made; eth0 untouched
+        with Ring(tap.mirror_ifindex) as ring:
+            tap.bind(ring.fd)
+            tap.start()                     # now traffic is watched
+            ...
+
+Set-up goes from the consumer to the traffic, take-down the other way, so that no copy is
+ever made that nobody would take. Everything made is in the journal first (journal.py).
+"""
+
+import mmap
+import signal
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fcntl import ioctl
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from etcpipe.errors import DataplaneError, UsageError
+from etcpipe.kernel import bpf, checks, journal, links, modes, netns, programs, status
+from etcpipe.kernel.journal import Journal, Lock
+from etcpipe.kernel.settings import MAPS, PROGRAMS, Build, Loaded, TapSettings
+from etcpipe.layout import FLOW_STATE
+
+__all__ = ["Tap", "TapSettings", "detach", "detach_all", "show"]
+
+SIOCGIFNAME = 0x8910
+MIRROR_ROOM = 64  # of MTU beyond the snap length, for the mirror header
+
+
+class Tap:
+    """A device's tap, for as long as the block runs (keep=True: until detached).
+
+    Args:
+        device: name of the device.
+        settings: how to tap it.
+        netns: name or path of its network namespace, None for the current one. The AF_XDP
+            socket must be made in the same one.
+        keep: leave programs and flow table in place at the end; traffic goes on, copies
+            are counted as PACKETS_NO_CONSUMER, and the next Tap takes over.
+
+    Attributes:
+        mirror_ifindex: where the AF_XDP socket binds, in the device's namespace.
+        queues: how many sockets can bind.
+        mode: "tc" or "xdp", from start() on; mode_reason says why.
+        loader: "libbpf" or "bcc".
+        adopted: the programs and flows of an earlier tap go on.
+        verdicts: (slots,) uint64, shared with the kernel: flow_id << 16 | class in the
+            slot flow_id % slots.
+
+    Raises:
+        UsageError, DataplaneError, PermissionDeniedError, UnsupportedError: on entering
+            and in start(), each one line; nothing is left behind then.
+    """
+
+    queues = 1
+
+    def __init__(
+        self,
+        device: str,
+        settings: TapSettings | None = None,
+        netns: str | None = None,
+        keep: bool = False,
+    ):
+        self.device = device
+        self.settings = settings or TapSettings()
+        self.netns = netns
+        self.keep = keep
+        self.adopted = False
+        self._journal: Journal | None = None
+        self._lock: Lock | None = None
+        self._loaded: Loaded | None = None
+        self._probe: socket.socket | None = None
+        self._verdicts: mmap.mmap | None = None
+
+    @property
+    def mirror_ifindex(self) -> int:
+        return self._state.mirror_ifindex[1]
+
+    @property
+    def mode(self) -> str:
+        return self._state.mode
+
+    @property
+    def mode_reason(self) -> str:
+        return self._state.mode_reason
+
+    @property
+    def loader(self) -> str:
+        return self._state.loader.split()[0]
+
+    @property
+    def verdicts(self) -> np.ndarray:
+        assert self._verdicts is not None
+        return np.frombuffer(self._verdicts, np.uint64, self.settings.slots)
+
+    def __enter__(self) -> "Tap":
+        checks.capabilities()
+        checks.bpffs()
+        try:
+            with netns.enter(self.netns):
+                self._set_up()
+        except BaseException:
+            with no_interrupt():
+                self._take_down(keep=False)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with no_interrupt():
+            self._take_down(self.keep and self._state.ready)
+
+    def bind(self, fd: int, queue: int = 0) -> None:
+        """Let an AF_XDP socket that is bound to mirror_ifindex receive what is mirrored."""
+        if not 0 <= queue < self.queues:
+            raise UsageError(f"queue is {queue}, the mirror has {self.queues}")
+        try:
+            bpf.update(self._maps["xsks"], np.array([queue], np.uint32), np.array([fd], np.uint32))
+        except OSError as error:
+            raise DataplaneError(f"cannot bind the AF_XDP socket: {error.strerror}") from error
+
+    def start(self) -> None:
+        """Attach to the device, in the mode asked for or found best. Adopted taps go on."""
+        if self._state.ready:
+            return
+        assert self._loaded is not None
+        with netns.enter(self.netns), links.iproute() as ip:
+            modes.attach(ip, self._state, self._loaded, self.settings.mode)
+        self._state.ready = True
+        self._state.write()
+
+    def counters(self) -> dict[str, int]:
+        """Return what PACKET_COUNTERS counted since the programs were loaded.
+
+        MIRROR_DROPPED beside them: copies that the mirror pair dropped and told nobody of.
+        """
+        counters = status.counters(self._maps["packet_counters"])
+        with netns.enter(self.netns):
+            counters["MIRROR_DROPPED"] = status.mirror_dropped(self._state, counters)
+        return counters
+
+    def records(self, keys: np.ndarray) -> np.ndarray:
+        """Return what the kernel knows of flows now.
+
+        Args:
+            keys: (n,) FLOW_KEY.
+
+        Returns:
+            (n,) FLOW_STATE, zero where the flow is not in the table.
+        """
+        states = np.zeros(len(keys), FLOW_STATE)
+        bpf.lookup(self._maps["flows"], keys, states)
+        return states
+
+    def alive(self) -> bool:
+        """Return whether the device and the mirror pair are still there."""
+        if self._probe is None:
+            return False
+        return all(
+            _has_device(self._probe, index)
+            for index in (self._state.ifindex, *self._state.mirror_ifindex)
+        )
+
+    @property
+    def _state(self) -> Journal:
+        if self._journal is None:
+            raise UsageError("the tap is not open: enter it with `with`")
+        return self._journal
+
+    @property
+    def _maps(self) -> dict[str, int]:
+        if self._loaded is None:
+            raise UsageError("the tap is not open: enter it with `with`")
+        return self._loaded.maps
+
+    def _set_up(self) -> None:
+        with links.iproute() as ip:
+            device = links.device(ip, self.device)
+            inode = netns.inode()
+            self._lock = Lock(inode, self.device)
+            self._lock.acquire()
+            previous = journal.read(journal.run_path(inode, self.device, ".json"))
+            if previous:
+                self._loaded = _adopt(previous, device, self.settings)
+                if self._loaded is None:
+                    previous.remove()
+            if self._loaded:
+                self._journal, self.adopted = previous, True
+            else:
+                self._make(ip, device, inode)
+        self._probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._verdicts = mmap.mmap(self._maps["verdicts"], self.settings.slots * 8)
+
+    def _make(self, ip, device: links.Device, inode: int) -> None:
+        names = [f"etcm{device.ifindex}{end}" for end in "ab"]
+        state = Journal(device.name, device.ifindex, inode, self.settings.asdict(), names)
+        state.write()
+        self._journal = state
+        for name in names:  # somebody killed before the journal knew more
+            links.delete(ip, name)
+        mtu = self.settings.snap_len + MIRROR_ROOM
+        state.mirror_ifindex = list(links.create_mirror(ip, (names[0], names[1]), mtu))
+        self._loaded = programs.load(Build(self.settings, device.ifindex, state.mirror_ifindex[0]))
+        state.loader = self._loaded.loader
+        state.tags = status.tags(self._loaded.programs)
+        state.hook = modes.choose_hook(
+            self.settings.hook, self._loaded.programs["tc_track"], state.mirror_ifindex[0]
+        )
+        state.write()
+        _pin(self._loaded, state.pins)
+        modes.attach_mirror(ip, state, self._loaded)
+        links.set_up(ip, (state.mirror_ifindex[0], state.mirror_ifindex[1]))
+
+    def _take_down(self, keep: bool) -> None:
+        if self._probe:
+            self._probe.close()
+            self._probe = None
+        if self._verdicts:
+            with suppress(BufferError):  # the caller still has the array: it unmaps with that
+                self._verdicts.close()
+            self._verdicts = None
+        if self._loaded:
+            self._loaded.close()
+        if self._journal and not keep:
+            self._journal.remove()
+        if self._lock:
+            self._lock.release()
+
+
+def detach(device: str, netns: str | None = None) -> bool:
+    """Remove a device's tap, whoever made it. Returns False if there is none.
+
+    A consumer that still runs finds its tap no longer alive and ends.
+    """
+    return status.detach(device, netns)
+
+
+def detach_all() -> list[str]:
+    """Remove all taps of this machine, in all namespaces; returns their devices' names."""
+    return status.detach_all()
+
+
+def show(device: str | None = None, netns: str | None = None) -> list[dict]:
+    """Return the taps of this machine, or that of one device, as plain dicts.
+
+    Each has device, ifindex, netns (inode), mode, mode_reason, hook, loader, pid of the
+    consumer or None, since (ISO 8601), first_n, settings, counters and flows in the table.
+    """
+    return status.show(device, netns)
+
+
+@contextmanager
+def no_interrupt() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back until the block is through: half undone is worse."""
+    held = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _adopt(state: Journal, device: links.Device, settings: TapSettings) -> Loaded | None:
+    """Return the pinned programs and maps that a consumer left, None if they do not fit."""
+    fits = (
+        state.ready
+        and state.abi == journal.CONSTANTS["ETCPIPE_ABI"]
+        and state.ifindex == device.ifindex
+        and _same_settings(state, settings)
+        and [links.ifindex_of(name) for name in state.mirror] == state.mirror_ifindex
+    )
+    if not fits:
+        return None
+    loaded = Loaded(state.loader, {}, {})
+    try:
+        for name in PROGRAMS:
+            loaded.programs[name] = bpf.pinned(state.pins / f"prog_{name}")
+        for name in MAPS:
+            loaded.maps[name] = bpf.pinned(state.pins / f"map_{name}")
+        if status.tags(loaded.programs) == state.tags and modes.is_attached(state):
+            return loaded
+    except OSError:
+        pass  # somebody removed a pin: make it all anew
+    loaded.close()
+    return None
+
+
+def _same_settings(state: Journal, settings: TapSettings) -> bool:
+    """Whether a tap made so serves these settings; "auto" is served by whatever was chosen."""
+    wanted = settings.asdict()
+    chosen = {"mode": state.mode, "loader": state.loader.split()[0], "hook": state.hook}
+    for name, value in chosen.items():
+        if wanted[name] == "auto":
+            wanted[name] = value
+    return {**state.settings, **chosen} == wanted
+
+
+def _pin(loaded: Loaded, pins: Path) -> None:
+    pins.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, fd in loaded.programs.items():
+        bpf.pin(fd, pins / f"prog_{name}")
+    for name, fd in loaded.maps.items():
+        bpf.pin(fd, pins / f"map_{name}")
+
+
+def _has_device(probe: socket.socket, ifindex: int) -> bool:
+    """Ask by a socket made in the device's namespace, so that any thread may."""
+    try:
+        ioctl(probe, SIOCGIFNAME, struct.pack("16si20x", b"", ifindex))
+    except OSError:
+        return False
+    return True
