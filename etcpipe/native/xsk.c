@@ -1,6 +1,243 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "native.h"
+/*
+ * An AF_XDP socket that receives: raw system calls and linux/if_xdp.h, no libxdp. The
+ * memory is the caller's; etcpipe/ring.py owns it and is the only caller.
+ */
+#define _GNU_SOURCE		/* MAP_POPULATE */
+#include "xsk.h"
 
-PyMethodDef xsk_methods[] = {
-	{ NULL, NULL, 0, NULL },
-};
+#include <errno.h>
+#include <linux/if_xdp.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define NS_PER_S 1000000000ull
+/*
+ * Packets are waited for in naps: a wake-up a packet costs ten times what the packet
+ * itself does, as the consumer then works against the sender on every one.
+ */
+#define NAP_NS 500000
+#define COMPLETIONS 64		/* the kernel wants the ring even where nothing is sent */
+#define PREFETCH_AHEAD 8
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * NS_PER_S + t.tv_nsec;
+}
+
+static int nap(uint64_t ns)
+{
+	struct timespec t = { .tv_nsec = ns };	/* less than a second */
+
+	return nanosleep(&t, NULL);
+}
+
+static int map_ring(struct ring *ring, int fd, const struct xdp_ring_offset *offset,
+		    uint32_t entries, size_t entry_size, uint64_t page_offset)
+{
+	size_t len = offset->desc + entries * entry_size;
+	uint8_t *map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd,
+			    page_offset);
+
+	if (map == MAP_FAILED)
+		return -1;
+	ring->map = map;
+	ring->map_len = len;
+	ring->producer = (uint32_t *)(map + offset->producer);
+	ring->consumer = (uint32_t *)(map + offset->consumer);
+	ring->entries = map + offset->desc;
+	ring->mask = entries - 1;
+	return 0;
+}
+
+/* The mappings hold the socket, and that its queue: unmap them before it is closed. */
+void xsk_close(struct xsk *xsk)
+{
+	if (xsk->rx.map)
+		munmap(xsk->rx.map, xsk->rx.map_len);
+	if (xsk->fill.map)
+		munmap(xsk->fill.map, xsk->fill.map_len);
+	if (xsk->fd >= 0)
+		close(xsk->fd);
+	xsk->rx.map = xsk->fill.map = NULL;
+	xsk->fd = -1;
+}
+
+static int set_option(int fd, int option, uint32_t value)
+{
+	return setsockopt(fd, SOL_XDP, option, &value, sizeof(value));
+}
+
+static const char *xsk_prepare(struct xsk *xsk, const struct xsk_setup *setup)
+{
+	struct xdp_umem_reg umem = {
+		.addr = (uintptr_t)setup->memory,
+		.len = (uint64_t)setup->frames * setup->frame_size,
+		.chunk_size = setup->frame_size,
+	};
+	struct xdp_mmap_offsets offsets = {};
+	socklen_t len = sizeof(offsets);
+
+	xsk->fd = socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
+	if (xsk->fd < 0)
+		return "socket";
+	if (setsockopt(xsk->fd, SOL_XDP, XDP_UMEM_REG, &umem, sizeof(umem)))
+		return "memory";
+	if (set_option(xsk->fd, XDP_UMEM_FILL_RING, setup->frames) ||
+	    set_option(xsk->fd, XDP_UMEM_COMPLETION_RING, COMPLETIONS) ||
+	    set_option(xsk->fd, XDP_RX_RING, setup->ring_size) ||
+	    getsockopt(xsk->fd, SOL_XDP, XDP_MMAP_OFFSETS, &offsets, &len) ||
+	    map_ring(&xsk->rx, xsk->fd, &offsets.rx, setup->ring_size, sizeof(struct xdp_desc),
+		     XDP_PGOFF_RX_RING) ||
+	    map_ring(&xsk->fill, xsk->fd, &offsets.fr, setup->frames, sizeof(uint64_t),
+		     XDP_UMEM_PGOFF_FILL_RING))
+		return "rings";
+	return NULL;
+}
+
+/* The fill ring holds all frames, so there is room for whatever comes back. */
+static void fill_put(struct xsk *xsk, uint64_t address)
+{
+	uint64_t *entries = xsk->fill.entries;
+
+	entries[xsk->fill_next++ & xsk->fill.mask] = address;
+}
+
+static void fill_publish(struct xsk *xsk)
+{
+	__atomic_store_n(xsk->fill.producer, xsk->fill_next, __ATOMIC_RELEASE);
+}
+
+static void fill_all(struct xsk *xsk, const struct xsk_setup *setup)
+{
+	uint32_t i;
+
+	for (i = 0; i < setup->frames; i++)
+		fill_put(xsk, (uint64_t)i * setup->frame_size);
+	fill_publish(xsk);
+}
+
+const char *xsk_open(struct xsk *xsk, const struct xsk_setup *setup)
+{
+	const char *step;
+
+	xsk->memory = setup->memory;
+	xsk->frame_mask = ~((uint64_t)setup->frame_size - 1);
+	step = xsk_prepare(xsk, setup);
+	if (!step)
+		fill_all(xsk, setup);
+	return step;
+}
+
+int xsk_bind(struct xsk *xsk, uint32_t ifindex, uint32_t queue, int zero_copy)
+{
+	struct sockaddr_xdp address = {
+		.sxdp_family = AF_XDP,
+		.sxdp_flags = XDP_USE_NEED_WAKEUP | (zero_copy ? XDP_ZEROCOPY : XDP_COPY),
+		.sxdp_ifindex = ifindex,
+		.sxdp_queue_id = queue,
+	};
+
+	return bind(xsk->fd, (struct sockaddr *)&address, sizeof(address));
+}
+
+static uint32_t rx_available(const struct xsk *xsk)
+{
+	return __atomic_load_n(xsk->rx.producer, __ATOMIC_ACQUIRE) - xsk->rx_next;
+}
+
+static const struct xdp_desc *rx_at(const struct xsk *xsk, uint32_t i)
+{
+	return &((const struct xdp_desc *)xsk->rx.entries)[i & xsk->rx.mask];
+}
+
+/* Right before the frame; written by the program that redirected it. */
+static const struct packet_meta *meta_of(const struct xsk *xsk, const struct xdp_desc *desc)
+{
+	return (const struct packet_meta *)(xsk->memory + desc->addr) - 1;
+}
+
+/* Give the last batch's frames back to the kernel. */
+static void release_held(struct xsk *xsk)
+{
+	uint32_t i;
+
+	for (i = 0; i < xsk->n_held; i++)
+		fill_put(xsk, xsk->held[i]);
+	xsk->n_held = 0;
+	fill_publish(xsk);
+}
+
+/* Wait for a first packet. Returns 0, or -1 with errno: EINTR, or why the socket is dead. */
+static int wait_first(struct xsk *xsk, uint64_t idle_ns)
+{
+	struct pollfd ready = { .fd = xsk->fd, .events = POLLIN };
+	socklen_t len = sizeof(int);
+	int error = 0;
+
+	if (rx_available(xsk))
+		return 0;
+	if (poll(&ready, 1, (idle_ns + 999999) / 1000000) < 0)
+		return -1;
+	if (rx_available(xsk))
+		return 0;
+	if (getsockopt(xsk->fd, SOL_SOCKET, SO_ERROR, &error, &len))
+		return -1;
+	errno = error;		/* ENETDOWN: the device is gone */
+	return error ? -1 : 0;
+}
+
+/*
+ * Wait until @max packets are there, or @deadline_ns after the first one arrived by its
+ * own time stamp, so that a consumer that is late does not wait on top.
+ */
+static int wait_batch(struct xsk *xsk, uint32_t max, uint64_t deadline_ns)
+{
+	uint64_t first = meta_of(xsk, rx_at(xsk, xsk->rx_next))->timestamp_ns;
+
+	while (rx_available(xsk) < max) {
+		uint64_t age = now_ns() - first;	/* huge if the stamp is of the future */
+		uint64_t left = deadline_ns - age;
+
+		if (age >= deadline_ns)
+			return 0;
+		if (nap(left < NAP_NS ? left : NAP_NS))
+			return -1;
+	}
+	return 0;
+}
+
+int xsk_wait(struct xsk *xsk, uint32_t max, uint64_t deadline_ns, uint64_t idle_ns)
+{
+	release_held(xsk);
+	if (wait_first(xsk, idle_ns))
+		return -1;
+	return rx_available(xsk) ? wait_batch(xsk, max, deadline_ns) : 0;
+}
+
+uint32_t xsk_take(struct xsk *xsk, const struct packet_columns *columns, uint32_t max)
+{
+	uint32_t n = rx_available(xsk);
+	uint32_t i;
+
+	if (n > max)
+		n = max;
+	for (i = 0; i < n; i++) {
+		const struct xdp_desc *desc = rx_at(xsk, xsk->rx_next + i);
+
+		if (i + PREFETCH_AHEAD < n)
+			__builtin_prefetch(meta_of(xsk, rx_at(xsk, xsk->rx_next + i + PREFETCH_AHEAD)));
+		columns_set(columns, i, desc->addr, desc->len, meta_of(xsk, desc));
+		xsk->held[i] = desc->addr & xsk->frame_mask;
+	}
+	xsk->n_held = n;
+	xsk->rx_next += n;
+	__atomic_store_n(xsk->rx.consumer, xsk->rx_next, __ATOMIC_RELEASE);
+	return n;
+}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * An AF_XDP socket that receives: raw system calls and linux/if_xdp.h, no libxdp. The
+ * memory of the frames is the caller's.
+ */
+#ifndef ETCPIPE_XSK_H
+#define ETCPIPE_XSK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "columns.h"
+
+struct ring {
+	void *map;
+	size_t map_len;
+	uint32_t *producer;
+	uint32_t *consumer;
+	void *entries;
+	uint32_t mask;
+};
+
+struct xsk {
+	int fd;
+	uint8_t *memory;
+	uint64_t frame_mask;
+	struct ring rx;
+	struct ring fill;
+	uint32_t rx_next;		/* our copy of the consumer index */
+	uint32_t fill_next;		/* our copy of the producer index */
+	uint32_t n_held;
+	uint64_t held[BATCH_MAX];	/* frames of the last batch: still the caller's */
+};
+
+struct xsk_setup {
+	uint8_t *memory;	/* page-aligned, frames * frame_size bytes */
+	uint32_t frames;	/* powers of two, all three */
+	uint32_t frame_size;
+	uint32_t ring_size;
+};
+
+/* Register the memory and make the rings. Returns NULL, or the step that failed with errno. */
+const char *xsk_open(struct xsk *xsk, const struct xsk_setup *setup);
+/* Free the queue; may be called again, and after a failed xsk_open. */
+void xsk_close(struct xsk *xsk);
+
+/* One attempt; EBUSY while the queue's last owner is being torn down. */
+int xsk_bind(struct xsk *xsk, uint32_t ifindex, uint32_t queue, int zero_copy);
+
+/*
+ * Give the last batch's frames back and wait for the next: until @max packets are there,
+ * or the first is @deadline_ns old, or nothing came for @idle_ns. Returns 0, or -1 with
+ * errno: EINTR, or why the socket is dead.
+ */
+int xsk_wait(struct xsk *xsk, uint32_t max, uint64_t deadline_ns, uint64_t idle_ns);
+
+/*
+ * Fill the columns with up to @max packets (at most BATCH_MAX) that are there and return
+ * how many. Their frames are the caller's until xsk_wait.
+ */
+uint32_t xsk_take(struct xsk *xsk, const struct packet_columns *columns, uint32_t max);
+
+#endif /* ETCPIPE_XSK_H */

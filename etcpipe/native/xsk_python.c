@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The AF_XDP socket for Python; etcpipe/ring.py is the only caller. */
+#include "native.h"
+
+#include <errno.h>
+#include <linux/if_xdp.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+#include "xsk.h"
+
+#define XSK_CAPSULE "etcpipe.xsk"
+
+static struct xsk *xsk_from(PyObject *capsule)
+{
+	return PyCapsule_GetPointer(capsule, XSK_CAPSULE);
+}
+
+/* Like xsk_from, but the socket must be open. */
+static struct xsk *open_xsk_from(PyObject *capsule)
+{
+	struct xsk *xsk = xsk_from(capsule);
+
+	if (xsk && xsk->fd < 0) {
+		PyErr_SetString(PyExc_ValueError, "the ring is closed");
+		return NULL;
+	}
+	return xsk;
+}
+
+static void destroy(PyObject *capsule)
+{
+	struct xsk *xsk = xsk_from(capsule);
+
+	xsk_close(xsk);
+	free(xsk);
+}
+
+/* OSError(errno, step): ring.py makes a sentence of it. */
+static PyObject *os_error(int error, const char *step)
+{
+	PyObject *args = Py_BuildValue("(is)", error, step);
+
+	if (args)
+		PyErr_SetObject(PyExc_OSError, args);
+	Py_XDECREF(args);
+	return NULL;
+}
+
+static PyObject *open_socket(PyObject *self, PyObject *args)
+{
+	unsigned long long memory;
+	PyObject *capsule = NULL;
+	struct xsk_setup setup;
+	const char *step;
+	struct xsk *xsk;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "KIII", &memory, &setup.frames, &setup.frame_size,
+			      &setup.ring_size))
+		return NULL;
+	setup.memory = (uint8_t *)(uintptr_t)memory;
+	xsk = calloc(1, sizeof(*xsk));
+	if (!xsk)
+		return PyErr_NoMemory();
+	step = xsk_open(xsk, &setup);
+	if (step)
+		os_error(errno, step);
+	else
+		capsule = PyCapsule_New(xsk, XSK_CAPSULE, destroy);
+	if (!capsule) {
+		xsk_close(xsk);
+		free(xsk);
+	}
+	return capsule;
+}
+
+static PyObject *bind_socket(PyObject *self, PyObject *args)
+{
+	unsigned int ifindex, queue;
+	PyObject *capsule;
+	struct xsk *xsk;
+	int zero_copy;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "OIIp", &capsule, &ifindex, &queue, &zero_copy))
+		return NULL;
+	xsk = open_xsk_from(capsule);
+	if (!xsk)
+		return NULL;
+	if (xsk_bind(xsk, ifindex, queue, zero_copy))
+		return os_error(errno, "bind");
+	Py_RETURN_NONE;
+}
+
+static PyObject *close_socket(PyObject *self, PyObject *capsule)
+{
+	struct xsk *xsk = xsk_from(capsule);
+
+	(void)self;
+	if (!xsk)
+		return NULL;
+	xsk_close(xsk);
+	Py_RETURN_NONE;
+}
+
+static PyObject *descriptor(PyObject *self, PyObject *capsule)
+{
+	struct xsk *xsk = open_xsk_from(capsule);
+
+	(void)self;
+	return xsk ? PyLong_FromLong(xsk->fd) : NULL;
+}
+
+static PyObject *receive(PyObject *self, PyObject *args)
+{
+	unsigned long long columns, deadline_ns, idle_ns;
+	PyObject *capsule;
+	struct xsk *xsk;
+	unsigned int max;
+	int failed, error;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "OKIKK", &capsule, &columns, &max, &deadline_ns, &idle_ns))
+		return NULL;
+	xsk = open_xsk_from(capsule);
+	if (!xsk)
+		return NULL;
+	Py_BEGIN_ALLOW_THREADS
+	failed = xsk_wait(xsk, max, deadline_ns, idle_ns);
+	error = errno;
+	Py_END_ALLOW_THREADS
+	/* nothing was taken yet: after a signal that raises, the packets wait for the next call */
+	if (failed && PyErr_CheckSignals())
+		return NULL;
+	if (failed && error != EINTR)
+		return os_error(error, "receive");
+	return PyLong_FromUnsignedLong(
+		xsk_take(xsk, (const struct packet_columns *)(uintptr_t)columns, max));
+}
+
+static PyObject *statistics(PyObject *self, PyObject *capsule)
+{
+	struct xsk *xsk = open_xsk_from(capsule);
+	struct xdp_statistics s = {};	/* before Linux 5.9 the kernel fills half of it */
+	socklen_t len = sizeof(s);
+
+	(void)self;
+	if (!xsk)
+		return NULL;
+	if (getsockopt(xsk->fd, SOL_XDP, XDP_STATISTICS, &s, &len))
+		return os_error(errno, "statistics");
+	return Py_BuildValue("(KKKK)", s.rx_dropped, s.rx_invalid_descs, s.rx_ring_full,
+			     s.rx_fill_ring_empty_descs);
+}
+
+static PyObject *is_zero_copy(PyObject *self, PyObject *capsule)
+{
+	struct xsk *xsk = open_xsk_from(capsule);
+	struct xdp_options options = {};
+	socklen_t len = sizeof(options);
+
+	(void)self;
+	if (!xsk)
+		return NULL;
+	if (getsockopt(xsk->fd, SOL_XDP, XDP_OPTIONS, &options, &len))
+		return os_error(errno, "options");
+	return PyBool_FromLong(options.flags & XDP_OPTIONS_ZEROCOPY);
+}
+
+PyMethodDef xsk_methods[] = {
+	{ "xsk_open", open_socket, METH_VARARGS,
+	  "xsk_open(memory, frames, frame_size, ring_size) -> socket; OSError(errno, step)" },
+	{ "xsk_bind", bind_socket, METH_VARARGS,
+	  "xsk_bind(socket, ifindex, queue, zero_copy), one attempt; OSError(errno, step)" },
+	{ "xsk_close", close_socket, METH_O, "xsk_close(socket); again is no error" },
+	{ "xsk_fd", descriptor, METH_O, "xsk_fd(socket) -> file descriptor" },
+	{ "xsk_receive", receive, METH_VARARGS,
+	  "xsk_receive(socket, columns, max, deadline_ns, idle_ns) -> rows; OSError(errno, step)" },
+	{ "xsk_statistics", statistics, METH_O,
+	  "xsk_statistics(socket) -> (rx_dropped, rx_invalid_descs, rx_ring_full, "
+	  "rx_fill_ring_empty_descs)" },
+	{ "xsk_zero_copy", is_zero_copy, METH_O, "xsk_zero_copy(socket) -> bool" },
+	{ NULL, NULL, 0, NULL },
+};
