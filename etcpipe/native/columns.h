@@ -38,4 +38,17 @@ static inline void columns_set(const struct packet_columns *columns, uint32_t ro
 	columns->ifindex[row] = meta->ifindex;
 }
 
+static inline void columns_get(const struct packet_columns *columns, uint32_t row,
+			       struct packet_meta *meta)
+{
+	meta->wire_len = columns->wire_len[row];
+	meta->timestamp_ns = columns->timestamp_ns[row];
+	meta->flow_id = columns->flow_id[row];
+	meta->rank = columns->rank[row];
+	meta->direction = columns->direction[row];
+	meta->vlan = columns->vlan[row];
+	meta->segment_len = columns->segment_len[row];
+	meta->ifindex = columns->ifindex[row];
+}
+
 #endif /* ETCPIPE_COLUMNS_H */

@@ -1,6 +1,340 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "native.h"
+#include "regroup.h"
 
-PyMethodDef regroup_methods[] = {
-	{ NULL, NULL, 0, NULL },
-};
+#include <stdlib.h>
+#include <string.h>
+
+#include "link.h"
+
+#define PREFETCH_AHEAD 8
+
+struct regroup *regroup_new(const struct regroup_settings *settings)
+{
+	struct regroup *r = calloc(1, sizeof(*r));
+
+	if (!r)
+		return NULL;
+	r->set = *settings;
+	r->slots = calloc(settings->slots, sizeof(*r->slots));
+	if (!r->slots) {
+		free(r);
+		return NULL;
+	}
+	pool_init(&r->pool, settings->first_n, settings->raw_len);
+	list_init(&r->pending);
+	list_init(&r->closed);
+	return r;
+}
+
+void regroup_free(struct regroup *r)
+{
+	pool_free(&r->pool);
+	free(r->slots);
+	free(r);
+}
+
+static struct slot *slot_of(const struct regroup *r, uint64_t flow_id)
+{
+	return &r->slots[flow_id % r->set.slots];
+}
+
+static int is_idle(const struct row *row, uint64_t now, uint64_t wait)
+{
+	return now > row->last_ns && now - row->last_ns > wait;
+}
+
+/* Ranks below the highest one that arrived, and did not. */
+static uint32_t row_lost(const struct row *row)
+{
+	return 64 - __builtin_clzll(row->present) - __builtin_popcountll(row->present);
+}
+
+static void close_row(struct regroup *r, uint32_t index, enum ready_reason reason)
+{
+	struct row *row = &r->pool.rows[index];
+
+	row->reason = reason;
+	slot_of(r, row->flow_id)->row = ROW_NONE;
+	r->counters[REGROUP_LOST] += row_lost(row);
+	list_remove(&r->pool, &r->pending, index);
+	list_append(&r->pool, &r->closed, index);
+}
+
+/* Close a row whose place is needed; it was idle anyway if its flow said nothing for so long. */
+static void make_room(struct regroup *r, uint32_t index, uint64_t now, enum regroup_counter why)
+{
+	if (is_idle(&r->pool.rows[index], now, r->set.wait_ns)) {
+		close_row(r, index, READY_IDLE);
+	} else {
+		close_row(r, index, READY_EVICTED);
+		r->counters[why]++;
+	}
+}
+
+/* Begin a flow's row. Returns ROW_NONE without memory. */
+static uint32_t open_row(struct regroup *r, const struct packet_meta *meta, const struct packet *p)
+{
+	struct slot *slot = slot_of(r, meta->flow_id);
+	uint32_t index;
+
+	if (slot->flow_id && slot->row != ROW_NONE)
+		make_room(r, slot->row, meta->timestamp_ns, REGROUP_EVICTED);
+	if (r->pending.count >= r->set.max_rows)
+		make_room(r, r->pending.oldest, meta->timestamp_ns, REGROUP_POOL_FULL);
+	index = pool_take(&r->pool);
+	if (index == ROW_NONE)
+		return index;
+	r->pool.rows[index] = (struct row){
+		.flow_id = meta->flow_id,
+		.ifindex = meta->ifindex,
+		.vlan = meta->vlan,
+		.initiator = (p->from_b ^ meta->direction) & 1,
+	};
+	*row_key(&r->pool, index) = p->key;
+	list_append(&r->pool, &r->pending, index);
+	*slot = (struct slot){ .flow_id = meta->flow_id, .row = index };
+	r->counters[REGROUP_FLOWS]++;
+	return index;
+}
+
+static void store(struct regroup *r, uint32_t index, uint32_t rank,
+		  const struct packet_meta *meta, const struct frame *frame,
+		  const struct packet *p, const struct segment *s)
+{
+	struct packet_fields *f = &row_packets(&r->pool, index)[rank];
+	uint8_t *raw = row_raw(&r->pool, index) + (size_t)rank * r->set.raw_len;
+
+	*f = (struct packet_fields){
+		.timestamp_ns = meta->timestamp_ns,
+		.ip_len = s->ip_len,
+		.payload_len = s->payload_len,
+		.tcp_window = p->tcp_window,
+		.tcp_flags = s->tcp_flags,
+		.ttl = p->ttl,
+		.direction = meta->direction,
+		.present = 1,
+	};
+	if (r->set.raw_len)
+		f->raw_len = mask_packet(raw, r->set.raw_len, frame, p, s, r->set.mask);
+}
+
+/* Bits of the @n ranks from @rank on, as far as they are below first_n. */
+static uint64_t rank_bits(const struct regroup *r, uint32_t rank, uint32_t n)
+{
+	uint32_t end = n < r->set.first_n - rank ? rank + n : r->set.first_n;
+
+	return (end == 64 ? 0 : 1ull << end) - (1ull << rank);
+}
+
+static int parse(const struct packet_batch *batch, uint32_t i, struct frame *frame,
+		 struct packet *p)
+{
+	uint64_t offset = batch->columns->offset[i];
+	struct cursor c;
+
+	frame->captured = batch->columns->captured[i];
+	if (offset > batch->memory_len || frame->captured > batch->memory_len - offset)
+		return -1;
+	frame->data = batch->memory + offset;
+	c.pos = (void *)frame->data;
+	c.end = c.pos + frame->captured;
+	return parse_captured(&c, batch->columns->wire_len[i], batch->link_type, p);
+}
+
+/* After a packet was stored: the row is the most recently updated one, and perhaps complete. */
+static void update_row(struct regroup *r, uint32_t index, uint64_t now, uint64_t new)
+{
+	struct row *row = &r->pool.rows[index];
+
+	row->present |= new;
+	if (now > row->last_ns)
+		row->last_ns = now;
+	list_remove(&r->pool, &r->pending, index);
+	list_append(&r->pool, &r->pending, index);
+	if (row->present == rank_bits(r, 0, r->set.first_n))
+		close_row(r, index, READY_DEPTH);
+	else if (row->present >> (r->set.first_n - 1))
+		r->holed = 1;
+}
+
+/*
+ * Put a packet, or all that a super-packet is, into its flow's row, if it has one already.
+ * Returns the counter under which it goes, or -1 without memory.
+ */
+static int store_packet(struct regroup *r, const struct packet_batch *batch, uint32_t i,
+			const struct packet_meta *meta, uint32_t index)
+{
+	struct packet p = { 0 };
+	struct frame frame;
+	uint32_t n, k;
+	uint64_t new;
+
+	if (parse(batch, i, &frame, &p))
+		return REGROUP_UNPARSED;
+	n = count_segments(&p, meta->segment_len);
+	new = rank_bits(r, meta->rank, n);
+	if (index == ROW_NONE)
+		index = open_row(r, meta, &p);
+	else
+		new &= ~r->pool.rows[index].present;
+	if (index == ROW_NONE)
+		return -1;
+	if (!new)
+		return REGROUP_DUPLICATES;
+	for (k = 0; k < n && meta->rank + k < r->set.first_n; k++) {
+		struct segment s = segment_at(&p, meta->segment_len, k, n);
+
+		if (new >> (meta->rank + k) & 1)
+			store(r, index, meta->rank + k, meta, &frame, &p, &s);
+	}
+	update_row(r, index, meta->timestamp_ns, new);
+	return REGROUP_STORED;
+}
+
+/* Returns the counter under which the packet goes, or -1 without memory. */
+static int add_packet(struct regroup *r, const struct packet_batch *batch, uint32_t i,
+		      const struct packet_meta *meta)
+{
+	struct slot *slot = slot_of(r, meta->flow_id);
+	uint32_t index = ROW_NONE;
+
+	if (!meta->flow_id)
+		return REGROUP_UNPARSED;
+	if (meta->flow_id < slot->flow_id)
+		return REGROUP_STRAGGLERS;
+	if (meta->flow_id == slot->flow_id) {
+		index = slot->row;
+		if (index == ROW_NONE)
+			return REGROUP_LATE;
+		if (is_idle(&r->pool.rows[index], meta->timestamp_ns, r->set.wait_ns)) {
+			close_row(r, index, READY_IDLE);
+			return REGROUP_LATE;
+		}
+	}
+	if (meta->rank >= r->set.first_n)
+		return REGROUP_BEYOND;
+	return store_packet(r, batch, i, meta, index);
+}
+
+/*
+ * A flow whose last rank is there and another one is not: what overtook it in the same batch
+ * was still to come, so such rows are closed only at its end.
+ */
+static void close_holed(struct regroup *r, const struct packet_batch *batch)
+{
+	const uint64_t *flow_id = batch->columns->flow_id;
+	uint32_t i;
+
+	for (i = 0; r->holed && i < batch->packets; i++) {
+		struct slot *slot = slot_of(r, flow_id[i]);
+
+		if (slot->flow_id && slot->flow_id == flow_id[i] && slot->row != ROW_NONE &&
+		    r->pool.rows[slot->row].present >> (r->set.first_n - 1))
+			close_row(r, slot->row, READY_DEPTH);
+	}
+	r->holed = 0;
+}
+
+/* Slots and rows of interleaved flows lie anywhere: ask for them some packets ahead. */
+static void prefetch(const struct regroup *r, const struct packet_batch *batch, uint32_t i)
+{
+	const uint64_t *flow_id = batch->columns->flow_id;
+	const struct slot *slot;
+
+	if (i + 2 * PREFETCH_AHEAD < batch->packets)
+		__builtin_prefetch(slot_of(r, flow_id[i + 2 * PREFETCH_AHEAD]));
+	if (i + PREFETCH_AHEAD >= batch->packets)
+		return;
+	slot = slot_of(r, flow_id[i + PREFETCH_AHEAD]);
+	if (slot->flow_id && slot->row != ROW_NONE) {
+		__builtin_prefetch(&r->pool.rows[slot->row]);
+		__builtin_prefetch(row_packets(&r->pool, slot->row));
+	}
+}
+
+int regroup_add(struct regroup *r, const struct packet_batch *batch, uint64_t now_ns)
+{
+	uint64_t newest = 0;
+	uint32_t i;
+
+	for (i = 0; i < batch->packets; i++) {
+		struct packet_meta meta;
+		int counter;
+
+		prefetch(r, batch, i);
+		columns_get(batch->columns, i, &meta);
+		counter = add_packet(r, batch, i, &meta);
+		if (counter < 0)
+			return -1;
+		r->counters[counter]++;
+		if (meta.timestamp_ns > newest)
+			newest = meta.timestamp_ns;
+	}
+	close_holed(r, batch);
+	if (newest > r->clock_ns)
+		r->clock_ns = newest;
+	regroup_expire(r, now_ns == NOW_NEWEST ? newest : now_ns);
+	return 0;
+}
+
+void regroup_expire(struct regroup *r, uint64_t now_ns)
+{
+	uint32_t n = 0;
+
+	while (n++ < r->set.expire_max && r->pending.count &&
+	       is_idle(&r->pool.rows[r->pending.oldest], now_ns,
+		       r->set.wait_ns + r->set.grace_ns))
+		close_row(r, r->pending.oldest, READY_IDLE);
+}
+
+void regroup_flush(struct regroup *r)
+{
+	while (r->pending.count) {
+		uint32_t index = r->pending.oldest;
+		int idle = is_idle(&r->pool.rows[index], r->clock_ns, r->set.wait_ns);
+
+		close_row(r, index, idle ? READY_IDLE : READY_END);
+	}
+}
+
+/* Copy the packets that are there; the others stay zero. */
+static void take_packets(const struct regroup *r, uint32_t index, struct packet_fields *packets,
+			 uint8_t *raw)
+{
+	const struct packet_fields *from = row_packets(&r->pool, index);
+	uint64_t present = r->pool.rows[index].present;
+	size_t raw_len = r->set.raw_len;
+
+	for (; present; present &= present - 1) {
+		uint32_t rank = __builtin_ctzll(present);
+
+		packets[rank] = from[rank];
+		if (raw_len)
+			memcpy(raw + rank * raw_len, row_raw(&r->pool, index) + rank * raw_len,
+			       from[rank].raw_len);
+	}
+}
+
+void regroup_take(struct regroup *r, struct flow_columns *out, uint32_t flows)
+{
+	size_t first_n = r->set.first_n;
+	uint32_t i;
+
+	for (i = 0; i < flows && r->closed.count; i++) {
+		uint32_t index = r->closed.oldest;
+		const struct row *row = &r->pool.rows[index];
+
+		out->flow_id[i] = row->flow_id;
+		out->key[i] = *row_key(&r->pool, index);
+		out->initiator[i] = row->initiator;
+		out->vlan[i] = row->vlan;
+		out->ifindex[i] = row->ifindex;
+		out->lost[i] = row_lost(row);
+		out->reason[i] = row->reason;
+		out->ready_ns[i] = row->last_ns + (row->reason == READY_IDLE ? r->set.wait_ns : 0);
+		take_packets(r, index, out->packets + i * first_n,
+			     out->raw + i * first_n * r->set.raw_len);
+		list_remove(&r->pool, &r->closed, index);
+		list_append(&r->pool, &r->pool.free, index);
+	}
+}

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Regrouping: packets with their flow's id and their rank go in, flows whose model input is
+ * complete come out. gpu/regroup.py is the contract, gpu/regroup_cpu.py the definition.
+ */
+#ifndef ETCPIPE_REGROUP_H
+#define ETCPIPE_REGROUP_H
+
+#include "columns.h"
+#include "mask.h"
+#include "rows.h"
+
+/* In the order of COUNTERS in gpu/regroup.py. A packet counts under one of the first six. */
+enum regroup_counter {
+	REGROUP_STORED,
+	REGROUP_DUPLICATES,
+	REGROUP_LATE,
+	REGROUP_STRAGGLERS,
+	REGROUP_BEYOND,
+	REGROUP_UNPARSED,
+	REGROUP_FLOWS,
+	REGROUP_LOST,
+	REGROUP_EVICTED,
+	REGROUP_POOL_FULL,
+	N_REGROUP_COUNTERS,
+};
+
+#define NOW_NEWEST UINT64_MAX	/* the batch's newest packet is the time */
+
+struct regroup_settings {
+	uint32_t first_n;	/* 1 .. FIRST_N_MAX */
+	uint32_t raw_len;
+	uint32_t slots;
+	uint32_t max_rows;	/* pending flows */
+	uint64_t wait_ns;
+	uint64_t grace_ns;
+	uint32_t expire_max;	/* rows that expiry closes at once */
+	enum mask mask;
+};
+
+/* A PacketBatch. */
+struct packet_batch {
+	const uint8_t *memory;
+	uint64_t memory_len;
+	const struct packet_columns *columns;
+	uint32_t packets;
+	int link_type;
+};
+
+/* Where the columns of a FlowBatch lie, in its order; packets and raw start zeroed. */
+struct flow_columns {
+	uint64_t *flow_id;
+	struct flow_key *key;
+	uint8_t *initiator;
+	uint16_t *vlan;
+	uint32_t *ifindex;
+	struct packet_fields *packets;
+	uint8_t *raw;
+	uint16_t *lost;
+	uint8_t *reason;
+	uint64_t *ready_ns;
+};
+
+/* Which flow owns a slot, and its row; ROW_NONE once the flow was closed. */
+struct slot {
+	uint64_t flow_id;	/* 0: never used */
+	uint32_t row;
+};
+
+struct regroup {
+	struct regroup_settings set;
+	struct slot *slots;
+	struct row_pool pool;
+	struct row_list pending;	/* least recently updated first */
+	struct row_list closed;		/* in the order they come out */
+	uint64_t clock_ns;		/* newest packet so far */
+	int holed;			/* this batch brought a last rank before another one */
+	uint64_t counters[N_REGROUP_COUNTERS];
+};
+
+/* Return NULL without memory. */
+struct regroup *regroup_new(const struct regroup_settings *settings);
+void regroup_free(struct regroup *r);
+/* Take a batch. @now_ns is the time, or NOW_NEWEST. Returns -1 without memory. */
+int regroup_add(struct regroup *r, const struct packet_batch *batch, uint64_t now_ns);
+void regroup_expire(struct regroup *r, uint64_t now_ns);
+void regroup_flush(struct regroup *r);
+/* Move the first @flows closed rows out. */
+void regroup_take(struct regroup *r, struct flow_columns *out, uint32_t flows);
+
+#endif /* ETCPIPE_REGROUP_H */

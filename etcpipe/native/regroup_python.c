@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Regrouping for gpu/regroup_native.py, which checks all arrays and keeps them alive. */
+#include "native.h"
+#include "regroup.h"
+
+#define CAPSULE "etcpipe._native.regroup"
+#define ADDRESS(number) ((void *)(uintptr_t)(number))
+
+static void destroy(PyObject *capsule)
+{
+	regroup_free(PyCapsule_GetPointer(capsule, CAPSULE));
+}
+
+static PyObject *py_new(PyObject *module, PyObject *args)
+{
+	unsigned long long wait_ns, grace_ns;
+	struct regroup_settings set;
+	struct regroup *r;
+	PyObject *capsule;
+	int mask;
+
+	(void)module;
+	if (!PyArg_ParseTuple(args, "IIIIKKIi", &set.first_n, &set.raw_len, &set.slots,
+			      &set.max_rows, &wait_ns, &grace_ns, &set.expire_max,
+			      &mask))
+		return NULL;
+	if (set.first_n < 1 || set.first_n > FIRST_N_MAX || set.raw_len > UINT16_MAX ||
+	    !set.slots || !set.max_rows || mask < 0 || mask >= N_MASKS) {
+		PyErr_SetString(PyExc_ValueError, "regroup_new: setting out of range");
+		return NULL;
+	}
+	set.wait_ns = wait_ns;
+	set.grace_ns = grace_ns;
+	set.mask = mask;
+	r = regroup_new(&set);
+	if (!r)
+		return PyErr_NoMemory();
+	capsule = PyCapsule_New(r, CAPSULE, destroy);
+	if (!capsule)
+		regroup_free(r);
+	return capsule;
+}
+
+/* regroup_add(capsule, memory, bytes, columns, packets, link type, now) -> rows closed */
+static PyObject *py_add(PyObject *module, PyObject *args)
+{
+	unsigned long long memory, memory_len, columns, now;
+	struct packet_batch batch;
+	struct regroup *r;
+	PyObject *capsule;
+	int error;
+
+	(void)module;
+	if (!PyArg_ParseTuple(args, "OKKKIiK", &capsule, &memory, &memory_len, &columns,
+			      &batch.packets, &batch.link_type, &now))
+		return NULL;
+	r = PyCapsule_GetPointer(capsule, CAPSULE);
+	if (!r)
+		return NULL;
+	batch.memory = ADDRESS(memory);
+	batch.memory_len = memory_len;
+	batch.columns = ADDRESS(columns);
+	Py_BEGIN_ALLOW_THREADS
+	error = regroup_add(r, &batch, now);
+	Py_END_ALLOW_THREADS
+	return error ? PyErr_NoMemory() : PyLong_FromUnsignedLong(r->closed.count);
+}
+
+/* regroup_expire(capsule, now) -> rows closed */
+static PyObject *py_expire(PyObject *module, PyObject *args)
+{
+	unsigned long long now;
+	struct regroup *r;
+	PyObject *capsule;
+
+	(void)module;
+	if (!PyArg_ParseTuple(args, "OK", &capsule, &now))
+		return NULL;
+	r = PyCapsule_GetPointer(capsule, CAPSULE);
+	if (!r)
+		return NULL;
+	regroup_expire(r, now);
+	return PyLong_FromUnsignedLong(r->closed.count);
+}
+
+/* regroup_flush(capsule) -> rows closed */
+static PyObject *py_flush(PyObject *module, PyObject *capsule)
+{
+	struct regroup *r = PyCapsule_GetPointer(capsule, CAPSULE);
+
+	(void)module;
+	if (!r)
+		return NULL;
+	regroup_flush(r);
+	return PyLong_FromUnsignedLong(r->closed.count);
+}
+
+/* regroup_take(capsule, flows, columns) */
+static PyObject *py_take(PyObject *module, PyObject *args)
+{
+	unsigned long long columns;
+	struct regroup *r;
+	PyObject *capsule;
+	unsigned int flows;
+
+	(void)module;
+	if (!PyArg_ParseTuple(args, "OIK", &capsule, &flows, &columns))
+		return NULL;
+	r = PyCapsule_GetPointer(capsule, CAPSULE);
+	if (!r)
+		return NULL;
+	Py_BEGIN_ALLOW_THREADS
+	regroup_take(r, ADDRESS(columns), flows);
+	Py_END_ALLOW_THREADS
+	Py_RETURN_NONE;
+}
+
+/* regroup_counters(capsule) -> (counters in order, pending flows) */
+static PyObject *py_counters(PyObject *module, PyObject *capsule)
+{
+	struct regroup *r = PyCapsule_GetPointer(capsule, CAPSULE);
+	PyObject *counters;
+	int i;
+
+	(void)module;
+	if (!r)
+		return NULL;
+	counters = PyList_New(N_REGROUP_COUNTERS);
+	for (i = 0; counters && i < N_REGROUP_COUNTERS; i++) {
+		PyObject *value = PyLong_FromUnsignedLongLong(r->counters[i]);
+
+		if (!value || PyList_SetItem(counters, i, value)) {
+			Py_DECREF(counters);
+			return NULL;
+		}
+	}
+	return Py_BuildValue("(NI)", counters, r->pending.count);
+}
+
+PyMethodDef regroup_methods[] = {
+	{ "regroup_new", py_new, METH_VARARGS, "A regroup; see etcpipe.gpu.regroup_native." },
+	{ "regroup_add", py_add, METH_VARARGS, "Take a batch; return how many rows are closed." },
+	{ "regroup_expire", py_expire, METH_VARARGS, "Close idle rows; return how many are closed." },
+	{ "regroup_flush", py_flush, METH_O, "Close all rows; return how many are closed." },
+	{ "regroup_take", py_take, METH_VARARGS, "Move closed rows into arrays." },
+	{ "regroup_counters", py_counters, METH_O, "Counters in order, and pending flows." },
+	{ NULL, NULL, 0, NULL },
+};

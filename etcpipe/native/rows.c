@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "rows.h"
+
+#include <stdlib.h>
+
+void list_init(struct row_list *list)
+{
+	*list = (struct row_list){ .oldest = ROW_NONE, .newest = ROW_NONE };
+}
+
+void list_append(struct row_pool *pool, struct row_list *list, uint32_t row)
+{
+	pool->rows[row].older = list->newest;
+	pool->rows[row].newer = ROW_NONE;
+	if (list->newest == ROW_NONE)
+		list->oldest = row;
+	else
+		pool->rows[list->newest].newer = row;
+	list->newest = row;
+	list->count++;
+}
+
+void list_remove(struct row_pool *pool, struct row_list *list, uint32_t row)
+{
+	struct row *r = &pool->rows[row];
+
+	if (r->older == ROW_NONE)
+		list->oldest = r->newer;
+	else
+		pool->rows[r->older].newer = r->newer;
+	if (r->newer == ROW_NONE)
+		list->newest = r->older;
+	else
+		pool->rows[r->newer].older = r->older;
+	list->count--;
+}
+
+void pool_init(struct row_pool *pool, uint32_t first_n, uint32_t raw_len)
+{
+	size_t bytes = sizeof(struct flow_key) +
+		       first_n * (sizeof(struct packet_fields) + (size_t)raw_len);
+
+	*pool = (struct row_pool){ .first_n = first_n, .raw_len = raw_len };
+	pool->stride = (bytes + 7) & ~(size_t)7;
+	list_init(&pool->free);
+}
+
+void pool_free(struct row_pool *pool)
+{
+	uint32_t i;
+
+	for (i = 0; i < pool->n_chunks; i++)
+		free(pool->chunks[i]);
+	free(pool->chunks);
+	free(pool->rows);
+}
+
+/* Add a chunk. Whatever was allocated stays owned by the pool when the rest fails. */
+static int grow(struct row_pool *pool)
+{
+	uint32_t first = pool->n_chunks * CHUNK_ROWS;
+	struct row *rows;
+	uint8_t **chunks;
+	uint32_t i;
+
+	rows = realloc(pool->rows, (first + CHUNK_ROWS) * sizeof(*rows));
+	if (!rows)
+		return -1;
+	pool->rows = rows;
+	chunks = realloc(pool->chunks, (pool->n_chunks + 1) * sizeof(*chunks));
+	if (!chunks)
+		return -1;
+	pool->chunks = chunks;
+	chunks[pool->n_chunks] = malloc(CHUNK_ROWS * pool->stride);
+	if (!chunks[pool->n_chunks])
+		return -1;
+	pool->n_chunks++;
+	for (i = first; i < first + CHUNK_ROWS; i++)
+		list_append(pool, &pool->free, i);
+	return 0;
+}
+
+/* The newest free row is still in the cache. */
+uint32_t pool_take(struct row_pool *pool)
+{
+	uint32_t row;
+
+	if (pool->free.newest == ROW_NONE && grow(pool))
+		return ROW_NONE;
+	row = pool->free.newest;
+	list_remove(pool, &pool->free, row);
+	return row;
+}

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Rows of pending flows: a pool that grows by chunks, and the lists that rows are on. What
+ * every packet touches lies together (struct row, 48 bytes); packets and raw bytes, which are
+ * written once, lie in chunks. Rows are named by index, as the pool may move.
+ */
+#ifndef ETCPIPE_ROWS_H
+#define ETCPIPE_ROWS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "etcpipe.h"
+
+#define ROW_NONE UINT32_MAX
+#define CHUNK_ROWS 1024
+
+struct row {
+	uint64_t flow_id;
+	uint64_t last_ns;	/* newest packet that is in the row */
+	uint64_t present;	/* bit by rank */
+	uint32_t older;		/* neighbours in the list that the row is on */
+	uint32_t newer;
+	uint32_t ifindex;
+	uint16_t vlan;
+	uint8_t initiator;
+	uint8_t reason;		/* enum ready_reason, once closed */
+};
+
+struct row_list {
+	uint32_t oldest;
+	uint32_t newest;
+	uint32_t count;
+};
+
+struct row_pool {
+	struct row *rows;
+	uint8_t **chunks;	/* of CHUNK_ROWS: a flow_key, packet_fields[N], raw[N][raw_len] */
+	uint32_t n_chunks;
+	uint32_t first_n;
+	uint32_t raw_len;
+	size_t stride;		/* bytes of a row in its chunk */
+	struct row_list free;
+};
+
+void list_init(struct row_list *list);
+void list_append(struct row_pool *pool, struct row_list *list, uint32_t row);
+void list_remove(struct row_pool *pool, struct row_list *list, uint32_t row);
+
+void pool_init(struct row_pool *pool, uint32_t first_n, uint32_t raw_len);
+void pool_free(struct row_pool *pool);
+/* Return a row that is on no list, or ROW_NONE without memory. */
+uint32_t pool_take(struct row_pool *pool);
+
+static inline struct flow_key *row_key(const struct row_pool *pool, uint32_t row)
+{
+	return (struct flow_key *)(pool->chunks[row / CHUNK_ROWS] +
+				   row % CHUNK_ROWS * pool->stride);
+}
+
+static inline struct packet_fields *row_packets(const struct row_pool *pool, uint32_t row)
+{
+	return (struct packet_fields *)(row_key(pool, row) + 1);
+}
+
+/* The raw bytes of the packet of rank 0; those of rank r begin r * raw_len bytes behind. */
+static inline uint8_t *row_raw(const struct row_pool *pool, uint32_t row)
+{
+	return (uint8_t *)(row_packets(pool, row) + pool->first_n);
+}
+
+#endif /* ETCPIPE_ROWS_H */

@@ -1,0 +1,203 @@
+"""The packet parser of bpf/parsing.h and etcpipe/native/link.h in Python, for the definitions.
+
+Written from the protocols' headers, to be read beside the C and to test it; not used where
+speed matters.
+"""
+
+from dataclasses import dataclass
+
+from etcpipe.layout import CONSTANTS
+
+VLAN_NONE = CONSTANTS["VLAN_NONE"]
+ETHERTYPE_IPV4, ETHERTYPE_IPV6 = 0x0800, 0x86DD
+ETHERTYPES_VLAN = (0x8100, 0x88A8)
+VLAN_TAGS_MAX = 2
+
+LINK_NULL, LINK_ETHERNET, LINK_LOOP, LINK_SLL, LINK_SLL2 = 0, 1, 108, 113, 276
+LINKS_RAW = (12, 14, 101, 228, 229)
+
+HOPOPTS, TCP, UDP, ROUTING, FRAGMENT, AH, DSTOPTS, SCTP = 0, 6, 17, 43, 44, 51, 60, 132
+EXTENSIONS = (HOPOPTS, ROUTING, FRAGMENT, AH, DSTOPTS)
+EXTENSIONS_MAX = 6
+
+
+@dataclass(frozen=True)
+class Packet:
+    """What is known of a packet; offsets count from the frame's first byte."""
+
+    ip_version: int
+    protocol: int
+    source: bytes  # 16 bytes, IPv4 mapped
+    destination: bytes
+    sport: int
+    dport: int
+    ip_len: int
+    payload_len: int
+    network: int
+    transport: int
+    payload: int
+    tcp_window: int
+    tcp_flags: int
+    ttl: int
+
+    @property
+    def from_b(self) -> bool:
+        """Was the packet sent by end b of its canonical key?"""
+        return _end(self.source, self.sport) > _end(self.destination, self.dport)
+
+    @property
+    def key(self) -> tuple[bytes, bytes, int, int, int, int, int]:
+        """The fields of a FLOW_KEY: the smaller end is a."""
+        ends = [(self.source, self.sport), (self.destination, self.dport)]
+        a, b = reversed(ends) if self.from_b else ends
+        return a[0], b[0], a[1], b[1], self.protocol, self.ip_version, 0
+
+
+class Unparsable(Exception):
+    """A header is cut short or contradicts itself, or the packet is not IP."""
+
+
+def parse(frame: bytes, wire_len: int, link_type: int) -> Packet:
+    """Return what a captured frame is.
+
+    Raises:
+        Unparsable: not an IP packet with readable headers, or a later fragment.
+    """
+    ethertype, network = _link(frame, link_type)
+    if wire_len < network:
+        raise Unparsable
+    if ethertype == ETHERTYPE_IPV4:
+        return _ipv4(frame, network, wire_len - network)
+    if ethertype == ETHERTYPE_IPV6:
+        return _ipv6(frame, network, wire_len - network)
+    raise Unparsable
+
+
+def extension_len(kind: int, header: bytes) -> int:
+    """Return the bytes of an IPv6 extension header of a kind, from its first two bytes."""
+    if kind == FRAGMENT:
+        return 8
+    return (header[1] + 2) * 4 if kind == AH else (header[1] + 1) * 8
+
+
+def _end(address: bytes, port: int) -> tuple[int, int, int]:
+    # The C compares addresses as two little-endian words: an order is all that is needed.
+    return int.from_bytes(address[:8], "little"), int.from_bytes(address[8:], "little"), _be(port)
+
+
+def _be(port: int) -> int:
+    # ... and ports in network order.
+    return int.from_bytes(port.to_bytes(2, "big"), "little")
+
+
+def _need(frame: bytes, at: int, size: int) -> bytes:
+    if at + size > len(frame):
+        raise Unparsable
+    return frame[at : at + size]
+
+
+def _u16(data: bytes, at: int) -> int:
+    return int.from_bytes(data[at : at + 2], "big")
+
+
+def _link(frame: bytes, link_type: int) -> tuple[int, int]:
+    """Return the ethertype and where the network header begins."""
+    if link_type == LINK_ETHERNET:
+        return _ethernet(frame, 12)
+    if link_type == LINK_SLL:
+        return _ethernet(frame, 14)
+    if link_type == LINK_SLL2:
+        return _u16(_need(frame, 0, 20), 0), 20
+    if link_type in (LINK_NULL, LINK_LOOP):
+        _need(frame, 0, 4)
+        return _by_version(frame, 4), 4
+    if link_type in LINKS_RAW:
+        return _by_version(frame, 0), 0
+    raise Unparsable
+
+
+def _ethernet(frame: bytes, at: int) -> tuple[int, int]:
+    """Return the ethertype behind any VLAN tags; the first one is at `at`."""
+    ethertype = _u16(_need(frame, at, 2), 0)
+    at += 2
+    for _ in range(VLAN_TAGS_MAX):
+        if ethertype not in ETHERTYPES_VLAN:
+            break
+        ethertype = _u16(_need(frame, at, 4), 2)
+        at += 4
+    return ethertype, at
+
+
+def _by_version(frame: bytes, at: int) -> int:
+    version = frame[at] >> 4 if at < len(frame) else 0
+    return {4: ETHERTYPE_IPV4, 6: ETHERTYPE_IPV6}.get(version, 0)
+
+
+def _ipv4(frame: bytes, network: int, network_len: int) -> Packet:
+    header = _need(frame, network, 20)
+    header_len = (header[0] & 15) * 4
+    total = _u16(header, 2)
+    if not total or total > network_len:
+        total = network_len
+    if header[0] >> 4 != 4 or header_len < 20 or total < header_len:
+        raise Unparsable
+    if _u16(header, 6) & 0x1FFF:
+        raise Unparsable
+    mapped = bytes(10) + b"\xff\xff"
+    source, destination = mapped + header[12:16], mapped + header[16:20]
+    ip = {"ip_version": 4, "ttl": header[8], "source": source, "destination": destination}
+    return _transport(frame, network, network + header_len, header[9], total, ip)
+
+
+def _ipv6(frame: bytes, network: int, network_len: int) -> Packet:
+    header = _need(frame, network, 40)
+    if header[0] >> 4 != 6:
+        raise Unparsable
+    total = _u16(header, 4) + 40
+    if total == 40 or total > network_len:
+        total = network_len
+    kind, at = header[6], network + 40
+    for _ in range(EXTENSIONS_MAX):
+        if kind not in EXTENSIONS:
+            break
+        extension = _need(frame, at, 8)
+        if kind == FRAGMENT and _u16(extension, 2) & 0xFFF8:
+            raise Unparsable
+        at += extension_len(kind, extension)
+        kind = extension[0]
+    source, destination = header[8:24], header[24:40]
+    ip = {"ip_version": 6, "ttl": header[7], "source": source, "destination": destination}
+    return _transport(frame, network, at, kind, total, ip)
+
+
+def _transport(
+    frame: bytes, network: int, transport: int, protocol: int, ip_len: int, ip: dict
+) -> Packet:
+    sport = dport = header_len = window = flags = 0
+    if protocol == TCP:
+        header = _need(frame, transport, 20)
+        header_len = (header[12] >> 4) * 4
+        if header_len < 20:
+            raise Unparsable
+        window, flags = _u16(header, 14), header[13]
+    elif protocol == UDP:
+        _need(frame, transport, 8)
+        header_len = 8
+    if protocol in (TCP, UDP, SCTP):
+        ports = _need(frame, transport, 4)
+        sport, dport = _u16(ports, 0), _u16(ports, 2)
+    payload = transport + header_len
+    headers = payload - network
+    return Packet(
+        **ip,
+        protocol=protocol,
+        sport=sport,
+        dport=dport,
+        ip_len=ip_len,
+        payload_len=ip_len - headers if header_len and ip_len > headers else 0,
+        network=network,
+        transport=transport,
+        payload=payload,
+        tcp_window=window,
+        tcp_flags=flags,
+    )

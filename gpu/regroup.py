@@ -1,0 +1,190 @@
+"""Regrouping: packets of many flows go in, flows whose model input is complete come out.
+
+Each packet brings its flow's id and its rank in the flow, which the tracker gave it. So a
+packet has its place, row `id % slots` and column `rank`, without any hash. All backends
+compute exactly this:
+
+    A row keeps the packets of rank 0 .. N-1 of one flow. It is closed, and comes out once, by
+      depth    rank N-1 arrived; missing ranks may still come within the same batch
+      idle     no packet for `wait_s`, by the packets' clock
+      end      flush()
+      evicted  a newer flow has the same slot, or all rows are taken: then the one that was
+               not updated for longest goes
+    and packets of its flow are ignored from then on. Where two packets in a row are more
+    than `wait_s` apart, the row is closed before the second one, however late it is noticed.
+    So a row's content follows from its packets and not from how they were cut into batches
+    or when expire() was called, as long as packets are less than GRACE_NS out of order.
+
+    ready_ns  idle: the last packet's time + wait_s, else the last packet's time
+    lost      ranks below the highest one of the row that never arrived
+    order     depth, idle and evicted as they happen in the batch; then rows with the last rank
+              but not all others; then idle ones, the least recently updated first
+
+    A super-packet (segment_len > 0) stands for ceil(payload / segment_len) packets of
+    consecutive ranks: each has its own lengths and part of the payload, FIN and PSH are on the
+    last one, CWR is on the first.
+
+Each packet is counted once, in this order of tests: UNPARSED (no flow id), STRAGGLERS (the slot
+has a newer flow), LATE (its row was closed, or is by this packet), BEYOND (rank N or more),
+UNPARSED (not to be parsed), DUPLICATES (all its ranks are there), STORED. Rows are counted as
+FLOWS (opened), EVICTED (slot needed), POOL_FULL (row needed), and the ranks they lack as LOST.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol
+
+from etcpipe.batch import FlowBatch, PacketBatch
+from etcpipe.errors import UnsupportedError, UsageError
+from etcpipe.gpu.mask import MASKS
+from etcpipe.layout import CONSTANTS
+
+# A row outlives its waiting time by this much, for packets that are late in a ring or a capture.
+GRACE_NS = 100_000_000
+# Rows that expiry closes at once, so that a call is bounded; the next one goes on.
+EXPIRE_MAX = 4096
+SLOTS = 1 << 20
+ROWS_MAX = 1 << 18
+RAW_MEMORY = 512 << 20
+RAW_LEN_MAX = 65535
+
+COUNTERS = (
+    "REGROUP_STORED",
+    "REGROUP_DUPLICATES",
+    "REGROUP_LATE",
+    "REGROUP_STRAGGLERS",
+    "REGROUP_BEYOND",
+    "REGROUP_UNPARSED",
+    "REGROUP_FLOWS",
+    "REGROUP_LOST",
+    "REGROUP_EVICTED",
+    "REGROUP_POOL_FULL",
+)
+
+# "reference" is the definition in Python, for tests and for reading.
+BACKENDS = {"cpu": "regroup_native", "gpu": "regroup_gpu", "reference": "regroup_cpu"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a backend needs to know; checked by Regroup."""
+
+    first_n: int
+    raw_len: int
+    slots: int
+    max_rows: int
+    wait_ns: int
+    mask: str
+
+
+class Backend(Protocol):
+    """What each backend implements, as class Backend in its module."""
+
+    def __init__(self, settings: Settings): ...
+
+    def add(self, batch: PacketBatch, now_ns: int | None) -> FlowBatch: ...
+
+    def expire(self, now_ns: int) -> FlowBatch: ...
+
+    def flush(self) -> FlowBatch: ...
+
+    @property
+    def counters(self) -> dict[str, int]: ...
+
+    @property
+    def pending(self) -> int: ...
+
+
+class Regroup:
+    """Gathers each flow's first N packets.
+
+    Returned arrays are copies that stay valid. add() and expire() return at most a few
+    thousand rows, flush() at most `max_rows`.
+    """
+
+    def __init__(
+        self,
+        first_n: int,
+        raw_len: int = 0,
+        *,
+        slots: int = SLOTS,
+        wait_s: float = 1.0,
+        mask: str = "strict",
+        max_rows: int = ROWS_MAX,
+        raw_memory: int = RAW_MEMORY,
+        device: str = "cpu",
+    ):
+        """Make an empty table.
+
+        Args:
+            first_n: packets of a flow that are kept.
+            raw_len: bytes of each that are kept in the raw view, 0 for none.
+            slots: places for flows, pending or closed; as many as the tracker's ids may be
+                apart while the older one still sends.
+            wait_s: a flow is complete when it says nothing for so long.
+            mask: "strict", "standard" or "none", see etcpipe.gpu.mask.
+            max_rows: pending flows at most.
+            raw_memory: bytes for raw views of pending flows at most, bounds max_rows too.
+            device: "cpu", "gpu" or "reference".
+
+        Raises:
+            UsageError: a setting is out of range.
+            UnsupportedError: the device has no backend here.
+        """
+        _require(1 <= first_n <= CONSTANTS["FIRST_N_MAX"], f"first_n {first_n}", "1 to 64")
+        _require(0 <= raw_len <= RAW_LEN_MAX, f"raw_len {raw_len}", f"0 to {RAW_LEN_MAX}")
+        _require(1 <= slots <= 1 << 30, f"slots {slots}", "1 to 2^30")
+        _require(1 <= max_rows <= 1 << 30, f"max_rows {max_rows}", "1 to 2^30")
+        _require(0 < wait_s <= 86400, f"wait_s {wait_s}", "above 0 and at most a day")
+        _require(mask in MASKS, f"mask {mask!r}", ", ".join(MASKS))
+        _require(device in BACKENDS, f"device {device!r}", ", ".join(BACKENDS))
+        if raw_len:
+            max_rows = max(1, min(max_rows, raw_memory // (first_n * raw_len)))
+        self.settings = Settings(first_n, raw_len, slots, max_rows, round(wait_s * 1e9), mask)
+        self._backend = _load(device)(self.settings)
+
+    def add(self, batch: PacketBatch, now_ns: int | None = None) -> FlowBatch:
+        """Take packets and return the flows that are complete.
+
+        Args:
+            batch: frames are copied as far as needed and may be reused afterwards.
+            now_ns: the time by the packets' clock, up to which all packets have been added;
+                None: the batch's newest packet.
+
+        Raises:
+            ValueError: a column has the wrong dtype or length.
+        """
+        return self._backend.add(batch, now_ns)
+
+    def expire(self, now_ns: int) -> FlowBatch:
+        """Return the flows that are idle by now_ns, GRACE_NS later than they became it."""
+        return self._backend.expire(now_ns)
+
+    def flush(self) -> FlowBatch:
+        """Return all flows that are left."""
+        return self._backend.flush()
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Packets and rows by what became of them, named as in COUNTERS."""
+        return self._backend.counters
+
+    @property
+    def pending(self) -> int:
+        """Flows whose row is open."""
+        return self._backend.pending
+
+
+def _require(condition: bool, setting: str, allowed: str) -> None:
+    if not condition:
+        raise UsageError(f"{setting} is out of range: {allowed}")
+
+
+def _load(device: str) -> type[Backend]:
+    name = f"etcpipe.gpu.{BACKENDS[device]}"
+    try:
+        return import_module(name).Backend
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise UnsupportedError(f"regrouping on device {device!r} is not available here") from error

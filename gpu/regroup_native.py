@@ -1,0 +1,91 @@
+"""Regrouping in C (etcpipe/native/regroup.c): checks arrays and hands over their addresses."""
+
+import numpy as np
+
+from etcpipe import _native
+from etcpipe.batch import FlowBatch, PacketBatch
+from etcpipe.columns import DTYPES
+from etcpipe.gpu.mask import MASKS
+from etcpipe.gpu.regroup import COUNTERS, EXPIRE_MAX, GRACE_NS, Settings
+from etcpipe.layout import FLOW_KEY, PACKET_FIELDS
+
+NOW_NEWEST = (1 << 64) - 1  # of etcpipe/native/regroup.h: the batch's newest packet is the time
+
+
+class Backend:
+    """See etcpipe.gpu.regroup."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._regroup = _native.regroup_new(
+            settings.first_n,
+            settings.raw_len,
+            settings.slots,
+            settings.max_rows,
+            settings.wait_ns,
+            GRACE_NS,
+            EXPIRE_MAX,
+            MASKS.index(settings.mask),
+        )
+
+    def add(self, batch: PacketBatch, now_ns: int | None) -> FlowBatch:
+        n = len(batch)
+        _check("memory", batch.memory, np.uint8, len(batch.memory))
+        columns = [getattr(batch, name) for name in DTYPES]
+        for (name, dtype), column in zip(DTYPES.items(), columns, strict=True):
+            _check(name, column, dtype, n)
+        addresses = _addresses(columns)
+        closed = _native.regroup_add(
+            self._regroup,
+            batch.memory.ctypes.data,
+            len(batch.memory),
+            addresses.ctypes.data,
+            n,
+            batch.link_type,
+            NOW_NEWEST if now_ns is None else now_ns,
+        )
+        return self._take(closed)
+
+    def expire(self, now_ns: int) -> FlowBatch:
+        return self._take(_native.regroup_expire(self._regroup, now_ns))
+
+    def flush(self) -> FlowBatch:
+        return self._take(_native.regroup_flush(self._regroup))
+
+    @property
+    def counters(self) -> dict[str, int]:
+        values, _ = _native.regroup_counters(self._regroup)
+        return dict(zip(COUNTERS, values, strict=True))
+
+    @property
+    def pending(self) -> int:
+        return _native.regroup_counters(self._regroup)[1]
+
+    def _take(self, flows: int) -> FlowBatch:
+        first_n, raw_len = self._settings.first_n, self._settings.raw_len
+        # The order of struct flow_columns in etcpipe/native/regroup.h.
+        rows = FlowBatch(
+            flow_id=np.empty(flows, np.uint64),
+            key=np.empty(flows, FLOW_KEY),
+            initiator=np.empty(flows, np.uint8),
+            vlan=np.empty(flows, np.uint16),
+            ifindex=np.empty(flows, np.uint32),
+            packets=np.zeros((flows, first_n), PACKET_FIELDS),
+            raw=np.zeros((flows, first_n, raw_len), np.uint8),
+            lost=np.empty(flows, np.uint16),
+            reason=np.empty(flows, np.uint8),
+            ready_ns=np.empty(flows, np.uint64),
+        )
+        if flows:
+            addresses = _addresses(list(vars(rows).values()))
+            _native.regroup_take(self._regroup, flows, addresses.ctypes.data)
+        return rows
+
+
+def _check(name: str, column: np.ndarray, dtype: type, length: int) -> None:
+    if column.dtype != dtype or column.shape != (length,) or not column.flags.c_contiguous:
+        raise ValueError(f"{name} is {column.dtype}{column.shape}, not {np.dtype(dtype)}[{length}]")
+
+
+def _addresses(arrays: list[np.ndarray]) -> np.ndarray:
+    return np.array([array.ctypes.data for array in arrays], np.uint64)
