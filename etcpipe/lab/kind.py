@@ -60,6 +60,7 @@ class Site:
 
     Attributes:
         hidden: IPv4 address that only a tunnel of this kind reaches.
+        host: the name in the server's certificate, of any length, so that it tells nothing.
         token: eight characters that no other lab running now has.
     """
 
@@ -67,17 +68,13 @@ class Site:
     namespace: str
     addresses: Addresses
     hidden: str
+    host: str
     folder: Path
     authority: Path
     rng: np.random.Generator
     processes: Processes
     token: str
     log_numbers: Iterator[int] = field(default_factory=count)
-
-    @property
-    def host(self) -> str:
-        """The name in the server's certificate."""
-        return f"{self.kind.name.replace('_', '-')}.example"
 
     def ip(self, command: str) -> None:
         """Run an ip command in the server's namespace."""
@@ -212,6 +209,24 @@ class Client:
 
     def _log(self, argv: list[str]) -> Path:
         return self.folder / f"{self.number}-{Path(argv[0]).name}.log"
+
+
+def command(template: str, **values: Any) -> list[str]:
+    """Return the words of a command line, with values filled in.
+
+    A value stays in its word, blanks or not; a list that is a word of its own becomes words.
+
+    >>> command("curl -A {agent} {urls}", agent="a b", urls=["x", "y"])
+    ['curl', '-A', 'a b', 'x', 'y']
+    """
+    words: list[str] = []
+    for word in template.split():
+        value = values.get(word[1:-1]) if word[0] == "{" and word[-1] == "}" else None
+        if isinstance(value, list):
+            words += map(str, value)
+        else:
+            words.append(word.format(**values))
+    return words
 
 
 class Typist:

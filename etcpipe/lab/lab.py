@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -21,13 +22,21 @@ from etcpipe.errors import LabError, PermissionDeniedError
 from etcpipe.lab.certificates import make_authority
 from etcpipe.lab.kind import Client, Kind, Site
 from etcpipe.lab.kinds import KINDS
-from etcpipe.lab.network import AddressPlan, Network, delete_namespace, pids_in
-from etcpipe.lab.processes import Processes, Program
+from etcpipe.lab.network import (
+    AddressPlan,
+    Links,
+    Network,
+    delete_namespace,
+    namespaces_of,
+    pids_in,
+)
+from etcpipe.lab.processes import Processes, Program, wait_until
 from etcpipe.lab.truth import Truth
 
 PREFIX = "etclab-"
-CONCURRENT_SESSIONS = 6
+CONCURRENT_SESSIONS = 8
 IPV6_SHARE = 0.25
+RTT_MS = (2.0, 80.0)
 RATES_MBIT = (20.0, 50.0, 100.0, 200.0)
 # What every lab needs, whatever its kinds.
 BASE_PROGRAMS = (
@@ -59,6 +68,8 @@ class Lab:
         seed: draws addresses, link rate, contents and what sessions do.
         offloads: leave TSO, GSO and GRO on, so that frames exceed the MTU.
         rate_mbit: rate of the links; None: drawn from the seed, 0: not limited.
+        rtt_ms: range from which each server's round-trip time is drawn; None: no delay, and
+            nothing but the kernel between client and server.
 
     Attributes:
         client, router, server: names of the namespaces.
@@ -78,13 +89,13 @@ class Lab:
         seed: int = 1,
         offloads: bool = False,
         rate_mbit: float | None = None,
+        rtt_ms: tuple[float, float] | None = RTT_MS,
     ) -> None:
         self.kinds = _choose(kinds)
         self.seed = seed
-        self._offloads = offloads
         rng = np.random.default_rng([seed, 0])
         drawn = float(rng.choice(RATES_MBIT))
-        self.rate_mbit = drawn if rate_mbit is None else float(rate_mbit)
+        self.links = Links(offloads, drawn if rate_mbit is None else float(rate_mbit), rtt_ms)
         self._plan = AddressPlan(rng)
         self._stopping = threading.Event()
         self._numbers = count()
@@ -95,13 +106,12 @@ class Lab:
         remove_stale_labs()
         self.folder, self._lock = _make_folder()
         self.name = self.folder.name
-        self.client, self.router, self.server = (
-            f"{self.name}-{role}" for role in ("client", "router", "server")
-        )
+        self.client, self.router, self.server = namespaces_of(self.name)
         self._processes = Processes()
         self._network: Network | None = None
         try:
-            self._network = Network(self.name, self._plan, self._offloads, self.rate_mbit)
+            self._network = Network(self.name, self._plan, self.links)
+            self._join_server()
             self._start_servers()
         except BaseException:
             self.close()
@@ -149,6 +159,17 @@ class Lab:
         rng = np.random.default_rng([self.seed, next(self._numbers), 2])
         return [self.kinds[int(index)] for index in rng.permutation(len(self.kinds))]
 
+    def _join_server(self) -> None:
+        """Start what delays packets between router and server, where a delay is wanted."""
+        if not self.links.rtt_ms:
+            return
+        log = self.folder / "delay.log"
+        ends = [self.router, "lab1", self.server, "wan0"]
+        delay = [str(self.seed), *map(str, self.links.rtt_ms)]
+        argv = [sys.executable, "-m", "etcpipe.lab.programs.delay", *ends, *delay]
+        process = self._processes.spawn(self.router, argv, log)
+        wait_until(lambda: "joined" in log.read_text(), process, log)
+
     def _start_servers(self) -> None:
         authority = make_authority(self.folder)
         self._sites = {kind.name: self._make_site(kind, authority) for kind in self.kinds}
@@ -177,14 +198,16 @@ class Lab:
         self._network.add_hidden(hidden)
         folder = self.folder / kind.name
         folder.mkdir()
+        rng = np.random.default_rng([self.seed, zlib.crc32(kind.name.encode())])
         return Site(
             kind=kind,
             namespace=self.server,
             addresses=addresses,
             hidden=hidden,
+            host=_invent_host(rng),
             folder=folder,
             authority=authority,
-            rng=np.random.default_rng([self.seed, zlib.crc32(kind.name.encode())]),
+            rng=rng,
             processes=self._processes,
             token=self.name.rsplit("-", 1)[1],
         )
@@ -256,7 +279,7 @@ def _make_folder():
 
 def _remove(name: str, folder: Path) -> None:
     """Kill what runs in the lab's namespaces; delete them and the folder."""
-    namespaces = [f"{name}-{role}" for role in ("client", "router", "server")]
+    namespaces = namespaces_of(name)
     for number, patience_s in ((signal.SIGTERM, 1.0), (signal.SIGKILL, 1.0)):
         deadline = time.monotonic() + patience_s
         pids = [pid for namespace in namespaces for pid in pids_in(namespace)]
@@ -270,6 +293,11 @@ def _remove(name: str, folder: Path) -> None:
     for socket in Path("/run/wireguard").glob(f"wg?{name.rsplit('-', 1)[1]}.sock"):
         socket.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _invent_host(rng: np.random.Generator) -> str:
+    letters = rng.choice(list("abcdefghijklmnopqrstuvwxyz"), size=rng.integers(3, 20))
+    return "".join(letters) + str(rng.choice([".example", ".test", ".example.org"]))
 
 
 def _kill(pid: int, number: int) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from etcpipe.errors import LabError
 
 MTU = 1500
-SHAPER_QUEUE_MS = 50
+SHAPER_QUEUE = "50ms"
 SYSCTLS = {
     "net.ipv4.ip_forward": 1,
     "net.ipv6.conf.all.forwarding": 1,
@@ -65,23 +65,39 @@ class AddressPlan:
         return str(network[int(self._rng.integers(2, 1 << 62))])
 
 
-class Network:
-    """Makes the namespaces; close() deletes them and all that is in them."""
+@dataclass(frozen=True)
+class Links:
+    """What the lab's links are like.
 
-    def __init__(self, name: str, plan: AddressPlan, offloads: bool, rate_mbit: float) -> None:
-        self.client = f"{name}-client"
-        self.router = f"{name}-router"
-        self.server = f"{name}-server"
-        self.namespaces = (self.client, self.router, self.server)
-        self.device = "lab0"
-        self._plan = plan
+    Attributes:
+        offloads: leave TSO, GSO and GRO on, so that frames exceed the MTU.
+        rate_mbit: both ends send no faster; 0: not limited.
+        rtt_ms: range of the servers' round-trip times; None: no delay at all.
+    """
+
+    offloads: bool
+    rate_mbit: float
+    rtt_ms: tuple[float, float] | None
+
+
+class Network:
+    """Makes the namespaces; close() deletes them and all that is in them.
+
+    The router's device towards the server is a veth, or, with a delay, a TUN device whose
+    packets a program carries to the server.
+    """
+
+    device = "lab0"
+
+    def __init__(self, name: str, plan: AddressPlan, links: Links) -> None:
+        self.client, self.router, self.server = self.namespaces = namespaces_of(name)
+        self._plan, self._links = plan, links
         try:
-            self._make()
+            self._make_namespaces()
+            self._make_links()
             self._address()
-            if not offloads:
-                self._switch_offloads_off()
-            if rate_mbit:
-                self._shape(rate_mbit)
+            if links.rate_mbit:
+                self._shape(links.rate_mbit)
         except BaseException:
             self.close()
             raise
@@ -100,19 +116,31 @@ class Network:
         for namespace in self.namespaces:
             delete_namespace(namespace)
 
-    def _make(self) -> None:
+    def _make_namespaces(self) -> None:
         for namespace in self.namespaces:
             _command(["ip", "netns", "add", namespace], "cannot make a network namespace")
+            settings = [f"{key}={value}" for key, value in SYSCTLS.items()]
             _command(
-                ["ip", "netns", "exec", namespace, "sysctl", "-qw"]
-                + [f"{key}={value}" for key, value in SYSCTLS.items()],
+                ["ip", "netns", "exec", namespace, "sysctl", "-qw", *settings],
                 "cannot configure a network namespace",
             )
             ip(namespace, "link set lo up")
-        for namespace, device in ((self.client, "lab0"), (self.server, "lab1")):
-            ip(namespace, f"link add wan0 type veth peer name {device} netns {self.router}")
-            ip(namespace, f"link set wan0 mtu {MTU} up")
-            ip(self.router, f"link set {device} mtu {MTU} up")
+
+    def _make_links(self) -> None:
+        self._make_veth(self.client, "lab0")
+        if not self._links.rtt_ms:
+            self._make_veth(self.server, "lab1")
+            return
+        for namespace, device in ((self.router, "lab1"), (self.server, "wan0")):
+            ip(namespace, f"tuntap add dev {device} mode tun")
+            ip(namespace, f"link set {device} mtu {MTU} txqueuelen 2000 up")
+
+    def _make_veth(self, namespace: str, device: str) -> None:
+        ip(namespace, f"link add wan0 type veth peer name {device} netns {self.router}")
+        for end, name in ((namespace, "wan0"), (self.router, device)):
+            ip(end, f"link set {name} mtu {MTU} up")
+            if not self._links.offloads:
+                _switch_offloads_off(end, name)
 
     def _address(self) -> None:
         plan = self._plan
@@ -128,29 +156,21 @@ class Network:
             else:
                 ip(namespace, f"addr add {subnet4[254]}/24 dev wan0")
                 ip(namespace, f"addr add {subnet6[(1 << 64) - 2]}/64 dev wan0 nodad")
-            ip(namespace, f"route add default via {subnet4[1]}")
-            ip(namespace, f"-6 route add default via {subnet6[1]}")
-
-    def _switch_offloads_off(self) -> None:
-        """Make frames look as on a wire: no segments merged, every checksum filled in."""
-        for namespace, device in self._ends():
-            _command(
-                ["ip", "netns", "exec", namespace, "ethtool", "-K", device]
-                + "tso off gso off gro off tx off".split(),
-                "cannot switch offloads off",
-            )
+            ip(namespace, f"route add default via {subnet4[1]} dev wan0")
+            ip(namespace, f"-6 route add default via {subnet6[1]} dev wan0")
 
     def _shape(self, rate_mbit: float) -> None:
         for namespace in (self.client, self.server):
             _command(
                 ["tc", "-n", namespace, "qdisc", "add", "dev", "wan0", "root", "tbf"]
-                + f"rate {rate_mbit}mbit burst 32kb latency {SHAPER_QUEUE_MS}ms".split(),
+                + ["rate", f"{rate_mbit}mbit", "burst", "32kb", "latency", SHAPER_QUEUE],
                 "cannot shape the lab's links",
             )
 
-    def _ends(self) -> list[tuple[str, str]]:
-        router = [(self.router, "lab0"), (self.router, "lab1")]
-        return [(self.client, "wan0"), (self.server, "wan0"), *router]
+
+def namespaces_of(name: str) -> tuple[str, str, str]:
+    """Return the names of a lab's namespaces: client, router, server."""
+    return f"{name}-client", f"{name}-router", f"{name}-server"
 
 
 def ip(namespace: str, command: str) -> None:
@@ -171,6 +191,15 @@ def pids_in(namespace: str) -> list[int]:
 def delete_namespace(namespace: str) -> None:
     """Delete a namespace where it exists."""
     subprocess.run(["ip", "netns", "del", namespace], capture_output=True)
+
+
+def _switch_offloads_off(namespace: str, device: str) -> None:
+    """Make frames look as on a wire: no segments merged, every checksum filled in."""
+    _command(
+        ["ip", "netns", "exec", namespace, "ethtool", "-K", device]
+        + ["tso", "off", "gso", "off", "gro", "off", "tx", "off"],
+        "cannot switch offloads off",
+    )
 
 
 def _command(argv: list[str], failure: str) -> None:

@@ -3,6 +3,7 @@
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from etcpipe.lab.truth import append_truth
 TCPDUMP = Program("tcpdump", "tcpdump")
 DROPPED = re.compile(r"(\d+) packets? dropped by kernel")
 LABELS = "labels.csv"
+LINGER_S = 0.3  # the last connections' FINs are still under way
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def record(
             for session in lab.run(sessions, speed):
                 done.append(session)
                 on_session(session)
+            time.sleep(LINGER_S)
         if not any(session.ok for session in done):
             raise LabError(f"every session failed: {done[0].error if done else 'none was run'}")
         kept: Trimmed = trim(raw, path, first)

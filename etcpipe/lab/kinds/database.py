@@ -4,7 +4,7 @@ import os
 import shutil
 
 from etcpipe.lab.certificates import make_certificate
-from etcpipe.lab.kind import MARKER, Client, Kind, Site
+from etcpipe.lab.kind import MARKER, Client, Kind, Site, command
 from etcpipe.lab.processes import Program
 
 PORT = 5432
@@ -40,8 +40,11 @@ def serve(site: Site) -> None:
     certificate.key.chmod(0o600)
     cluster = folder / "cluster"
     site.run(
-        ["initdb", "-D", str(cluster), "-U", USER, "-A", "trust", "--no-sync"]
-        + ["-E", "UTF8", "--locale=C"],
+        command(
+            "initdb -D {cluster} -U {user} -A trust --no-sync -E UTF8 --locale=C",
+            cluster=cluster,
+            user=USER,
+        ),
         user=USER,
     )
     with (cluster / "postgresql.conf").open("a") as file:
@@ -71,13 +74,17 @@ def visit(client: Client, _: None) -> None:
     connect = ["-h", client.address, "-p", str(PORT), "-U", USER]
     tls = {"env": {**os.environ, "PGSSLMODE": "require"}}
     if client.rng.random() < 0.5:
-        rate = client.rng.uniform(20, 200)
-        count = max(5, int(rate * client.rng.uniform(0.5, 2.5)))
-        script = str(client.rng.choice(["tpcb-like", "simple-update", "select-only"]))
-        connections = str(client.rng.integers(1, 4))
         client.run(
-            ["pgbench", "-n", "-b", script, "-c", connections, "-t", str(count)]
-            + ["-R", f"{rate * client.speed:.1f}", *connect, USER],
+            command(
+                "pgbench -n -b {script} -c {connections} -T {seconds} -R {rate:.1f}"
+                " {connect} {user}",
+                script=client.rng.choice(["tpcb-like", "simple-update", "select-only"]),
+                connections=client.rng.integers(1, 4),
+                seconds=client.rng.integers(1, 4),
+                rate=client.rng.uniform(5, 100),
+                connect=connect,
+                user=USER,
+            ),
             **tls,
         )
         return

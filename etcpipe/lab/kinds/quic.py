@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass
 
 from etcpipe.lab.certificates import make_certificate
-from etcpipe.lab.kind import Client, Kind, Site
+from etcpipe.lab.kind import Client, Kind, Site, command
 from etcpipe.lab.processes import Program
 
 PORT = 443
@@ -22,8 +22,13 @@ def serve(site: Site) -> Pages:
     certificate = make_certificate(site)
     for address in site.addresses:
         site.start(
-            [sys.executable, "-m", "etcpipe.lab.programs.http3", "serve", address]
-            + [str(certificate.chain), str(certificate.key)],
+            command(
+                "{python} -m etcpipe.lab.programs.http3 serve {address} {chain} {key}",
+                python=sys.executable,
+                address=address,
+                chain=certificate.chain,
+                key=certificate.key,
+            ),
             ("udp", address, PORT),
         )
     pages = []

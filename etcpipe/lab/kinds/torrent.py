@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from etcpipe.lab.kind import Client, Kind, Site
+from etcpipe.lab.kind import Client, Kind, Site, command
 from etcpipe.lab.kinds.web import write_content
 from etcpipe.lab.processes import Program
 
@@ -27,8 +27,12 @@ def serve(site: Site) -> Seed:
         files.append(folder / f"share-{number}.bin")
         write_content(files[-1], site.rng, int(size))
     site.start(
-        [sys.executable, "-m", "etcpipe.lab.programs.torrent", "seed", str(folder)]
-        + [f"{_host(address)}:{PORT}" for address in site.addresses],
+        command(
+            "{python} -m etcpipe.lab.programs.torrent seed {folder} {listen}",
+            python=sys.executable,
+            folder=folder,
+            listen=[f"{_host(address)}:{PORT}" for address in site.addresses],
+        ),
         *[("tcp", address, PORT) for address in site.addresses],
         says="seeding 3",
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from etcpipe.lab.certificates import Certificate, make_certificate
-from etcpipe.lab.kind import Client, Kind, Site
+from etcpipe.lab.kind import Client, Kind, Site, command
 from etcpipe.lab.kinds.web import CURL, NGINX, Web, browse_or_download, serve_hidden_pages
 from etcpipe.lab.network import ip
 from etcpipe.lab.processes import Program
@@ -35,11 +35,17 @@ def serve_openvpn(site: Site) -> OpenVpn:
         family = "6" if ":" in address else "4"
         suffix = f"tcp{family}-server" if protocol == "tcp" else f"udp{family}"
         site.start(
-            ["openvpn", "--dev", f"tun{number}", "--dev-type", "tun", "--proto", suffix]
-            + ["--local", address, "--port", str(OPENVPN_PORT), "--topology", "subnet"]
-            + ["--server", f"10.254.{number}.0", "255.255.255.0", "--dh", "none"]
-            + ["--push", f"route {site.hidden} 255.255.255.255", "--keepalive", "5", "30"]
-            + ["--duplicate-cn", *_tls(server)],
+            command(
+                "openvpn --dev tun{number} --dev-type tun --proto {protocol} --local {address}"
+                " --port {port} --topology subnet --server 10.254.{number}.0 255.255.255.0"
+                " --push {route} --keepalive 5 30 --duplicate-cn --dh none {tls}",
+                number=number,
+                protocol=suffix,
+                address=address,
+                port=OPENVPN_PORT,
+                route=f"route {site.hidden} 255.255.255.255",
+                tls=_tls(server),
+            ),
             (protocol, address, OPENVPN_PORT),
             says="Initialization Sequence Completed",
         )
@@ -51,21 +57,26 @@ def visit_openvpn(client: Client, server: OpenVpn) -> None:
     family = "6" if client.is_ipv6 else "4"
     protocol = f"udp{family}" if client.rng.random() < 0.7 else f"tcp{family}-client"
     client.start(
-        ["openvpn", "--client", "--dev", "tun", "--nobind", "--proto", protocol]
-        + ["--remote", client.address, str(OPENVPN_PORT), "--remote-cert-tls", "server"]
-        + _tls(server.client),
+        command(
+            "openvpn --client --dev tun --nobind --proto {protocol} --remote {address} {port}"
+            " --remote-cert-tls server {tls}",
+            protocol=protocol,
+            address=client.address,
+            port=OPENVPN_PORT,
+            tls=_tls(server.client),
+        ),
         says="Initialization Sequence Completed",
     )
     browse_or_download(client, client.site.hidden, server.web)
 
 
 def _tls(certificate: Certificate) -> list[str]:
-    return ["--ca", str(certificate.authority), "--cert", str(certificate.chain)] + [
-        "--key",
-        str(certificate.key),
-        "--verb",
-        "3",
-    ]
+    return command(
+        "--ca {authority} --cert {chain} --key {key} --verb 3",
+        authority=certificate.authority,
+        chain=certificate.chain,
+        key=certificate.key,
+    )
 
 
 @dataclass(frozen=True)
@@ -91,9 +102,14 @@ def serve_wireguard(site: Site) -> WireGuard:
     if not _add_kernel_device(site.namespace, device):
         site.start(["wireguard-go", "-f", device], says="UAPI listener started", env=_verbose())
     site.run(
-        ["wg", "set", device, "listen-port", str(WIREGUARD_PORT)]
-        + ["private-key", str(site.folder / "server.key")]
-        + ["peer", keys["client"], "allowed-ips", "10.255.0.2/32"]
+        command(
+            "wg set {device} listen-port {port} private-key {folder}/server.key"
+            " peer {peer} allowed-ips 10.255.0.2/32",
+            device=device,
+            port=WIREGUARD_PORT,
+            folder=site.folder,
+            peer=keys["client"],
+        )
     )
     site.ip(f"addr add 10.255.0.1/24 dev {device}")
     site.ip(f"link set {device} mtu 1420 up")
@@ -112,10 +128,17 @@ def visit_wireguard(client: Client, server: WireGuard) -> None:
         )
     try:
         client.run(
-            ["wg", "set", device, "private-key", str(server.client_key)]
-            + ["peer", server.server_public, "allowed-ips", f"{client.site.hidden}/32"]
-            + ["endpoint", f"{client.url_address}:{WIREGUARD_PORT}"]
-            + ["persistent-keepalive", str(int(client.rng.integers(1, 26)))]
+            command(
+                "wg set {device} private-key {key} peer {peer} allowed-ips {hidden}/32"
+                " endpoint {address}:{port} persistent-keepalive {keepalive_s}",
+                device=device,
+                key=server.client_key,
+                peer=server.server_public,
+                hidden=client.site.hidden,
+                address=client.url_address,
+                port=WIREGUARD_PORT,
+                keepalive_s=client.rng.integers(1, 26),
+            )
         )
         ip(client.namespace, f"addr add 10.255.0.2/32 dev {device}")
         ip(client.namespace, f"link set {device} mtu 1420 up")
@@ -176,8 +199,14 @@ def visit_shadowsocks(client: Client, server: Shadowsocks) -> None:
     """Browse through a SOCKS proxy whose other end is the server."""
     local = client.local_port()
     client.start(
-        ["ss-local", "-s", client.address, "-p", str(server.port), "-k", server.password]
-        + ["-m", server.method, "-b", "127.0.0.1", "-l", str(local)],
+        command(
+            "ss-local -s {address} -p {port} -k {password} -m {method} -b 127.0.0.1 -l {local}",
+            address=client.address,
+            port=server.port,
+            password=server.password,
+            method=server.method,
+            local=local,
+        ),
         says="listening at",
     )
     proxy = ["--socks5", f"127.0.0.1:{local}"]

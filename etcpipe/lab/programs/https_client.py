@@ -1,6 +1,7 @@
-"""Plays an HLS stream as a browser does: a buffer filled segment by segment, kept full.
+"""Fetches over one HTTPS connection, at once or as a video player does.
 
-Usage: python -m etcpipe.lab.programs.hls_player ADDRESS HOST PATH SECONDS SPEED
+Usage: python -m etcpipe.lab.programs.https_client fetch ADDRESS HOST PATH...
+       python -m etcpipe.lab.programs.https_client play ADDRESS HOST PLAYLIST SECONDS SPEED
 """
 
 import http.client
@@ -29,7 +30,7 @@ class Connection(http.client.HTTPSConnection):
 
     def get(self, path: str) -> bytes:
         """Return the body at path over the connection, which stays open."""
-        self.request("GET", path, headers={"Accept": "*/*", "User-Agent": "hls-player"})
+        self.request("GET", path, headers={"Accept": "*/*", "User-Agent": "python"})
         response = self.getresponse()
         body = response.read()
         if response.status != 200:
@@ -48,6 +49,14 @@ def segments_of(playlist: str) -> list[tuple[float, str]]:
     return segments
 
 
+def fetch(address: str, host: str, *paths: str) -> None:
+    """Fetch paths one after another."""
+    connection = Connection(address, host)
+    for path in paths:
+        connection.get(path)
+    connection.close()
+
+
 def play(address: str, host: str, path: str, seconds: float, speed: float) -> None:
     """Fetch segments, no more than START_BUFFER_S ahead of a playback that starts at once."""
     connection = Connection(address, host)
@@ -64,5 +73,8 @@ def play(address: str, host: str, path: str, seconds: float, speed: float) -> No
 
 
 if __name__ == "__main__":
-    address, host, path, seconds, speed = sys.argv[1:]
-    play(address, host, path, float(seconds), float(speed))
+    if sys.argv[1] == "fetch":
+        fetch(*sys.argv[2:])
+    else:
+        address, host, path, seconds, speed = sys.argv[2:]
+        play(address, host, path, float(seconds), float(speed))
