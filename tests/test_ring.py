@@ -1,0 +1,289 @@
+"""The AF_XDP ring on a veth pair in a network namespace of its own."""
+
+import ctypes
+import mmap
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from xsk_redirect import Redirect
+
+from etcpipe.errors import DataplaneError, UsageError
+from etcpipe.layout import PACKET_META
+from etcpipe.ring import Ring
+
+CLONE_NEWNET = 0x40000000
+FRAME = bytes(range(12)) + b"\x88\xb5" + b"etcpipe ring test" * 4
+
+root = pytest.mark.root
+
+
+def set_namespace(fd: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.setns(fd, CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+
+
+class Pair:
+    """Frames sent here arrive at the other end, where the program redirects them."""
+
+    def __init__(self) -> None:
+        options = "numtxqueues 1 numrxqueues 1"
+        self.run(f"ip link add sender {options} type veth peer name receiver {options}")
+        for device in ("sender", "receiver"):
+            # no IPv6: its neighbour discovery would be packets that no test sent
+            self.run(f"ip link set {device} addrgenmode none mtu 1500")
+            self.run(f"ip link set {device} up")
+        self.ifindex = socket.if_nametoindex("receiver")
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        self._socket.bind(("sender", 0))
+
+    @staticmethod
+    def run(command: str) -> None:
+        subprocess.run(command.split(), check=True)
+
+    def send(self, frame: bytes = FRAME, **meta: int) -> None:
+        fields = np.zeros((), PACKET_META)
+        fields["timestamp_ns"] = time.monotonic_ns()
+        for name, value in meta.items():
+            fields[name] = value
+        self._socket.send(fields.tobytes() + frame)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+    try:
+        pair = Pair()
+        yield pair
+        pair.close()
+    finally:
+        set_namespace(before)
+        os.close(before)
+
+
+@pytest.fixture
+def ring(pair: Pair) -> Iterator[Ring]:
+    with Redirect(pair.ifindex) as redirect, Ring(pair.ifindex, idle_s=0.05) as ring:
+        redirect.bind(ring.fd)
+        yield ring
+
+
+@root
+def test_a_packet_arrives_with_its_metadata(pair, ring):
+    sent = dict(
+        flow_id=2**48 - 1,
+        timestamp_ns=time.monotonic_ns(),
+        wire_len=1514,
+        ifindex=7,
+        rank=9,
+        vlan=0x2064,
+        segment_len=1448,
+        direction=1,
+    )
+    pair.send(**sent)
+    batch = ring.receive()
+    assert len(batch) == 1
+    assert {name: int(getattr(batch, name)[0]) for name in sent} == sent
+    assert batch.frame(0).tobytes() == FRAME
+    assert batch.captured[0] == len(FRAME)
+    assert batch.link_type == 1
+    assert batch.lost == {}
+
+
+@root
+def test_packets_keep_their_order_over_batches_and_ring_turns(pair, ring):
+    ids: list[int] = []
+    inside: list[int] = []
+    for start in range(0, 20_000, 500):  # more than there are frames, so they are reused
+        for i in range(start, start + 500):
+            pair.send((i + 1).to_bytes(14, "big") + bytes(50), flow_id=i + 1)
+        while len(ids) < start + 500:
+            batch = ring.receive()
+            ids += batch.flow_id.tolist()
+            inside += [
+                int.from_bytes(batch.frame(i)[:14].tobytes(), "big") for i in range(len(batch))
+            ]
+    assert ids == inside == list(range(1, 20_001))
+    assert set(ring.statistics().values()) == {0}
+
+
+@root
+def test_batch_is_cut_at_max_packets(pair, ring):
+    for i in range(5):
+        pair.send(flow_id=i + 1)
+    assert ring.receive(max_packets=3).flow_id.tolist() == [1, 2, 3]
+    assert ring.receive(max_packets=3).flow_id.tolist() == [4, 5]
+
+
+@root
+def test_frames_stay_untouched_until_the_next_receive(pair, ring):
+    pair.send(b"first" * 20)
+    batch = ring.receive()
+    for _ in range(3000):
+        pair.send(b"other" * 20)
+    assert batch.frame(0).tobytes() == b"first" * 20
+
+
+@root
+def test_nothing_comes_gives_an_empty_batch(ring):
+    start = time.monotonic()
+    assert len(ring.receive()) == 0
+    assert 0.04 < time.monotonic() - start < 1
+
+
+@root
+def test_batch_waits_for_the_deadline(pair, ring):
+    pair.send()
+    start = time.monotonic()
+    assert len(ring.receive(deadline_s=0.2)) == 1
+    assert 0.15 < time.monotonic() - start < 1
+
+
+@root
+def test_old_packet_does_not_wait_again(pair, ring):
+    pair.send(timestamp_ns=time.monotonic_ns() - 10**9)
+    start = time.monotonic()
+    assert len(ring.receive(deadline_s=0.5)) == 1
+    assert time.monotonic() - start < 0.3
+
+
+@root
+def test_ring_full_is_counted_and_reported_once(pair):
+    with Redirect(pair.ifindex) as redirect, Ring(pair.ifindex, 0, 4096, 4096, 1024) as ring:
+        redirect.bind(ring.fd)
+        for _ in range(1100):
+            pair.send()
+        assert ring.statistics()["rx_ring_full"] == 76
+        batch = ring.receive()
+        assert len(batch) == 1024
+        assert batch.lost == {"rx_ring_full": 76}
+        assert ring.receive().lost == {}
+
+
+@root
+def test_close_frees_the_queue_at_once(pair):
+    for _ in range(3):
+        Ring(pair.ifindex, busy_timeout_s=2).close()
+
+
+@root
+def test_batch_outlives_the_ring(pair, ring):
+    pair.send()
+    batch = ring.receive()
+    ring.close()
+    ring.close()
+    assert batch.frame(0).tobytes() == FRAME
+    with pytest.raises(ValueError, match="closed"):
+        ring.receive()
+
+
+@root
+def test_second_consumer_is_refused(pair, ring):
+    with pytest.raises(DataplaneError, match="has a consumer already"):
+        Ring(pair.ifindex, busy_timeout_s=0.1)
+
+
+@root
+@pytest.mark.parametrize(
+    ("ifindex", "queue", "message"),
+    [(None, 7, "no such queue"), (999_999, 0, "gone or down")],
+)
+def test_no_such_device_or_queue(pair, ifindex, queue, message):
+    with pytest.raises(DataplaneError, match=message):
+        Ring(ifindex or pair.ifindex, queue)
+
+
+@root
+def test_zero_copy_falls_back_to_copy(pair):
+    with Ring(pair.ifindex, zero_copy=True) as ring:
+        assert not ring.zero_copy  # veth cannot
+
+
+@root
+def test_device_that_goes_away_is_an_error(pair, ring):
+    pair.run("ip link del sender")
+    with pytest.raises(DataplaneError, match="gone or down"):
+        for _ in range(10):
+            ring.receive()
+
+
+@root
+def test_interrupt_ends_the_wait_and_loses_nothing(pair, ring):
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        pair.send(flow_id=5)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            ring.receive(deadline_s=5)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert ring.receive().flow_id.tolist() == [5]
+
+
+def run_limited(code: str, drop: str) -> str:
+    """Return what the code prints when it runs without a capability."""
+    argv = ["setpriv", f"--bounding-set=-{drop}", f"--inh-caps=-{drop}", sys.executable, "-c"]
+    done = subprocess.run(
+        [*argv, textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_MEMLOCK, (1 << 20, 1 << 20)),
+    )
+    return done.stdout + done.stderr
+
+
+OPEN = """
+    from etcpipe.errors import EtcpipeError
+    from etcpipe.ring import Ring
+    try:
+        Ring({ifindex})
+    except EtcpipeError as error:
+        print(type(error).__name__, error)
+"""
+
+
+@root
+def test_memory_lock_limit_is_explained(pair):
+    said = run_limited(OPEN.format(ifindex=pair.ifindex), "ipc_lock")
+    assert said.startswith("PermissionDeniedError 64 MiB of frames exceed the memory lock limit")
+    assert said.count("\n") == 1
+
+
+@root
+def test_missing_capability_is_explained(pair):
+    said = run_limited(OPEN.format(ifindex=pair.ifindex), "net_raw")
+    assert said == "PermissionDeniedError AF_XDP needs root, or CAP_NET_RAW and CAP_BPF\n"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (dict(frames=10_000), "frames 10000: a power of two"),
+        (dict(frames=0), "frames 0: a power of two"),
+        (dict(frame_size=1024), "frame_size 1024: 2048 to"),
+        (dict(frame_size=2 * mmap.PAGESIZE), "frame_size"),
+        (dict(ring_size=32_768), "ring_size <= frames"),
+        (dict(ring_size=512), "1024 <= ring_size"),
+        (dict(frames=1 << 30, ring_size=1 << 30), "<= 1048576"),
+    ],
+)
+def test_sizes_are_checked(sizes, message):
+    with pytest.raises(UsageError, match=message):
+        Ring(1, **sizes)
