@@ -32,6 +32,7 @@
 
 #define VLAN_TAGS_MAX 2
 #define IPV6_EXTENSIONS_MAX 6
+#define IPV6_EXTENSIONS_MASK 0x3ffc	/* more than all of them can be long, in 4-byte units */
 #define IPV4_OFFSET_MASK NET16(0x1fff)
 #define IPV6_OFFSET_MASK NET16(0xfff8)
 
@@ -150,27 +151,27 @@ static __always_inline int parse_ipv4(struct cursor *c, struct packet *p, union 
 static __always_inline int parse_ipv6_extensions(struct cursor *c, struct packet *p, __u8 *next)
 {
 	struct ipv6_extension *ext;
+	void *start = c->pos;
+	__u32 offset = 0, len;
 	int i;
 
 UNROLL
 	for (i = 0; i < IPV6_EXTENSIONS_MAX; i++) {
-		__u32 len;
-
 		if (*next != IPPROTO_HOPOPTS && *next != IPPROTO_ROUTING &&
 		    *next != IPPROTO_DSTOPTS && *next != IPPROTO_AH && *next != IPPROTO_FRAGMENT)
 			return 0;
 		if (PULL(c, ext, sizeof(*ext)))
 			return parse_refuse(p, PACKETS_MALFORMED);
-		if (*next == IPPROTO_FRAGMENT) {
-			if (ext->offset & IPV6_OFFSET_MASK)
-				return parse_refuse(p, PACKETS_FRAGMENT);
-			len = sizeof(*ext);
-		} else if (*next == IPPROTO_AH) {
+		if (*next == IPPROTO_FRAGMENT && ext->offset & IPV6_OFFSET_MASK)
+			return parse_refuse(p, PACKETS_FRAGMENT);
+		len = (ext->len + 1) * 8;
+		if (*next == IPPROTO_AH)
 			len = (ext->len + 2) * 4;	/* RFC 4302, 2.2: in 4-byte units */
-		} else {
-			len = (ext->len + 1) * 8;
-		}
-		c->pos = (void *)ext + len;
+		else if (*next == IPPROTO_FRAGMENT)
+			len = sizeof(*ext);
+		/* the mask changes nothing, but the verifier then sees one state, not hundreds */
+		offset = (offset + len) & IPV6_EXTENSIONS_MASK;
+		c->pos = start + offset;
 		*next = ext->next;
 	}
 	return 0;

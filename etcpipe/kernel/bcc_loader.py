@@ -66,6 +66,7 @@ def load(build: Build) -> Loaded:
     try:
         return Loaded.duplicate(
             "bcc",
+            build.programs,
             lambda name: _load_program(module, BPF, name),
             lambda name: module[name.encode()].map_fd,
         )

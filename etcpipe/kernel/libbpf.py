@@ -2,7 +2,7 @@
 
 import ctypes
 import os
-from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_void_p
+from ctypes import c_bool, c_char_p, c_int, c_size_t, c_uint32, c_void_p
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from etcpipe.errors import DataplaneError, UnsupportedError
-from etcpipe.kernel.settings import Build, Loaded, load_error
+from etcpipe.kernel.settings import XDP_MODE_PROGRAMS, Build, Loaded, load_error
 
 # Newest first: the plain object lacks fetching atomics and loads from Linux 5.10.
 OBJECTS = ("tap.v3.bpf.o", "tap.plain.bpf.o")
@@ -26,6 +26,7 @@ _PROTOTYPES = {
     "bpf_map__set_max_entries": (c_int, c_void_p, c_uint32),
     "bpf_map__set_initial_value": (c_int, c_void_p, c_char_p, c_size_t),
     "bpf_program__fd": (c_int, c_void_p),
+    "bpf_program__set_autoload": (c_int, c_void_p, c_bool),
     "libbpf_set_print": (c_void_p, c_void_p),
 }
 
@@ -82,18 +83,17 @@ def _load_object(path: Path, build: Build) -> Loaded:
     handle = _check(lib.bpf_object__open_file(os.fsencode(path), None))
     try:
         _fill_settings(handle, build.record())
+        if not build.with_xdp:
+            for name in XDP_MODE_PROGRAMS:
+                _check(lib.bpf_program__set_autoload(_program(handle, name), False))
         for name, entries in build.map_sizes().items():
-            found = _check(lib.bpf_object__find_map_by_name(handle, name.encode()))
-            _check(lib.bpf_map__set_max_entries(found, entries))
+            _check(lib.bpf_map__set_max_entries(_map(handle, name.encode()), entries))
         _check(lib.bpf_object__load(handle))
         return Loaded.duplicate(
             f"libbpf ({path.name})",
-            lambda name: lib.bpf_program__fd(
-                _check(lib.bpf_object__find_program_by_name(handle, name.encode()))
-            ),
-            lambda name: lib.bpf_map__fd(
-                _check(lib.bpf_object__find_map_by_name(handle, name.encode()))
-            ),
+            build.programs,
+            lambda name: lib.bpf_program__fd(_program(handle, name)),
+            lambda name: lib.bpf_map__fd(_map(handle, name.encode())),
         )
     finally:
         lib.bpf_object__close(handle)
@@ -101,11 +101,19 @@ def _load_object(path: Path, build: Build) -> Loaded:
 
 def _fill_settings(handle: int, record: np.ndarray) -> None:
     lib = library()
-    found = _check(lib.bpf_object__find_map_by_name(handle, SETTINGS_SECTION))
+    found = _map(handle, SETTINGS_SECTION)
     try:
         _check(lib.bpf_map__set_initial_value(found, record.tobytes(), record.nbytes))
     except OSError as error:  # the section's size is not the record's
         raise DataplaneError("BPF object of another version: run make -C bpf") from error
+
+
+def _program(handle: int, name: str) -> int:
+    return _check(library().bpf_object__find_program_by_name(handle, name.encode()))
+
+
+def _map(handle: int, name: bytes) -> int:
+    return _check(library().bpf_object__find_map_by_name(handle, name))
 
 
 def _check(result: int | None) -> int:

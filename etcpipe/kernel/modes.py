@@ -9,6 +9,11 @@ from etcpipe.kernel.settings import Loaded
 SLOW_XDP = {"veth": "native XDP on veth costs more than it gives"}
 
 
+def may_use_xdp(device: links.Device, wanted: str) -> bool:
+    """Return whether attach() may come to use XDP on this device."""
+    return wanted == "xdp" or (wanted == "auto" and not _why_tc(device))
+
+
 def choose_hook(wanted: str, program_fd: int, own_ifindex: int) -> str:
     """Return "tcx" or "clsact"; what "auto" means is tried on our own device."""
     if wanted == "clsact":

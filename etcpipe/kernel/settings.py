@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 
@@ -12,16 +12,10 @@ from etcpipe.errors import DataplaneError, EtcpipeError, PermissionDeniedError, 
 from etcpipe.kernel import bpf
 from etcpipe.layout import CONSTANTS, COUNT_RULES, read_header
 
-PROGRAMS = (
-    "tc_track",
-    "xdp_track",
-    "tc_mirror",
-    "mirror_push",
-    "mirror_pop",
-    "xdp_canary",
-    "tc_canary",
-)
-XDP_PROGRAMS = ("xdp_track", "mirror_pop", "xdp_canary")
+# Every tap's programs, and those beside them where XDP may track.
+TC_MODE_PROGRAMS = ("tc_track", "mirror_push", "mirror_pop")
+XDP_MODE_PROGRAMS = ("xdp_track", "tc_mirror", "xdp_canary", "tc_canary")
+XDP_PROGRAMS = ("xdp_track", "mirror_pop", "xdp_canary")  # by type
 MAPS = ("flows", "verdicts", "packet_counters", "flow_ids", "canary_counts", "xsks")
 
 MODES = ("auto", "tc", "xdp")
@@ -84,11 +78,21 @@ class TapSettings:
 
 @dataclass(frozen=True)
 class Build:
-    """One load of the programs: the settings and the two interfaces they are made for."""
+    """One load of the programs: the settings and the two interfaces they are made for.
+
+    Attributes:
+        with_xdp: load also what XDP mode needs; the verifier takes its time for each program.
+    """
 
     settings: TapSettings
     device_ifindex: int
     mirror_ifindex: int
+    with_xdp: bool = True
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """The programs to load."""
+        return TC_MODE_PROGRAMS + (XDP_MODE_PROGRAMS if self.with_xdp else ())
 
     def record(self) -> np.ndarray:
         """Return struct tap_settings, (1,)."""
@@ -121,12 +125,16 @@ class Loaded:
 
     @classmethod
     def duplicate(
-        cls, loader: str, program: Callable[[str], int], map_: Callable[[str], int]
+        cls,
+        loader: str,
+        names: Sequence[str],
+        program: Callable[[str], int],
+        map_: Callable[[str], int],
     ) -> "Loaded":
         """Return a Loaded of its own descriptors, made from a loader's."""
         loaded = cls(loader, {}, {})
         try:
-            for name in PROGRAMS:
+            for name in names:
                 loaded.programs[name] = os.dup(program(name))
             for name in MAPS:
                 loaded.maps[name] = os.dup(map_(name))

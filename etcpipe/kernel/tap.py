@@ -25,7 +25,7 @@ import numpy as np
 from etcpipe.errors import DataplaneError, UsageError
 from etcpipe.kernel import bpf, checks, journal, links, modes, netns, programs, status
 from etcpipe.kernel.journal import Journal, Lock
-from etcpipe.kernel.settings import MAPS, PROGRAMS, Build, Loaded, TapSettings
+from etcpipe.kernel.settings import MAPS, Build, Loaded, TapSettings
 from etcpipe.layout import FLOW_STATE
 
 __all__ = ["Tap", "TapSettings", "detach", "detach_all", "show"]
@@ -211,7 +211,14 @@ class Tap:
             links.delete(ip, name)
         mtu = self.settings.snap_len + MIRROR_ROOM
         state.mirror_ifindex = list(links.create_mirror(ip, (names[0], names[1]), mtu))
-        self._loaded = programs.load(Build(self.settings, device.ifindex, state.mirror_ifindex[0]))
+        self._loaded = programs.load(
+            Build(
+                self.settings,
+                device.ifindex,
+                state.mirror_ifindex[0],
+                with_xdp=modes.may_use_xdp(device, self.settings.mode),
+            )
+        )
         state.loader = self._loaded.loader
         state.tags = status.tags(self._loaded.programs)
         state.hook = modes.choose_hook(
@@ -284,7 +291,7 @@ def _adopt(state: Journal, device: links.Device, settings: TapSettings) -> Loade
         return None
     loaded = Loaded(state.loader, {}, {})
     try:
-        for name in PROGRAMS:
+        for name in state.tags:
             loaded.programs[name] = bpf.pinned(state.pins / f"prog_{name}")
         for name in MAPS:
             loaded.maps[name] = bpf.pinned(state.pins / f"map_{name}")
