@@ -74,7 +74,7 @@ class Live:
     def __enter__(self) -> "Live":
         with ExitStack() as stack:
             if self._netns:
-                stack.enter_context(namespaces.entered(self._netns))
+                stack.enter_context(namespaces.enter(self._netns))
             stack.enter_context(self._tap)
             self._ring = stack.enter_context(Ring(self._tap.mirror_ifindex))
             self._tap.bind(self._ring.fd)

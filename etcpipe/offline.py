@@ -12,7 +12,7 @@ from etcpipe.batch import FlowBatch
 from etcpipe.capture import Capture
 from etcpipe.errors import UsageError
 from etcpipe.gpu.regroup import Regroup
-from etcpipe.layout import CONSTANTS, FLOW_STATE, PACKET_FIELDS, READY_REASONS
+from etcpipe.layout import CONSTANTS, FLOW_KEY, FLOW_STATE, PACKET_FIELDS, READY_REASONS
 from etcpipe.verdict import SOURCE_UNKNOWN, VerdictBatch
 
 Progress = Callable[[int, int | None], None]
@@ -128,7 +128,7 @@ class Classification:
         none = np.zeros(len(ended), np.uint32)
         flows = FlowBatch(
             flow_id=state["flow_id"],
-            key=ended["key"],
+            key=ended["key"].astype(FLOW_KEY),  # concatenate() made the ports native
             initiator=state["initiator"],
             vlan=kept["vlan"],
             ifindex=none,
@@ -140,7 +140,7 @@ class Classification:
         )
         return VerdictBatch(
             flows=flows,
-            records=np.ascontiguousarray(state, FLOW_STATE),
+            records=state.astype(FLOW_STATE),
             classes=self.model.classes,
             label=kept["label"],
             probability=kept["probability"],
