@@ -17,7 +17,7 @@ from typing import BinaryIO, Protocol, cast
 from etcpipe.errors import OutputError, UsageError
 from etcpipe.outputs.columns import Columns, columns_of
 
-__all__ = ["Columns", "Output", "columns_of", "open_output", "wall_clock_offset_ns"]
+__all__ = ["Columns", "Output", "Sink", "columns_of", "open_output", "wall_clock_offset_ns"]
 
 # Modules and their classes by extension: loaded when used, pyarrow takes 100 ms.
 _FORMATS = {
@@ -29,12 +29,16 @@ _FORMATS = {
 }
 
 
-class Format(Protocol):
+class Sink(Protocol):
+    """Takes verdicts as columns: a file, a table, standard output."""
+
+    def write(self, columns: Columns) -> None: ...
+
+
+class Format(Sink, Protocol):
     """Writes columns into a file that somebody else opens and closes."""
 
     def __init__(self, file: BinaryIO): ...
-
-    def write(self, columns: Columns) -> None: ...
 
     def close(self) -> None: ...
 

@@ -1,0 +1,152 @@
+"""etcpipe attach: a device's traffic, classified live."""
+
+import sys
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import click
+
+from etcpipe.cli.common import Device, Verb, is_json, option
+from etcpipe.cli.stopper import Stopper
+from etcpipe.errors import EtcpipeError
+
+if TYPE_CHECKING:
+    from etcpipe.live import Live
+    from etcpipe.outputs import Sink
+    from etcpipe.outputs.summary import Summary
+
+
+@click.command(cls=Verb)
+@click.argument("device", type=Device())
+@click.option("-m", "--model", type=click.Path(), help="Model file; default: the one that ships.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write verdicts; the extension is the format: .jsonl, .csv or .parquet.",
+)
+@click.option("--first", type=int, metavar="N", help="Packets of a flow to mirror.")
+@click.option(
+    "--wait", type=float, metavar="S", help="Judge a flow that was silent for so many seconds."
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["auto", "xdp", "tc"]),
+    default="auto",
+    help="Hook that tracks flows.",
+)
+@click.option(
+    "--loader",
+    type=click.Choice(["auto", "libbpf", "bcc"]),
+    default="auto",
+    help="What loads the programs.",
+)
+@click.option("--duration", type=float, metavar="S", help="End after so many seconds.")
+@click.option(
+    "-c", "--count", type=click.IntRange(1), metavar="FLOWS", help="End after so many verdicts."
+)
+@click.option("--keep", is_flag=True, help="Leave the programs attached, for the next attach.")
+@click.pass_context
+def attach(
+    ctx: click.Context,
+    device: str,
+    model: str | None,
+    output: str | None,
+    first: int | None,
+    wait: float | None,
+    mode: str,
+    loader: str,
+    duration: float | None,
+    count: int | None,
+    keep: bool,
+) -> None:
+    """Classify the traffic of DEVICE as it passes; it is never delayed or changed.
+
+    Ctrl-C detaches and prints a summary.
+
+    \b
+    Examples:
+      etcpipe attach eth0
+      etcpipe -j attach eth0 | jq 'select(.etcpipe.label == "openvpn")'
+      etcpipe -n blue attach veth0 --duration 60 -o flows.csv
+    """
+    from etcpipe import live
+    from etcpipe.outputs import format_of, open_output
+    from etcpipe.outputs.summary import Summary
+
+    if output:
+        format_of(output)  # refuse before anything is attached
+    with (
+        Stopper() as stopper,
+        open_output(output) if output else nullcontext() as file,
+        live.attach(
+            device,
+            model=model,
+            first_n=first,
+            mode=mode,
+            loader=loader,
+            netns=option(ctx, "netns"),
+            wait_s=wait,
+            duration_s=duration,
+            keep=keep,
+        ) as tap,
+    ):
+        stopper.stops(tap.stop)
+        click.echo(_started(device, tap), err=True)
+        sinks = [_stdout(is_json(ctx)), *([file] if file else [])]
+        summary, failure = Summary(), None
+        try:
+            _follow(tap, device, sinks, summary, count)
+        except EtcpipeError as error:
+            failure = error  # the device is gone: say what was seen until then
+        stopper.leave()
+        counters, lost = tap.counters(), tap.lost()
+    # With -j, standard output carries verdict lines and nothing else.
+    click.echo("\n".join(_summary_lines(summary, counters, lost)), err=is_json(ctx))
+    if failure:
+        raise failure
+
+
+def _stdout(as_json: bool) -> "Sink":
+    from etcpipe.outputs.jsonl import JsonLines
+    from etcpipe.outputs.table import LiveTable
+
+    return JsonLines(sys.stdout.buffer) if as_json else LiveTable(click.echo)
+
+
+def _follow(
+    tap: "Live", device: str, sinks: list["Sink"], summary: "Summary", count: int | None
+) -> None:
+    """Pass verdicts on until the tap stops, or `count` of them were made."""
+    from etcpipe.outputs import columns_of, wall_clock_offset_ns
+
+    offset_ns = wall_clock_offset_ns()
+    for verdicts in tap:
+        left = None if count is None else count - summary.flows
+        columns = columns_of(verdicts, device, offset_ns).head(left)
+        summary.add(verdicts)
+        for sink in sinks:
+            sink.write(columns)
+        if count is not None and summary.flows >= count:
+            tap.stop()
+            return
+
+
+def _started(device: str, tap: "Live") -> str:
+    return (
+        f"{device}: attached, {tap.mode} ({tap.mode_reason}), {tap.loader}, "
+        f"model {tap.model.name}; Ctrl-C ends"
+    )
+
+
+def _summary_lines(summary: "Summary", counters: dict[str, int], lost: dict[str, int]) -> list[str]:
+    from etcpipe.outputs.summary import counter_lines, words
+
+    flows = summary.lines(live=True) if summary.flows else ["no flows"]
+    losses = ", ".join(f"{words(name)} {n:,}" for name, n in lost.items()) or "none"
+    packets = (
+        f"packets: {counters['PACKETS_SEEN']:,} seen, {counters['PACKETS_FIRST_N']:,} among the "
+        f"first of their flow, {counters['PACKETS_REDIRECTED']:,} mirrored; lost: {losses}"
+    )
+    return ["", *flows, "", *counter_lines(counters), "", packets]

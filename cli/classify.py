@@ -1,0 +1,119 @@
+"""etcpipe classify: the flows of captures, as a table, JSON lines, CSV or Parquet."""
+
+import sys
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import click
+
+from etcpipe.cli.common import Verb, is_json, warn
+
+if TYPE_CHECKING:
+    from etcpipe.cli.progress import Progress
+    from etcpipe.offline import Classification
+    from etcpipe.outputs import Sink
+    from etcpipe.outputs.summary import Summary
+
+FLOWS_SHOWN = 40
+EXIT_DEGRADED = 3
+EXIT_INTERRUPTED = 130
+
+
+@click.command(cls=Verb)
+@click.argument("paths", metavar="PCAP...", nargs=-1, required=True, type=click.Path())
+@click.option("-m", "--model", type=click.Path(), help="Model file; default: the one that ships.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write verdicts; the extension is the format: .jsonl, .csv or .parquet.",
+)
+@click.option("--first", type=int, metavar="N", help="Packets of a flow to look at.")
+@click.option("--filter", "expression", metavar="EXPR", help="Packets to read, as in tcpdump.")
+@click.option(
+    "--wait", type=float, metavar="S", help="Judge a flow that was silent for so many seconds."
+)
+@click.option("--all", "show_all", is_flag=True, help=f"Show all flows, not {FLOWS_SHOWN}.")
+@click.pass_context
+def classify(
+    ctx: click.Context,
+    paths: tuple[str, ...],
+    model: str | None,
+    output: str | None,
+    first: int | None,
+    expression: str | None,
+    wait: float | None,
+    show_all: bool,
+) -> int:
+    """Classify the flows of pcap and pcapng files; `-` reads standard input.
+
+    \b
+    Examples:
+      etcpipe classify office.pcap
+      etcpipe -j classify monday.pcapng tuesday.pcapng | jq .etcpipe.label
+      tcpdump -w - | etcpipe classify - -o flows.parquet
+    """
+    from etcpipe import offline
+    from etcpipe.cli.progress import Progress
+    from etcpipe.outputs import format_of, open_output
+    from etcpipe.outputs.jsonl import JsonLines
+    from etcpipe.outputs.summary import Summary
+    from etcpipe.outputs.table import FlowTable
+
+    if output:
+        format_of(output)  # refuse before any work is done
+    progress, summary = Progress(), Summary()
+    table = FlowTable(click.echo, None if show_all else FLOWS_SHOWN)
+    flows = offline.classify(
+        paths,
+        model,
+        first_n=first,
+        wait_s=wait,
+        filter=expression,
+        on_progress=progress.update,
+    )
+    interrupted = False
+    with flows, open_output(output) if output else nullcontext() as file:
+        sinks: list[Sink] = [JsonLines(sys.stdout.buffer) if is_json(ctx) else table]
+        try:
+            _write(flows, [*sinks, file] if file else sinks, summary, progress)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            progress.clear()
+        counters = flows.counters()
+    if not is_json(ctx):
+        _print_summary(table.flows, show_all, summary, counters)
+    for warning in flows.warnings:
+        warn(warning)
+    if interrupted:
+        warn("interrupted: these are the flows up to here")
+        return EXIT_INTERRUPTED
+    return EXIT_DEGRADED if flows.warnings else 0
+
+
+def _write(
+    flows: "Classification", sinks: list["Sink"], summary: "Summary", progress: "Progress"
+) -> None:
+    from etcpipe.outputs import columns_of
+
+    for verdicts in flows:
+        progress.clear()
+        summary.add(verdicts)
+        columns = columns_of(verdicts)
+        for sink in sinks:
+            sink.write(columns)
+
+
+def _print_summary(
+    flows: int, show_all: bool, summary: "Summary", counters: dict[str, int]
+) -> None:
+    from etcpipe.outputs.summary import counter_lines
+
+    if not show_all and flows > FLOWS_SHOWN:
+        click.echo(f"... and {flows - FLOWS_SHOWN:,} more flows; --all shows them")
+    blocks = [summary.lines(live=False)] if summary.flows else [["no flows"]]
+    blocks.append(counter_lines(counters))
+    for block in blocks:
+        click.echo("\n" + "\n".join(block))

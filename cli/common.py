@@ -1,0 +1,116 @@
+"""What all verbs share: lazy loading, prefixes, `help` as a word, JSON or text."""
+
+import json
+from collections.abc import Mapping
+from gettext import gettext
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+NETWORK_DEVICES = Path("/sys/class/net")
+
+
+class Verb(click.Command):
+    """A command that takes -j after its name too, and `help` as its only word."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.params.append(
+            click.Option(
+                ["-j", "--json"],
+                is_flag=True,
+                expose_value=False,
+                callback=_remember_json,
+                help="JSON on standard output.",
+            )
+        )
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, ["--help"] if args == ["help"] else args)
+
+
+def _remember_json(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.ensure_object(dict)["json"] = True
+
+
+class LazyGroup(click.Group):
+    """A group that imports a verb's module when the verb is used.
+
+    Args:
+        verbs: (module, one line of help) by verb, in the order of the help page; the
+            module's attribute of the verb's name is the command.
+    """
+
+    def __init__(self, *args: Any, verbs: Mapping[str, tuple[str, str]], **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._verbs = verbs
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._verbs)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name in self._verbs:
+            return getattr(import_module(self._verbs[name][0]), name)
+        return super().get_command(ctx, name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Take an unambiguous prefix for the verb, as ip does."""
+        matches = [verb for verb in self._verbs if verb.startswith(args[0])]
+        if args[0] not in matches and args[0] not in self.commands:
+            if len(matches) > 1:
+                ctx.fail(f"{args[0]!r} may be {' or '.join(matches)}")
+            args = [*matches, *args[1:]] if matches else args
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section(gettext("Verbs")):
+            formatter.write_dl([(verb, text) for verb, (_, text) in self._verbs.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete verbs from the table, so that a press of the tab key imports nothing."""
+        verbs = [
+            CompletionItem(verb, help=text)
+            for verb, (_, text) in self._verbs.items()
+            if verb.startswith(incomplete)
+        ]
+        return verbs + click.Command.shell_complete(self, ctx, incomplete)
+
+
+class Device(click.ParamType):
+    """The name of a network interface; the tab key offers those that there are."""
+
+    name = "device"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        if not NETWORK_DEVICES.is_dir():
+            return []
+        names = sorted(path.name for path in NETWORK_DEVICES.iterdir())
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def is_json(ctx: click.Context) -> bool:
+    """Is JSON asked for, before or after the verb?"""
+    return bool((ctx.obj or {}).get("json"))
+
+
+def option(ctx: click.Context, name: str) -> Any:
+    """Return an option given before the verb: json, pretty, stats or netns."""
+    return (ctx.obj or {}).get(name)
+
+
+def print_json(ctx: click.Context, value: Any) -> None:
+    """Print a value as JSON, indented with -p."""
+    click.echo(json.dumps(value, indent=4 if option(ctx, "pretty") else None))
+
+
+def warn(message: str) -> None:
+    """Say on standard error what is not as it should be."""
+    click.echo(f"etcpipe: warning: {message}", err=True)

@@ -1,0 +1,143 @@
+"""The etcpipe command: its verbs, its common options, and what its errors look like."""
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+
+import click
+
+from etcpipe import __version__
+from etcpipe.cli.common import LazyGroup
+from etcpipe.errors import EtcpipeError, PermissionDeniedError
+
+# 0 done, 1 failed, 2 wrong usage, 3 done but degraded, 4 not permitted, 5 not supported
+# here; the classes of errors carry theirs.
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+VERBS = {
+    "classify": ("etcpipe.cli.classify", "Classify the flows of captures."),
+    "attach": ("etcpipe.cli.attach", "Classify a device's traffic, live."),
+    "show": ("etcpipe.cli.show", "Show where etcpipe is attached."),
+    "monitor": ("etcpipe.cli.show", "Follow the counters of attached devices."),
+    "detach": ("etcpipe.cli.show", "Remove etcpipe from a device."),
+    "demo": ("etcpipe.cli.demo", "Watch it classify real programs, without risk."),
+    "lab": ("etcpipe.cli.lab", "Make labelled traffic of real programs."),
+    "train": ("etcpipe.cli.train", "Train a model from labelled captures."),
+    "model": ("etcpipe.cli.model", "List models, or show what one is."),
+    "doctor": ("etcpipe.cli.doctor", "Say what works here, and what to do about the rest."),
+    "completion": ("etcpipe.cli.completion", "Print a shell's completion script."),
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    verbs=VERBS,
+    context_settings={"auto_envvar_prefix": "ETCPIPE", "help_option_names": ["-h", "--help"]},
+    options_metavar="[-j] [-p] [-s] [-n NETNS]",
+    subcommand_metavar="VERB ...",
+)
+@click.option("-j", "--json", is_flag=True, help="JSON on standard output.")
+@click.option("-p", "--pretty", is_flag=True, help="Indent the JSON.")
+@click.option("-s", "--stats", is_flag=True, help="Show all counters.")
+@click.option("-n", "--netns", metavar="NAME", help="Network namespace of the device, as in ip.")
+@click.version_option(__version__, "-V", "--version", message="etcpipe %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, json: bool, pretty: bool, stats: bool, netns: str | None) -> None:
+    """Classify encrypted network traffic, live or from captures.
+
+    Verbs may be shortened. `etcpipe help VERB` explains one.
+
+    \b
+    Exit status: 0 done, 1 failed, 2 wrong usage, 3 done but degraded,
+    4 not permitted, 5 not supported here.
+    """
+    ctx.obj = {"json": json, "pretty": pretty, "stats": stats, "netns": netns}
+
+
+@cli.command("help", hidden=True, context_settings={"ignore_unknown_options": True})
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def help_verb(words: tuple[str, ...]) -> int:
+    """Show the help of a verb."""
+    return run([*words, "--help"])
+
+
+def main() -> None:
+    """Run the command and exit; the entry point of the package."""
+    signal.signal(signal.SIGTERM, _terminate)
+    status = run(sys.argv[1:])
+    sys.exit(status)
+
+
+def run(args: Sequence[str]) -> int:
+    """Run the command and return its exit status; every error ends here, as one line."""
+    try:
+        status = cli.main(args=list(args) or ["--help"], prog_name="etcpipe", standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except BaseException as error:
+        if os.environ.get("ETCPIPE_DEBUG") == "1":
+            traceback.print_exc()
+        status, message = explain(error)
+        _give_up_stdout()
+        if message:
+            click.echo(f"etcpipe: {message}", err=True)
+        return status
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """Return the exit status and the line that an error is worth; "" says nothing."""
+    if isinstance(error, EtcpipeError):
+        return error.exit_code, _one_line(str(error))
+    if isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx else "etcpipe"
+        return EXIT_USAGE, f"{_one_line(error.format_message()).rstrip('.')} (see {path} --help)"
+    if isinstance(error, click.ClickException):
+        return EXIT_FAILED, _one_line(error.format_message())
+    if isinstance(error, SystemExit):
+        return (error.code if isinstance(error.code, int) else EXIT_FAILED), ""
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return EXIT_INTERRUPTED, "interrupted"
+    if isinstance(error, PermissionError):
+        return PermissionDeniedError.exit_code, _explain_os(error)
+    if isinstance(error, OSError):
+        return EXIT_FAILED, _explain_os(error)
+    if isinstance(error, ModuleNotFoundError):
+        return EXIT_FAILED, f"needs the Python package {error.name}: pip install {error.name}"
+    if isinstance(error, MemoryError):
+        return EXIT_FAILED, "out of memory"
+    kind = type(error).__name__
+    return EXIT_FAILED, f"bug: {kind}: {_one_line(str(error))} (ETCPIPE_DEBUG=1 shows where)"
+
+
+def _explain_os(error: OSError) -> str:
+    if error.errno == errno.EPIPE:
+        return ""  # the reader of a pipe has gone, as with `| head`: not worth a word
+    reason = error.strerror or str(error)
+    return f"{error.filename}: {reason}" if error.filename else _one_line(reason)
+
+
+def _give_up_stdout() -> None:
+    """Write what is buffered; if that fails, make sure that it does not again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(EXIT_TERMINATED)  # unlike the default, runs every `finally`
+
+
+if __name__ == "__main__":
+    main()

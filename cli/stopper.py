@@ -1,0 +1,52 @@
+"""Signals that end a long run: in good order the first time, at once the second time."""
+
+import signal
+from collections.abc import Callable
+from types import FrameType, TracebackType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopper:
+    """Turns signals into a stop; a context manager that restores the handlers.
+
+    Before stops() was called a signal raises KeyboardInterrupt, so that a half-made set-up
+    is unwound. After it the first signal calls the given function and the second one
+    raises. After leave(), or once it has raised, signals are ignored: what is being taken
+    down must come down whole.
+    """
+
+    def __init__(self) -> None:
+        self._stop: Callable[[], object] | None = None
+        self._ignores = False
+        self._before: dict[signal.Signals, object] = {}
+
+    def stops(self, stop: Callable[[], object]) -> None:
+        """From now on a signal calls this."""
+        self._stop = stop
+
+    def leave(self) -> None:
+        """From now on signals are ignored."""
+        self._ignores = True
+
+    def __enter__(self) -> "Stopper":
+        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._ignores:
+            return
+        if self._stop is None:
+            self._ignores = True
+            raise KeyboardInterrupt
+        stop, self._stop = self._stop, None
+        stop()
