@@ -9,8 +9,10 @@ The demo, the tests and the training data come from here; docs/lab.md tells more
 
 from etcpipe.lab.kind import MARKER, Kind
 from etcpipe.lab.kinds import KINDS
-from etcpipe.lab.lab import Lab, Session, missing, remove_stale_labs
+from etcpipe.lab.lab import Lab, Session
+from etcpipe.lab.leftovers import remove_stale_labs
 from etcpipe.lab.record import RecordSummary, record
+from etcpipe.lab.requirements import missing
 from etcpipe.lab.truth import Truth, label_of, read_truth
 
 __all__ = [

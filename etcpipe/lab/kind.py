@@ -233,7 +233,9 @@ class Typist:
     """Writes to a program's standard input, with the pauses of the session."""
 
     def __init__(self, client: Client, process: subprocess.Popen, log: Path) -> None:
+        assert process.stdin  # a pipe
         self._client, self._process, self._log = client, process, log
+        self._input = process.stdin
 
     def write(self, text: str) -> None:
         """Write text at once.
@@ -242,8 +244,8 @@ class Typist:
             LabError: the program has ended.
         """
         try:
-            self._process.stdin.write(text.encode())
-            self._process.stdin.flush()
+            self._input.write(text.encode())
+            self._input.flush()
         except OSError as error:
             raise LabError(f"the program ended early: {last_line(self._log)}") from error
 
@@ -253,5 +255,5 @@ class Typist:
         Raises:
             LabError: it took too long or failed.
         """
-        close_quietly(self._process.stdin)
+        close_quietly(self._input)
         self._client.finish(self._process, accept=accept)

@@ -1,11 +1,7 @@
 """The lab: a network, servers of the chosen kinds, and client sessions against them."""
 
-import fcntl
 import os
-import shutil
-import signal
 import sys
-import tempfile
 import threading
 import time
 import zlib
@@ -21,33 +17,16 @@ import numpy as np
 from etcpipe.errors import LabError, PermissionDeniedError
 from etcpipe.lab.certificates import make_authority
 from etcpipe.lab.kind import Client, Kind, Site
-from etcpipe.lab.kinds import KINDS
-from etcpipe.lab.network import (
-    AddressPlan,
-    Links,
-    Network,
-    delete_namespace,
-    namespaces_of,
-    pids_in,
-)
-from etcpipe.lab.processes import Processes, Program, wait_until
+from etcpipe.lab.leftovers import make_folder, remove_lab, remove_stale_labs
+from etcpipe.lab.network import AddressPlan, Links, Network, namespaces_of
+from etcpipe.lab.processes import Processes, wait_until
+from etcpipe.lab.requirements import choose_kinds
 from etcpipe.lab.truth import Truth
 
-PREFIX = "etclab-"
 CONCURRENT_SESSIONS = 8
 IPV6_SHARE = 0.25
 RTT_MS = (2.0, 80.0)
 RATES_MBIT = (20.0, 50.0, 100.0, 200.0)
-# What every lab needs, whatever its kinds.
-BASE_PROGRAMS = (
-    Program("ip", "iproute2"),
-    Program("tc", "iproute2"),
-    Program("ss", "iproute2"),
-    Program("ethtool", "ethtool"),
-    Program("sysctl", "procps"),
-    Program("setpriv", "util-linux"),
-    Program("openssl", "openssl"),
-)
 
 
 @dataclass(frozen=True)
@@ -91,7 +70,7 @@ class Lab:
         rate_mbit: float | None = None,
         rtt_ms: tuple[float, float] | None = RTT_MS,
     ) -> None:
-        self.kinds = _choose(kinds)
+        self.kinds = choose_kinds(kinds)
         self.seed = seed
         rng = np.random.default_rng([seed, 0])
         drawn = float(rng.choice(RATES_MBIT))
@@ -104,11 +83,10 @@ class Lab:
         if os.geteuid():
             raise PermissionDeniedError("the lab makes network namespaces: run it as root")
         remove_stale_labs()
-        self.folder, self._lock = _make_folder()
+        self.folder, self._lock = make_folder()
         self.name = self.folder.name
         self.client, self.router, self.server = namespaces_of(self.name)
         self._processes = Processes()
-        self._network: Network | None = None
         try:
             self._network = Network(self.name, self._plan, self.links)
             self._join_server()
@@ -125,7 +103,7 @@ class Lab:
         """Stop every program, delete the namespaces and the files."""
         self._stopping.set()
         self._processes.close()
-        _remove(self.name, self.folder)
+        remove_lab(self.name, self.folder)
         self._lock.close()
 
     def run(
@@ -251,92 +229,6 @@ class Lab:
         )
 
 
-def missing(kind: Kind | str) -> list[str]:
-    """Return the programs and modules that a kind needs and that are not installed."""
-    return [program.name for program in _missing_programs(kind)]
-
-
-def remove_stale_labs() -> None:
-    """Remove what labs left behind whose process was killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        try:
-            with (folder / "lock").open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(folder.name, folder)
-        except OSError:
-            continue  # in use: its process holds the lock; or somebody else removes it
-
-
-def _make_folder():
-    """Return a new folder and the open lock file in it, locked while this process lives."""
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
-    folder.chmod(0o755)  # servers that run as another user read their files here
-    lock = (folder / "lock.new").open("wb")
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    (folder / "lock.new").rename(folder / "lock")  # never visible unlocked
-    return folder, lock
-
-
-def _remove(name: str, folder: Path) -> None:
-    """Kill what runs in the lab's namespaces; delete them and the folder."""
-    namespaces = namespaces_of(name)
-    for number, patience_s in ((signal.SIGTERM, 1.0), (signal.SIGKILL, 1.0)):
-        deadline = time.monotonic() + patience_s
-        pids = [pid for namespace in namespaces for pid in pids_in(namespace)]
-        for pid in pids:
-            _kill(pid, number)
-        while pids and time.monotonic() < deadline:
-            time.sleep(0.02)
-            pids = [pid for namespace in namespaces for pid in pids_in(namespace)]
-    for namespace in namespaces:
-        delete_namespace(namespace)
-    for socket in Path("/run/wireguard").glob(f"wg?{name.rsplit('-', 1)[1]}.sock"):
-        socket.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def _invent_host(rng: np.random.Generator) -> str:
     letters = rng.choice(list("abcdefghijklmnopqrstuvwxyz"), size=rng.integers(3, 20))
     return "".join(letters) + str(rng.choice([".example", ".test", ".example.org"]))
-
-
-def _kill(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass  # ended meanwhile
-
-
-def _missing_programs(kind: Kind | str) -> list[Program]:
-    kind = KINDS[kind] if isinstance(kind, str) else kind
-    return [program for program in kind.programs if not program.is_installed()]
-
-
-def _choose(names: Iterable[str] | None) -> list[Kind]:
-    """Return the kinds of the names; every one that can run here where names is None."""
-    _require(BASE_PROGRAMS)
-    if names is None:
-        kinds = [kind for kind in KINDS.values() if not _missing_programs(kind)]
-        if not kinds:
-            _require(next(iter(KINDS.values())).programs)
-        return kinds
-    kinds = []
-    for name in dict.fromkeys(names):
-        if name not in KINDS:
-            raise LabError(f"no kind {name!r}: `etcpipe lab list` shows the kinds there are")
-        _require(KINDS[name].programs, name)
-        kinds.append(KINDS[name])
-    return kinds
-
-
-def _require(programs: Iterable[Program], kind: str = "the lab") -> None:
-    absent = [program for program in programs if not program.is_installed()]
-    if not absent:
-        return
-    apt = sorted({program.package for program in absent if program.package != "aioquic"})
-    pip = sorted({program.package for program in absent if program.package == "aioquic"})
-    advice = [f"apt install {' '.join(apt)}"] * bool(apt) + [f"pip install {' '.join(pip)}"] * bool(
-        pip
-    )
-    names = ", ".join(program.name for program in absent)
-    raise LabError(f"{kind} needs {names}: {'; '.join(advice)}")

@@ -19,7 +19,7 @@ import numpy as np
 from etcpipe.errors import LabError
 
 MTU = 1500
-SHAPER_QUEUE = "50ms"
+SHAPER_QUEUE_MS = 50
 SYSCTLS = {
     "net.ipv4.ip_forward": 1,
     "net.ipv6.conf.all.forwarding": 1,
@@ -118,10 +118,10 @@ class Network:
 
     def _make_namespaces(self) -> None:
         for namespace in self.namespaces:
-            _command(["ip", "netns", "add", namespace], "cannot make a network namespace")
-            settings = [f"{key}={value}" for key, value in SYSCTLS.items()]
+            _command(f"ip netns add {namespace}", "cannot make a network namespace")
+            settings = " ".join(f"{key}={value}" for key, value in SYSCTLS.items())
             _command(
-                ["ip", "netns", "exec", namespace, "sysctl", "-qw", *settings],
+                f"ip netns exec {namespace} sysctl -qw {settings}",
                 "cannot configure a network namespace",
             )
             ip(namespace, "link set lo up")
@@ -162,8 +162,8 @@ class Network:
     def _shape(self, rate_mbit: float) -> None:
         for namespace in (self.client, self.server):
             _command(
-                ["tc", "-n", namespace, "qdisc", "add", "dev", "wan0", "root", "tbf"]
-                + ["rate", f"{rate_mbit}mbit", "burst", "32kb", "latency", SHAPER_QUEUE],
+                f"tc -n {namespace} qdisc add dev wan0 root tbf"
+                f" rate {rate_mbit}mbit burst 32kb latency {SHAPER_QUEUE_MS}ms",
                 "cannot shape the lab's links",
             )
 
@@ -179,7 +179,7 @@ def ip(namespace: str, command: str) -> None:
     Raises:
         LabError: the kernel refused.
     """
-    _command(["ip", "-n", namespace, *command.split()], f"ip {command} failed")
+    _command(f"ip -n {namespace} {command}", f"ip {command} failed")
 
 
 def pids_in(namespace: str) -> list[int]:
@@ -196,13 +196,12 @@ def delete_namespace(namespace: str) -> None:
 def _switch_offloads_off(namespace: str, device: str) -> None:
     """Make frames look as on a wire: no segments merged, every checksum filled in."""
     _command(
-        ["ip", "netns", "exec", namespace, "ethtool", "-K", device]
-        + ["tso", "off", "gso", "off", "gro", "off", "tx", "off"],
+        f"ip netns exec {namespace} ethtool -K {device} tso off gso off gro off tx off",
         "cannot switch offloads off",
     )
 
 
-def _command(argv: list[str], failure: str) -> None:
-    done = subprocess.run(argv, capture_output=True, text=True)
+def _command(command: str, failure: str) -> None:
+    done = subprocess.run(command.split(), capture_output=True, text=True)
     if done.returncode:
         raise LabError(f"{failure}: {(done.stderr or done.stdout).strip()}")

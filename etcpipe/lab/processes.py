@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,17 +18,19 @@ from etcpipe.errors import LabError
 
 STOP_GRACE_S = 3.0
 POLL_S = 0.02
+READY_TIMEOUT_S = 30.0  # of a busy machine
 # Servers live in sbin, PostgreSQL's in a directory of its version; neither is on every PATH.
 EXTRA_PATH = ["/usr/sbin", "/sbin", *sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True)]
 
 
 @dataclass(frozen=True)
 class Program:
-    """An executable, or a Python module, and the package that brings it."""
+    """An executable, or a Python module, and the package that brings it, Debian's or PyPI's."""
 
     name: str
     package: str
     is_module: bool = False
+    is_from_pypi: bool = False
 
     def is_installed(self) -> bool:
         """Return whether the lab can use it here."""
@@ -132,7 +135,12 @@ class Processes:
             self.stop(process, grace_s=max(0.01, deadline - time.monotonic()))
 
 
-def wait_until(ready, process: subprocess.Popen, log: Path, timeout_s: float = 15.0) -> None:
+def wait_until(
+    ready: Callable[[], bool],
+    process: subprocess.Popen,
+    log: Path,
+    timeout_s: float = READY_TIMEOUT_S,
+) -> None:
     """Wait until ready() is true.
 
     Raises:
@@ -161,7 +169,8 @@ def is_listening(namespace: str, protocol: str, address: str, port: int) -> bool
 
 def program_name(process: subprocess.Popen) -> str:
     """Return the name of the program, without what put it into its namespace."""
-    argv = list(process.args)
+    argv = process.args
+    assert isinstance(argv, list)  # as _command made it
     return Path(argv[8] if argv[4] == "setpriv" else argv[4]).name
 
 

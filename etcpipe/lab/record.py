@@ -11,6 +11,7 @@ from pathlib import Path
 from etcpipe.errors import LabError
 from etcpipe.lab.lab import Lab, Session
 from etcpipe.lab.processes import Processes, Program, last_line, wait_until
+from etcpipe.lab.requirements import require
 from etcpipe.lab.trim import Trimmed, trim
 from etcpipe.lab.truth import append_truth
 
@@ -63,8 +64,7 @@ def record(
     path = Path(path)
     if not path.parent.is_dir():
         raise LabError(f"no folder {path.parent}: make it first")
-    if not TCPDUMP.is_installed():
-        raise LabError("recording needs tcpdump: apt install tcpdump")
+    require("recording", [TCPDUMP])
     done = []
     with Lab(kinds, seed=seed, rate_mbit=rate_mbit) as lab:
         raw = lab.folder / "raw.pcap"

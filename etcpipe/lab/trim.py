@@ -44,8 +44,8 @@ def trim(source: Path, target: Path, first: int) -> Trimmed:
     packets = seen = flows = 0
     try:
         with source.open("rb") as reader, target.open("wb") as writer:
-            writer.write(_file_header(reader))
-            for header, frame in _records(reader):
+            writer.write(read_file_header(reader))
+            for header, frame in records(reader):
                 seen += 1
                 flow, flags = flow_of(frame)
                 if flags & (SYN | ACK) == SYN:
@@ -84,7 +84,12 @@ def flow_of(frame: bytes) -> tuple[Flow, int]:
     return (protocol, *sorted(ends)), flags
 
 
-def _file_header(reader: BinaryIO) -> bytes:
+def read_file_header(reader: BinaryIO) -> bytes:
+    """Return a capture's file header.
+
+    Raises:
+        LabError: it is not pcap of Ethernet in this machine's byte order.
+    """
     header = reader.read(FILE_HEADER.size)
     if len(header) < FILE_HEADER.size:
         raise LabError("tcpdump captured nothing")
@@ -94,6 +99,9 @@ def _file_header(reader: BinaryIO) -> bytes:
     return header
 
 
-def _records(reader: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+def records(reader: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (packet header, frame) of each packet; a torn last one is left out."""
     while len(header := reader.read(PACKET_HEADER.size)) == PACKET_HEADER.size:
-        yield header, reader.read(PACKET_HEADER.unpack(header)[2])
+        captured = PACKET_HEADER.unpack(header)[2]
+        if len(frame := reader.read(captured)) == captured:
+            yield header, frame

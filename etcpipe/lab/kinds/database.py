@@ -69,7 +69,7 @@ def serve(site: Site) -> None:
     site.run(["pgbench", "-i", "-q", "-n", "-s", str(rows), *connect, USER])
 
 
-def visit(client: Client, _: None) -> None:
+def visit(client: Client, served: None) -> None:
     """Run transactions as an application does, or a few statements as a person does."""
     connect = ["-h", client.address, "-p", str(PORT), "-U", USER]
     tls = {"env": {**os.environ, "PGSSLMODE": "require"}}

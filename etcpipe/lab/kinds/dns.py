@@ -43,7 +43,7 @@ def serve(site: Site) -> None:
     )
 
 
-def visit(client: Client, _: None) -> None:
+def visit(client: Client, served: None) -> None:
     """Resolve names as a page load makes a resolver do: in bursts over one connection."""
     transport = "+tls" if client.rng.random() < 0.5 else "+https"
     for _ in range(int(client.rng.integers(1, 4))):

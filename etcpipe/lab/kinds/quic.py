@@ -58,7 +58,7 @@ KINDS = (
     Kind(
         name="quic_h3",
         summary="web pages over HTTP/3 (aioquic)",
-        programs=(Program("aioquic", "aioquic", is_module=True),),
+        programs=(Program("aioquic", "aioquic", is_module=True, is_from_pypi=True),),
         endpoints=(("udp", PORT),),
         serve=serve,
         visit=visit,

@@ -16,7 +16,7 @@ from aioquic.asyncio import QuicConnectionProtocol, connect, serve
 from aioquic.h3.connection import H3_ALPN, H3Connection
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.events import ProtocolNegotiated, QuicEvent
+from aioquic.quic.events import QuicEvent
 
 from etcpipe.lab.kind import MARKER
 
@@ -29,14 +29,11 @@ class Http3(QuicConnectionProtocol):
 
     def __init__(self, *arguments, **options) -> None:
         super().__init__(*arguments, **options)
-        self.http: H3Connection | None = None
+        self.http = H3Connection(self._quic)
 
     def quic_event_received(self, event: QuicEvent) -> None:
-        if isinstance(event, ProtocolNegotiated):
-            self.http = H3Connection(self._quic)
-        if self.http:
-            for http_event in self.http.handle_event(event):
-                self.http_event_received(http_event)
+        for http_event in self.http.handle_event(event):
+            self.http_event_received(http_event)
 
     def http_event_received(self, event: H3Event) -> None:
         raise NotImplementedError
@@ -85,8 +82,7 @@ class Client(Http3):
         await self._ended[stream]
 
     def http_event_received(self, event: H3Event) -> None:
-        is_end = isinstance(event, HeadersReceived | DataReceived) and event.stream_ended
-        if is_end and not self._ended[event.stream_id].done():
+        if isinstance(event, HeadersReceived | DataReceived) and event.stream_ended:
             self._ended[event.stream_id].set_result(None)
 
 
@@ -106,6 +102,7 @@ async def fetch_pages(address: str, host: str, pause_s: float, pages: list[str])
     async with connect(
         address, PORT, configuration=configuration, create_protocol=Client
     ) as client:
+        assert isinstance(client, Client)
         for page in pages:
             first, *others = page.split(",")
             await client.fetch(host, first)

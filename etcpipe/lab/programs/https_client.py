@@ -17,16 +17,16 @@ class Connection(http.client.HTTPSConnection):
     """HTTPS to a given address, whatever the host's name says."""
 
     def __init__(self, address: str, host: str) -> None:
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        super().__init__(host, context=context, timeout=20)
+        self._tls = ssl.create_default_context()
+        self._tls.check_hostname = False
+        self._tls.verify_mode = ssl.CERT_NONE
+        super().__init__(host, context=self._tls, timeout=20)
         self._address = address
 
     def connect(self) -> None:
         raw = socket.create_connection((self._address, 443), timeout=20)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.sock = self._context.wrap_socket(raw, server_hostname=self.host)
+        self.sock = self._tls.wrap_socket(raw, server_hostname=self.host)
 
     def get(self, path: str) -> bytes:
         """Return the body at path over the connection, which stays open."""
