@@ -141,12 +141,7 @@ def _started(device: str, tap: "Live") -> str:
 
 
 def _summary_lines(summary: "Summary", counters: dict[str, int], lost: dict[str, int]) -> list[str]:
-    from etcpipe.outputs.summary import counter_lines, words
+    from etcpipe.outputs.summary import counter_lines, loss_line
 
     flows = summary.lines(live=True) if summary.flows else ["no flows"]
-    losses = ", ".join(f"{words(name)} {n:,}" for name, n in lost.items()) or "none"
-    packets = (
-        f"packets: {counters['PACKETS_SEEN']:,} seen, {counters['PACKETS_FIRST_N']:,} among the "
-        f"first of their flow, {counters['PACKETS_REDIRECTED']:,} mirrored; lost: {losses}"
-    )
-    return ["", *flows, "", *counter_lines(counters), "", packets]
+    return ["", *flows, "", *counter_lines(counters), "", loss_line(counters, lost)]

@@ -1,15 +1,18 @@
 """etcpipe demo: see it work, with real programs and no risk."""
 
-import json
 from typing import TYPE_CHECKING
 
 import click
 
+from etcpipe.cli.common import Verb, is_json, print_json
+
 if TYPE_CHECKING:
     from etcpipe.demo import Report
+    from etcpipe.lab import Lab
+    from etcpipe.live import Live
 
 
-@click.command(short_help="Classify real programs' traffic live, in namespaces made for it.")
+@click.command(cls=Verb)
 @click.option("--sessions", type=click.IntRange(1, 100), default=3, help="Runs of each kind.")
 @click.option("--seed", type=int, default=1, help="Makes sizes, pauses and counts repeatable.")
 @click.option("--kind", "kinds", multiple=True, help="Only these kinds; see `etcpipe lab list`.")
@@ -26,18 +29,16 @@ def demo(
       etcpipe demo --sessions 1 --kind ssh_shell --kind https_bulk
     """
     from etcpipe import demo as demos
-    from etcpipe.cli.common import is_json
     from etcpipe.outputs.table import LiveTable
 
-    as_json = is_json(ctx)
     table = LiveTable(click.echo)
 
-    def say_start(tap, lab) -> None:
-        if not as_json:
-            click.echo(
-                f"{len(lab.kinds)} kinds of traffic x {sessions} through {lab.router}; tap on "
-                f"{lab.device}: {tap.mode} ({tap.mode_reason}), {tap.loader}, model {tap.model.name}"
-            )
+    def say_start(tap: "Live", lab: "Lab") -> None:
+        click.echo(
+            f"{len(lab.kinds)} kinds of traffic x {sessions} through {lab.router}; tap on "
+            f"{lab.device}: {tap.mode} ({tap.mode_reason}), {tap.loader}, model {tap.model.name}",
+            err=True,
+        )
 
     report = demos.run(
         sessions=sessions,
@@ -45,9 +46,12 @@ def demo(
         kinds=kinds or None,
         model=model,
         on_start=say_start,
-        on_verdicts=lambda verdicts: None if as_json else table.write(verdicts),
+        on_verdicts=lambda verdicts: None if is_json(ctx) else table.write(verdicts),
     )
-    click.echo(json.dumps(_as_dict(report)) if as_json else _as_text(report))
+    if is_json(ctx):
+        print_json(ctx, _as_dict(report))
+    else:
+        click.echo("\n".join(_lines(report)))
 
 
 def _as_dict(report: "Report") -> dict:
@@ -70,24 +74,20 @@ def _as_dict(report: "Report") -> dict:
     }
 
 
-def _as_text(report: "Report") -> str:
-    lines = ["", f"{'class':<18}{'flows':>7}{'right':>7}{'wrong':>7}{'unknown':>9}{'median':>12}"]
-    for label, score in report.scores.items():
-        lines.append(
-            f"{label:<18}{score.flows:>7}{score.right:>7}{score.wrong:>7}{score.unknown:>9}"
-            f"{score.median_ms:>9.1f} ms"
-        )
-    scores = report.scores.values()
-    flows, right = sum(s.flows for s in scores), sum(s.right for s in scores)
-    share = f"{100 * right / flows:.1f} % right" if flows else "no flows"
-    lines += [
-        f"{'all':<18}{flows:>7}{right:>7}{sum(s.wrong for s in scores):>7}"
-        f"{sum(s.unknown for s in scores):>9}   {share}",
-        "",
-        f"packets: {report.counters['PACKETS_SEEN']:,} seen, "
-        f"{report.counters['PACKETS_FIRST_N']:,} among the first of their flow, "
-        f"{report.counters['PACKETS_REDIRECTED']:,} mirrored; lost: "
-        + (", ".join(f"{name} {n:,}" for name, n in report.lost.items()) or "none"),
+def _lines(report: "Report") -> list[str]:
+    from etcpipe.outputs.summary import loss_line
+    from etcpipe.outputs.table import Table, milliseconds
+
+    table = Table(["class", ">flows", ">right", ">wrong", ">unknown", ">median time to verdict"])
+    rows = [
+        [label, str(s.flows), str(s.right), str(s.wrong), str(s.unknown)]
+        + [milliseconds(s.median_ms * 1000)]
+        for label, s in report.scores.items()
     ]
-    lines += [f"failed: {s.label}: {s.error}" for s in report.sessions if not s.ok]
-    return "\n".join(lines)
+    total = report.total
+    rows.append(["all", str(total.flows), str(total.right), str(total.wrong), str(total.unknown)])
+    rows[-1].append(milliseconds(total.median_ms * 1000))
+    share = f"{100 * total.right / total.flows:.1f} % right" if total.flows else "no flows"
+    failed = [f"failed: {s.label}: {s.error}" for s in report.sessions if not s.ok]
+    packets = loss_line(report.counters, report.lost)
+    return ["", *table.lines(rows), "", share, packets, *failed]

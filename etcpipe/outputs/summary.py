@@ -80,6 +80,15 @@ def counter_lines(counters: Mapping[str, int]) -> list[str]:
     return Table(["packets by reason", ">count"]).lines(shown)
 
 
+def loss_line(counters: Mapping[str, int], lost: Mapping[str, int]) -> str:
+    """Return in one line what a tap saw, mirrored and lost, by reason."""
+    losses = ", ".join(f"{words(name)} {n:,}" for name, n in lost.items()) or "none"
+    return (
+        f"packets: {counters['PACKETS_SEEN']:,} seen, {counters['PACKETS_FIRST_N']:,} among the "
+        f"first of their flow, {counters['PACKETS_REDIRECTED']:,} mirrored; lost: {losses}"
+    )
+
+
 def words(counter: str) -> str:
     """Return a counter's name in words: PACKETS_NOT_IP is "not IP"."""
     name = counter.removeprefix("PACKETS_").lower().replace("_", " ")
