@@ -163,6 +163,11 @@ def update(fd: int, key: np.ndarray, value: np.ndarray) -> None:
     _call(MAP_UPDATE, _Element(map_fd=fd, key=key.ctypes.data, value=value.ctypes.data))
 
 
+def delete(fd: int, key: np.ndarray) -> None:
+    """Remove one key, a (1,) array of the map's type."""
+    _call(MAP_DELETE, _Element(map_fd=fd, key=key.ctypes.data))
+
+
 def entries(fd: int, key_dtype: np.dtype, value_dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Return all keys and values of a hash map, read in batches while it may change."""
     chunk = 4096
@@ -192,7 +197,8 @@ def entries(fd: int, key_dtype: np.dtype, value_dtype: np.dtype) -> tuple[np.nda
         keys.append(some_keys[: attr.count])
         values.append(some_values[: attr.count])
         if ended:
-            return np.concatenate(keys), np.concatenate(values)
+            # named, as NumPy would turn the network order of a port into the machine's
+            return np.concatenate(keys, dtype=key_dtype), np.concatenate(values, dtype=value_dtype)
         cursors.reverse()
         started = True
 

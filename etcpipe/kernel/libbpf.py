@@ -72,13 +72,14 @@ def load(build: Build) -> Loaded:
     refusal: OSError | None = None
     for path in paths:
         try:
-            return _load_object(path, build)
+            return load_object(path, build)
         except OSError as error:
             refusal = error
     raise load_error(refusal)
 
 
-def _load_object(path: Path, build: Build) -> Loaded:
+def load_object(path: Path, build: Build) -> Loaded:
+    """Return the programs and maps of one object; raises OSError as libbpf gave it."""
     lib = library()
     handle = _check(lib.bpf_object__open_file(os.fsencode(path), None))
     try:

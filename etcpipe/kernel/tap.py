@@ -26,7 +26,7 @@ from etcpipe.errors import DataplaneError, UsageError
 from etcpipe.kernel import bpf, checks, journal, links, modes, netns, programs, status
 from etcpipe.kernel.journal import Journal, Lock
 from etcpipe.kernel.settings import MAPS, Build, Loaded, TapSettings
-from etcpipe.layout import FLOW_STATE
+from etcpipe.layout import FLOW_KEY, FLOW_STATE
 
 __all__ = ["Tap", "TapSettings", "detach", "detach_all", "show"]
 
@@ -160,7 +160,8 @@ class Tap:
             (n,) FLOW_STATE, zero where the flow is not in the table.
         """
         states = np.zeros(len(keys), FLOW_STATE)
-        bpf.lookup(self._maps["flows"], keys, states)
+        # whatever byte order NumPy made of the ports on the way, the table's is FLOW_KEY's
+        bpf.lookup(self._maps["flows"], np.asarray(keys, FLOW_KEY), states)
         return states
 
     def alive(self) -> bool:

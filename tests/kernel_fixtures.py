@@ -1,0 +1,154 @@
+"""What tests of the kernel side share: programs loaded alone, and pairs of namespaces."""
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+
+import numpy as np
+import pytest
+
+from etcpipe.kernel import bpf, libbpf, netns, programs, status
+from etcpipe.kernel.journal import PINS, RUN
+from etcpipe.kernel.settings import Build, Loaded, TapSettings
+from etcpipe.layout import FLOW_KEY, FLOW_STATE
+
+NO_SUCH_IFINDEX = 0x7FFFFFF0
+
+
+def has_bcc() -> bool:
+    try:
+        from bcc import BPF
+    except ImportError:
+        return False
+    return hasattr(BPF, "SCHED_CLS")
+
+
+LOADERS = [
+    "libbpf",
+    pytest.param("bcc", marks=pytest.mark.skipif(not has_bcc(), reason="no python3-bpfcc")),
+]
+
+
+class Bench:
+    """The tap's programs, loaded but attached to nothing: packets go in by hand."""
+
+    def __init__(self, loaded: Loaded):
+        self.loaded = loaded
+
+    def run(self, program: str, frame: bytes, context: bytes = b"") -> tuple[int, dict[str, int]]:
+        """Run a packet through a program; returns its action and the counters that moved."""
+        before = self.counters()
+        action = bpf.test_run(self.loaded.programs[program], frame, context)
+        after = self.counters()
+        moved = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+        return action, moved
+
+    def counters(self) -> dict[str, int]:
+        return status.counters(self.loaded.maps["packet_counters"])
+
+    def flows(self) -> tuple[np.ndarray, np.ndarray]:
+        return bpf.entries(self.loaded.maps["flows"], FLOW_KEY, FLOW_STATE)
+
+    def forget_flows(self) -> None:
+        keys, _ = self.flows()
+        for row in range(len(keys)):
+            bpf.delete(self.loaded.maps["flows"], keys[row : row + 1])
+
+    def flow(self) -> np.void:
+        """Return the state of the only flow there is."""
+        states = self.flows()[1]
+        assert len(states) == 1
+        return states[0]
+
+
+@contextmanager
+def bench(loader: str, object_name: str = "", **settings: object) -> Iterator[Bench]:
+    """Load the programs for no device: each copy fails, which shows where one is made."""
+    build = Build(TapSettings(loader=loader, **settings), 1, NO_SUCH_IFINDEX)
+    if object_name:
+        (path,) = [path for path in libbpf.object_paths() if path.name == object_name]
+        loaded = libbpf.load_object(path, build)
+    else:
+        loaded = programs.load(build)
+    try:
+        yield Bench(loaded)
+    finally:
+        loaded.close()
+
+
+def mapped(text: str) -> bytes:
+    """Return an address as a flow key holds it: IPv4 is IPv4-mapped."""
+    packed = ip_address(text).packed
+    return packed if len(packed) == 16 else bytes(10) + b"\xff\xff" + packed
+
+
+def run(command: str) -> str:
+    """Run a command and return what it printed."""
+    return subprocess.run(command.split(), check=True, capture_output=True, text=True).stdout
+
+
+class Wire:
+    """Two namespaces joined by a veth pair: tap `device` in `near`, send from `far`."""
+
+    device, peer = "tap0", "far0"
+
+    def __init__(self, name: str):
+        self.near, self.far = f"{name}n", f"{name}f"
+        for namespace in (self.near, self.far):
+            run(f"ip netns add {namespace}")
+            # a link-local address at once, and no reports of it later
+            self.shell(namespace, "sysctl -qw net.ipv6.conf.default.accept_dad=0")
+        run(
+            f"ip -n {self.near} link add {self.device} type veth"
+            f" peer name {self.peer} netns {self.far}"
+        )
+        self.add_address(self.near, self.device, "10.77.0.1/24", "fd00:77::1/64")
+        self.add_address(self.far, self.peer, "10.77.0.2/24", "fd00:77::2/64")
+
+    def add_address(self, namespace: str, device: str, *addresses: str) -> None:
+        run(f"ip -n {namespace} link set {device} up")
+        for address in addresses:
+            nodad = " nodad" if ":" in address else ""
+            run(f"ip -n {namespace} addr add {address} dev {device}{nodad}")
+
+    @staticmethod
+    def shell(namespace: str, command: str) -> str:
+        return run(f"nsenter --net=/run/netns/{namespace} {command}")
+
+    @contextmanager
+    def raw(self, device: str | None = None) -> Iterator[socket.socket]:
+        """Open a socket that sends whole frames from the far end."""
+        with netns.enter(self.far):
+            sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+            sender.bind((device or self.peer, 0))
+        with sender:
+            yield sender
+
+    def devices(self) -> list[str]:
+        with netns.enter(self.near):
+            return sorted(name for _, name in socket.if_nameindex())
+
+    def leftovers(self) -> list[str]:
+        """Return what a tap of the near namespace left: devices, qdiscs, pins, journals."""
+        inode = netns.inode(self.near)
+        found = [name for name in self.devices() if name.startswith("etcm")]
+        found += [str(path) for path in (PINS / str(inode), RUN / str(inode)) if path.exists()]
+        if "clsact" in run(f"tc -n {self.near} qdisc show"):
+            found.append("clsact")
+        return found
+
+    def close(self) -> None:
+        for namespace in (self.near, self.far):
+            run(f"ip netns del {namespace}")
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    wire = Wire(f"etcp{os.getpid()}")
+    try:
+        yield wire
+    finally:
+        wire.close()
