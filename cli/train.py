@@ -1,0 +1,166 @@
+"""etcpipe train: labelled captures in, a model file and its held-out scores out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from etcpipe.cli.common import Verb, is_json, print_json
+
+if TYPE_CHECKING:
+    from etcpipe.train import Result
+
+SIZES = click.IntRange(1, 64)
+
+
+@click.command(cls=Verb, short_help="Train a model from labelled captures.")
+@click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The model.")
+@click.option("--task", help="Which labels of a bundle with tasks.csv to learn.")
+@click.option("--name", help="The model's name; default: that of the file.")
+@click.option("--arch", type=click.Choice(["lightgbm"]), default="lightgbm", show_default=True)
+@click.option("--view", type=click.Choice(["stats"]), default="stats", show_default=True)
+@click.option("--first", default=10, type=SIZES, show_default=True, help="Packets of a flow.")
+@click.option(
+    "--count",
+    type=click.Choice(["payload", "all", "non_ack"]),
+    default="payload",
+    show_default=True,
+    help="Which packets count towards --first.",
+)
+@click.option(
+    "--wait",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Judge a flow when nothing came for so many seconds.",
+)
+@click.option(
+    "--mask",
+    type=click.Choice(["strict", "standard", "none"]),
+    default="strict",
+    show_default=True,
+    help="What the model may not see; strict hides ports, TTL and window.",
+)
+@click.option("--folds", default=5, type=click.IntRange(2), show_default=True, help="Of captures.")
+@click.option("--seed", default=1, show_default=True, help="Makes folds and fits repeatable.")
+@click.pass_context
+def train(
+    ctx: click.Context,
+    data: tuple[Path, ...],
+    output: Path,
+    task: str | None,
+    name: str | None,
+    arch: str,
+    view: str,
+    first: int,
+    count: str,
+    wait: float,
+    mask: str,
+    folds: int,
+    seed: int,
+) -> None:
+    """Train gradient boosted trees on DATA and write them as one .onnx file.
+
+    DATA are folders with captures and a labels.csv (as `etcpipe lab record` makes them),
+    or a bundle with flows.csv and tasks.csv. Every score that is printed comes from
+    captures that were held out.
+
+    \b
+    Example:
+      etcpipe lab record monday.pcap --sessions 10 --seed 1
+      etcpipe lab record tuesday.pcap --sessions 10 --seed 2
+      etcpipe train . -o mine.onnx
+      etcpipe classify other.pcap --model mine.onnx
+    """
+    trains, datasets = _import_training()
+    settings = trains.Settings(
+        datasets.Input(first, count, wait), name or output.stem, mask, seed, folds
+    )
+    recordings = [one for path in data for one in datasets.find_recordings(path, task)]
+    with _progress() as progress:
+        dataset = datasets.read(
+            recordings, settings.input, lambda done, total: progress("reading", done, total)
+        )
+        result = trains.train(dataset, settings, on_step=progress)
+    output.write_bytes(result.model)
+    if is_json(ctx):
+        print_json(ctx, {"model": str(output), "us_per_flow": round(result.us_per_flow, 2)}
+                   | result.report)  # fmt: skip
+    else:
+        click.echo(as_text(result.report))
+        click.echo(_cost(output, result))
+
+
+def _import_training():
+    from etcpipe.errors import UnsupportedError
+
+    try:
+        from etcpipe import dataset, train
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith("etcpipe"):
+            raise
+        raise UnsupportedError(
+            f"training needs {error.name}: pip install 'etcpipe[train]'"
+        ) from error
+    return train, dataset
+
+
+class _progress:
+    """Shows on a terminal what is being done, and nothing elsewhere."""
+
+    def __enter__(self):
+        self._stream = click.get_text_stream("stderr")
+        self._is_shown = self._stream.isatty()
+        return self._show
+
+    def __exit__(self, *exception: object) -> None:
+        if self._is_shown:
+            self._stream.write("\r\033[K")
+
+    def _show(self, what: str, done: int, total: int) -> None:
+        if self._is_shown:
+            bar = "#" * (30 * done // max(total, 1))
+            self._stream.write(f"\r\033[K[{bar:<30}] {what}")
+            self._stream.flush()
+
+
+def as_text(report: dict) -> str:
+    """Return the scores of a model as a table for people."""
+    low, high = report["macro_f1_interval"]
+    lines = [
+        f"{report['flows']} flows of {report['captures']} captures, "
+        f"{report['folds']} folds by capture; all scores on captures held out",
+        f"macro-F1 {report['macro_f1']:.3f} ({low:.3f} to {high:.3f}), "
+        f"accuracy {report['accuracy']:.3f}, calibration error {report['calibration_error']:.3f}",
+        "",
+        f"{'class':<20}{'flows':>7}{'captures':>10}{'F1':>8}   confused with",
+    ]
+    names = list(report["classes"])
+    for i, (name, one) in enumerate(report["classes"].items()):
+        said = report["confusion"][i]
+        wrong = sorted((j for j in range(len(names)) if j != i and said[j]), key=lambda j: -said[j])
+        confused = ", ".join(f"{names[j]} {said[j]}" for j in wrong[:3])
+        row = f"{name:<20}{one['flows']:>7}{one['captures']:>10}{one['f1']:>8.3f}   {confused}"
+        lines.append(row.rstrip())
+    base, unknown = report["baselines"], report["unknown"]
+    lines += [
+        "",
+        f"baselines (macro-F1): majority {base['majority']:.3f}, k-NN {base['knn']:.3f}, "
+        f"hidden fields alone {base['ids_only']:.3f}",
+    ]
+    if report["shortcut"]:
+        lines.append("  ports, TTL or window would tell the class here: keep them masked")
+    if unknown["strange_refused"] is not None:
+        lines.append(
+            f"unknown below {unknown['threshold']:.3f}: keeps {unknown['right_kept']:.1%} of right "
+            f"verdicts, refuses {unknown['strange_refused']:.1%} of classes never seen"
+        )
+    return "\n".join(lines)
+
+
+def _cost(output: Path, result: "Result") -> str:
+    return (
+        f"{output}: {len(result.model) / 1e3:.0f} kB, {result.report['trees']} trees, "
+        f"{result.us_per_flow:.1f} us a flow on one core"
+    )

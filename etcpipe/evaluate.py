@@ -1,0 +1,125 @@
+"""Scores of a classifier on held-out captures, and what to hold them against."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+BOOTSTRAPS = 2000
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How right predictions are.
+
+    Attributes:
+        confusion: (classes, classes) int, rows true, columns predicted.
+        low, high: 95 % interval of macro_f1, by resampling captures.
+    """
+
+    confusion: np.ndarray
+    macro_f1: float
+    low: float
+    high: float
+    accuracy: float
+
+
+def score(
+    label: np.ndarray, predicted: np.ndarray, capture: np.ndarray, classes: int, seed: int
+) -> Scores:
+    """Return the scores of predictions.
+
+    Args:
+        label, predicted: (flows,) int, 0 .. classes - 1.
+        capture: (flows,) int, flows of one capture are resampled together, since they
+            are not independent.
+    """
+    by_capture = np.zeros((int(capture.max()) + 1, classes, classes), np.int64)
+    np.add.at(by_capture, (capture, label, predicted), 1)
+    by_capture = by_capture[np.unique(capture)]
+    confusion = by_capture.sum(axis=0)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(
+        len(by_capture), np.full(len(by_capture), 1 / len(by_capture)), BOOTSTRAPS
+    )
+    resampled = np.tensordot(drawn, by_capture, axes=1)
+    low, high = np.quantile([macro_f1(one) for one in resampled], [0.025, 0.975])
+    return Scores(
+        confusion,
+        macro_f1(confusion),
+        float(low),
+        float(high),
+        float(np.trace(confusion) / max(confusion.sum(), 1)),
+    )
+
+
+def confusion_matrix(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Return (classes, classes) int64, rows true, columns predicted."""
+    return np.bincount(label * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
+def class_f1(confusion: np.ndarray) -> np.ndarray:
+    """Return (classes,) float64, F1 of each class, 0 for one that is neither true nor said."""
+    right = np.diagonal(confusion)
+    return 2 * right / np.maximum(confusion.sum(axis=0) + confusion.sum(axis=1), 1)
+
+
+def macro_f1(confusion: np.ndarray) -> float:
+    """Return the mean F1 of the classes that have flows."""
+    there = confusion.sum(axis=1) > 0
+    return float(class_f1(confusion)[there].mean()) if there.any() else 0.0
+
+
+def fit_temperature(scores: np.ndarray, label: np.ndarray) -> float:
+    """Return the temperature under which the scores fit the labels best.
+
+    Args:
+        scores: (flows, classes), unnormalised, of flows that were held out.
+
+    Source: Guo et al., ICML 2017: one parameter, least negative log-likelihood.
+    """
+    candidates = np.geomspace(0.2, 10, 400)
+    losses = [negative_log_likelihood(scores / t, label) for t in candidates]
+    return float(np.float32(candidates[int(np.argmin(losses))]))
+
+
+def negative_log_likelihood(scores: np.ndarray, label: np.ndarray) -> float:
+    """Return the mean of -log softmax(scores)[label]."""
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    chosen = shifted[np.arange(len(label)), label]
+    return float(np.mean(np.log(np.exp(shifted).sum(axis=1)) - chosen))
+
+
+def calibration_error(probability: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
+    """Return the expected calibration error of top probabilities, bins of equal width.
+
+    Source: Naeini et al., AAAI 2015.
+    """
+    index = np.minimum((probability * bins).astype(int), bins - 1)
+    gaps = [abs(probability[index == i].sum() - right[index == i].sum()) for i in np.unique(index)]
+    return float(sum(gaps) / max(len(probability), 1))
+
+
+def area_under_roc(known: np.ndarray, unknown: np.ndarray) -> float:
+    """Return how often a known flow has a higher probability than an unknown one."""
+    values = np.concatenate([known, unknown])
+    _, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
+    mid_rank = (np.cumsum(count) - (count - 1) / 2)[inverse]
+    wins = mid_rank[: len(known)].sum() - len(known) * (len(known) + 1) / 2
+    return float(wins / max(len(known) * len(unknown), 1))
+
+
+def choose_threshold(right: np.ndarray, unknown: np.ndarray, keep: float = 0.95) -> float:
+    """Return the probability below which a verdict is "unknown".
+
+    Balances right verdicts kept against unknown flows refused, and never gives up more
+    than 1 - keep of the right verdicts.
+
+    Args:
+        right: probabilities of verdicts that were right on held-out captures.
+        unknown: probabilities given to flows of classes that the model never saw.
+    """
+    candidates = np.unique(
+        np.concatenate([[0.0], np.quantile(right, np.linspace(0, 1 - keep, 200))])
+    )
+    gain = [(right >= t).mean() + (unknown < t).mean() for t in candidates]
+    return float(np.float32(candidates[int(np.argmax(gain))]))

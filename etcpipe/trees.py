@@ -1,0 +1,196 @@
+"""Gradient boosted trees: fitted by LightGBM, carried as one ONNX TreeEnsembleRegressor.
+
+The ensemble gives one unnormalised score a class. LightGBM compares float64 thresholds,
+ONNX float32 ones; a threshold is therefore rounded down to float32, which decides every
+float32 value x the same way: x <= t exactly if x <= floor32(t).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightgbm
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from etcpipe.model_file import DESCRIPTION_KEY, DIGEST_KEY, NO_DIGEST, Description, seal
+
+# Serving cost grows with the number of trees: 12 us a flow is the budget (docs/models.md).
+TREES_MAX = 400
+_IR_VERSION = 8  # ONNX 1.10 and ONNX Runtime 1.10 on
+_OPSETS = {"": 15, "ai.onnx.ml": 3}
+
+_PARAMETERS = {
+    "objective": "multiclass",
+    "learning_rate": 0.25,
+    "num_leaves": 15,
+    "min_data_in_leaf": 5,
+    "min_sum_hessian_in_leaf": 0.1,
+    "feature_fraction": 0.6,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "lambda_l2": 1.0,
+    "deterministic": True,
+    "force_row_wise": True,
+    "verbosity": -1,
+}
+
+
+@dataclass(frozen=True)
+class Trees:
+    """A fitted ensemble.
+
+    Attributes:
+        rounds: boosting rounds, one tree a class each.
+    """
+
+    booster: lightgbm.Booster
+    rounds: int
+    classes: int
+
+    def scores(self, rows: np.ndarray) -> np.ndarray:
+        """Return (flows, classes) float64, unnormalised."""
+        return self.booster.predict(rows, raw_score=True, num_iteration=self.rounds)
+
+    def gains(self) -> np.ndarray:
+        """Return (columns,) float64, how much each column contributed to the fit, adds up to 1."""
+        gain = self.booster.feature_importance("gain", iteration=self.rounds)
+        return gain / max(gain.sum(), 1e-12)
+
+
+def fit(
+    rows: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    seed: int,
+    rounds: int | None = None,
+    held_out: np.ndarray | None = None,
+) -> Trees:
+    """Return an ensemble fitted to rows.
+
+    Args:
+        rows: (flows, columns) float32.
+        labels: (flows,) int, 0 .. classes - 1.
+        rounds: boosting rounds, None for as many as TREES_MAX allows.
+        held_out: (flows,) bool, rows to stop early on instead of fitting them.
+    """
+    most = max(TREES_MAX // classes, 1) if rounds is None else rounds
+    parameters = _PARAMETERS | {"num_class": classes, "seed": seed}
+    weights = class_weights(labels, classes)[labels]
+    fitted = np.ones(len(rows), bool) if held_out is None else ~held_out
+    dataset = lightgbm.Dataset(
+        rows[fitted], labels[fitted], weight=weights[fitted], params=parameters
+    )
+    if held_out is None or not held_out.any():
+        return Trees(lightgbm.train(parameters, dataset, most), most, classes)
+    watched = dataset.create_valid(rows[held_out], labels[held_out], weight=weights[held_out])
+    booster = lightgbm.train(
+        parameters,
+        dataset,
+        most,
+        valid_sets=[watched],
+        callbacks=[lightgbm.early_stopping(8, verbose=False)],
+    )
+    return Trees(booster, booster.best_iteration or most, classes)
+
+
+def class_weights(labels: np.ndarray, classes: int, beta: float = 0.999) -> np.ndarray:
+    """Return (classes,) float64, weights by effective number of flows, 1 on average.
+
+    Source: Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019.
+    """
+    count = np.maximum(np.bincount(labels, minlength=classes), 1)
+    weights = (1 - beta) / (1 - beta**count)
+    return weights * len(labels) / weights[labels].sum()
+
+
+def to_onnx(trees: Trees, columns: int, description: Description) -> bytes:
+    """Return the contents of a model file (see etcpipe.model_file)."""
+    node = helper.make_node(
+        "TreeEnsembleRegressor",
+        ["rows"],
+        ["scores"],
+        domain="ai.onnx.ml",
+        n_targets=trees.classes,
+        aggregate_function="SUM",
+        post_transform="NONE",
+        **_ensemble(trees).attributes(),
+    )
+    graph = helper.make_graph(
+        [node],
+        description.name,
+        [helper.make_tensor_value_info("rows", TensorProto.FLOAT, [None, columns])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None, trees.classes])],
+    )
+    opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS.items()]
+    model = helper.make_model(
+        graph, producer_name="etcpipe", opset_imports=opsets, ir_version=_IR_VERSION
+    )
+    helper.set_model_props(model, {DESCRIPTION_KEY: description.to_json(), DIGEST_KEY: NO_DIGEST})
+    onnx.checker.check_model(model)
+    return seal(model.SerializeToString())
+
+
+@dataclass
+class _Ensemble:
+    """The attributes of a TreeEnsembleRegressor as they grow."""
+
+    nodes: list[tuple] = field(default_factory=list)
+    leaves: list[tuple] = field(default_factory=list)
+
+    def add(self, tree: int, target: int, root: dict[str, Any]) -> None:
+        """Append a tree of LightGBM's dump."""
+        first = len(self.nodes)
+        for node_id, node, true_id, false_id in _walk(root):
+            if "leaf_value" in node:
+                self.nodes.append((tree, node_id, 0, 0.0, "LEAF", 0, 0))
+                self.leaves.append((tree, node_id, target, node["leaf_value"]))
+            else:
+                if node["decision_type"] != "<=":
+                    raise ValueError(f"cannot export a {node['decision_type']} split")
+                threshold = floor32(node["threshold"])
+                feature = node["split_feature"]
+                self.nodes.append(
+                    (tree, node_id, feature, threshold, "BRANCH_LEQ", true_id, false_id)
+                )
+        self.nodes[first:] = sorted(self.nodes[first:], key=lambda node: node[1])
+
+    def attributes(self) -> dict[str, list]:
+        """Return the operator's attributes."""
+        nodes, leaves = list(zip(*self.nodes, strict=True)), list(zip(*self.leaves, strict=True))
+        node_names = "treeids nodeids featureids values modes truenodeids falsenodeids".split()
+        named = {f"nodes_{name}": list(nodes[i]) for i, name in enumerate(node_names)}
+        leaf_names = "treeids nodeids ids weights".split()
+        return named | {f"target_{name}": list(leaves[i]) for i, name in enumerate(leaf_names)}
+
+
+def _ensemble(trees: Trees) -> _Ensemble:
+    ensemble = _Ensemble()
+    dump = trees.booster.dump_model(num_iteration=trees.rounds)
+    for i, tree in enumerate(dump["tree_info"]):
+        ensemble.add(i, i % trees.classes, tree["tree_structure"])
+    return ensemble
+
+
+def _walk(root: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any], int, int]]:
+    """Yield (id, node, id if true, id if false), ids in breadth-first order."""
+    level, next_id = [(0, root)], 1
+    while level:
+        below = []
+        for node_id, node in level:
+            if "leaf_value" in node:
+                yield node_id, node, 0, 0
+                continue
+            below += [(next_id, node["left_child"]), (next_id + 1, node["right_child"])]
+            yield node_id, node, next_id, next_id + 1
+            next_id += 2
+        level = below
+
+
+def floor32(value: float) -> float:
+    """Return the largest float32 that is not above value."""
+    rounded = np.float32(value)
+    if float(rounded) > value:  # as float64: NumPy 2 would compare in float32
+        rounded = np.nextafter(rounded, np.float32(-np.inf))
+    return float(rounded)
