@@ -87,8 +87,9 @@ class Capture:
         self._processes = Processes()
         self._log = path.with_suffix(".log")
         self._argv = ["tcpdump", "-i", lab.device, "-w", str(path), "-s", str(snaplen)]
-        # -Z root: it would become a user who cannot write here; -U: nothing stays in buffers.
-        self._argv += ["-Z", "root", "-n", "-U", "-B", "32768"]
+        # -Z root: it would become a user who cannot write here. Immediate mode: without it
+        # what arrived in the last second is lost when tcpdump is told to end.
+        self._argv += ["-Z", "root", "-n", "-U", "-B", "32768", "--immediate-mode"]
         self._namespace = lab.router
         self.dropped = 0
 
