@@ -79,14 +79,12 @@ def _lines(report: "Report") -> list[str]:
     from etcpipe.outputs.table import Table, milliseconds
 
     table = Table(["class", ">flows", ">right", ">wrong", ">unknown", ">median time to verdict"])
+    scores = {**report.scores, "all": report.total}
     rows = [
-        [label, str(s.flows), str(s.right), str(s.wrong), str(s.unknown)]
-        + [milliseconds(s.median_ms * 1000)]
-        for label, s in report.scores.items()
+        [*map(str, (label, s.flows, s.right, s.wrong, s.unknown)), milliseconds(s.median_ms * 1000)]
+        for label, s in scores.items()
     ]
     total = report.total
-    rows.append(["all", str(total.flows), str(total.right), str(total.wrong), str(total.unknown)])
-    rows[-1].append(milliseconds(total.median_ms * 1000))
     share = f"{100 * total.right / total.flows:.1f} % right" if total.flows else "no flows"
     failed = [f"failed: {s.label}: {s.error}" for s in report.sessions if not s.ok]
     packets = loss_line(report.counters, report.lost)

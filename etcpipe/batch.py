@@ -1,5 +1,6 @@
 """The two tables that move through the pipeline: packets in, flows out of regrouping."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -88,6 +89,21 @@ class FlowBatch:
 
     def __len__(self) -> int:
         return len(self.flow_id)
+
+    def select(self, rows: slice | np.ndarray) -> "FlowBatch":
+        """Return some rows; a slice copies nothing."""
+        return FlowBatch(**{name: column[rows] for name, column in vars(self).items()})
+
+
+def concatenate(batches: Sequence[FlowBatch]) -> FlowBatch:
+    """Return the rows of one or more batches of the same N and L in one."""
+    if len(batches) == 1:
+        return batches[0]
+    columns = {name: [getattr(batch, name) for batch in batches] for name in vars(batches[0])}
+    # with the dtype named: by default the keys' network byte order would be lost
+    return FlowBatch(
+        **{name: np.concatenate(parts, dtype=parts[0].dtype) for name, parts in columns.items()}
+    )
 
 
 class FlowRecords(Protocol):

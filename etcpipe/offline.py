@@ -9,7 +9,7 @@ import numpy as np
 from etcpipe import model as models
 from etcpipe import pipeline
 from etcpipe.batch import FlowBatch
-from etcpipe.capture import Capture
+from etcpipe.capture import STDIN, Capture
 from etcpipe.errors import UsageError
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.layout import CONSTANTS, FLOW_KEY, FLOW_STATE, PACKET_FIELDS, READY_REASONS
@@ -82,8 +82,9 @@ class Classification:
         warnings: what was wrong with a capture that could be read in part.
     """
 
-    def __init__(self, capture: Capture, model: models.Model, regroup: Regroup):
+    def __init__(self, capture: Capture, model: models.Model, regroup: Regroup, rows_min: int):
         self.model = model
+        self._rows_min = rows_min
         self._capture = capture
         self._regroup = regroup
         self._verdicts = Verdicts()
@@ -109,7 +110,7 @@ class Classification:
 
     def __iter__(self) -> Iterator[VerdictBatch]:
         waiting = self._capture.ended()
-        for verdicts in pipeline.run(self._capture, self._regroup, self.model):
+        for verdicts in pipeline.run(self._capture, self._regroup, self.model, self._rows_min):
             self._verdicts.add(verdicts)
             waiting = np.concatenate([waiting, self._capture.ended()])
             state = waiting["state"]
@@ -194,7 +195,9 @@ def classify(
         filter=filter,
         on_progress=on_progress,
     )
-    return Classification(capture, loaded, regroup_for(loaded, depth, wait_s))
+    # Somebody may be waiting at the end of a pipe; files are read for throughput.
+    rows_min = 1 if STDIN in map(str, paths) else pipeline.ROWS_MAX
+    return Classification(capture, loaded, regroup_for(loaded, depth, wait_s), rows_min)
 
 
 def depth_for(model: models.Model, first_n: int | None) -> int:

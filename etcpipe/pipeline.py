@@ -11,15 +11,13 @@ behind it is the same code, so both give the same answers.
 from collections.abc import Iterator
 from typing import Protocol
 
-import numpy as np
-
-from etcpipe.batch import FlowBatch, FlowRecords, PacketBatch
+from etcpipe.batch import FlowBatch, FlowRecords, PacketBatch, concatenate
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.model import Model
 from etcpipe.verdict import VerdictBatch
 
-# Rows a model sees at once: enough to amortise a call, few enough to stay in cache.
-ROWS_MAX = 1024
+# Rows that a model sees at once: more no longer make it faster, and take memory.
+ROWS_MAX = 4096
 
 
 class Source(FlowRecords, Protocol):
@@ -32,22 +30,28 @@ class Source(FlowRecords, Protocol):
         ...
 
 
-def run(source: Source, regroup: Regroup, model: Model) -> Iterator[VerdictBatch]:
-    """Yield verdicts as flows become ready, until the source ends."""
+def run(
+    source: Source, regroup: Regroup, model: Model, rows_min: int = 1
+) -> Iterator[VerdictBatch]:
+    """Yield verdicts as flows become ready, until the source ends.
+
+    Args:
+        rows_min: ready flows that are worth a call of the model: 1 where a verdict is
+            waited for, more where throughput counts.
+    """
+    waiting: list[FlowBatch] = []
     for batch in source:
         ready = regroup.add(batch, source.clock_ns())
-        yield from judge(ready, model, source)
-    yield from judge(regroup.flush(), model, source)
+        if len(ready):
+            waiting.append(ready)
+        if sum(map(len, waiting)) >= rows_min:
+            yield from judge(concatenate(waiting), model, source)
+            waiting.clear()
+    yield from judge(concatenate([*waiting, regroup.flush()]), model, source)
 
 
-def judge(flows: FlowBatch, model: Model, source: FlowRecords) -> Iterator[VerdictBatch]:
+def judge(flows: FlowBatch, model: Model, records: FlowRecords) -> Iterator[VerdictBatch]:
     """Yield the model's verdicts on complete rows, at most ROWS_MAX at a time."""
     for start in range(0, len(flows), ROWS_MAX):
-        rows = select(flows, slice(start, start + ROWS_MAX))
-        yield model.verdicts(rows, source.records(rows))
-
-
-def select(flows: FlowBatch, rows: slice | np.ndarray) -> FlowBatch:
-    """Return some rows of a FlowBatch."""
-    return FlowBatch(**{name: column[rows] for name, column in vars(flows).items()})
-
+        rows = flows.select(slice(start, start + ROWS_MAX))
+        yield model.verdicts(rows, records.records(rows))

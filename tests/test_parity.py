@@ -8,7 +8,7 @@ from time import monotonic
 import numpy as np
 import pytest
 
-from etcpipe.batch import FlowBatch
+from etcpipe.batch import FlowBatch, concatenate
 from etcpipe.capture import Capture
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.gpu.views import MASKS, VIEWS, compute
@@ -35,13 +35,6 @@ TRACKED = (
     "FLOWS_RESTARTED",
 )
 CAPTURES = sorted(Path(__file__).parent.glob("data/lab/*.pcap"))
-
-
-def concatenate(batches: list[FlowBatch]) -> FlowBatch:
-    names = vars(batches[0])
-    columns = {n: np.concatenate([getattr(b, n) for b in batches]) for n in names}
-    columns["key"] = columns["key"].astype(FLOW_KEY)  # concatenate() made the ports native
-    return FlowBatch(**columns)
 
 
 def offline(path: Path, mask: str) -> tuple[FlowBatch, np.ndarray, dict[str, int]]:
@@ -96,7 +89,7 @@ def in_order_of_key(flows: FlowBatch) -> FlowBatch:
     """Sort by five-tuple, flows of one tuple in the order in which they came."""
     keys = flows.key.view(f"V{FLOW_KEY.itemsize}").ravel()
     order = sorted(range(len(keys)), key=lambda i: (keys[i].tobytes(), int(flows.flow_id[i])))
-    return FlowBatch(**{name: column[order] for name, column in vars(flows).items()})
+    return flows.select(np.array(order))
 
 
 def without_time(packets: np.ndarray) -> np.ndarray:
