@@ -12,6 +12,7 @@ from etcpipe.gpu.regroup import COUNTERS, EXPIRE_MAX, GRACE_NS, Settings
 from etcpipe.layout import CONSTANTS, FLOW_KEY, PACKET_FIELDS
 
 DEPTH, IDLE = CONSTANTS["READY_DEPTH"], CONSTANTS["READY_IDLE"]
+KEY_NUMBERS = ("a_port", "b_port", "protocol", "ip_version", "zone")
 END, EVICTED = CONSTANTS["READY_END"], CONSTANTS["READY_EVICTED"]
 
 
@@ -206,6 +207,6 @@ def _keys(rows: list[Row]) -> np.ndarray:
     for key, row in zip(keys, rows, strict=True):
         a, b, *rest = row.key
         key["a_addr"], key["b_addr"] = list(a), list(b)
-        for name, value in zip(FLOW_KEY.names[2:], rest, strict=True):
+        for name, value in zip(KEY_NUMBERS, rest, strict=True):
             key[name] = value
     return keys

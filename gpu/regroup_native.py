@@ -9,6 +9,8 @@ from etcpipe.gpu.mask import MASKS
 from etcpipe.gpu.regroup import COUNTERS, EXPIRE_MAX, GRACE_NS, Settings
 from etcpipe.layout import FLOW_KEY, PACKET_FIELDS
 
+COLUMNS = {name: np.dtype(dtype) for name, dtype in DTYPES.items()}
+BYTES = np.dtype(np.uint8)
 NOW_NEWEST = (1 << 64) - 1  # of etcpipe/native/regroup.h: the batch's newest packet is the time
 
 
@@ -27,12 +29,13 @@ class Backend:
             EXPIRE_MAX,
             MASKS.index(settings.mask),
         )
+        self._nothing = self._rows(0)
 
     def add(self, batch: PacketBatch, now_ns: int | None) -> FlowBatch:
         n = len(batch)
-        _check("memory", batch.memory, np.uint8, len(batch.memory))
-        columns = [getattr(batch, name) for name in DTYPES]
-        for (name, dtype), column in zip(DTYPES.items(), columns, strict=True):
+        _check("memory", batch.memory, BYTES, len(batch.memory))
+        columns = [getattr(batch, name) for name in COLUMNS]
+        for (name, dtype), column in zip(COLUMNS.items(), columns, strict=True):
             _check(name, column, dtype, n)
         addresses = _addresses(columns)
         closed = _native.regroup_add(
@@ -62,9 +65,17 @@ class Backend:
         return _native.regroup_counters(self._regroup)[1]
 
     def _take(self, flows: int) -> FlowBatch:
+        if not flows:
+            return self._nothing
+        rows = self._rows(flows)
+        addresses = _addresses(list(vars(rows).values()))
+        _native.regroup_take(self._regroup, flows, addresses.ctypes.data)
+        return rows
+
+    def _rows(self, flows: int) -> FlowBatch:
+        """Return room for rows, in the order of struct flow_columns in native/regroup.h."""
         first_n, raw_len = self._settings.first_n, self._settings.raw_len
-        # The order of struct flow_columns in etcpipe/native/regroup.h.
-        rows = FlowBatch(
+        return FlowBatch(
             flow_id=np.empty(flows, np.uint64),
             key=np.empty(flows, FLOW_KEY),
             initiator=np.empty(flows, np.uint8),
@@ -76,15 +87,11 @@ class Backend:
             reason=np.empty(flows, np.uint8),
             ready_ns=np.empty(flows, np.uint64),
         )
-        if flows:
-            addresses = _addresses(list(vars(rows).values()))
-            _native.regroup_take(self._regroup, flows, addresses.ctypes.data)
-        return rows
 
 
-def _check(name: str, column: np.ndarray, dtype: type, length: int) -> None:
+def _check(name: str, column: np.ndarray, dtype: np.dtype, length: int) -> None:
     if column.dtype != dtype or column.shape != (length,) or not column.flags.c_contiguous:
-        raise ValueError(f"{name} is {column.dtype}{column.shape}, not {np.dtype(dtype)}[{length}]")
+        raise ValueError(f"{name} must be a contiguous array of {length} {dtype}")
 
 
 def _addresses(arrays: list[np.ndarray]) -> np.ndarray:

@@ -240,15 +240,17 @@ static void prefetch(const struct regroup *r, const struct packet_batch *batch, 
 {
 	const uint64_t *flow_id = batch->columns->flow_id;
 	const struct slot *slot;
+	uint32_t rank;
 
 	if (i + 2 * PREFETCH_AHEAD < batch->packets)
 		__builtin_prefetch(slot_of(r, flow_id[i + 2 * PREFETCH_AHEAD]));
 	if (i + PREFETCH_AHEAD >= batch->packets)
 		return;
 	slot = slot_of(r, flow_id[i + PREFETCH_AHEAD]);
-	if (slot->flow_id && slot->row != ROW_NONE) {
-		__builtin_prefetch(&r->pool.rows[slot->row]);
-		__builtin_prefetch(row_packets(&r->pool, slot->row));
+	rank = batch->columns->rank[i + PREFETCH_AHEAD];
+	if (slot->flow_id && slot->row != ROW_NONE && rank < r->set.first_n) {
+		__builtin_prefetch(&r->pool.rows[slot->row], 1);
+		__builtin_prefetch(&row_packets(&r->pool, slot->row)[rank], 1);
 	}
 }
 
