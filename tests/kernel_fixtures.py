@@ -119,11 +119,11 @@ class Wire:
         return run(f"nsenter --net=/run/netns/{namespace} {command}")
 
     @contextmanager
-    def raw(self, device: str | None = None) -> Iterator[socket.socket]:
-        """Open a socket that sends whole frames from the far end."""
-        with netns.enter(self.far):
+    def raw(self, device: str = peer) -> Iterator[socket.socket]:
+        """Open a socket that sends whole frames from an end, the far one if not told."""
+        with netns.enter(self.near if device == self.device else self.far):
             sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-            sender.bind((device or self.peer, 0))
+            sender.bind((device, 0))
         with sender:
             yield sender
 
