@@ -10,15 +10,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from etcpipe.kernel import bpf, hooks, libbpf, links, netns
-from etcpipe.lab.network import AddressPlan, Network
-from etcpipe.lab.processes import is_listening
+from etcpipe.lab.network import AddressPlan, Links, Network
+from etcpipe.lab.processes import is_listening, wait_until
 
 HERE = Path(__file__).parent
 PORT = 5201
@@ -67,8 +67,6 @@ class Bed:
         return json.loads(said)["end"]["sum_received"]["bits_per_second"] / 1e9
 
     def _wait_for_server(self, process: subprocess.Popen) -> None:
-        from etcpipe.lab.processes import wait_until
-
         def ready() -> bool:
             return is_listening(self.network.server, "tcp", self.server_address, PORT)
 
@@ -83,7 +81,8 @@ def bed(seed: int = 1) -> Iterator[Bed]:
         LabError: not root, or the kernel refused.
     """
     plan = AddressPlan(np.random.default_rng(seed))
-    network = Network(f"etcbench-{os.getpid()}", plan, offloads=True, rate_mbit=0)
+    links_as_they_are = Links(offloads=True, rate_mbit=0, rtt_ms=None)
+    network = Network(f"etcbench-{os.getpid()}", plan, links_as_they_are)
     try:
         addresses = plan.server()
         network.add_server(addresses)
@@ -142,7 +141,7 @@ class Consumer:
 
 
 @contextmanager
-def empty_program(bed: Bed, work: Path) -> Iterator[str]:
+def empty_program(bed: Bed, work: Path) -> Iterator[None]:
     """Attach a TC program that does nothing, both ways, on the hook that etcpipe takes."""
     work.mkdir(parents=True, exist_ok=True)
     path = work / "empty.bpf.o"
@@ -153,21 +152,27 @@ def empty_program(bed: Bed, work: Path) -> Iterator[str]:
     try:
         with netns.enter(bed.router):
             ifindex = socket.if_nametoindex(bed.device)
-            if hooks.tcx_works(program_fd, ifindex):
-                sides = [bpf.link_create(program_fd, ifindex, side) for side in hooks.TCX.values()]
-                yield "tcx"
-                for link in sides:
-                    bpf.link_detach(link)
-                    os.close(link)
-            else:
-                with links.iproute() as ip:
-                    ip.tc("add", "clsact", ifindex)
-                    for side in links.SIDES:
-                        links.add_filter(ip, ifindex, side, program_fd, "empty")
-                    yield "clsact"
-                    ip.tc("del", "clsact", ifindex)
+            with _attached(program_fd, ifindex):
+                yield
     finally:
         libbpf.library().bpf_object__close(handle)
+
+
+@contextmanager
+def _attached(program_fd: int, ifindex: int) -> Iterator[None]:
+    with ExitStack() as stack:
+        if hooks.tcx_works(program_fd, ifindex):
+            for side in hooks.TCX.values():
+                link = bpf.link_create(program_fd, ifindex, side)
+                stack.callback(os.close, link)
+                stack.callback(bpf.link_detach, link)
+        else:
+            ip = stack.enter_context(links.iproute())
+            ip.tc("add", "clsact", ifindex)
+            stack.callback(ip.tc, "del", "clsact", ifindex)
+            for side in links.SIDES:
+                links.add_filter(ip, ifindex, side, program_fd, "empty")
+        yield
 
 
 def _load(path: Path, name: str) -> tuple[int, int]:

@@ -223,7 +223,7 @@ def tool_version(argv: list[str], pattern: str) -> str | None:
 
 def etcpipe() -> list[str]:
     """Return the command of this interpreter's etcpipe."""
-    return [str(Path(sys.executable).with_name("etcpipe"))]
+    return [sys.executable, "-m", "etcpipe.cli.main"]
 
 
 def parser(description: str, repeats: int) -> argparse.ArgumentParser:

@@ -1,6 +1,6 @@
 """Attaches etcpipe to a device until SIGTERM and prints, one JSON object a line:
 
-    once attached               {"attach_s", "attached_at", "mode", "loader", "hook"}
+    once attached               {"attach_s", "attached_at", "mode", "reason", "loader", "first_n"}
     --first-packet: seen one    {"first_packet_at"}
     at the end                  {"counters", "lost", "flows", "packets_used", "cpu_s"}
 
@@ -36,15 +36,16 @@ def main() -> None:
     flows = packets_used = 0
     with live:
         attached = time.monotonic()
-        if options.first_packet:
-            threading.Thread(target=_watch, args=(live,), daemon=True).start()
         _print(
             attach_s=attached - called,
             attached_at=attached,
             mode=live.mode,
             loader=live.loader,
             reason=live.mode_reason,
+            first_n=live.model.first_n,
         )
+        if options.first_packet:
+            threading.Thread(target=_watch, args=(live,), daemon=True).start()
         for verdicts in live:
             flows += len(verdicts)
             packets_used += int(verdicts.packets_used.sum())

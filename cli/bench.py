@@ -1,0 +1,54 @@
+"""etcpipe bench: the project's measures beside its peers, from a source checkout."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from etcpipe.cli.common import Verb, is_json, print_json
+from etcpipe.errors import UnsupportedError
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "tools" / "bench"
+BENCHMARKS = ("classify", "forward", "start")
+
+
+@click.command(cls=Verb)
+@click.argument("which", type=click.Choice([*BENCHMARKS, "all"]), default="all")
+@click.option("-o", "--output", type=click.Path(), metavar="FILE", help="Write the report too.")
+@click.option("--quick", is_flag=True, help="Small inputs: shows that it works, no figures.")
+@click.option("--repeats", type=click.IntRange(1, 100), help="Repeats of every measure.")
+@click.pass_context
+def bench(
+    ctx: click.Context, which: str, output: str | None, quick: bool, repeats: int | None
+) -> int:
+    """Measure this machine: classify beside its peers, forwarding with a tap, start.
+
+    Reports are Markdown tables with the machine and its load (docs/benchmarks). Takes
+    ten to twenty minutes in all; forward and start need root.
+
+    \b
+    Examples:
+      etcpipe bench --quick
+      etcpipe bench classify -o classify.md
+    """
+    if not SCRIPTS.is_dir():
+        raise UnsupportedError("bench runs from a source checkout: git clone, then make bench")
+    options = [*(["--quick"] if quick else []), *(["--repeats", str(repeats)] if repeats else [])]
+    status, reports = 0, []
+    for name in BENCHMARKS if which == "all" else (which,):
+        script = [sys.executable, SCRIPTS / f"{name}.py", *options]
+        done = subprocess.run(
+            [*script, *(["--json"] if is_json(ctx) else [])], stdout=subprocess.PIPE, text=True
+        )
+        status = status or done.returncode
+        if not done.returncode:
+            reports.append(json.loads(done.stdout) if is_json(ctx) else done.stdout)
+            if not is_json(ctx):
+                click.echo(done.stdout)
+    if is_json(ctx):
+        print_json(ctx, reports)
+    if output:
+        Path(output).write_text(json.dumps(reports) if is_json(ctx) else "\n".join(reports))
+    return status
