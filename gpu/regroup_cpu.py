@@ -150,17 +150,16 @@ class Backend:
         return row
 
     def _make_room(self, row: Row, now: int, counter: str) -> None:
-        if self._is_idle(row, now):
-            self._close(row, IDLE)
-        else:
-            self._close(row, EVICTED)
+        self._close(row, IDLE if self._is_idle(row, now) else EVICTED)
+        if row.reason == EVICTED:
             self._count(counter)
 
     def _is_idle(self, row: Row, now: int) -> bool:
         return now - row.last_ns > self._set.wait_ns
 
     def _close(self, row: Row, reason: int) -> None:
-        row.reason = reason
+        # whatever closes a row that has its last rank, it was complete
+        row.reason = DEPTH if self._set.first_n - 1 in row.packets else reason
         del self._pending[row.flow_id]
         self._closed.append(row)
         self._count("REGROUP_LOST", row.lost)

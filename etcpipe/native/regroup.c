@@ -49,11 +49,17 @@ static uint32_t row_lost(const struct row *row)
 	return 64 - __builtin_clzll(row->present) - __builtin_popcountll(row->present);
 }
 
+static int has_last_rank(const struct regroup *r, const struct row *row)
+{
+	return row->present >> (r->set.first_n - 1) & 1;
+}
+
+/* Whatever closes a row that has its last rank, it was complete. */
 static void close_row(struct regroup *r, uint32_t index, enum ready_reason reason)
 {
 	struct row *row = &r->pool.rows[index];
 
-	row->reason = reason;
+	row->reason = has_last_rank(r, row) ? READY_DEPTH : reason;
 	slot_of(r, row->flow_id)->row = ROW_NONE;
 	r->counters[REGROUP_LOST] += row_lost(row);
 	list_remove(&r->pool, &r->pending, index);
@@ -63,12 +69,11 @@ static void close_row(struct regroup *r, uint32_t index, enum ready_reason reaso
 /* Close a row whose place is needed; it was idle anyway if its flow said nothing for so long. */
 static void make_room(struct regroup *r, uint32_t index, uint64_t now, enum regroup_counter why)
 {
-	if (is_idle(&r->pool.rows[index], now, r->set.wait_ns)) {
-		close_row(r, index, READY_IDLE);
-	} else {
-		close_row(r, index, READY_EVICTED);
+	int idle = is_idle(&r->pool.rows[index], now, r->set.wait_ns);
+
+	close_row(r, index, idle ? READY_IDLE : READY_EVICTED);
+	if (r->pool.rows[index].reason == READY_EVICTED)
 		r->counters[why]++;
-	}
 }
 
 /* Begin a flow's row. Returns ROW_NONE without memory. */
@@ -153,7 +158,7 @@ static void update_row(struct regroup *r, uint32_t index, uint64_t now, uint64_t
 	list_append(&r->pool, &r->pending, index);
 	if (row->present == rank_bits(r, 0, r->set.first_n))
 		close_row(r, index, READY_DEPTH);
-	else if (row->present >> (r->set.first_n - 1))
+	else if (has_last_rank(r, row))
 		r->holed = 1;
 }
 
@@ -229,7 +234,7 @@ static void close_holed(struct regroup *r, const struct packet_batch *batch)
 		struct slot *slot = slot_of(r, flow_id[i]);
 
 		if (slot->flow_id && slot->flow_id == flow_id[i] && slot->row != ROW_NONE &&
-		    r->pool.rows[slot->row].present >> (r->set.first_n - 1))
+		    has_last_rank(r, &r->pool.rows[slot->row]))
 			close_row(r, slot->row, READY_DEPTH);
 	}
 	r->holed = 0;

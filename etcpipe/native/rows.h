@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Rows of pending flows: a pool that grows by chunks, and the lists that rows are on. What
- * every packet touches lies together (struct row, 48 bytes); packets and raw bytes, which are
+ * every packet touches lies together (struct row, 40 bytes); packets and raw bytes, which are
  * written once, lie in chunks. Rows are named by index, as the pool may move.
  */
 #ifndef ETCPIPE_ROWS_H
