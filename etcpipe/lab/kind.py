@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -132,7 +131,6 @@ class Client:
     processes: Processes
     number: int
     speed: float
-    stopping: threading.Event
     started: list[subprocess.Popen] = field(default_factory=list)
 
     @property
@@ -199,7 +197,7 @@ class Client:
         Raises:
             LabError: the lab is being closed.
         """
-        if self.stopping.wait(seconds / self.speed):
+        if self.processes.closing.wait(seconds / self.speed):
             raise LabError("the lab is closed")
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -24,6 +24,7 @@ from etcpipe.lab.requirements import choose_kinds
 from etcpipe.lab.truth import Truth
 
 CONCURRENT_SESSIONS = 8
+CONCURRENT_STARTS = 4
 IPV6_SHARE = 0.25
 RTT_MS = (2.0, 80.0)
 RATES_MBIT = (20.0, 50.0, 100.0, 200.0)
@@ -76,7 +77,6 @@ class Lab:
         drawn = float(rng.choice(RATES_MBIT))
         self.links = Links(offloads, drawn if rate_mbit is None else float(rate_mbit), rtt_ms)
         self._plan = AddressPlan(rng)
-        self._stopping = threading.Event()
         self._numbers = count()
 
     def __enter__(self) -> "Lab":
@@ -86,7 +86,8 @@ class Lab:
         self.folder, self._lock = make_folder()
         self.name = self.folder.name
         self.client, self.router, self.server = namespaces_of(self.name)
-        self._processes = Processes()
+        self._servers = Processes()
+        self._started = [self._servers]
         try:
             self._network = Network(self.name, self._plan, self.links)
             self._join_server()
@@ -101,8 +102,8 @@ class Lab:
 
     def close(self) -> None:
         """Stop every program, delete the namespaces and the files."""
-        self._stopping.set()
-        self._processes.close()
+        for processes in reversed(self._started):
+            processes.close()
         remove_lab(self.name, self.folder)
         self._lock.close()
 
@@ -117,20 +118,22 @@ class Lab:
         """
         turns = [kind for _ in range(sessions) for kind in self._shuffled()]
         serial = {kind.name: threading.Lock() for kind in self.kinds}
+        clients = Processes()
+        self._started.append(clients)
         executor = ThreadPoolExecutor(concurrent)
-        pending: set[Future[Session]] = set()
         try:
-            for kind in turns:
-                client = self._make_client(kind, speed)
-                pending.add(executor.submit(self._session, client, serial[kind.name]))
+            pending = {
+                executor.submit(
+                    self._session, self._make_client(kind, clients, speed), serial[kind.name]
+                )
+                for kind in turns
+            }
             while pending:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield future.result()
-        except BaseException:
-            self._stopping.set()
-            raise
         finally:
+            clients.close()  # sessions that are not done fail, and their threads end
             executor.shutdown(wait=True, cancel_futures=True)
 
     def _shuffled(self) -> list[Kind]:
@@ -145,23 +148,23 @@ class Lab:
         ends = [self.router, "lab1", self.server, "wan0"]
         delay = [str(self.seed), *map(str, self.links.rtt_ms)]
         argv = [sys.executable, "-m", "etcpipe.lab.programs.delay", *ends, *delay]
-        process = self._processes.spawn(self.router, argv, log)
+        process = self._servers.spawn(self.router, argv, log)
         wait_until(lambda: "joined" in log.read_text(), process, log)
 
     def _start_servers(self) -> None:
         authority = make_authority(self.folder)
         self._sites = {kind.name: self._make_site(kind, authority) for kind in self.kinds}
-        with ThreadPoolExecutor(4) as executor:
-            starts = {
-                kind.name: executor.submit(kind.serve, self._sites[kind.name])
-                for kind in self.kinds
-            }
         self._served: dict[str, Any] = {}
-        for name, start in starts.items():
+        with ThreadPoolExecutor(CONCURRENT_STARTS) as executor:
+            starts = [executor.submit(kind.serve, self._sites[kind.name]) for kind in self.kinds]
             try:
-                self._served[name] = start.result()
-            except LabError as error:
-                raise LabError(f"{name}: {error}") from error
+                for kind, start in zip(self.kinds, starts, strict=True):
+                    self._served[kind.name] = start.result()
+            except BaseException as error:
+                self._servers.close()  # the other starts fail, and their threads end
+                if isinstance(error, LabError):
+                    raise LabError(f"{kind.name}: {error}") from error
+                raise
         self.truth = [
             Truth(kind.name, address, protocol, port)
             for kind in self.kinds
@@ -186,7 +189,7 @@ class Lab:
             folder=folder,
             authority=authority,
             rng=rng,
-            processes=self._processes,
+            processes=self._servers,
             token=self.name.rsplit("-", 1)[1],
         )
 
@@ -208,7 +211,7 @@ class Lab:
             client.close()
         return Session(kind.name, not error, error, time.monotonic() - begun)
 
-    def _make_client(self, kind: Kind, speed: float) -> Client:
+    def _make_client(self, kind: Kind, clients: Processes, speed: float) -> Client:
         number = next(self._numbers)
         site = self._sites[kind.name]
         rng = np.random.default_rng([self.seed, zlib.crc32(kind.name.encode()), number])
@@ -222,10 +225,9 @@ class Lab:
             own_address=list(self._plan.client)[family],
             folder=folder,
             rng=rng,
-            processes=self._processes,
+            processes=clients,
             number=number,
             speed=speed,
-            stopping=self._stopping,
         )
 
 

@@ -49,12 +49,15 @@ class Processes:
     """Starts programs in namespaces; close() stops every one of them.
 
     Safe to use from several threads. After close() nothing starts any more.
+
+    Attributes:
+        closing: set when close() begins.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: list[subprocess.Popen] = []
-        self._closed = False
+        self.closing = threading.Event()
 
     def spawn(
         self, namespace: str, argv: list[str], log: Path, *, user: str | None = None, **popen: Any
@@ -66,7 +69,7 @@ class Processes:
             popen: further arguments of subprocess.Popen; stdout replaces the log.
         """
         with log.open("ab") as output, self._lock:
-            if self._closed:
+            if self.closing.is_set():
                 raise LabError("the lab is closed")
             process = subprocess.Popen(
                 _command(namespace, argv, user),
@@ -126,7 +129,7 @@ class Processes:
     def close(self) -> None:
         """Stop everything that still runs, the youngest first: clients before servers."""
         with self._lock:
-            self._closed = True
+            self.closing.set()
             running = self._running[::-1]
         for process in running:
             _signal_group(process, signal.SIGTERM)

@@ -1,7 +1,6 @@
 """Records a lab's traffic as seen on the router: a capture file and its ground truth."""
 
 import re
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable
@@ -99,7 +98,7 @@ class Capture:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.send_signal(signal.SIGINT)
+        self._process.terminate()
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired as error:

@@ -11,7 +11,8 @@ from pathlib import Path
 import libtorrent
 
 PORT = 6881
-TIMEOUT_S = 30.0
+TIMEOUT_S = 50.0  # of a busy machine
+RETRY_S = 5.0
 POLL_S = 0.05
 
 
@@ -30,6 +31,7 @@ def open_session(listen: list[str], **settings) -> libtorrent.session:
             "allowed_enc_level": int(libtorrent.enc_level.pe_rc4),  # not only the handshake
             "prefer_rc4": True,
             "allow_multiple_connections_per_ip": True,
+            "min_reconnect_time": 1,
             **settings,
         }
     )
@@ -64,9 +66,12 @@ def leech(torrent: Path, folder: Path, listen: str, peer: str, transport: str) -
         enable_incoming_utp=is_utp,
     )
     handle = add(session, torrent, folder)
-    handle.connect_peer((peer, PORT))
     deadline = time.monotonic() + TIMEOUT_S
+    retry = 0.0
     while not handle.status().is_seeding:
+        if handle.status().num_peers == 0 and time.monotonic() > retry:
+            handle.connect_peer((peer, PORT))
+            retry = time.monotonic() + RETRY_S
         if time.monotonic() > deadline:
             raise SystemExit(f"no download from {peer} in {TIMEOUT_S:.0f} s")
         time.sleep(POLL_S)
