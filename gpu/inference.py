@@ -1,5 +1,6 @@
 """Runners: one model, rows in, scores out. Each engine is a module beside this one."""
 
+import os
 from typing import Protocol
 
 import numpy as np
@@ -36,6 +37,9 @@ def open_runner(model: bytes, threads: int = 1) -> Runner:
     Raises:
         ModelError: the bytes are not an ONNX model that the engine can run.
     """
+    # Official builds of ONNX Runtime send usage events to their vendor unless this is set
+    # before they are loaded (their Privacy.md); a tool on a network tap sends nothing.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     from etcpipe.gpu.inference_onnx import OnnxRunner
 
     return OnnxRunner(model, threads)
