@@ -97,8 +97,6 @@ def describe_program(program_id: int) -> str:
 
 def detach_clsact(ip, ifindex: int, sides: list[str], added: bool) -> None:
     """Remove our filters, and clsact if we added it and nobody else uses it."""
-    if not links.has_clsact(ip, ifindex):
-        return
     for side in sides:
         links.delete_filter(ip, ifindex, side)
     if added:

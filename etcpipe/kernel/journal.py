@@ -26,7 +26,7 @@ class Journal:
 
     Attributes:
         mirror: names of the mirror pair, the end that traffic is cloned into first.
-        sides: sides of the device where we have, or are about to have, a clsact filter.
+        sides: sides of the device where a TC program of ours is, or is about to be.
         clsact_added: the device had no clsact before us.
         tags: digest of each program's instructions, to recognise them.
         ready: set-up went to its end; what is left of it can be adopted.
@@ -133,9 +133,12 @@ class Lock:
         Raises:
             DataplaneError: another living process has it.
         """
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         while True:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:  # its last owner removed the folder meanwhile
+                continue
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -148,7 +151,7 @@ class Lock:
             with suppress(FileNotFoundError):
                 if os.fstat(fd).st_ino == self.path.stat().st_ino:
                     break
-            os.close(fd)  # its last owner removed the file meanwhile
+            os.close(fd)  # or the file
         os.ftruncate(fd, 0)
         os.write(fd, f"{os.getpid()}\n".encode())
         self._fd = fd

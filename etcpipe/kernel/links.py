@@ -10,12 +10,10 @@ from pathlib import Path
 from etcpipe.errors import DataplaneError, PermissionDeniedError, UnsupportedError
 
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772
-NAME_MAX = 15
 
 # rtnetlink's names of the two sides of clsact, and where our filters stand: after filters
 # with a number given by hand (Cilium has 1), before those that tc numbers itself (49152 down).
 SIDES = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
-CLSACT = 0xFFFF0000
 FILTER_PRIORITY = 0xE7
 FILTER_HANDLE = 0xE7
 FILTER_NAME = "etcpipe"
@@ -137,21 +135,22 @@ def add_filter(ip, ifindex: int, side: str, program_fd: int, name: str) -> None:
     )
 
 
+def has_filter(ip, ifindex: int, side: str) -> bool:
+    """Return whether our filter is on one side of clsact."""
+    return has_clsact(ip, ifindex) and any(map(_is_ours, _filters(ip, ifindex, side)))
+
+
 def delete_filter(ip, ifindex: int, side: str) -> None:
-    """Remove our filter from one side of clsact, if it is there and ours."""
-    for found in _filters(ip, ifindex, side):
-        options = found.get_attr("TCA_OPTIONS")
-        name = options.get_attr("TCA_BPF_NAME") if options else None
-        if found["handle"] == FILTER_HANDLE and (name or "").startswith(FILTER_NAME + "/"):
-            ip.tc(
-                "del-filter",
-                "bpf",
-                ifindex,
-                handle=FILTER_HANDLE,
-                parent=SIDES[side],
-                prio=FILTER_PRIORITY,
-            )
-            return
+    """Remove our filter from one side of clsact; nothing happens if it is not there."""
+    if has_filter(ip, ifindex, side):
+        ip.tc(
+            "del-filter",
+            "bpf",
+            ifindex,
+            handle=FILTER_HANDLE,
+            parent=SIDES[side],
+            prio=FILTER_PRIORITY,
+        )
 
 
 def delete_clsact(ip, ifindex: int) -> None:
@@ -162,3 +161,9 @@ def delete_clsact(ip, ifindex: int) -> None:
 
 def _filters(ip, ifindex: int, side: str) -> list:
     return list(ip.get_filters(index=ifindex, parent=SIDES[side]))
+
+
+def _is_ours(found) -> bool:
+    options = found.get_attr("TCA_OPTIONS")
+    name = options.get_attr("TCA_BPF_NAME") if options else None
+    return found["handle"] == FILTER_HANDLE and (name or "").startswith(f"{FILTER_NAME}/")

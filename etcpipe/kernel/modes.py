@@ -61,15 +61,17 @@ def attach(ip, state: Journal, loaded: Loaded, wanted: str) -> None:
         _attach_tc_mode(ip, state, loaded, device, reason)
 
 
-def is_attached(state: Journal) -> bool:
+def is_attached(ip, state: Journal) -> bool:
     """Return whether the programs that this mode needs are on the device still."""
     names = ["link_pop"]
     if state.hook == "tcx":
-        names += ["link_push", "link_egress"]
-        names += ["link_ingress"]
+        names += ["link_push", *(f"link_{side}" for side in state.sides)]
     if state.mode == "xdp":
         names += ["link_xdp"]
-    return all((state.pins / name).exists() for name in names)
+    return all((state.pins / name).exists() for name in names) and (
+        state.hook == "tcx"
+        or all(links.has_filter(ip, state.ifindex, side) for side in state.sides)
+    )
 
 
 def _why_tc(device: links.Device) -> str:
@@ -116,6 +118,9 @@ def _attach_xdp_mode(ip, state: Journal, loaded: Loaded, reason: str) -> None:
 
 def _attach_tc(ip, state: Journal, loaded: Loaded, side: str, name: str) -> None:
     program = loaded.programs[name]
+    if side not in state.sides:
+        state.sides.append(side)
+        state.write()
     if state.hook == "tcx":
         hooks.attach_tcx(program, state.ifindex, side, state.pins / f"link_{side}")
         return
@@ -123,9 +128,6 @@ def _attach_tc(ip, state: Journal, loaded: Loaded, side: str, name: str) -> None
         state.clsact_added = True
         state.write()
         ip.tc("add", "clsact", state.ifindex)
-    if side not in state.sides:
-        state.sides.append(side)
-        state.write()
     links.add_filter(ip, state.ifindex, side, program, name)
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from etcpipe.kernel import bpf, checks, journal, links, netns
+from etcpipe.kernel import bpf, checks, journal, netns
 from etcpipe.kernel.journal import Journal, Lock
 from etcpipe.layout import FLOW_KEY, FLOW_STATE, PACKET_COUNTERS
+
+TX_DROPPED = 11  # column of /proc/net/dev
 
 
 def counters(fd: int) -> dict[str, int]:
@@ -18,17 +20,17 @@ def counters(fd: int) -> dict[str, int]:
     return dict(zip(PACKET_COUNTERS, values.sum(axis=1).tolist(), strict=True))
 
 
-def mirror_dropped(state: Journal, counts: dict[str, int]) -> int:
+def mirror_dropped(sender: str, counts: dict[str, int]) -> int:
     """Return copies that the mirror dropped silently; call in the tap's namespace.
 
-    From Linux 6.7 a veth tells the sender when its ring is full, and the copy is counted
-    as PACKETS_CLONE_FAILED; before, only the device's own counter knows.
+    From Linux 6.7 a veth tells when its ring is full, and the copy is counted as
+    PACKETS_CLONE_FAILED; before, only the device's own counter knows.
     """
-    if links.ifindex_of(state.mirror[0]) is None:
-        return 0
-    with links.iproute() as ip:
-        stats = ip.get_links(state.mirror_ifindex[0])[0].get_attr("IFLA_STATS64")
-    return max(0, stats["tx_dropped"] - counts["PACKETS_CLONE_FAILED"])
+    for line in Path("/proc/thread-self/net/dev").read_text().splitlines():
+        name, _, columns = line.partition(":")
+        if name.strip() == sender:
+            return max(0, int(columns.split()[TX_DROPPED]) - counts["PACKETS_CLONE_FAILED"])
+    return 0
 
 
 def tags(programs: dict[str, int]) -> dict[str, str]:
@@ -90,7 +92,7 @@ def _describe(state: Journal) -> dict:
         home = netns.find(state.netns_inode)
         if home:
             with netns.enter(home):
-                dropped = mirror_dropped(state, described["counters"])
+                dropped = mirror_dropped(state.mirror[0], described["counters"])
             described["counters"]["MIRROR_DROPPED"] = dropped
         described["flows"] = len(bpf.entries(flows_fd, FLOW_KEY, FLOW_STATE)[0])
     return described

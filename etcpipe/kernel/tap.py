@@ -11,11 +11,10 @@ ever made that nobody would take. Everything made is in the journal first (journ
 """
 
 import mmap
-import signal
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from dataclasses import replace
 from fcntl import ioctl
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +23,7 @@ import numpy as np
 
 from etcpipe.errors import DataplaneError, UsageError
 from etcpipe.kernel import bpf, checks, journal, links, modes, netns, programs, status
+from etcpipe.kernel.guard import explained, no_interrupt
 from etcpipe.kernel.journal import Journal, Lock
 from etcpipe.kernel.settings import MAPS, Build, Loaded, TapSettings
 from etcpipe.layout import FLOW_KEY, FLOW_STATE
@@ -102,9 +102,9 @@ class Tap:
 
     def __enter__(self) -> "Tap":
         checks.capabilities()
-        checks.bpffs()
         try:
-            with netns.enter(self.netns):
+            with no_interrupt(), explained(self.device), netns.enter(self.netns):
+                checks.bpffs()
                 self._set_up()
         except BaseException:
             with no_interrupt():
@@ -135,10 +135,11 @@ class Tap:
         if self._state.ready:
             return
         assert self._loaded is not None
-        with netns.enter(self.netns), links.iproute() as ip:
-            modes.attach(ip, self._state, self._loaded, self.settings.mode)
-        self._state.ready = True
-        self._state.write()
+        with no_interrupt(), explained(self.device), netns.enter(self.netns):
+            with links.iproute() as ip:
+                modes.attach(ip, self._state, self._loaded, self.settings.mode)
+            self._state.ready = True
+            self._state.write()
 
     def counters(self) -> dict[str, int]:
         """Return what PACKET_COUNTERS counted since the programs were loaded.
@@ -147,7 +148,7 @@ class Tap:
         """
         counters = status.counters(self._maps["packet_counters"])
         with netns.enter(self.netns):
-            counters["MIRROR_DROPPED"] = status.mirror_dropped(self._state, counters)
+            counters["MIRROR_DROPPED"] = status.mirror_dropped(self._state.mirror[0], counters)
         return counters
 
     def records(self, keys: np.ndarray) -> np.ndarray:
@@ -193,12 +194,12 @@ class Tap:
             self._lock.acquire()
             previous = journal.read(journal.run_path(inode, self.device, ".json"))
             if previous:
-                self._loaded = _adopt(previous, device, self.settings)
-                if self._loaded is None:
-                    previous.remove()
+                self._loaded = _adopt(ip, previous, device, self.settings)
             if self._loaded:
                 self._journal, self.adopted = previous, True
             else:
+                if previous:
+                    previous.remove()
                 self._make(ip, device, inode)
         self._probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._verdicts = mmap.mmap(self._maps["verdicts"], self.settings.slots * 8)
@@ -206,10 +207,10 @@ class Tap:
     def _make(self, ip, device: links.Device, inode: int) -> None:
         names = [f"etcm{device.ifindex}{end}" for end in "ab"]
         state = Journal(device.name, device.ifindex, inode, self.settings.asdict(), names)
-        state.write()
+        # what another version may have left, whose journal we cannot read
+        replace(state, sides=list(links.SIDES)).remove()
         self._journal = state
-        for name in names:  # somebody killed before the journal knew more
-            links.delete(ip, name)
+        state.write()
         mtu = self.settings.snap_len + MIRROR_ROOM
         state.mirror_ifindex = list(links.create_mirror(ip, (names[0], names[1]), mtu))
         self._loaded = programs.load(
@@ -268,18 +269,7 @@ def show(device: str | None = None, netns: str | None = None) -> list[dict]:
     return status.show(device, netns)
 
 
-@contextmanager
-def no_interrupt() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back until the block is through: half undone is worse."""
-    held = {signal.SIGINT, signal.SIGTERM}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _adopt(state: Journal, device: links.Device, settings: TapSettings) -> Loaded | None:
+def _adopt(ip, state: Journal, device: links.Device, settings: TapSettings) -> Loaded | None:
     """Return the pinned programs and maps that a consumer left, None if they do not fit."""
     fits = (
         state.ready
@@ -296,7 +286,7 @@ def _adopt(state: Journal, device: links.Device, settings: TapSettings) -> Loade
             loaded.programs[name] = bpf.pinned(state.pins / f"prog_{name}")
         for name in MAPS:
             loaded.maps[name] = bpf.pinned(state.pins / f"map_{name}")
-        if status.tags(loaded.programs) == state.tags and modes.is_attached(state):
+        if status.tags(loaded.programs) == state.tags and modes.is_attached(ip, state):
             return loaded
     except OSError:
         pass  # somebody removed a pin: make it all anew
