@@ -123,9 +123,10 @@ def _follow(
 
     offset_ns = wall_clock_offset_ns()
     for verdicts in tap:
-        left = None if count is None else count - summary.flows
-        columns = columns_of(verdicts, device, offset_ns).head(left)
+        if count is not None:
+            verdicts = verdicts.head(count - summary.flows)
         summary.add(verdicts)
+        columns = columns_of(verdicts, device, offset_ns)
         for sink in sinks:
             sink.write(columns)
         if count is not None and summary.flows >= count:

@@ -98,10 +98,8 @@ def _taps(ctx: click.Context, device: str | None) -> list[dict[str, Any]]:
     from etcpipe.kernel import netns, tap
 
     wanted = option(ctx, "netns")
-    taps = tap.show(device, wanted)
-    if device is None and wanted:
-        taps = [one for one in taps if one["netns"] == netns.inode(wanted)]
-    return taps
+    inode = netns.inode(wanted) if wanted else None
+    return [one for one in tap.show(device, wanted) if inode in (None, one["netns"])]
 
 
 def _namespace(inode: int) -> str:

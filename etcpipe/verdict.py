@@ -1,6 +1,6 @@
 """Verdicts: what a model says of flows, as a structure of arrays, one row a flow."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,6 +48,13 @@ class VerdictBatch:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    def head(self, n: int) -> "VerdictBatch":
+        """Return the first n rows."""
+        whole = ("flows", "classes", "model")
+        columns = {name: c[:n] for name, c in vars(self).items() if name not in whole}
+        flows = FlowBatch(**{name: column[:n] for name, column in vars(self.flows).items()})
+        return replace(self, flows=flows, **columns)
 
     def name(self, i: int) -> str:
         """Return the label of row i as text."""

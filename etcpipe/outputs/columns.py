@@ -79,12 +79,6 @@ class Columns:
     def __len__(self) -> int:
         return len(self.flow_id)
 
-    def head(self, n: int | None) -> "Columns":
-        """Return the first n rows; all of them if n is None."""
-        if n is None or n >= len(self):
-            return self
-        return Columns(**{name: column[:n] for name, column in vars(self).items()})
-
 
 def columns_of(
     verdicts: VerdictBatch, in_iface: str | None = None, clock_offset_ns: int = 0

@@ -92,4 +92,4 @@ def loss_line(counters: Mapping[str, int], lost: Mapping[str, int]) -> str:
 def words(counter: str) -> str:
     """Return a counter's name in words: PACKETS_NOT_IP is "not IP"."""
     name = counter.removeprefix("PACKETS_").lower().replace("_", " ")
-    return " ".join("IP" if word == "ip" else word for word in name.split())
+    return name.replace("not ip", "not IP").replace("first n", "among the first N")
