@@ -9,9 +9,10 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from etcpipe.errors import LabError
@@ -21,6 +22,9 @@ POLL_S = 0.02
 READY_TIMEOUT_S = 30.0  # of a busy machine
 # Servers live in sbin, PostgreSQL's in a directory of its version; neither is on every PATH.
 EXTRA_PATH = ["/usr/sbin", "/sbin", *sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True)]
+# All that programs see of the caller's environment: no proxies, no locale, no home.
+KEPT_VARIABLES = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR")
+OWN_VARIABLES = {"LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}
 
 
 @dataclass(frozen=True)
@@ -60,26 +64,35 @@ class Processes:
         self.closing = threading.Event()
 
     def spawn(
-        self, namespace: str, argv: list[str], log: Path, *, user: str | None = None, **popen: Any
+        self,
+        namespace: str,
+        argv: list[str],
+        log: Path,
+        *,
+        user: str | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        stdin: int = subprocess.DEVNULL,
     ) -> subprocess.Popen:
         """Start argv in a namespace, in a session of its own, output to the log file.
 
         Args:
             user: run as this user where the program refuses root.
-            popen: further arguments of subprocess.Popen; stdout replaces the log.
+            environment: variables to add.
+            stdin: DEVNULL or PIPE.
+
+        Raises:
+            LabError: close() has begun.
         """
         with log.open("ab") as output, self._lock:
             if self.closing.is_set():
                 raise LabError("the lab is closed")
             process = subprocess.Popen(
                 _command(namespace, argv, user),
-                **{
-                    "stdin": subprocess.DEVNULL,
-                    "stdout": output,
-                    "stderr": output,
-                    "start_new_session": True,
-                    **popen,
-                },
+                stdin=stdin,
+                stdout=output,
+                stderr=output,
+                env={**_environment(), **environment},
+                start_new_session=True,
             )
             self._running.append(process)
         return process
@@ -119,9 +132,8 @@ class Processes:
                 pass  # SIGKILL below
         _signal_group(process, signal.SIGKILL)
         process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream:
-                close_quietly(stream)
+        if process.stdin:
+            close_quietly(process.stdin)
         with self._lock:
             if process in self._running:
                 self._running.remove(process)
@@ -195,6 +207,11 @@ def _command(namespace: str, argv: list[str], user: str | None) -> list[str]:
     program = find_program(argv[0]) or argv[0]
     as_user = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] if user else []
     return ["ip", "netns", "exec", namespace, *as_user, program, *argv[1:]]
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    return {**kept, **OWN_VARIABLES}
 
 
 def _signal_group(process: subprocess.Popen, number: int) -> None:

@@ -1,6 +1,5 @@
 """PostgreSQL over TLS: pgbench transactions, and somebody with psql."""
 
-import os
 import shutil
 
 from etcpipe.lab.certificates import make_certificate
@@ -72,7 +71,7 @@ def serve(site: Site) -> None:
 def visit(client: Client, served: None) -> None:
     """Run transactions as an application does, or a few statements as a person does."""
     connect = ["-h", client.address, "-p", str(PORT), "-U", USER]
-    tls = {"env": {**os.environ, "PGSSLMODE": "require"}}
+    tls = {"PGSSLMODE": "require"}
     if client.rng.random() < 0.5:
         client.run(
             command(
@@ -85,10 +84,10 @@ def visit(client: Client, served: None) -> None:
                 connect=connect,
                 user=USER,
             ),
-            **tls,
+            environment=tls,
         )
         return
-    psql = client.start_typing(["psql", "-X", "-q", *connect, USER], **tls)
+    psql = client.start_typing(["psql", "-X", "-q", *connect, USER], environment=tls)
     for _ in range(int(client.rng.integers(2, 9))):
         statement = str(client.rng.choice(STATEMENTS))
         psql.write(statement.format(n=int(client.rng.lognormal(4.5, 1.2)) + 1) + "\n")

@@ -36,7 +36,7 @@ def serve(site: Site) -> Pages:
         count = int(site.rng.integers(1, 14))
         objects = site.rng.lognormal(9.4, 1.1, count).clip(200, 300_000).astype(int).tolist()
         pages.append([int(site.rng.lognormal(10.3, 0.6)), *objects])
-    pages.append([int(site.rng.integers(500_000, 1_500_000))])
+    pages.append([int(site.rng.integers(300_000, 900_000))])
     return Pages(pages)
 
 

@@ -77,7 +77,7 @@ def serve_files(site: Site) -> SshServer:
         write_content(files[-1], site.rng, int(size))
     folder = site.folder / "tree"
     folder.mkdir()
-    for number, size in enumerate(site.rng.lognormal(9, 1.5, 40).clip(100, 2e5)):
+    for number, size in enumerate(site.rng.lognormal(9, 1.5, 12).clip(100, 2e5)):
         write_content(folder / f"{number}.bin", site.rng, int(size))
     return SshServer(serve(site).key, [*files, folder])
 

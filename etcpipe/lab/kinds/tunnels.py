@@ -1,11 +1,11 @@
 """Tunnels with web traffic inside: OpenVPN, WireGuard, Shadowsocks."""
 
 import json
-import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from etcpipe.errors import LabError
 from etcpipe.lab.certificates import Certificate, make_certificate
 from etcpipe.lab.kind import Client, Kind, Site, command
 from etcpipe.lab.kinds.web import CURL, NGINX, Web, browse_or_download, serve_hidden_pages
@@ -14,6 +14,7 @@ from etcpipe.lab.processes import Program
 
 OPENVPN_PORT = 1194
 WIREGUARD_PORT = 51820
+VERBOSE = {"LOG_LEVEL": "verbose"}  # wireguard-go says when it is ready
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,14 @@ def serve_wireguard(site: Site) -> WireGuard:
     web = serve_hidden_pages(site)
     keys = {}
     for name in ("server", "client"):
-        private = subprocess.run(["wg", "genkey"], capture_output=True, text=True, check=True)
-        (site.folder / f"{name}.key").write_text(private.stdout)
-        keys[name] = subprocess.run(
-            ["wg", "pubkey"], input=private.stdout, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        private = _wg("genkey")
+        (site.folder / f"{name}.key").write_text(private)
+        keys[name] = _wg("pubkey", private)
     device = f"wgs{site.token}"
     if not _add_kernel_device(site.namespace, device):
-        site.start(["wireguard-go", "-f", device], says="UAPI listener started", env=_verbose())
+        site.start(
+            ["wireguard-go", "-f", device], says="UAPI listener started", environment=VERBOSE
+        )
     site.run(
         command(
             "wg set {device} listen-port {port} private-key {folder}/server.key"
@@ -124,7 +125,7 @@ def visit_wireguard(client: Client, server: WireGuard) -> None:
         client.start(
             ["wireguard-go", "-f", device],
             says="UAPI listener started",
-            env=_verbose(),
+            environment=VERBOSE,
         )
     try:
         client.run(
@@ -149,14 +150,17 @@ def visit_wireguard(client: Client, server: WireGuard) -> None:
             ip(client.namespace, f"link del {device}")
 
 
-def _verbose() -> dict[str, str]:
-    return {**os.environ, "LOG_LEVEL": "verbose"}  # wireguard-go says when it is ready
-
-
 def _add_kernel_device(namespace: str, device: str) -> bool:
     """Make a WireGuard device of the kernel's; return whether this kernel has them."""
     argv = ["ip", "-n", namespace, "link", "add", device, "type", "wireguard"]
     return subprocess.run(argv, capture_output=True).returncode == 0
+
+
+def _wg(verb: str, text: str = "") -> str:
+    done = subprocess.run(["wg", verb], input=text, capture_output=True, text=True)
+    if done.returncode:
+        raise LabError(f"wg {verb} failed: {done.stderr.strip()}")
+    return done.stdout.strip()
 
 
 @dataclass(frozen=True)
