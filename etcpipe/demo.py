@@ -135,4 +135,3 @@ def _score(verdicts: VerdictBatch, lab: Lab, scores: dict[str, ClassScore]) -> N
         truth = label_of(lab.truth, *endpoints(verdicts, i))
         if truth is not None:
             scores[truth].add(truth, verdicts.name(i), int(to_verdict[i]))
-
