@@ -168,6 +168,12 @@ class Lock:
             pass
         return None
 
+    def sweep(self) -> None:
+        """Remove the file if its owner was killed; a living one keeps it."""
+        with suppress(DataplaneError):
+            self.acquire()
+        self.release()
+
     def release(self) -> None:
         """Let go; the file goes with it."""
         if self._fd is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from etcpipe.kernel import bpf, checks, journal, netns
+from etcpipe.kernel import bpf, checks, guard, journal, netns
 from etcpipe.kernel.journal import Journal, Lock
 from etcpipe.layout import FLOW_KEY, FLOW_STATE, PACKET_COUNTERS
 
@@ -44,7 +44,7 @@ def detach(device: str, namespace: str | None) -> bool:
     state = journal.read(journal.run_path(netns.inode(namespace), device, ".json"))
     if state is None:
         return False
-    state.remove()
+    remove(state)
     return True
 
 
@@ -53,8 +53,15 @@ def detach_all() -> list[str]:
     checks.capabilities()
     states = journal.read_all()
     for state in states:
-        state.remove()
+        remove(state)
     return [state.device for state in states]
+
+
+def remove(state: Journal) -> None:
+    """Undo a tap by its journal, and forget a consumer that was killed."""
+    with guard.no_interrupt(), guard.explained(state.device):
+        state.remove()
+        Lock(state.netns_inode, state.device).sweep()
 
 
 def show(device: str | None, namespace: str | None) -> list[dict]:
