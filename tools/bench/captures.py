@@ -14,6 +14,7 @@ table of some peers. Checksums are kept right (RFC 1624). Called by hand or by c
 import argparse
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,7 @@ RECORD = np.dtype([("seconds", "<u4"), ("micros", "<u4"), ("captured", "<u4"), (
 MAGIC_MICROS = 0xA1B2C3D4
 LINKTYPE_ETHERNET = 1
 
+NAMES = ("mix", "short")
 START_S = 1_700_000_000
 OVERLAP = 16  # recordings that run at the same time in mix
 FLOW_PACKETS = 10
@@ -129,28 +131,26 @@ def write_short(path: Path, flows: int, seed: int = 1) -> None:
             out.write(records.tobytes())
 
 
-def make(work: Path, recordings: Path, packets: int) -> dict[str, Path]:
-    """Return the captures by name, made where they are not there yet.
+def make(work: Path, recordings: Path, packets: int, names: Sequence[str]) -> dict[str, Path]:
+    """Return the captures "mix" and "short" by name, made where they are not there yet.
 
     Raises:
         SystemExit: no recording can be read.
     """
     sources = sorted(recordings.glob("*.pcap"))
-    stamp = hashlib.sha256(Path(__file__).read_bytes() + Path(rewrite.__file__).read_bytes())
-    for source in sources:
-        stamp.update(source.read_bytes())
-    version = stamp.hexdigest()[:8]
-    mix = work / f"mix-{packets}-{version}.pcap"
-    short = work / f"short-{packets}-{version}.pcap"
+    version = hashlib.sha256()
+    for file in (Path(__file__), Path(rewrite.__file__), *sources):
+        version.update(file.read_bytes())
     work.mkdir(parents=True, exist_ok=True)
-    if not mix.exists():
+    made = {name: work / f"{name}-{packets}-{version.hexdigest()[:8]}.pcap" for name in names}
+    if "mix" in made and not made["mix"].exists():
         usable = [r for r in map(read, sources) if r is not None and len(r.start)]
         if not usable:
             raise SystemExit(f"captures: no Ethernet pcap file in {recordings}")
-        write_mix(mix, usable, packets)
-    if not short.exists():
-        write_short(short, packets // FLOW_PACKETS)
-    return {"mix": mix, "short": short}
+        write_mix(made["mix"], usable, packets)
+    if "short" in made and not made["short"].exists():
+        write_short(made["short"], packets // FLOW_PACKETS)
+    return made
 
 
 def _records(image: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -214,8 +214,10 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder for the captures")
     parser.add_argument("--recordings", type=Path, required=True, help="folder of pcap files")
     parser.add_argument("--packets", type=int, default=1_000_000)
-    arguments = parser.parse_args()
-    for name, path in make(arguments.work, arguments.recordings, arguments.packets).items():
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES)
+    options = parser.parse_args()
+    made = make(options.work, options.recordings, options.packets, options.only)
+    for name, path in made.items():
         print(f"{name}\t{path}")
 
 

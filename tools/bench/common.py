@@ -242,6 +242,11 @@ def parser(description: str, repeats: int) -> argparse.ArgumentParser:
     return result
 
 
+def quick_note() -> str:
+    """Return what a report of --quick says in place of goals."""
+    return "`--quick`: small inputs show that everything works; these are no figures."
+
+
 def need_root() -> None:
     """Leave with the exit code of a missing permission where this is not root."""
     if os.geteuid():

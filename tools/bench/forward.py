@@ -226,8 +226,9 @@ def main() -> None:
     report = Report("forward", "Forwarding with etcpipe attached", versions)
     runs = measure(options, streams)
     report.tables = [throughput_table(runs, streams), account_table(runs)]
-    report.goals = goals(runs, streams)
+    report.goals = [] if options.quick else goals(runs, streams)
     report.notes = _notes(options)
+    report.notes += [common.quick_note()] if options.quick else []
     report.results = {
         f"{case.offloads}, {case.attached}, {n}": {
             "gbits": Samples(run.gbits).summary(),

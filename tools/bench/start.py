@@ -132,13 +132,14 @@ def main() -> None:
     imports = {statement: measure_import(statement, repeats) for statement in IMPORTS}
     measured = {loader: measure_attach(loader, repeats) for loader in options.loaders.split(",")}
     report.tables = [attach_table(measured), import_table(imports)]
-    report.goals = goals(imports, measured)
+    report.goals = [] if options.quick else goals(imports, measured)
     report.notes = [
         f"{repeats} fresh processes each, after one that is not counted.",
         "attached, first packet: from the call of etcpipe.attach(), its imports and the model "
         "included; from start: the interpreter's start included.",
         f"A packet of a new flow came every {PAUSE_S * 1000:g} ms; RSS at the first packet.",
     ]
+    report.notes += [common.quick_note()] if options.quick else []
     report.results = {
         "import_s": {statement: samples.summary() for statement, samples in imports.items()},
         "attach": {
