@@ -45,6 +45,7 @@ class Capture:
 
     The files are read in the order given as one stream: flows live on from one to the
     next, timestamps stay as they are. Unreadable regular files fail here, before any work.
+    A batch is yielded when it is full or a file ends, whatever a pipe is slow to bring.
 
     Args:
         paths: pcap or pcapng files, or "-" for standard input.
@@ -238,11 +239,11 @@ def _reason(error: OSError) -> str:
 
 def _no_capture(fd: int, error: Exception) -> str:
     """Return why libpcap did not take the file, in our words where they are clearer."""
+    if isinstance(error, OSError):
+        return _reason(error)
     status = os.fstat(fd)
     if stat.S_ISDIR(status.st_mode):
         return "is a directory"
     if stat.S_ISREG(status.st_mode) and not status.st_size:
         return "the file is empty"
-    if isinstance(error, OSError):
-        return _reason(error)
     return f"not a pcap or pcapng file: {error}"

@@ -1,12 +1,16 @@
 """Capture files of every kind, read whole."""
 
 import os
+import signal
 import threading
+from contextlib import contextmanager
 
 import captures
+import numpy as np
 import pytest
 from captures import ACK, CLIENT6, PSH, SERVER6, SYN, ether, pcap, pcapng, tcp, udp, write
 
+from etcpipe.batch import FlowBatch
 from etcpipe.capture import Capture
 from etcpipe.layout import CONSTANTS
 
@@ -213,6 +217,55 @@ def test_pipe(tmp_path):
     assert capture.progress == (len(pcap(TALK)), None)
 
 
+@contextmanager
+def alarm(handler):
+    """Run the handler on a signal that comes soon."""
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def pipe():
+    """The path of a pipe, and the descriptor that writes to it."""
+    reader, writer = os.pipe()
+    yield f"/dev/fd/{reader}", writer
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.parametrize("there", [0, 10, 24, 30], ids="{} bytes".format)
+def test_interrupt_ends_the_wait_for_a_pipe(pipe, there):
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    path, writer = pipe
+    os.write(writer, pcap(TALK)[:there])
+    with alarm(interrupt), pytest.raises(KeyboardInterrupt):
+        list(Capture([path]))
+
+
+def test_other_signals_do_not_damage_a_pipe(tmp_path, pipe):
+    path, writer = pipe
+    content = pcap(TALK)
+    os.write(writer, content[:100])  # in the middle of a packet
+
+    def write_the_rest(number, frame):
+        os.write(writer, content[100:])
+        end = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(end, writer)  # closes the pipe
+        os.close(end)
+
+    with alarm(write_the_rest):
+        capture, rows, _ = read(path)
+    assert rows == EXPECTED
+    assert capture.warnings == []
+
+
 def test_progress_reaches_the_whole(tmp_path):
     files = [write(tmp_path / "a", pcap(TALK)), write(tmp_path / "b", pcapng(TALK))]
     size = sum(file.stat().st_size for file in files)
@@ -222,29 +275,24 @@ def test_progress_reaches_the_whole(tmp_path):
     assert calls[-1] == (size, size)
 
 
+def flows_with(**columns):
+    """Return a FlowBatch of which only some columns matter."""
+    names = FlowBatch.__dataclass_fields__
+    return FlowBatch(**{name: columns.get(name, np.empty(0)) for name in names})
+
+
 def test_records_of_flows_so_far(tmp_path):
     packets = [(START + i, ether(udp(5, sport=port))) for i, port in enumerate([1, 2, 1])]
-    capture = Capture([write(tmp_path / "a", pcap(packets))])
-    (batch,) = list(capture)
-
-    class Flows:
-        flow_id = batch.flow_id[:2].copy()
-        key = capture_keys(tmp_path, packets)
-
-        def __len__(self):
-            return 2
-
-    states = capture.records(Flows())
+    file = write(tmp_path / "a", pcap(packets))
+    keys = read(file)[2]["key"]
+    capture = Capture([file])
+    list(capture)
+    states = capture.records(flows_with(flow_id=np.array([1, 2]), key=keys))
     assert states["flow_id"].tolist() == [1, 2]
     assert states["packets"].tolist() == [[2, 0], [1, 0]]
-    Flows.flow_id[1] = 77  # another flow of the same tuple
-    assert capture.records(Flows())["flow_id"].tolist() == [1, 0]
-
-
-def capture_keys(tmp_path, packets):
-    """Return the keys of two flows, by reading the file once more."""
-    _, _, records = read(write(tmp_path / "again", pcap(packets)))
-    return records["key"]
+    # a flow of the same tuple that is no longer, or not yet
+    states = capture.records(flows_with(flow_id=np.array([1, 77]), key=keys))
+    assert states["flow_id"].tolist() == [1, 0]
 
 
 def test_clock_is_the_last_packets(tmp_path):

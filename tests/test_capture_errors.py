@@ -100,6 +100,12 @@ def test_arguments_are_checked(tmp_path, arguments, message):
     assert "\n" not in str(caught.value)
 
 
+def test_closed_standard_input():
+    code = "from etcpipe.capture import Capture; import os; os.close(0); list(Capture(['-']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "CaptureError: standard input: bad file descriptor" in done.stderr
+
+
 def run_from_stdin(content):
     code = (
         "from etcpipe.capture import Capture\n"
