@@ -1,0 +1,156 @@
+"""The benchmarks run, and what they count is exact. No test here looks at a time."""
+
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from etcpipe.capture import Capture
+from etcpipe.cli import bench
+from etcpipe.errors import UnsupportedError
+
+ROOT = Path(__file__).parents[1]
+RECORDINGS = ROOT / "tests" / "data" / "lab"
+PACKETS = 3_000
+
+TCP, UDP = 6, 17
+CHECKSUM_AT = {TCP: 16, UDP: 6}
+
+
+def script(name: str, *options: object) -> str:
+    command = [sys.executable, ROOT / "tools" / "bench" / f"{name}.py", *options]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def captures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    work = tmp_path_factory.mktemp("captures")
+    said = script("captures", work, "--recordings", RECORDINGS, "--packets", PACKETS)
+    return {name: Path(path) for name, path in (line.split("\t") for line in said.splitlines())}
+
+
+def frames(path: Path) -> list[tuple[float, bytes]]:
+    content, at, found = path.read_bytes(), 24, []
+    while at < len(content):
+        seconds, micros, captured, wire_len = struct.unpack_from("<4I", content, at)
+        found.append((seconds + micros / 1e6, content[at + 16 : at + 16 + captured]))
+        assert captured <= wire_len
+        at += 16 + captured
+    return found
+
+
+def ones_complement_sum(octets: bytes) -> int:
+    octets += b"\0" * (len(octets) % 2)
+    total = sum(struct.unpack(f">{len(octets) // 2}H", octets))
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+def transport_of(ip: bytes) -> tuple[int, bytes, bytes] | None:
+    """Protocol, addresses and transport segment of a whole TCP or UDP packet, else None."""
+    if ip[0] >> 4 == 4:
+        header, length = (ip[0] & 15) * 4, int.from_bytes(ip[2:4], "big")
+        protocol, addresses = ip[9], ip[12:20]
+    else:
+        header, length = 40, 40 + int.from_bytes(ip[4:6], "big")
+        protocol, addresses = ip[6], ip[8:40]
+    if length > len(ip) or protocol not in CHECKSUM_AT:
+        return None
+    return protocol, addresses, ip[header:length]
+
+
+@pytest.mark.parametrize("name", ["mix", "short"])
+def test_copied_packets_have_right_checksums(captures: dict[str, Path], name: str) -> None:
+    checked = 0
+    for _, frame in frames(captures[name]):
+        if frame[12:14] not in (b"\x08\x00", b"\x86\xdd"):
+            continue
+        ip = frame[14:]
+        if ip[0] >> 4 == 4:
+            assert ones_complement_sum(ip[:20]) == 0xFFFF
+        transport = transport_of(ip)
+        if transport is None:
+            continue
+        protocol, addresses, segment = transport
+        at = CHECKSUM_AT[protocol]
+        if segment[at : at + 2] == b"\0\0":
+            continue
+        pseudo = addresses + struct.pack(">HH", protocol, len(segment))
+        assert ones_complement_sum(pseudo + segment) == 0xFFFF
+        checked += 1
+    assert checked > PACKETS // 2
+
+
+@pytest.mark.parametrize("name", ["mix", "short"])
+def test_captures_have_as_many_packets_as_asked_in_order_of_time(
+    captures: dict[str, Path], name: str
+) -> None:
+    times = [time for time, _ in frames(captures[name])]
+    assert len(times) == PACKETS
+    assert times == sorted(times)
+
+
+def test_short_is_flows_of_ten_packets(captures: dict[str, Path]) -> None:
+    capture = Capture([captures["short"]])
+    for _ in capture:
+        pass
+    packets = capture.finish()["state"]["packets"].sum(axis=1)
+    assert packets.tolist() == [10] * (PACKETS // 10)
+
+
+def test_classify_counts_the_same_flows_as_ndpi(tmp_path: Path) -> None:
+    options = ["--quick", "--json", "--packets", PACKETS, "--no-nfstream", "--work", tmp_path]
+    report = json.loads(script("classify", *options))
+    results = report["results"]
+    assert results["etcpipe -o jsonl short"]["flows"] == PACKETS // 10
+    assert results["etcpipe -o jsonl half"]["flows"] == PACKETS // 20
+    for capture in ("mix", "short"):
+        run = results[f"etcpipe {capture}"]
+        assert run["cpu_s"]["median"] > 0
+        assert run["peak_rss"]["median"] > 1_000_000
+        if shutil.which("ndpiReader"):
+            ours = results[f"etcpipe -o jsonl {capture}"]["flows"]
+            assert results[f"ndpiReader {capture}"]["flows"] == ours
+    assert report["environment"]["load_end"] >= 0
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("iperf3"), reason="needs iperf3")
+def test_forward_accounts_for_every_first_packet(tmp_path: Path) -> None:
+    options = ["--quick", "--json", "--streams", "2", "--work", tmp_path]
+    results = json.loads(script("forward", *options))["results"]
+    assert all(run["gbits"]["median"] > 0 for run in results.values())
+    accounts = {name: run["accounts"] for name, run in results.items() if "attached" in name}
+    assert len(accounts) == 2
+    for (account,) in accounts.values():
+        assert account["missing"] == 0
+        assert account["flows"] == 3  # two streams and iperf3's control connection
+    (on_a_wire,) = accounts["TSO off, etcpipe attached, 2"]
+    assert on_a_wire["expected"] == 3 * 10
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_start_sees_a_first_packet(tmp_path: Path) -> None:
+    options = ["--json", "--repeats", "1", "--loaders", "libbpf", "--work", tmp_path]
+    results = json.loads(script("start", *options))["results"]
+    libbpf = results["attach"]["libbpf"]
+    assert 0 < libbpf["attach_s"]["median"] <= libbpf["first_packet_s"]["median"]
+    assert libbpf["first_packet_s"]["median"] <= libbpf["from_start_s"]["median"]
+    assert libbpf["rss"]["median"] > 10_000_000
+
+
+def test_bench_needs_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(bench, "SCRIPTS", tmp_path / "none")
+    result = CliRunner().invoke(bench.bench, ["classify"])
+    assert isinstance(result.exception, UnsupportedError)
+    assert "source checkout" in str(result.exception)
