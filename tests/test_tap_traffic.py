@@ -154,7 +154,9 @@ def test_a_tcp_transfer_both_ways(wire: Wire, way: dict, near: str) -> None:  # 
     ]
     ranks = [p.meta["rank"] for p in ours]
     assert ranks[0] == 0 and ranks == sorted(set(ranks)) and ranks[-1] < 20
-    # a super-packet stands for several ranks, and says how long its segments are
+    # a super-packet (TSO of the near stack) stands for several ranks, in one frame
+    assert any(1000 < p.meta["segment_len"] < p.meta["wire_len"] / 2 for p in ours)
+    assert {len(p.frame) for p in ours if p.meta["segment_len"]} == {1600}
     for packet, following in pairwise(ours):
         gap = following.meta["rank"] - packet.meta["rank"]
         assert gap == 1 or packet.meta["segment_len"] * (gap - 1) < packet.meta["wire_len"]

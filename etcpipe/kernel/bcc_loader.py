@@ -152,7 +152,7 @@ def _source() -> str:
 
 def _flags(build: Build) -> list[str]:
     record = build.record()
-    settings = {f"SETTING_{name}": f"{record[name][0]}ull" for name in TAP_SETTINGS.names}
+    settings = {f"SETTING_{name}": f"{record[name][0]}ull" for name in TAP_SETTINGS.names or ()}
     sizes = build.map_sizes()
     constants = {**settings, "MAX_FLOWS": sizes["flows"], "SLOTS": sizes["verdicts"]}
     return [

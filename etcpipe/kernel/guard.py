@@ -30,8 +30,8 @@ def no_interrupt() -> Iterator[None]:
         for number, handler in before.items():
             # None: set by C code, which Python cannot name and put back
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        for number in came[:1]:
-            signal.raise_signal(number)
+        if came:
+            signal.raise_signal(came[0])
 
 
 @contextmanager

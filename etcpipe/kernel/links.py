@@ -89,7 +89,7 @@ def create_mirror(ip, names: tuple[str, str], mtu: int) -> tuple[int, int]:
     """Create the mirror pair, up, silent, one queue; return its two indexes."""
     queues = {"num_tx_queues": 1, "num_rx_queues": 1}
     ip.link("add", ifname=names[0], kind="veth", peer={"ifname": names[1], **queues}, **queues)
-    indexes = tuple(socket.if_nametoindex(name) for name in names)
+    indexes = (socket.if_nametoindex(names[0]), socket.if_nametoindex(names[1]))
     for name, index in zip(names, indexes, strict=True):
         # before it is up: else the stack greets its neighbours, and that is not traffic
         sysctl = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
