@@ -1,5 +1,6 @@
 """etcpipe train: labelled captures in, a model file and its held-out scores out."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,15 +79,15 @@ def train(
         datasets.Input(first, count, wait), name or output.stem, mask, seed, folds
     )
     recordings = [one for path in data for one in datasets.find_recordings(path, task)]
-    with _progress() as progress:
+    with _Progress() as progress:
         dataset = datasets.read(
             recordings, settings.input, lambda done, total: progress("reading", done, total)
         )
         result = trains.train(dataset, settings, on_step=progress)
     output.write_bytes(result.model)
     if is_json(ctx):
-        print_json(ctx, {"model": str(output), "us_per_flow": round(result.us_per_flow, 2)}
-                   | result.report)  # fmt: skip
+        made = {"model": str(output), "us_per_flow": round(result.us_per_flow, 2)}
+        print_json(ctx, made | result.report)
     else:
         click.echo(as_text(result.report))
         click.echo(_cost(output, result))
@@ -106,23 +107,22 @@ def _import_training():
     return train, dataset
 
 
-class _progress:
+class _Progress:
     """Shows on a terminal what is being done, and nothing elsewhere."""
 
     def __enter__(self):
-        self._stream = click.get_text_stream("stderr")
-        self._is_shown = self._stream.isatty()
+        self._is_shown = sys.stderr.isatty()
         return self._show
 
     def __exit__(self, *exception: object) -> None:
         if self._is_shown:
-            self._stream.write("\r\033[K")
+            sys.stderr.write("\r\033[K")
 
     def _show(self, what: str, done: int, total: int) -> None:
         if self._is_shown:
             bar = "#" * (30 * done // max(total, 1))
-            self._stream.write(f"\r\033[K[{bar:<30}] {what}")
-            self._stream.flush()
+            sys.stderr.write(f"\r\033[K[{bar:<30}] {what}")
+            sys.stderr.flush()
 
 
 def as_text(report: dict) -> str:

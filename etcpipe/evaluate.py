@@ -118,6 +118,8 @@ def choose_threshold(right: np.ndarray, unknown: np.ndarray, keep: float = 0.95)
         right: probabilities of verdicts that were right on held-out captures.
         unknown: probabilities given to flows of classes that the model never saw.
     """
+    if not len(right):
+        return 0.0
     candidates = np.unique(
         np.concatenate([[0.0], np.quantile(right, np.linspace(0, 1 - keep, 200))])
     )

@@ -13,6 +13,7 @@ import numpy as np
 from etcpipe import evaluate, trees
 from etcpipe.dataset import STATS, Dataset
 from etcpipe.errors import UsageError
+from etcpipe.verdict import UNKNOWN
 
 OnStep = Callable[[str, int, int], None]
 
@@ -25,16 +26,16 @@ class Judged:
         fold: (flows,) int, a capture is in one fold only.
         scores: (flows, classes) float64, unnormalised.
         rounds: boosting rounds, the median of what the folds stopped at.
-        strange: (strange flows, classes - 1) float64, scores by ensembles that never saw
-            the flow's class, nor its capture.
-        baselines: macro-F1 by name.
+        strange: (strange flows, classes) float64, scores by ensembles that never saw the
+            flow's class, nor its capture; -inf for that class.
+        baselines: (classes, classes) int confusion matrix by name.
     """
 
     fold: np.ndarray
     scores: np.ndarray
     rounds: int
     strange: np.ndarray
-    baselines: dict[str, float]
+    baselines: dict[str, np.ndarray]
 
 
 class _Steps:
@@ -75,7 +76,7 @@ def judge(
     task = _Task(dataset.columns(columns), dataset.label, fold, len(dataset.classes), seed)
     steps = _Steps(on_step, 2 * task.folds + task.classes + 1)
     scores, rounds = _scores(task, steps)
-    strange = _strange_scores(task, rounds, steps)
+    strange = _strange_scores(task, dataset.classes, rounds, steps)
     return Judged(fold, scores, rounds, strange, _baselines(task, dataset, steps))
 
 
@@ -128,26 +129,27 @@ def _scores(task: _Task, steps: _Steps) -> tuple[np.ndarray, int]:
     return scores, int(np.median(rounds))
 
 
-def _strange_scores(task: _Task, rounds: int, steps: _Steps) -> np.ndarray:
+def _strange_scores(task: _Task, names: tuple[str, ...], rounds: int, steps: _Steps) -> np.ndarray:
     """Return scores that flows get from ensembles that know all classes but theirs.
 
     The flows are those of fold 0, so that neither their class nor their capture was seen.
     """
-    known = task.classes - 1
-    parts = [np.zeros((0, known))]
-    for left_out in range(task.classes):
-        steps.next(f"unknown: without class {left_out + 1} of {task.classes}")
+    parts = [np.zeros((0, task.classes))]
+    for left_out, name in enumerate(names):
+        steps.next(f"unknown: without {name}")
         seen = (task.fold != 0) & (task.label != left_out)
         strange = (task.fold == 0) & (task.label == left_out)
-        if known >= 2 and strange.any():
-            others = task.label[seen] - (task.label[seen] > left_out)
-            ensemble = trees.fit(task.rows[seen], others, known, task.seed, rounds)
-            parts.append(ensemble.scores(task.rows[strange]))
+        if name == UNKNOWN or task.classes < 3 or not strange.any():
+            continue
+        others = task.label[seen] - (task.label[seen] > left_out)
+        ensemble = trees.fit(task.rows[seen], others, task.classes - 1, task.seed, rounds)
+        scores = ensemble.scores(task.rows[strange])
+        parts.append(np.insert(scores, left_out, -np.inf, axis=1))
     return np.concatenate(parts)
 
 
-def _baselines(task: _Task, dataset: Dataset, steps: _Steps) -> dict[str, float]:
-    """Return macro-F1 of simple classifiers on the same folds.
+def _baselines(task: _Task, dataset: Dataset, steps: _Steps) -> dict[str, np.ndarray]:
+    """Return confusion matrices of simple classifiers on the same folds.
 
     majority says the commonest class; knn looks at sizes, directions and gaps (the bar to
     clear, arXiv 2506.08655); ids_only sees nothing but what the strict mask hides.
@@ -167,6 +169,6 @@ def _baselines(task: _Task, dataset: Dataset, steps: _Steps) -> dict[str, float]
         ensemble = trees.fit(ids[seen], label[seen], classes, task.seed, 10)
         said["ids_only"][~seen] = ensemble.scores(ids[~seen]).argmax(axis=1)
     return {
-        name: evaluate.macro_f1(evaluate.confusion_matrix(label, predicted, classes))
+        name: evaluate.confusion_matrix(label, predicted, classes)
         for name, predicted in said.items()
     }

@@ -23,6 +23,7 @@ from etcpipe.verdict import (
     SOURCE_MODEL,
     SOURCE_TIMEOUT,
     SOURCE_UNKNOWN,
+    UNKNOWN,
     VerdictBatch,
 )
 
@@ -36,7 +37,11 @@ _SOURCE_OF_REASON = np.array(
 
 
 class Model:
-    """A loaded model. All attributes of its Description are attributes of it as well."""
+    """A loaded model, with what its Description says as attributes.
+
+    A class named "unknown" was trained on traffic known to be none of the others; a
+    verdict for it is the same "unknown" as one whose probability is below the threshold.
+    """
 
     def __init__(self, description: Description, digest: str, runner: Runner) -> None:
         self.description = description
@@ -82,7 +87,7 @@ class Model:
         has_input = present.any(axis=1)
         best, second, probability = _top_two(probabilities)
         probability[~has_input] = 0
-        is_sure = has_input & (probability >= self.threshold)
+        is_sure = has_input & ~is_refused(best, probability, self.classes, self.threshold)
         ready = flows.ready_ns.astype(np.int64)
         first = flows.packets["timestamp_ns"][np.arange(len(flows)), present.argmax(axis=1)]
         waited = np.where(has_input, ready - first.astype(np.int64), 0)
@@ -103,6 +108,14 @@ class Model:
             infer_ns=np.full(len(flows), took // max(len(flows), 1), np.uint64),
             model=str(self),
         )
+
+
+def is_refused(
+    best: np.ndarray, probability: np.ndarray, classes: tuple[str, ...], threshold: float
+) -> np.ndarray:
+    """Return (flows,) bool, where the best class and its probability mean "unknown"."""
+    is_unknown = best == classes.index(UNKNOWN) if UNKNOWN in classes else False
+    return (probability < threshold) | is_unknown
 
 
 def calibrated(scores: np.ndarray, temperature: float) -> np.ndarray:

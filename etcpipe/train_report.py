@@ -9,6 +9,7 @@ from etcpipe.dataset import Dataset
 
 
 def on_classes(dataset: Dataset, predicted: np.ndarray, seed: int) -> dict[str, Any]:
+    """Return the scores of held-out verdicts, over all and by class."""
     classes, label = dataset.classes, dataset.label
     scores = evaluate.score(label, predicted, dataset.capture, len(classes), seed)
     f1 = evaluate.class_f1(scores.confusion)
@@ -34,36 +35,45 @@ def on_classes(dataset: Dataset, predicted: np.ndarray, seed: int) -> dict[str, 
 
 
 def on_unknown(
-    probability: np.ndarray, right: np.ndarray, strange: np.ndarray, threshold: float
+    sure: np.ndarray, right: np.ndarray, strange: np.ndarray, threshold: float
 ) -> dict[str, Any]:
-    known = probability >= threshold
+    """Return what the threshold costs and gives.
+
+    Args:
+        sure: (flows,) probability of the best class, 0 where that is "unknown".
+        right: (flows,) bool.
+        strange: as sure, of flows whose class the judging ensemble never saw.
+    """
+    named = sure > 0
+    kept = sure >= threshold
+
+    def share(of: np.ndarray, among: np.ndarray) -> float | None:
+        return rounded(of[among].mean()) if among.any() else None
+
     return {
         "threshold": rounded(threshold),
-        "right_kept": rounded(known[right].mean()),
-        "wrong_refused": rounded((~known)[~right].mean()) if (~right).any() else None,
+        "right_kept": share(kept, right & named),
+        "wrong_refused": share(~kept, ~right & named),
         "strange_refused": rounded((strange < threshold).mean()) if len(strange) else None,
-        "area_under_roc": rounded(evaluate.area_under_roc(probability, strange))
+        "area_under_roc": rounded(evaluate.area_under_roc(sure[named], strange))
         if len(strange)
         else None,
     }
 
 
-def on_others(others: Dataset, probability: np.ndarray, threshold: float) -> dict[str, Any]:
-    return {
-        name: {
-            "flows": int((others.label == i).sum()),
-            "refused": rounded((probability[others.label == i] < threshold).mean()),
-        }
-        for i, name in enumerate(others.classes)
-    }
+def has_shortcut(ids_only: np.ndarray) -> bool:
+    """Return whether what the masks hide (ports, TTL, window) tells the class by itself.
 
-
-def has_shortcut(baselines: dict[str, float]) -> bool:
-    """Whether what the masks hide (ports, TTL, window) would tell the class by itself."""
-    return baselines["ids_only"] > baselines["majority"] + 0.05
+    Args:
+        ids_only: confusion matrix of a classifier that saw nothing else; guessing finds
+            one flow in as many as there are classes.
+    """
+    found = np.diagonal(ids_only) / np.maximum(ids_only.sum(axis=1), 1)
+    return bool(found.mean() > 1 / len(ids_only) + 0.05)
 
 
 def top_columns(gains: np.ndarray, columns: tuple[str, ...]) -> dict[str, float]:
+    """Return the ten columns that the trees use most, with their share of gain."""
     return {columns[i]: rounded(gains[i]) for i in np.argsort(-gains)[:10]}
 
 

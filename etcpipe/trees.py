@@ -16,8 +16,10 @@ from onnx import TensorProto, helper
 
 from etcpipe.model_file import DESCRIPTION_KEY, DIGEST_KEY, NO_DIGEST, Description, seal
 
-# Serving cost grows with the number of trees: 12 us a flow is the budget (docs/models.md).
-TREES_MAX = 400
+# Serving cost grows with the number of trees: about 30 ns a flow each (docs/models.md).
+TREES_MAX = 300
+# Below so many rows, threads wait for each other longer than they work.
+ROWS_A_THREAD = 20_000
 _IR_VERSION = 8  # ONNX 1.10 and ONNX Runtime 1.10 on
 _OPSETS = {"": 15, "ai.onnx.ml": 3}
 
@@ -77,6 +79,7 @@ def fit(
     """
     most = max(TREES_MAX // classes, 1) if rounds is None else rounds
     parameters = _PARAMETERS | {"num_class": classes, "seed": seed}
+    parameters["num_threads"] = 1 if len(rows) < ROWS_A_THREAD else 0
     weights = class_weights(labels, classes)[labels]
     fitted = np.ones(len(rows), bool) if held_out is None else ~held_out
     dataset = lightgbm.Dataset(

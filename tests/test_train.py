@@ -1,0 +1,263 @@
+"""Training learns what is there and nothing else, and the file answers as the fit does."""
+
+import json
+from ipaddress import ip_address
+from struct import pack
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from etcpipe import dataset as datasets
+from etcpipe import evaluate
+from etcpipe.cli.main import cli
+from etcpipe.dataset import STATS, Dataset, Input
+from etcpipe.errors import UsageError
+from etcpipe.gpu.inference import open_runner
+from etcpipe.model import load
+
+pytest.importorskip("lightgbm", reason="training needs etcpipe[train]")
+from etcpipe import held_out, train, trees
+from etcpipe.model_file import Description
+
+EVERY = STATS.column_names("none")
+SETTINGS = train.Settings(Input(), folds=3)
+
+
+@pytest.fixture(autouse=True)
+def few_trees(monkeypatch):
+    """Enough for what is learnt here, and fast."""
+    monkeypatch.setattr(trees, "TREES_MAX", 45)
+
+
+def made_up(classes=3, captures=6, flows=240, seed=0, is_shuffled=False):
+    """A dataset whose classes differ in s_bytes_mean alone, or in nothing if shuffled."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, classes, flows).astype(np.int32)
+    stats = rng.normal(500, 100, (flows, len(EVERY))).astype(np.float32)
+    stats[:, EVERY.index("s_bytes_mean")] += 400 * label
+    return Dataset(
+        stats=stats,
+        seq=rng.normal(0, 1, (flows, 30, 3)).astype(np.float32),
+        label=rng.permutation(label) if is_shuffled else label,
+        capture=(np.arange(flows) % captures).astype(np.int32),
+        classes=tuple(f"class{i}" for i in range(classes)),
+        captures=tuple(f"{i}.pcap" for i in range(captures)),
+    )
+
+
+def test_a_separable_problem_is_learnt():
+    report = train.train(made_up(), SETTINGS).report
+    assert report["macro_f1"] > 0.9
+    assert report["macro_f1_interval"][0] <= report["macro_f1"] <= report["macro_f1_interval"][1]
+    assert next(iter(report["columns_by_gain"])) == "s_bytes_mean"
+    assert sum(map(sum, report["confusion"])) == report["flows"] == 240
+    assert not report["shortcut"]
+
+
+def test_a_shuffled_problem_stays_at_chance():
+    report = train.train(made_up(is_shuffled=True), SETTINGS).report
+    assert report["accuracy"] == pytest.approx(1 / 3, abs=0.12)
+    assert report["macro_f1"] < 0.45
+
+
+def test_a_class_told_by_its_port_alone_is_a_shortcut_that_strict_does_not_see():
+    dataset = made_up(is_shuffled=True)
+    dataset.stats[:, EVERY.index("d_port")] = dataset.label
+    strict = train.train(dataset, SETTINGS).report
+    assert strict["shortcut"] and strict["baselines"]["ids_only"] > 0.95
+    assert strict["macro_f1"] < 0.45
+    none = train.train(dataset, train.Settings(Input(), folds=3, mask="none")).report
+    assert none["macro_f1"] > 0.95
+
+
+def test_same_seed_same_file(monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    first, second = (train.train(made_up(), SETTINGS) for _ in range(2))
+    assert first.model == second.model
+    assert train.train(made_up(), train.Settings(Input(), folds=3, seed=2)).model != first.model
+
+
+def test_no_capture_is_on_both_sides():
+    dataset = made_up(captures=7)
+    fold = held_out.deal_folds(dataset, 3, seed=1)
+    for capture in range(7):
+        assert len(np.unique(fold[dataset.capture == capture])) == 1
+    assert set(fold) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "settings", "message"),
+    [
+        (made_up(classes=1), SETTINGS, "only class class0: two classes or more"),
+        (made_up(captures=1), SETTINGS, "class0 is in one capture only"),
+        (made_up(), train.Settings(Input(), folds=1), "1 folds: captures must be held out"),
+        (made_up(), train.Settings(Input(), mask="loose"), "no mask 'loose'"),
+    ],
+)
+def test_what_cannot_be_held_out_is_refused(dataset, settings, message):
+    with pytest.raises(UsageError, match=message):
+        train.train(dataset, settings)
+
+
+def thresholds(node):
+    if "leaf_value" in node:
+        return []
+    below = thresholds(node["left_child"]) + thresholds(node["right_child"])
+    return [(node["split_feature"], node["threshold"]), *below]
+
+
+def test_the_file_decides_as_lightgbm_does_at_every_threshold():
+    """A float64 threshold between two float32 neighbours must not change sides."""
+    dataset = made_up(flows=600)
+    rows = dataset.columns(STATS.column_names())
+    ensemble = trees.fit(rows, dataset.label, 3, seed=1, rounds=20)
+    dump = ensemble.booster.dump_model()["tree_info"]
+    found = [pair for tree in dump for pair in thresholds(tree["tree_structure"])]
+    assert len(found) > 200
+    edges = np.repeat(rows[:1], 3 * len(found), axis=0)
+    for i, (column, threshold) in enumerate(found):
+        at = np.float32(threshold)
+        edges[3 * i : 3 * i + 3, column] = [np.nextafter(at, -np.inf), at, np.nextafter(at, np.inf)]
+    columns = STATS.column_names()
+    runner = open_runner(
+        trees.to_onnx(ensemble, 41, Description("x", dataset.classes, "stats", columns, "", 10))
+    )
+    for probe in (rows, edges):
+        expected = ensemble.scores(probe)
+        np.testing.assert_allclose(runner.infer(probe), expected, rtol=1e-5, atol=1e-5)
+        assert (runner.infer(probe).argmax(axis=1) == expected.argmax(axis=1)).all()
+
+
+def test_floor32_never_rounds_up():
+    for value in (1.4581725001335146, -2.1372944116592403, 0.1, 1.0, 0.0, -1e-30):
+        floored = trees.floor32(value)
+        assert floored <= value < float(np.nextafter(np.float32(floored), np.float32(np.inf)))
+
+
+def test_rare_classes_weigh_more():
+    weights = trees.class_weights(np.array([0] * 990 + [1] * 10), 2)
+    assert weights[1] / weights[0] == pytest.approx(62.8, rel=0.01)
+    assert weights[[0] * 990 + [1] * 10].mean() == pytest.approx(1)
+
+
+def test_macro_f1_by_hand():
+    confusion = evaluate.confusion_matrix(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), 3)
+    assert confusion.tolist() == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
+    assert evaluate.macro_f1(confusion) == pytest.approx((2 / 3 + 4 / 5) / 2)
+
+
+def test_interval_resamples_captures_not_flows():
+    """One capture all right, one all wrong: the truth may be anything."""
+    label, predicted = np.zeros(200, int), np.repeat([0, 1], 100)
+    scores = evaluate.score(label, predicted, np.repeat([0, 1], 100), 2, seed=1)
+    assert (scores.low, scores.high) == (0, 1)
+
+
+def test_temperature_and_calibration():
+    rng = np.random.default_rng(1)
+    scores = rng.normal(0, 2, (20_000, 3))
+    chance = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    label = (chance.cumsum(axis=1) < rng.random((20_000, 1))).sum(axis=1)
+    assert evaluate.fit_temperature(3 * scores, label) == pytest.approx(3, rel=0.05)
+    right = chance.argmax(axis=1) == label
+    assert evaluate.calibration_error(chance.max(axis=1), right) < 0.02
+    assert evaluate.calibration_error(np.ones(4), np.array([1, 1, 0, 0])) == pytest.approx(0.5)
+
+
+def test_threshold_gives_up_five_percent_at_most():
+    right, unknown = np.linspace(0.5, 1, 1000), np.full(100, 0.51)
+    threshold = evaluate.choose_threshold(right, unknown)
+    assert 0.51 < threshold and (right >= threshold).mean() >= 0.95
+    assert evaluate.choose_threshold(right, np.full(10, 0.99)) <= 0.5
+    assert evaluate.area_under_roc(np.array([0.9, 0.8]), np.array([0.8, 0.1])) == 0.875
+
+
+SERVERS = {"small": "198.18.0.1", "large": "198.18.0.2"}
+
+
+def ethernet_udp(source, target, ports, payload_len):
+    udp = pack("!4H", *ports, 8 + payload_len, 0) + bytes(payload_len)
+    addresses = ip_address(source).packed + ip_address(target).packed
+    ip = pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0) + addresses
+    return bytes(12) + b"\x08\x00" + ip + udp
+
+
+def write_capture(path, seed, flows=6):
+    """A classic pcap: per server some flows of three packets each way, small or large."""
+    rng = np.random.default_rng(seed)
+    records = []
+    for i in range(flows):
+        for name, server in SERVERS.items():
+            start_us = int(1e6 * i + rng.integers(0, 1000))
+            for step in range(6):
+                size = int(rng.integers(10, 80) if name == "small" else rng.integers(700, 1400))
+                ends = ("198.18.9.9", server), (20000 + i, 4433)
+                if step % 2:
+                    ends = ends[0][::-1], ends[1][::-1]
+                frame = ethernet_udp(*ends[0], ends[1], size)
+                records.append((start_us + 1000 * step, frame))
+    with path.open("wb") as file:
+        file.write(pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1))
+        for at, frame in sorted(records, key=lambda record: record[0]):
+            file.write(pack("<IIII", at // 10**6, at % 10**6, len(frame), len(frame)) + frame)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recordings")
+    lines = ["capture,label,address,protocol,port"]
+    for i in range(4):
+        write_capture(folder / f"{i}.pcap", seed=i)
+        lines += [f"{i}.pcap,{name},{server},udp,4433" for name, server in SERVERS.items()]
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_rows_of_captures_are_labelled_by_their_server(recordings):
+    dataset = datasets.read(datasets.find_recordings(recordings), Input())
+    assert dataset.classes == ("large", "small")
+    assert np.bincount(dataset.label).tolist() == [24, 24]
+    assert np.bincount(dataset.capture).tolist() == [12] * 4
+    packets = dataset.columns(["s_pkt_cnt", "d_pkt_cnt"])
+    assert (packets == 3).all()
+    assert (dataset.columns(["s_bytes_max"])[dataset.label == 1] < 120).all()
+
+
+def test_a_bundle_is_labelled_by_flow(recordings, tmp_path):
+    (tmp_path / "pcap").mkdir()
+    write_capture(tmp_path / "pcap" / "a.pcap", seed=9, flows=1)
+    dataset = datasets.read(datasets.find_recordings(recordings), Input())
+    first = (tmp_path / "pcap" / "a.pcap").read_bytes()[24:32]
+    seconds, micros = np.frombuffer(first, "<u4")
+    header = "flow_uid,pcap,proto,init_ip,init_port,resp_ip,resp_port,first_ts"
+    rows = [
+        f"{name},pcap/a.pcap,17,198.18.9.9,20000,{server},4433,{seconds}.{micros:06d}"
+        for name, server in SERVERS.items()
+    ]
+    (tmp_path / "flows.csv").write_text("\n".join([header, *rows]) + "\n")
+    (tmp_path / "tasks.csv").write_text("task,flow_uid,label\nsize,small,S\nsize,large,L\n")
+    with pytest.raises(UsageError, match="choose a task of size"):
+        datasets.find_recordings(tmp_path)
+    found = datasets.read(datasets.find_recordings(tmp_path, "size"), Input())
+    assert len(found) + found.unlabelled == 2 and len(found) >= 1  # only one has that timestamp
+    assert dataset.digest() != found.digest()
+
+
+def test_train_and_show_on_the_command_line(recordings, tmp_path):
+    output = tmp_path / "sizes.onnx"
+    args = ["-j", "train", str(recordings), "-o", str(output), "--folds", "3"]
+    done = CliRunner().invoke(cli, args, catch_exceptions=False)
+    report = json.loads(done.stdout)
+    assert done.exit_code == 0 and report["macro_f1"] == 1.0 and report["trees"] > 0
+    model = load(output)
+    assert (model.name, model.classes, model.mask) == ("sizes", ("large", "small"), "strict")
+    shown = CliRunner().invoke(cli, ["model", "show", str(output)], catch_exceptions=False)
+    assert "macro-F1 1.000" in shown.output and "large, small" in shown.output
+    listed = CliRunner().invoke(cli, ["model", "list", "-j"], catch_exceptions=False)
+    assert [one["name"] for one in json.loads(listed.stdout)] == ["default"]
+
+
+def test_folder_without_labels_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"no labels\.csv there"):
+        datasets.find_recordings(tmp_path)
