@@ -47,22 +47,25 @@ class Bed:
             state = "on" if is_on else "off"
             _check(["ip", "netns", "exec", namespace, "ethtool", "-K", "wan0", "tso", state])
 
-    def throughput(self, streams: int, seconds: float, cpus: tuple[int, int]) -> float:
+    def throughput(
+        self, streams: int, seconds: float, cpus: tuple[int, int], fifo: bool = False
+    ) -> float:
         """Return Gbit/s that the server received from the client over TCP.
 
         Args:
             streams: parallel connections.
             seconds: duration, after a first second that does not count.
             cpus: where the client and the server run.
+            fifo: run both at real-time priority, so that other work disturbs them less.
         """
+        priority = ["chrt", "-f", "1"] if fifo else []
+        on_client, on_server = ([*priority, "taskset", "-c", str(cpu)] for cpu in cpus)
         server = ["iperf3", "-s", "-1", "-p", str(PORT), "-B", self.server_address]
-        with _running(self.network.server, ["taskset", "-c", str(cpus[1]), *server]) as process:
+        with _running(self.network.server, [*on_server, *server]) as process:
             self._wait_for_server(process)
             client = ["iperf3", "-c", self.server_address, "-p", str(PORT), "-J", "-O", "1"]
             client += ["-P", str(streams), "-t", str(seconds)]
-            said = _check(
-                ["ip", "netns", "exec", self.network.client, "taskset", "-c", str(cpus[0]), *client]
-            )
+            said = _check(["ip", "netns", "exec", self.network.client, *on_client, *client])
             process.wait(READY_WITHIN_S)
         return json.loads(said)["end"]["sum_received"]["bits_per_second"] / 1e9
 

@@ -111,7 +111,7 @@ def measure_once(bed: beds.Bed, case: Case, streams: int, options) -> tuple[floa
     consumer = beds.Consumer(bed)
     attached = {NONE: nullcontext(), EMPTY: beds.empty_program(bed, options.work)}
     with attached.get(case.attached, consumer):
-        gbits = bed.throughput(streams, options.seconds, (0, os.cpu_count() - 1))
+        gbits = bed.throughput(streams, options.seconds, (0, os.cpu_count() - 1), options.fifo)
         time.sleep(SETTLE_S)
     return gbits, account(consumer, streams) if case.attached == ATTACHED else None
 
@@ -150,9 +150,10 @@ def throughput_table(runs: dict, streams: list[int]) -> Table:
 
 
 def ratio(runs: dict, case: Case, streams: int, base: str = NONE) -> float:
-    """Return a case's median throughput over that of `base` with the same offloads."""
+    """Return the median ratio of a case to `base` with the same offloads, repeat by repeat."""
     reference = runs[Case(case.segmentation, base), streams]
-    return Samples(runs[case, streams].gbits).median / Samples(reference.gbits).median
+    pairs = zip(runs[case, streams].gbits, reference.gbits, strict=True)
+    return Samples([gbits / without for gbits, without in pairs]).median
 
 
 def account_table(runs: dict) -> Table:
@@ -215,6 +216,7 @@ def main() -> None:
     parser = common.parser(__doc__.splitlines()[0], repeats=5)
     parser.add_argument("--streams", help="numbers of connections, as 1,8,32,128")
     parser.add_argument("--seconds", type=float, help=f"of a run ({SECONDS})")
+    parser.add_argument("--fifo", action="store_true", help="real-time priority for iperf3")
     options = parser.parse_args()
     common.need_root()
     options.repeats = options.repeats or (1 if options.quick else options.default_repeats)
@@ -244,16 +246,20 @@ def main() -> None:
 def _notes(options) -> list[str]:
     return [
         f"iperf3, client to server, {options.seconds:g} s after a first second that does not "
-        f"count; {options.repeats} interleaved repeats; median (min .. max, MAD), x the ratio "
-        "to the router without a program.",
+        f"count; {options.repeats} interleaved repeats; median (min .. max, MAD), x the median "
+        "ratio to the router without a program in the same repeat.",
         "iperf3's client is pinned to the first CPU, its server to the last one; the consumer, "
-        "with its model, runs where the scheduler puts it. No real-time priorities, veth's "
-        "default NAPI.",
+        f"with its model, runs where the scheduler puts it. {_priority(options)}; NAPI not "
+        "threaded.",
         "selected: packets that the tracker counted as first of their flow. arrived: of them, "
         "taken from the socket by the consumer. A super-packet is one packet here and stands for "
         "several of the N, so that with default offloads fewer are selected than N x flows.",
         "iperf3 makes one connection more than its streams.",
     ]
+
+
+def _priority(options) -> str:
+    return "iperf3 at SCHED_FIFO 1" if options.fifo else "No real-time priorities"
 
 
 if __name__ == "__main__":
