@@ -5,7 +5,8 @@ packet has its place, row `id % slots` and column `rank`, without any hash. All 
 compute exactly this:
 
     A row keeps the packets of rank 0 .. N-1 of one flow. It is closed, and comes out once, by
-      depth    rank N-1 arrived; missing ranks may still come within the same batch
+      depth    rank N-1 arrived, whatever closes the row then; ranks that it overtook may still
+               come within the same batch
       idle     no packet for `wait_s`, by the packets' clock
       end      flush()
       evicted  a newer flow has the same slot, or all rows are taken: then the one that was

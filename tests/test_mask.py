@@ -97,7 +97,7 @@ def test_ipv4_options_keep_kind_and_length(device):
         pytest.param("0800" + "11" * 6, id="length 0"),
         pytest.param("0801" + "11" * 6, id="length 1"),
         pytest.param("08ff" + "11" * 6, id="longer than the header"),
-        pytest.param("00" + "11" * 7, id="behind the end of options"),
+        pytest.param("0004111102041111", id="behind the end of options"),
     ],
 )
 def test_what_is_no_option_is_zero(device, options):

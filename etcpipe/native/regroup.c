@@ -2,7 +2,6 @@
 #include "regroup.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "link.h"
 
@@ -41,12 +40,6 @@ static struct slot *slot_of(const struct regroup *r, uint64_t flow_id)
 static int is_idle(const struct row *row, uint64_t now, uint64_t wait)
 {
 	return now > row->last_ns && now - row->last_ns > wait;
-}
-
-/* Ranks below the highest one that arrived, and did not. */
-static uint32_t row_lost(const struct row *row)
-{
-	return 64 - __builtin_clzll(row->present) - __builtin_popcountll(row->present);
 }
 
 static int has_last_rank(const struct regroup *r, const struct row *row)
@@ -304,24 +297,6 @@ void regroup_flush(struct regroup *r)
 	}
 }
 
-/* Copy the packets that are there; the others stay zero. */
-static void take_packets(const struct regroup *r, uint32_t index, struct packet_fields *packets,
-			 uint8_t *raw)
-{
-	const struct packet_fields *from = row_packets(&r->pool, index);
-	uint64_t present = r->pool.rows[index].present;
-	size_t raw_len = r->set.raw_len;
-
-	for (; present; present &= present - 1) {
-		uint32_t rank = __builtin_ctzll(present);
-
-		packets[rank] = from[rank];
-		if (raw_len)
-			memcpy(raw + rank * raw_len, row_raw(&r->pool, index) + rank * raw_len,
-			       from[rank].raw_len);
-	}
-}
-
 void regroup_take(struct regroup *r, struct flow_columns *out, uint32_t flows)
 {
 	size_t first_n = r->set.first_n;
@@ -339,8 +314,8 @@ void regroup_take(struct regroup *r, struct flow_columns *out, uint32_t flows)
 		out->lost[i] = row_lost(row);
 		out->reason[i] = row->reason;
 		out->ready_ns[i] = row->last_ns + (row->reason == READY_IDLE ? r->set.wait_ns : 0);
-		take_packets(r, index, out->packets + i * first_n,
-			     out->raw + i * first_n * r->set.raw_len);
+		row_copy(&r->pool, index, out->packets + i * first_n,
+			 out->raw + i * first_n * r->set.raw_len);
 		list_remove(&r->pool, &r->closed, index);
 		list_append(&r->pool, &r->pool.free, index);
 	}

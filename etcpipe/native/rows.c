@@ -2,6 +2,7 @@
 #include "rows.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 void list_init(struct row_list *list)
 {
@@ -90,4 +91,26 @@ uint32_t pool_take(struct row_pool *pool)
 	row = pool->free.newest;
 	list_remove(pool, &pool->free, row);
 	return row;
+}
+
+uint32_t row_lost(const struct row *row)
+{
+	return 64 - __builtin_clzll(row->present) - __builtin_popcountll(row->present);
+}
+
+void row_copy(const struct row_pool *pool, uint32_t row, struct packet_fields *packets,
+	      uint8_t *raw)
+{
+	const struct packet_fields *from = row_packets(pool, row);
+	const uint8_t *raw_from = row_raw(pool, row);
+	uint64_t present;
+
+	for (present = pool->rows[row].present; present; present &= present - 1) {
+		uint32_t rank = __builtin_ctzll(present);
+		size_t at = (size_t)rank * pool->raw_len;
+
+		packets[rank] = from[rank];
+		if (pool->raw_len)
+			memcpy(raw + at, raw_from + at, from[rank].raw_len);
+	}
 }

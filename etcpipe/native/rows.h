@@ -52,6 +52,12 @@ void pool_free(struct row_pool *pool);
 /* Return a row that is on no list, or ROW_NONE without memory. */
 uint32_t pool_take(struct row_pool *pool);
 
+/* Ranks below the highest one that is in the row, and are not. */
+uint32_t row_lost(const struct row *row);
+/* Copy the packets that are there; the others stay as they are in @packets and @raw: zero. */
+void row_copy(const struct row_pool *pool, uint32_t row, struct packet_fields *packets,
+	      uint8_t *raw);
+
 static inline struct flow_key *row_key(const struct row_pool *pool, uint32_t row)
 {
 	return (struct flow_key *)(pool->chunks[row / CHUNK_ROWS] +
