@@ -16,7 +16,7 @@ from etcpipe.errors import UnsupportedError
 OLDEST_KERNEL = (5, 15)
 FIRST_TCX_KERNEL = (6, 6)
 AF_XDP = 44
-CAP_IPC_LOCK = 14
+CAP_IPC_LOCK, CAP_SYS_ADMIN = 14, 21
 # Frames of the capture ring, which the kernel counts against RLIMIT_MEMLOCK.
 RING_BYTES = 16384 * 4096
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -109,7 +109,7 @@ def locked_memory() -> Finding:
 
 def veth() -> Finding:
     """A pair of virtual devices can be made (tried in a namespace that goes at once)."""
-    if os.geteuid() != 0:
+    if not _may_try():
         return Finding("veth", WARN, "not tried", "run as root to try it")
     if _succeeds("ip link add etcpipe0 type veth peer name etcpipe1"):
         return Finding("veth", OK, "the mirror pair can be made")
@@ -120,7 +120,7 @@ def traffic_control() -> Finding:
     """TC programs can be attached."""
     if kernel_version() >= FIRST_TCX_KERNEL:
         return Finding("traffic control", OK, "tcx, beside other people's programs")
-    if os.geteuid() != 0:
+    if not _may_try():
         return Finding("traffic control", WARN, "not tried", "run as root to try it")
     if _succeeds("tc qdisc add dev lo clsact"):
         return Finding("traffic control", OK, "clsact")
@@ -195,6 +195,11 @@ def kernel_version() -> tuple[int, int]:
 def _effective() -> int:
     status = Path("/proc/thread-self/status").read_text()
     return int(re.search(r"^CapEff:\s*(\w+)", status, re.MULTILINE)[1], 16)  # type: ignore[index]
+
+
+def _may_try() -> bool:
+    """Whether this process may make a network namespace to try something in."""
+    return bool(_effective() >> CAP_SYS_ADMIN & 1)
 
 
 def _libbpf() -> list[str]:

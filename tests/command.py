@@ -1,0 +1,88 @@
+"""The etcpipe command as a process of its own, as users run it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LAB = ROOT / "tests" / "data" / "lab"
+TIMEOUT_S = 60
+
+ETCPIPE = [sys.executable, "-m", "etcpipe.cli.main"]
+
+
+def run(
+    *args: str | Path, wrapper: Sequence[str] = (), check: int | None = None, **options
+) -> subprocess.CompletedProcess:
+    """Run etcpipe and return what came out; `check` is the exit status it must have."""
+    done = subprocess.run(
+        [*wrapper, *ETCPIPE, *map(str, args)],
+        capture_output=True,
+        text=options.pop("text", True),
+        timeout=TIMEOUT_S,
+        cwd=ROOT,
+        check=False,
+        **options,
+    )
+    if check is not None:
+        assert done.returncode == check, (done.returncode, done.stdout, done.stderr)
+    return done
+
+
+def fails(*args: str | Path, status: int, **options) -> str:
+    """Run etcpipe, which must fail with one line on standard error, and return that line."""
+    done = run(*args, check=status, **options)
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("etcpipe: ")
+    return lines[0].removeprefix("etcpipe: ")
+
+
+class Running:
+    """An etcpipe that runs beside the test; a context manager that ends it."""
+
+    def __init__(self, *args: str | Path, folder: Path):
+        self._out, self._err = folder / "stdout", folder / "stderr"
+        with open(self._out, "wb") as out, open(self._err, "wb") as err:
+            environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+            self.process = subprocess.Popen(
+                [*ETCPIPE, *map(str, args)], stdout=out, stderr=err, cwd=ROOT, env=environment
+            )
+
+    @property
+    def stdout(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def stderr(self) -> str:
+        return self._err.read_text()
+
+    def __enter__(self) -> "Running":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something is so; fail if the process ends or time runs out first."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while not condition():
+            assert self.process.poll() is None, (self.process.returncode, self.stderr)
+            assert time.monotonic() < deadline, (self.stdout, self.stderr)
+            time.sleep(0.02)
+
+    def until_attached(self) -> None:
+        """Wait until etcpipe attach says that it is up."""
+        self.until(lambda: ": attached, " in self.stderr)
+
+    def signalled(self, number: signal.Signals) -> int:
+        """Send a signal and return the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(TIMEOUT_S)

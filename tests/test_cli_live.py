@@ -1,0 +1,237 @@
+"""etcpipe attach, show, monitor and detach as users run them, on a pair of namespaces."""
+
+import csv
+import json
+import signal
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import captures
+import jsonschema
+import pytest
+from command import Running, fails, run
+from kernel_fixtures import Wire, wire  # noqa: F401
+from kernel_fixtures import run as shell
+from xsk_redirect import Redirect
+
+from etcpipe.kernel import netns
+
+pytestmark = pytest.mark.root
+
+SCHEMA = json.loads((files("etcpipe") / "schema" / "verdict.schema.json").read_text())
+FIRST_N = 10
+# Root without the right to lock memory beyond the limit.
+LOCK_LIMITED = ("setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock")
+
+
+def send_flows(wire: Wire, n: int, first_port: int = 20000) -> None:  # noqa: F811
+    """Send whole flows of UDP, as many packets each as the model wants."""
+    with wire.raw() as sender:
+        for port in range(first_port, first_port + n):
+            packet = captures.udp(100, src="10.77.0.2", dst="10.77.0.1", sport=port, dport=4433)
+            for _ in range(FIRST_N):
+                sender.send(captures.ether(packet))
+
+
+def attached(wire: Wire, folder: Path, *options: str, json_lines: bool = True) -> Running:  # noqa: F811
+    """Start etcpipe attach on the near end."""
+    flags = ["-j"] if json_lines else []
+    return Running(*flags, "-n", wire.near, "attach", wire.device, *options, folder=folder)
+
+
+def test_verdict_lines_come_while_traffic_flows(wire, tmp_path):  # noqa: F811
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    with attached(wire, tmp_path) as etcpipe:
+        etcpipe.until_attached()
+        send_flows(wire, 3)
+        etcpipe.until(lambda: etcpipe.stdout.count("\n") >= 3)
+        assert etcpipe.signalled(signal.SIGINT) == 0
+    events = [json.loads(line) for line in etcpipe.stdout.splitlines()]
+    ours = [event for event in events if event["dest_port"] == 4433]
+    for event in events:
+        validator.validate(event)
+    assert {(e["src_ip"], e["src_port"]) for e in ours} == {
+        ("10.77.0.2", port) for port in (20000, 20001, 20002)
+    }
+    for event in ours:
+        assert event["in_iface"] == wire.device
+        assert event["etcpipe"]["packets_used"] == FIRST_N
+        assert event["flow"]["reason"] == "depth"
+        assert abs(time.time() - _unix(event["timestamp"])) < 60
+    assert wire.leftovers() == []
+
+
+def _unix(text: str) -> float:
+    from datetime import datetime
+
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%f%z").timestamp()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_ends_with_a_summary_and_leaves_nothing(wire, tmp_path, number):  # noqa: F811
+    with attached(wire, tmp_path, json_lines=False) as etcpipe:
+        etcpipe.until_attached()
+        send_flows(wire, 2)
+        etcpipe.until(lambda: etcpipe.stdout.count(":4433") == 2)
+        assert etcpipe.signalled(number) == 0
+    rows, classes, packets, total = etcpipe.stdout.split("\n\n")
+    assert rows.split()[0] == "time"
+    assert classes.split()[:2] == ["class", "flows"]
+    assert packets.startswith("packets by reason")
+    assert total.endswith("lost: none\n")
+    assert wire.leftovers() == []
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0])
+def test_interrupt_at_any_moment_leaves_nothing(wire, tmp_path, delay_s):  # noqa: F811
+    with attached(wire, tmp_path) as etcpipe:
+        time.sleep(delay_s)
+        status = etcpipe.signalled(signal.SIGINT)
+    assert status in (0, 130, -signal.SIGINT)  # the last one before Python has begun
+    assert "Traceback" not in etcpipe.stderr or status == -signal.SIGINT
+    assert wire.leftovers() == []
+
+
+def test_count_ends_after_so_many_verdicts(wire, tmp_path):  # noqa: F811
+    output = tmp_path / "flows.csv"
+    with attached(wire, tmp_path, "--count", "2", "-o", str(output)) as etcpipe:
+        etcpipe.until_attached()
+        send_flows(wire, 5)
+        assert etcpipe.process.wait(30) == 0
+    assert etcpipe.stdout.count("\n") == 2
+    assert len(list(csv.DictReader(output.read_text().splitlines()))) == 2
+    assert wire.leftovers() == []
+
+
+def test_duration_ends_it(wire, tmp_path):  # noqa: F811
+    with attached(wire, tmp_path, "--duration", "0.5", json_lines=False) as etcpipe:
+        assert etcpipe.process.wait(30) == 0
+    assert "packets by reason" in etcpipe.stdout
+    assert wire.leftovers() == []
+
+
+def test_show_and_detach(wire, tmp_path):  # noqa: F811
+    with attached(wire, tmp_path) as etcpipe:
+        etcpipe.until_attached()
+        send_flows(wire, 1)
+        etcpipe.until(lambda: "4433" in etcpipe.stdout)
+        (tap,) = json.loads(run("-j", "-n", wire.near, "show", wire.device, check=0).stdout)
+        assert (tap["device"], tap["netns"]) == (wire.device, netns.inode(wire.near))
+        assert tap["pid"] == etcpipe.process.pid
+        assert tap["counters"]["PACKETS_FIRST_N"] >= FIRST_N
+        table = run("-s", "-n", wire.near, "show", check=0).stdout
+        assert table.splitlines()[1].split()[:3] == [wire.device, wire.near, tap["mode"]]
+        assert "among the first N" in table
+        assert etcpipe.signalled(signal.SIGINT) == 0
+    assert run("-j", "-n", wire.near, "show", check=0).stdout == "[]\n"
+
+
+def test_monitor_shows_what_moved(wire, tmp_path):  # noqa: F811
+    with attached(wire, tmp_path) as etcpipe:
+        etcpipe.until_attached()
+        options = ("monitor", wire.device, "--interval", "1", "--count", "1")
+        with Running("-j", "-n", wire.near, *options, folder=_folder(tmp_path)) as monitor:
+            while monitor.process.poll() is None:
+                send_flows(wire, 1)
+                time.sleep(0.1)
+        assert monitor.process.returncode == 0
+        moved = json.loads(monitor.stdout)
+        assert moved["device"] == wire.device
+        assert moved["counters"]["PACKETS_SEEN"] > 0
+        assert moved["seconds"] == pytest.approx(1, abs=0.5)
+        assert etcpipe.signalled(signal.SIGINT) == 0
+
+
+def _folder(parent: Path) -> Path:
+    folder = parent / "second"
+    folder.mkdir()
+    return folder
+
+
+def test_second_attach_names_the_first(wire, tmp_path):  # noqa: F811
+    with attached(wire, tmp_path) as etcpipe:
+        etcpipe.until_attached()
+        line = fails("-j", "-n", wire.near, "attach", wire.device, status=1)
+        assert line.startswith(f"{wire.device}: already attached by pid {etcpipe.process.pid}")
+        send_flows(wire, 1)  # the first one goes on
+        etcpipe.until(lambda: "4433" in etcpipe.stdout)
+        assert etcpipe.signalled(signal.SIGINT) == 0
+    assert wire.leftovers() == []
+
+
+def test_attach_after_kill_takes_over(wire, tmp_path):  # noqa: F811
+    with attached(wire, tmp_path) as etcpipe:
+        etcpipe.until_attached()
+        assert etcpipe.signalled(signal.SIGKILL) == -signal.SIGKILL
+    with attached(wire, _folder(tmp_path)) as etcpipe:
+        etcpipe.until_attached()
+        send_flows(wire, 1)
+        etcpipe.until(lambda: "4433" in etcpipe.stdout)
+        assert etcpipe.signalled(signal.SIGINT) == 0
+    assert wire.leftovers() == []
+
+
+def test_detach_cleans_after_kill(wire, tmp_path):  # noqa: F811
+    with attached(wire, tmp_path) as etcpipe:
+        etcpipe.until_attached()
+        etcpipe.signalled(signal.SIGKILL)
+    assert wire.leftovers() != []
+    run("-n", wire.near, "detach", wire.device, check=0)
+    assert wire.leftovers() == []
+
+
+def test_device_that_goes_away(wire, tmp_path):  # noqa: F811
+    with attached(wire, tmp_path, json_lines=False) as etcpipe:
+        etcpipe.until_attached()
+        shell(f"ip -n {wire.near} link del {wire.device}")
+        assert etcpipe.process.wait(30) == 1
+    assert (
+        etcpipe.stderr.splitlines()[-1] == f"etcpipe: {wire.device}: the device is gone; detached"
+    )
+    assert "packets by reason" in etcpipe.stdout
+    assert wire.leftovers() == []
+
+
+def test_foreign_xdp_program_stays(wire, tmp_path):  # noqa: F811
+    with netns.enter(wire.near):
+        import socket
+
+        foreign = Redirect(socket.if_nametoindex(wire.device))
+    with foreign:
+        line = fails("-n", wire.near, "attach", wire.device, "--mode", "xdp", status=5)
+        assert "another XDP program" in line
+        assert "xdp" in shell(f"ip -n {wire.near} link show {wire.device}")
+    assert wire.leftovers() == []
+
+
+def test_memory_limit_is_named(wire):  # noqa: F811
+    limited = ("prlimit", "--memlock=65536", *LOCK_LIMITED)
+    line = fails("-n", wire.near, "attach", wire.device, status=4, wrapper=limited)
+    assert "memlock" in line.lower()
+    assert wire.leftovers() == []
+
+
+def test_full_disk_while_attached(wire, tmp_path):  # noqa: F811
+    target = tmp_path / "flows.jsonl"
+    target.symlink_to("/dev/full")
+    with attached(wire, tmp_path, "-o", str(target)) as etcpipe:
+        etcpipe.until_attached()
+        send_flows(wire, 1)
+        assert etcpipe.process.wait(30) == 1
+    expected = f"etcpipe: cannot write {target}: No space left on device"
+    assert etcpipe.stderr.splitlines()[-1] == expected
+    assert wire.leftovers() == []
+
+
+@pytest.mark.parametrize("options", [["--first", "65"], ["--first", "1"], ["--wait", "0"]])
+def test_setting_out_of_range(wire, options):  # noqa: F811
+    fails("-n", wire.near, "attach", wire.device, *options, status=2)
+    assert wire.leftovers() == []
+
+
+def test_doctor_on_a_device(wire):  # noqa: F811
+    done = run("-j", "-n", wire.near, "doctor", wire.device)
+    by_name = {finding["check"]: finding for finding in json.loads(done.stdout)}
+    assert by_name["driver"]["text"].startswith("veth: native XDP")
+    assert by_name["xdp"]["text"] == "free"
