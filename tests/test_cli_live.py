@@ -1,5 +1,7 @@
 """etcpipe attach, show, monitor and detach as users run them, on a pair of namespaces."""
 
+# ruff: noqa: F401, F811  (wire is a fixture, imported and then taken as an argument)
+
 import csv
 import json
 import signal
@@ -11,7 +13,7 @@ import captures
 import jsonschema
 import pytest
 from command import Running, fails, run
-from kernel_fixtures import Wire, wire  # noqa: F401
+from kernel_fixtures import Wire, wire
 from kernel_fixtures import run as shell
 from xsk_redirect import Redirect
 
@@ -25,7 +27,7 @@ FIRST_N = 10
 LOCK_LIMITED = ("setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock")
 
 
-def send_flows(wire: Wire, n: int, first_port: int = 20000) -> None:  # noqa: F811
+def send_flows(wire: Wire, n: int, first_port: int = 20000) -> None:
     """Send whole flows of UDP, as many packets each as the model wants."""
     with wire.raw() as sender:
         for port in range(first_port, first_port + n):
@@ -34,13 +36,13 @@ def send_flows(wire: Wire, n: int, first_port: int = 20000) -> None:  # noqa: F8
                 sender.send(captures.ether(packet))
 
 
-def attached(wire: Wire, folder: Path, *options: str, json_lines: bool = True) -> Running:  # noqa: F811
+def attached(wire: Wire, folder: Path, *options: str, json_lines: bool = True) -> Running:
     """Start etcpipe attach on the near end."""
     flags = ["-j"] if json_lines else []
     return Running(*flags, "-n", wire.near, "attach", wire.device, *options, folder=folder)
 
 
-def test_verdict_lines_come_while_traffic_flows(wire, tmp_path):  # noqa: F811
+def test_verdict_lines_come_while_traffic_flows(wire, tmp_path):
     validator = jsonschema.Draft202012Validator(SCHEMA)
     with attached(wire, tmp_path) as etcpipe:
         etcpipe.until_attached()
@@ -69,7 +71,7 @@ def _unix(text: str) -> float:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signal_ends_with_a_summary_and_leaves_nothing(wire, tmp_path, number):  # noqa: F811
+def test_signal_ends_with_a_summary_and_leaves_nothing(wire, tmp_path, number):
     with attached(wire, tmp_path, json_lines=False) as etcpipe:
         etcpipe.until_attached()
         send_flows(wire, 2)
@@ -84,7 +86,7 @@ def test_signal_ends_with_a_summary_and_leaves_nothing(wire, tmp_path, number): 
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0])
-def test_interrupt_at_any_moment_leaves_nothing(wire, tmp_path, delay_s):  # noqa: F811
+def test_interrupt_at_any_moment_leaves_nothing(wire, tmp_path, delay_s):
     with attached(wire, tmp_path) as etcpipe:
         time.sleep(delay_s)
         status = etcpipe.signalled(signal.SIGINT)
@@ -93,7 +95,7 @@ def test_interrupt_at_any_moment_leaves_nothing(wire, tmp_path, delay_s):  # noq
     assert wire.leftovers() == []
 
 
-def test_count_ends_after_so_many_verdicts(wire, tmp_path):  # noqa: F811
+def test_count_ends_after_so_many_verdicts(wire, tmp_path):
     output = tmp_path / "flows.csv"
     with attached(wire, tmp_path, "--count", "2", "-o", str(output)) as etcpipe:
         etcpipe.until_attached()
@@ -104,14 +106,14 @@ def test_count_ends_after_so_many_verdicts(wire, tmp_path):  # noqa: F811
     assert wire.leftovers() == []
 
 
-def test_duration_ends_it(wire, tmp_path):  # noqa: F811
+def test_duration_ends_it(wire, tmp_path):
     with attached(wire, tmp_path, "--duration", "0.5", json_lines=False) as etcpipe:
         assert etcpipe.process.wait(30) == 0
     assert "packets by reason" in etcpipe.stdout
     assert wire.leftovers() == []
 
 
-def test_show_and_detach(wire, tmp_path):  # noqa: F811
+def test_show_and_detach(wire, tmp_path):
     with attached(wire, tmp_path) as etcpipe:
         etcpipe.until_attached()
         send_flows(wire, 1)
@@ -127,7 +129,7 @@ def test_show_and_detach(wire, tmp_path):  # noqa: F811
     assert run("-j", "-n", wire.near, "show", check=0).stdout == "[]\n"
 
 
-def test_monitor_shows_what_moved(wire, tmp_path):  # noqa: F811
+def test_monitor_shows_what_moved(wire, tmp_path):
     with attached(wire, tmp_path) as etcpipe:
         etcpipe.until_attached()
         options = ("monitor", wire.device, "--interval", "1", "--count", "1")
@@ -149,7 +151,7 @@ def _folder(parent: Path) -> Path:
     return folder
 
 
-def test_second_attach_names_the_first(wire, tmp_path):  # noqa: F811
+def test_second_attach_names_the_first(wire, tmp_path):
     with attached(wire, tmp_path) as etcpipe:
         etcpipe.until_attached()
         line = fails("-j", "-n", wire.near, "attach", wire.device, status=1)
@@ -160,7 +162,7 @@ def test_second_attach_names_the_first(wire, tmp_path):  # noqa: F811
     assert wire.leftovers() == []
 
 
-def test_attach_after_kill_takes_over(wire, tmp_path):  # noqa: F811
+def test_attach_after_kill_takes_over(wire, tmp_path):
     with attached(wire, tmp_path) as etcpipe:
         etcpipe.until_attached()
         assert etcpipe.signalled(signal.SIGKILL) == -signal.SIGKILL
@@ -172,7 +174,7 @@ def test_attach_after_kill_takes_over(wire, tmp_path):  # noqa: F811
     assert wire.leftovers() == []
 
 
-def test_detach_cleans_after_kill(wire, tmp_path):  # noqa: F811
+def test_detach_cleans_after_kill(wire, tmp_path):
     with attached(wire, tmp_path) as etcpipe:
         etcpipe.until_attached()
         etcpipe.signalled(signal.SIGKILL)
@@ -181,7 +183,7 @@ def test_detach_cleans_after_kill(wire, tmp_path):  # noqa: F811
     assert wire.leftovers() == []
 
 
-def test_device_that_goes_away(wire, tmp_path):  # noqa: F811
+def test_device_that_goes_away(wire, tmp_path):
     with attached(wire, tmp_path, json_lines=False) as etcpipe:
         etcpipe.until_attached()
         shell(f"ip -n {wire.near} link del {wire.device}")
@@ -193,7 +195,7 @@ def test_device_that_goes_away(wire, tmp_path):  # noqa: F811
     assert wire.leftovers() == []
 
 
-def test_foreign_xdp_program_stays(wire, tmp_path):  # noqa: F811
+def test_foreign_xdp_program_stays(wire, tmp_path):
     with netns.enter(wire.near):
         import socket
 
@@ -205,14 +207,14 @@ def test_foreign_xdp_program_stays(wire, tmp_path):  # noqa: F811
     assert wire.leftovers() == []
 
 
-def test_memory_limit_is_named(wire):  # noqa: F811
+def test_memory_limit_is_named(wire):
     limited = ("prlimit", "--memlock=65536", *LOCK_LIMITED)
     line = fails("-n", wire.near, "attach", wire.device, status=4, wrapper=limited)
     assert "memlock" in line.lower()
     assert wire.leftovers() == []
 
 
-def test_full_disk_while_attached(wire, tmp_path):  # noqa: F811
+def test_full_disk_while_attached(wire, tmp_path):
     target = tmp_path / "flows.jsonl"
     target.symlink_to("/dev/full")
     with attached(wire, tmp_path, "-o", str(target)) as etcpipe:
@@ -225,12 +227,12 @@ def test_full_disk_while_attached(wire, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("options", [["--first", "65"], ["--first", "1"], ["--wait", "0"]])
-def test_setting_out_of_range(wire, options):  # noqa: F811
+def test_setting_out_of_range(wire, options):
     fails("-n", wire.near, "attach", wire.device, *options, status=2)
     assert wire.leftovers() == []
 
 
-def test_doctor_on_a_device(wire):  # noqa: F811
+def test_doctor_on_a_device(wire):
     done = run("-j", "-n", wire.near, "doctor", wire.device)
     by_name = {finding["check"]: finding for finding in json.loads(done.stdout)}
     assert by_name["driver"]["text"].startswith("veth: native XDP")
