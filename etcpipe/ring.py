@@ -115,9 +115,9 @@ class Ring:
     def receive(self, max_packets: int = BATCH_MAX, deadline_s: float = 0.002) -> PacketBatch:
         """Return the packets that have come, after waiting for a batch to fill.
 
-        Waits until max_packets are there or the oldest is deadline_s old. The batch may be
-        empty: nothing came for idle_s, or a signal arrived. Its columns and frames are
-        valid until the next call, which gives the frames back to the kernel.
+        Waits until max_packets are there or the oldest is deadline_s old. The batch is
+        empty if nothing came for idle_s. Its columns and frames are valid until the next
+        call, which gives the frames back to the kernel.
 
         Raises:
             UsageError: max_packets is not 1 .. BATCH_MAX.

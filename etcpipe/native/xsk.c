@@ -15,15 +15,17 @@
 #include <unistd.h>
 
 #define NS_PER_S 1000000000ull
+#define NS_PER_MS 1000000
 /*
  * Packets are waited for in naps: a wake-up a packet costs ten times what the packet
  * itself does, as the consumer then works against the sender on every one.
  */
 #define NAP_NS 500000
+#define SLICE_NS 50000000	/* a signal between two naps interrupts none: let the caller look */
 #define COMPLETIONS 64		/* the kernel wants the ring even where nothing is sent */
 #define PREFETCH_AHEAD 8
 
-static uint64_t now_ns(void)
+uint64_t xsk_now_ns(void)
 {
 	struct timespec t;
 
@@ -174,23 +176,32 @@ static void release_held(struct xsk *xsk)
 	fill_publish(xsk);
 }
 
-/* Wait for a first packet. Returns 0, or -1 with errno: EINTR, or why the socket is dead. */
-static int wait_first(struct xsk *xsk, uint64_t idle_ns)
+/* Why the socket is dead, as errno, or 0. ENETDOWN: the device is gone. */
+static int socket_error(const struct xsk *xsk)
 {
-	struct pollfd ready = { .fd = xsk->fd, .events = POLLIN };
 	socklen_t len = sizeof(int);
 	int error = 0;
 
+	return getsockopt(xsk->fd, SOL_SOCKET, SO_ERROR, &error, &len) ? errno : error;
+}
+
+/* Wait for a first packet. Returns as xsk_wait; 0 also when the time is over. */
+static int wait_first(struct xsk *xsk, uint64_t idle_end)
+{
+	struct pollfd ready = { .fd = xsk->fd, .events = POLLIN };
+	uint64_t now = xsk_now_ns();
+	uint64_t left = idle_end > now ? idle_end - now : 0;
+
 	if (rx_available(xsk))
 		return 0;
-	if (poll(&ready, 1, (idle_ns + 999999) / 1000000) < 0)
+	if (poll(&ready, 1, ((left < SLICE_NS ? left : SLICE_NS) + NS_PER_MS - 1) / NS_PER_MS) < 0)
 		return -1;
 	if (rx_available(xsk))
 		return 0;
-	if (getsockopt(xsk->fd, SOL_SOCKET, SO_ERROR, &error, &len))
+	errno = socket_error(xsk);
+	if (errno)
 		return -1;
-	errno = error;		/* ENETDOWN: the device is gone */
-	return error ? -1 : 0;
+	return xsk_now_ns() < idle_end;
 }
 
 /*
@@ -200,25 +211,32 @@ static int wait_first(struct xsk *xsk, uint64_t idle_ns)
 static int wait_batch(struct xsk *xsk, uint32_t max, uint64_t deadline_ns)
 {
 	uint64_t first = meta_of(xsk, rx_at(xsk, xsk->rx_next))->timestamp_ns;
+	uint64_t slice_end = xsk_now_ns() + SLICE_NS;
 
 	while (rx_available(xsk) < max) {
-		uint64_t age = now_ns() - first;	/* huge if the stamp is of the future */
+		uint64_t now = xsk_now_ns();
+		uint64_t age = now - first;	/* huge if the stamp is of the future */
 		uint64_t left = deadline_ns - age;
 
 		if (age >= deadline_ns)
 			return 0;
+		if (now >= slice_end)
+			return 1;
 		if (nap(left < NAP_NS ? left : NAP_NS))
 			return -1;
 	}
 	return 0;
 }
 
-int xsk_wait(struct xsk *xsk, uint32_t max, uint64_t deadline_ns, uint64_t idle_ns)
+int xsk_wait(struct xsk *xsk, uint32_t max, uint64_t deadline_ns, uint64_t idle_end)
 {
+	int status;
+
 	release_held(xsk);
-	if (wait_first(xsk, idle_ns))
-		return -1;
-	return rx_available(xsk) ? wait_batch(xsk, max, deadline_ns) : 0;
+	status = wait_first(xsk, idle_end);
+	if (status || !rx_available(xsk))
+		return status;
+	return wait_batch(xsk, max, deadline_ns);
 }
 
 uint32_t xsk_take(struct xsk *xsk, const struct packet_columns *columns, uint32_t max)

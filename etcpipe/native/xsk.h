@@ -47,12 +47,16 @@ void xsk_close(struct xsk *xsk);
 /* One attempt; EBUSY while the queue's last owner is being torn down. */
 int xsk_bind(struct xsk *xsk, uint32_t ifindex, uint32_t queue, int zero_copy);
 
+/* CLOCK_MONOTONIC, as in packet_meta. */
+uint64_t xsk_now_ns(void);
+
 /*
  * Give the last batch's frames back and wait for the next: until @max packets are there,
- * or the first is @deadline_ns old, or nothing came for @idle_ns. Returns 0, or -1 with
- * errno: EINTR, or why the socket is dead.
+ * or the first is @deadline_ns old, or nothing came until @idle_end. Returns 0 then, 1 to
+ * be called again (after a look at the signals), or -1 with errno: EINTR to be called
+ * again too, or why the socket is dead.
  */
-int xsk_wait(struct xsk *xsk, uint32_t max, uint64_t deadline_ns, uint64_t idle_ns);
+int xsk_wait(struct xsk *xsk, uint32_t max, uint64_t deadline_ns, uint64_t idle_end);
 
 /*
  * Fill the columns with up to @max packets (at most BATCH_MAX) that are there and return

@@ -112,31 +112,44 @@ static PyObject *descriptor(PyObject *self, PyObject *capsule)
 	return xsk ? PyLong_FromLong(xsk->fd) : NULL;
 }
 
+/* Wait for a batch. Returns 0, or -1 with a Python error set; nothing is taken yet. */
+static int wait_for_batch(PyObject *capsule, uint32_t max, uint64_t deadline_ns, uint64_t idle_ns)
+{
+	uint64_t idle_end = xsk_now_ns() + idle_ns;
+	int status, error;
+
+	do {
+		struct xsk *xsk = open_xsk_from(capsule);
+
+		if (!xsk)
+			return -1;
+		Py_BEGIN_ALLOW_THREADS
+		status = xsk_wait(xsk, max, deadline_ns, idle_end);
+		error = status < 0 ? errno : 0;
+		Py_END_ALLOW_THREADS
+		/* a signal's handler may raise, or close the ring */
+		if (PyErr_CheckSignals())
+			return -1;
+	} while (status > 0 || error == EINTR);
+	if (!error)
+		return open_xsk_from(capsule) ? 0 : -1;
+	os_error(error, "receive");
+	return -1;
+}
+
 static PyObject *receive(PyObject *self, PyObject *args)
 {
 	unsigned long long columns, deadline_ns, idle_ns;
 	PyObject *capsule;
-	struct xsk *xsk;
 	unsigned int max;
-	int failed, error;
 
 	(void)self;
 	if (!PyArg_ParseTuple(args, "OKIKK", &capsule, &columns, &max, &deadline_ns, &idle_ns))
 		return NULL;
-	xsk = open_xsk_from(capsule);
-	if (!xsk)
+	if (wait_for_batch(capsule, max, deadline_ns, idle_ns))
 		return NULL;
-	Py_BEGIN_ALLOW_THREADS
-	failed = xsk_wait(xsk, max, deadline_ns, idle_ns);
-	error = errno;
-	Py_END_ALLOW_THREADS
-	/* nothing was taken yet: after a signal that raises, the packets wait for the next call */
-	if (failed && PyErr_CheckSignals())
-		return NULL;
-	if (failed && error != EINTR)
-		return os_error(error, "receive");
-	return PyLong_FromUnsignedLong(
-		xsk_take(xsk, (const struct packet_columns *)(uintptr_t)columns, max));
+	return PyLong_FromUnsignedLong(xsk_take(
+		xsk_from(capsule), (const struct packet_columns *)(uintptr_t)columns, max));
 }
 
 static PyObject *statistics(PyObject *self, PyObject *capsule)
