@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from kernel_fixtures import wire  # noqa: F401  a fixture of several files
 
 
 def _gpu_reason() -> str | None:

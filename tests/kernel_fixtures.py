@@ -1,11 +1,14 @@
 """What tests of the kernel side share: programs loaded alone, and pairs of namespaces."""
 
 import os
+import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,3 +155,36 @@ def wire() -> Iterator[Wire]:
         yield wire
     finally:
         wire.close()
+
+
+# A consumer in a process of its own: says "ready" and waits to be killed.
+CONSUMER = """
+import sys, time
+from etcpipe.kernel.tap import Tap, TapSettings
+with Tap(sys.argv[1], TapSettings(hook=sys.argv[3]), netns=sys.argv[2]) as tap:
+    if sys.argv[4] == "start":
+        tap.start()
+    print("ready", flush=True)
+    time.sleep(30)
+"""
+
+
+def consumer(
+    device: str, namespace: str, hook: str = "auto", upto: str = "start"
+) -> subprocess.Popen:
+    """Start a consumer and return when it is set up."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", CONSUMER, device, namespace, hook, upto],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert process.stdout and process.stdout.readline() == "ready\n"
+    return process
+
+
+def kill(process: subprocess.Popen) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.stdout
+    process.stdout.close()

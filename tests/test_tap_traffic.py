@@ -1,6 +1,7 @@
 """The tap on live traffic: every packet passes, and every copy arrives or is accounted for."""
 
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +13,7 @@ import captures
 import numpy as np
 import pytest
 from captures import ACK, PSH, SYN
-from kernel_fixtures import Wire, mapped, wire  # noqa: F401  wire is a fixture
+from kernel_fixtures import Wire, mapped, run
 
 from etcpipe.kernel import netns
 from etcpipe.kernel.tap import Tap, TapSettings
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.root
 
 NEAR, FAR = "10.77.0.1", "10.77.0.2"
 NEAR6, FAR6 = "fd00:77::1", "fd00:77::2"
+SOL_PACKET, PACKET_VNET_HDR = 263, 15
 WAYS = [
     pytest.param({"mode": "tc", "hook": "tcx"}, id="tc by tcx"),
     pytest.param({"mode": "tc", "hook": "clsact"}, id="tc by clsact"),
@@ -84,7 +86,7 @@ class Consumer:
 
 
 @contextmanager
-def consume(wire: Wire, way: dict | None = None, **settings: object) -> Iterator[Consumer]:  # noqa: F811
+def consume(wire: Wire, way: dict | None = None, **settings: object) -> Iterator[Consumer]:
     if (way or {}).get("loader") == "bcc":
         pytest.importorskip("bcc", reason="no python3-bpfcc")
     with ExitStack() as stack:
@@ -106,7 +108,7 @@ def flow_key(a: str, b: str, a_port: int, b_port: int, protocol: int) -> np.ndar
 
 
 @pytest.mark.parametrize("way", [*WAYS, BCC])
-def test_the_first_n_of_each_flow_arrive_with_their_ranks(wire: Wire, way: dict) -> None:  # noqa: F811
+def test_the_first_n_of_each_flow_arrive_with_their_ranks(wire: Wire, way: dict) -> None:
     before = monotonic_ns()
     with consume(wire, way) as live, wire.raw() as sender:
         for i in range(15):
@@ -138,7 +140,7 @@ def test_the_first_n_of_each_flow_arrive_with_their_ranks(wire: Wire, way: dict)
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("near", [NEAR, NEAR6])
-def test_a_tcp_transfer_both_ways(wire: Wire, way: dict, near: str) -> None:  # noqa: F811
+def test_a_tcp_transfer_both_ways(wire: Wire, way: dict, near: str) -> None:
     with consume(wire, way, first_n=20) as live:
         received = transfer(wire, near, up=3_000, down=300_000)
         packets = live.drain()
@@ -167,7 +169,7 @@ def test_a_tcp_transfer_both_ways(wire: Wire, way: dict, near: str) -> None:  # 
         assert packet.meta["direction"] == int(sent_by_server)
 
 
-def transfer(wire: Wire, near: str, up: int, down: int) -> tuple[int, int]:  # noqa: F811
+def transfer(wire: Wire, near: str, up: int, down: int) -> tuple[int, int]:
     """Send so many bytes each way over TCP; returns how many arrived."""
     family = socket.AF_INET6 if ":" in near else socket.AF_INET
     with netns.enter(wire.near):
@@ -199,7 +201,7 @@ def read_all(end: socket.socket) -> int:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_vlan_tags_are_told(wire: Wire, way: dict) -> None:  # noqa: F811
+def test_vlan_tags_are_told(wire: Wire, way: dict) -> None:
     """XDP sees tags in the frame, TC beside it at ingress, and in it as a raw socket sent it."""
     with consume(wire, way) as live:
         with wire.raw() as arriving, wire.raw(wire.device) as leaving:
@@ -217,7 +219,7 @@ def test_vlan_tags_are_told(wire: Wire, way: dict) -> None:  # noqa: F811
     assert states["bytes"][:, 0].tolist() == [136, 130, 146]
 
 
-def test_frames_are_cut_to_the_snap_length(wire: Wire) -> None:  # noqa: F811
+def test_frames_are_cut_to_the_snap_length(wire: Wire) -> None:
     with consume(wire, snap_len=200) as live, wire.raw() as sender:
         sender.send(captures.ether(captures.udp(bytes(range(256)) * 4, FAR, NEAR, 1001, 9)))
         sender.send(captures.ether(captures.udp(b"short", FAR, NEAR, 1001, 9)))
@@ -228,8 +230,24 @@ def test_frames_are_cut_to_the_snap_length(wire: Wire) -> None:  # noqa: F811
     assert packets[0].frame[42:] == bytes(range(158))
 
 
+def test_headers_that_are_not_linear_are_read(wire: Wire) -> None:
+    for namespace, device in ((wire.near, wire.device), (wire.far, wire.peer)):
+        run(f"ip -n {namespace} link set {device} mtu 9000")
+    # struct virtio_net_hdr: hdr_len bytes of a large frame are linear, the rest is in pages
+    virtio = struct.pack("<BBHHHH", 0, 0, 14, 0, 0, 0)
+    frame = captures.ether(captures.udp(bytes(5000), NEAR, FAR, 1001, 9))
+    with consume(wire, {"mode": "tc"}) as live, wire.raw(wire.device) as sender:
+        sender.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        sender.send(virtio + frame)
+        packets = [p for p in live.drain() if p.meta["wire_len"] == len(frame)]
+        live.assert_exact()
+
+        assert live.tap.counters()["PACKETS_MALFORMED"] == 0
+    assert [p.frame for p in packets] == [frame[:1600]]
+
+
 @pytest.mark.parametrize("way", WAYS)
-def test_a_burst_beyond_the_ring_loses_copies_but_no_count(wire: Wire, way: dict) -> None:  # noqa: F811
+def test_a_burst_beyond_the_ring_loses_copies_but_no_count(wire: Wire, way: dict) -> None:
     with ExitStack() as stack:
         tap = stack.enter_context(Tap(wire.device, TapSettings(**way), netns=wire.near))
         with netns.enter(wire.near):
@@ -250,7 +268,7 @@ def test_a_burst_beyond_the_ring_loses_copies_but_no_count(wire: Wire, way: dict
     assert len(live.packets) < 4000
 
 
-def test_without_a_consumer_copies_are_counted_and_dropped(wire: Wire) -> None:  # noqa: F811
+def test_without_a_consumer_copies_are_counted_and_dropped(wire: Wire) -> None:
     with Tap(wire.device, netns=wire.near) as tap, wire.raw() as sender:
         tap.start()
         for _ in range(12):
@@ -261,7 +279,7 @@ def test_without_a_consumer_copies_are_counted_and_dropped(wire: Wire) -> None: 
         assert (counted["PACKETS_CLONED"], counted["PACKETS_REDIRECTED"]) == (10, 0)
 
 
-def test_traffic_passes_as_before(wire: Wire) -> None:  # noqa: F811
+def test_traffic_passes_as_before(wire: Wire) -> None:
     with netns.enter(wire.near):
         server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with netns.enter(wire.far):
@@ -279,7 +297,7 @@ def test_traffic_passes_as_before(wire: Wire) -> None:  # noqa: F811
     assert payloads == list(range(200))
 
 
-def test_a_syn_ack_tells_who_began(wire: Wire) -> None:  # noqa: F811
+def test_a_syn_ack_tells_who_began(wire: Wire) -> None:
     with consume(wire) as live, wire.raw() as sender:
         sender.send(captures.ether(captures.tcp(b"", SYN | ACK, FAR, NEAR, 443, 4000)))
         sender.send(captures.ether(captures.tcp(b"answer", PSH | ACK, FAR, NEAR, 443, 4000)))

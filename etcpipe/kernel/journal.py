@@ -28,6 +28,7 @@ class Journal:
         mirror: names of the mirror pair, the end that traffic is cloned into first.
         sides: sides of the device where a TC program of ours is, or is about to be.
         clsact_added: the device had no clsact before us.
+        source_digest: of the programs' source, see settings.py.
         tags: digest of each program's instructions, to recognise them.
         ready: set-up went to its end; what is left of it can be adopted.
     """
@@ -45,6 +46,7 @@ class Journal:
     mode_reason: str = ""
     hook: str = ""
     loader: str = ""
+    source_digest: str = ""
     tags: dict[str, str] = field(default_factory=dict)
     since: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat("T", "seconds"))
     ready: bool = False

@@ -21,7 +21,7 @@ def choose_hook(wanted: str, program_fd: int, own_ifindex: int) -> str:
     if hooks.tcx_works(program_fd, own_ifindex):
         return "tcx"
     if wanted == "tcx":
-        raise UnsupportedError("no tcx before Linux 6.6: use --hook clsact")
+        raise UnsupportedError("no tcx before Linux 6.6: use the clsact hook")
     return "clsact"
 
 

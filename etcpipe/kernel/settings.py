@@ -4,6 +4,8 @@ import errno
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
+from hashlib import sha256
 from importlib.resources import files
 
 import numpy as np
@@ -17,6 +19,8 @@ TC_MODE_PROGRAMS = ("tc_track", "mirror_push", "mirror_pop")
 XDP_MODE_PROGRAMS = ("xdp_track", "tc_mirror", "xdp_canary", "tc_canary")
 XDP_PROGRAMS = ("xdp_track", "mirror_pop", "xdp_canary")  # by type
 MAPS = ("flows", "verdicts", "packet_counters", "flow_ids", "canary_counts", "xsks")
+
+SOURCES = ("tap.bpf.c", "maps.h", "settings.h", "flows.h", "parsing.h", "etcpipe.h")
 
 MODES = ("auto", "tc", "xdp")
 LOADERS = ("auto", "libbpf", "bcc")
@@ -150,6 +154,16 @@ class Loaded:
         self.programs, self.maps = {}, {}
 
 
+@cache
+def source_digest() -> str:
+    """Return what changes with the programs' source: old pins are not adopted then."""
+    folder = files("etcpipe") / "bpf"
+    digest = sha256()
+    for name in SOURCES:
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
+
+
 def load_error(error: OSError) -> EtcpipeError:
     """Return what a refused load means to a user."""
     if error.errno in (errno.EPERM, errno.EACCES):
@@ -158,7 +172,7 @@ def load_error(error: OSError) -> EtcpipeError:
             " CAP_NET_ADMIN (and on Linux before 5.11 a higher RLIMIT_MEMLOCK)"
         )
     if error.errno == errno.ENOMEM:
-        return DataplaneError("no memory for the flow table: ask for fewer --flows")
+        return DataplaneError("no memory for the flow table: ask for a smaller one (max_flows)")
     return DataplaneError(f"the kernel refused the BPF programs: {error.strerror}")
 
 

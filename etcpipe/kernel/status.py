@@ -66,6 +66,7 @@ def remove(state: Journal) -> None:
 
 def show(device: str | None, namespace: str | None) -> list[dict]:
     """Return taps as plain dicts, see tap.show()."""
+    checks.capabilities()
     states = journal.read_all()
     if device is not None:
         inode = netns.inode(namespace)

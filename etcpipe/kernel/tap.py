@@ -16,21 +16,21 @@ import struct
 from contextlib import suppress
 from dataclasses import replace
 from fcntl import ioctl
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
 from etcpipe.errors import DataplaneError, UsageError
-from etcpipe.kernel import bpf, checks, journal, links, modes, netns, programs, status
+from etcpipe.kernel import bpf, checks, journal, links, modes, netns, pins, programs, status
 from etcpipe.kernel.guard import explained, no_interrupt
 from etcpipe.kernel.journal import Journal, Lock
-from etcpipe.kernel.settings import MAPS, Build, Loaded, TapSettings
+from etcpipe.kernel.settings import Build, Loaded, TapSettings, source_digest
 from etcpipe.layout import FLOW_KEY, FLOW_STATE
 
 __all__ = ["Tap", "TapSettings", "detach", "detach_all", "show"]
 
 SIOCGIFNAME = 0x8910
+NOT_OPEN = "the tap is not open: enter it with `with`"
 MIRROR_ROOM = 64  # of MTU beyond the snap length, for the mirror header
 
 
@@ -97,7 +97,8 @@ class Tap:
 
     @property
     def verdicts(self) -> np.ndarray:
-        assert self._verdicts is not None
+        if self._verdicts is None:
+            raise UsageError(NOT_OPEN)
         return np.frombuffer(self._verdicts, np.uint64, self.settings.slots)
 
     def __enter__(self) -> "Tap":
@@ -134,7 +135,8 @@ class Tap:
         """Attach to the device, in the mode asked for or found best. Adopted taps go on."""
         if self._state.ready:
             return
-        assert self._loaded is not None
+        if self._loaded is None:
+            raise UsageError(NOT_OPEN)
         with no_interrupt(), explained(self.device), netns.enter(self.netns):
             with links.iproute() as ip:
                 modes.attach(ip, self._state, self._loaded, self.settings.mode)
@@ -177,13 +179,13 @@ class Tap:
     @property
     def _state(self) -> Journal:
         if self._journal is None:
-            raise UsageError("the tap is not open: enter it with `with`")
+            raise UsageError(NOT_OPEN)
         return self._journal
 
     @property
     def _maps(self) -> dict[str, int]:
         if self._loaded is None:
-            raise UsageError("the tap is not open: enter it with `with`")
+            raise UsageError(NOT_OPEN)
         return self._loaded.maps
 
     def _set_up(self) -> None:
@@ -194,7 +196,7 @@ class Tap:
             self._lock.acquire()
             previous = journal.read(journal.run_path(inode, self.device, ".json"))
             if previous:
-                self._loaded = _adopt(ip, previous, device, self.settings)
+                self._loaded = pins.adopt(ip, previous, device, self.settings)
             if self._loaded:
                 self._journal, self.adopted = previous, True
             else:
@@ -222,12 +224,13 @@ class Tap:
             )
         )
         state.loader = self._loaded.loader
+        state.source_digest = source_digest()
         state.tags = status.tags(self._loaded.programs)
         state.hook = modes.choose_hook(
             self.settings.hook, self._loaded.programs["tc_track"], state.mirror_ifindex[0]
         )
         state.write()
-        _pin(self._loaded, state.pins)
+        pins.put(self._loaded, state)
         modes.attach_mirror(ip, state, self._loaded)
         links.set_up(ip, (state.mirror_ifindex[0], state.mirror_ifindex[1]))
 
@@ -267,49 +270,6 @@ def show(device: str | None = None, netns: str | None = None) -> list[dict]:
     consumer or None, since (ISO 8601), first_n, settings, counters and flows in the table.
     """
     return status.show(device, netns)
-
-
-def _adopt(ip, state: Journal, device: links.Device, settings: TapSettings) -> Loaded | None:
-    """Return the pinned programs and maps that a consumer left, None if they do not fit."""
-    fits = (
-        state.ready
-        and state.abi == journal.CONSTANTS["ETCPIPE_ABI"]
-        and state.ifindex == device.ifindex
-        and _same_settings(state, settings)
-        and [links.ifindex_of(name) for name in state.mirror] == state.mirror_ifindex
-    )
-    if not fits:
-        return None
-    loaded = Loaded(state.loader, {}, {})
-    try:
-        for name in state.tags:
-            loaded.programs[name] = bpf.pinned(state.pins / f"prog_{name}")
-        for name in MAPS:
-            loaded.maps[name] = bpf.pinned(state.pins / f"map_{name}")
-        if status.tags(loaded.programs) == state.tags and modes.is_attached(ip, state):
-            return loaded
-    except OSError:
-        pass  # somebody removed a pin: make it all anew
-    loaded.close()
-    return None
-
-
-def _same_settings(state: Journal, settings: TapSettings) -> bool:
-    """Whether a tap made so serves these settings; "auto" is served by whatever was chosen."""
-    wanted = settings.asdict()
-    chosen = {"mode": state.mode, "loader": state.loader.split()[0], "hook": state.hook}
-    for name, value in chosen.items():
-        if wanted[name] == "auto":
-            wanted[name] = value
-    return {**state.settings, **chosen} == wanted
-
-
-def _pin(loaded: Loaded, pins: Path) -> None:
-    pins.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name, fd in loaded.programs.items():
-        bpf.pin(fd, pins / f"prog_{name}")
-    for name, fd in loaded.maps.items():
-        bpf.pin(fd, pins / f"map_{name}")
 
 
 def _has_device(probe: socket.socket, ifindex: int) -> bool:
