@@ -25,7 +25,7 @@ _OPSETS = {"": 15, "ai.onnx.ml": 3}
 
 _PARAMETERS = {
     "objective": "multiclass",
-    "learning_rate": 0.25,
+    "learning_rate": 0.2,
     "num_leaves": 15,
     "min_data_in_leaf": 5,
     "min_sum_hessian_in_leaf": 0.1,

@@ -27,10 +27,10 @@ SETTINGS = train.Settings(Input(), folds=3)
 @pytest.fixture(autouse=True)
 def few_trees(monkeypatch):
     """Enough for what is learnt here, and fast."""
-    monkeypatch.setattr(trees, "TREES_MAX", 45)
+    monkeypatch.setattr(trees, "TREES_MAX", 60)
 
 
-def made_up(classes=3, captures=6, flows=240, seed=0, is_shuffled=False):
+def made_up(classes=3, captures=6, flows=480, seed=0, is_shuffled=False):
     """A dataset whose classes differ in s_bytes_mean alone, or in nothing if shuffled."""
     rng = np.random.default_rng(seed)
     label = rng.integers(0, classes, flows).astype(np.int32)
@@ -51,7 +51,7 @@ def test_a_separable_problem_is_learnt():
     assert report["macro_f1"] > 0.9
     assert report["macro_f1_interval"][0] <= report["macro_f1"] <= report["macro_f1_interval"][1]
     assert next(iter(report["columns_by_gain"])) == "s_bytes_mean"
-    assert sum(map(sum, report["confusion"])) == report["flows"] == 240
+    assert sum(map(sum, report["confusion"])) == report["flows"] == 480
     assert not report["shortcut"]
 
 
@@ -183,7 +183,7 @@ def ethernet_udp(source, target, ports, payload_len):
     return bytes(12) + b"\x08\x00" + ip + udp
 
 
-def write_capture(path, seed, flows=6):
+def write_capture(path, seed, flows=15):
     """A classic pcap: per server some flows of three packets each way, small or large."""
     rng = np.random.default_rng(seed)
     records = []
@@ -217,8 +217,8 @@ def recordings(tmp_path_factory):
 def test_rows_of_captures_are_labelled_by_their_server(recordings):
     dataset = datasets.read(datasets.find_recordings(recordings), Input())
     assert dataset.classes == ("large", "small")
-    assert np.bincount(dataset.label).tolist() == [24, 24]
-    assert np.bincount(dataset.capture).tolist() == [12] * 4
+    assert np.bincount(dataset.label).tolist() == [60, 60]
+    assert np.bincount(dataset.capture).tolist() == [30] * 4
     packets = dataset.columns(["s_pkt_cnt", "d_pkt_cnt"])
     assert (packets == 3).all()
     assert (dataset.columns(["s_bytes_max"])[dataset.label == 1] < 120).all()

@@ -2,7 +2,10 @@
 
 import math
 import statistics
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -282,3 +285,12 @@ def test_schema_hash_changes_with_the_meaning():
     ]
     assert len(set(hashes)) == len(hashes)
     assert schema_hash(STATS, 10) == schema_hash(STATS, 10, columns=names)
+
+
+def test_the_page_of_features_is_current():
+    root = Path(__file__).parent.parent
+    tool = [sys.executable, str(root / "tools" / "features_doc.py")]
+    printed = subprocess.run(tool, capture_output=True, text=True, check=True, cwd=root).stdout
+    assert (root / "docs" / "features.md").read_text() == printed, (
+        "run tools/features_doc.py > docs/features.md"
+    )
