@@ -14,7 +14,7 @@ A view is what a model sees of a flow's first packets: those that count (by defa
 packets with payload), in order of their rank, as many as the model's `first_n`. A packet that was
 lost on the way is left out.
 
-- A count or a sum of nothing is 0; any other statistic of nothing is {missing:g}. No view holds NaN.
+- A count or a sum of nothing is 0; any other statistic of nothing is {missing:g}, never NaN.
 - Time is the packets' own clock; a step back counts as no time.
 - `s_` is from the flow's initiator, `d_` towards it.
 - Sizes are IP lengths, headers included.
