@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from etcpipe.offline import Classification
     from etcpipe.outputs import Sink
     from etcpipe.outputs.summary import Summary
+    from etcpipe.outputs.table import FlowTable
 
 FLOWS_SHOWN = 40
 EXIT_DEGRADED = 3
@@ -75,16 +76,16 @@ def classify(
     )
     interrupted = False
     with flows, open_output(output) if output else nullcontext() as file:
-        sinks: list[Sink] = [JsonLines(sys.stdout.buffer) if is_json(ctx) else table]
+        shown: Sink = JsonLines(sys.stdout.buffer) if is_json(ctx) else table
         try:
-            _write(flows, [*sinks, file] if file else sinks, summary, progress)
+            _write(flows, shown, file, summary, progress)
         except KeyboardInterrupt:
             interrupted = True
         finally:
             progress.clear()
         counters = flows.counters()
     if not is_json(ctx):
-        _print_summary(table.flows, show_all, summary, counters)
+        _print_summary(table, summary, counters)
     for warning in flows.warnings:
         warn(warning)
     if interrupted:
@@ -94,25 +95,30 @@ def classify(
 
 
 def _write(
-    flows: "Classification", sinks: list["Sink"], summary: "Summary", progress: "Progress"
+    flows: "Classification",
+    shown: "Sink",
+    file: "Sink | None",
+    summary: "Summary",
+    progress: "Progress",
 ) -> None:
     from etcpipe.outputs import columns_of
 
     for verdicts in flows:
-        progress.clear()
         summary.add(verdicts)
+        if file is None and getattr(shown, "is_full", False):
+            continue  # nobody takes the columns: half of the time of a short flow
         columns = columns_of(verdicts)
-        for sink in sinks:
-            sink.write(columns)
+        progress.clear()
+        shown.write(columns)
+        if file is not None:
+            file.write(columns)
 
 
-def _print_summary(
-    flows: int, show_all: bool, summary: "Summary", counters: dict[str, int]
-) -> None:
+def _print_summary(table: "FlowTable", summary: "Summary", counters: dict[str, int]) -> None:
     from etcpipe.outputs.summary import counter_lines
 
-    if not show_all and flows > FLOWS_SHOWN:
-        click.echo(f"... and {flows - FLOWS_SHOWN:,} more flows; --all shows them")
+    if summary.flows > table.flows:
+        click.echo(f"... and {summary.flows - table.flows:,} more flows; --all shows them")
     blocks = [summary.lines(live=False)] if summary.flows else [["no flows"]]
     blocks.append(counter_lines(counters))
     for block in blocks:

@@ -288,12 +288,14 @@ def test_live_table_prints_the_header_once():
     ]
 
 
-def test_flow_table_stops_at_its_limit_and_counts_on():
+def test_flow_table_stops_at_its_limit():
     printed: list[str] = []
     table = FlowTable(printed.append, limit=3)
     table.write(columns_of(verdicts(Flow(), GONE)))
+    assert not table.is_full
     table.write(columns_of(verdicts(Flow(), Flow())))
-    assert table.flows == 4
+    assert table.is_full
+    assert table.flows == 3
     assert len("\n".join(printed).splitlines()) == 1 + 3
 
 

@@ -58,11 +58,16 @@ class LiveTable:
 
 
 class FlowTable:
-    """Prints whole flows, at most `limit` of them (None: all)."""
+    """Prints whole flows, at most `limit` of them (None: all).
+
+    Attributes:
+        flows: how many were printed.
+    """
 
     def __init__(self, echo: Callable[[str], object], limit: int | None):
+        self.flows = 0
         self._echo = echo
-        self._left = limit
+        self._limit = limit
         self._table = Table(
             [
                 "proto",
@@ -76,19 +81,20 @@ class FlowTable:
             ],
             widths=[5, 21, 21, 7, 9, 16, 5, 12],
         )
-        self._started = False
-        self.flows = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more flows will be printed."""
+        return self.flows == self._limit
 
     def write(self, columns: Columns) -> None:
-        """Print flows while there is room for them, and count them all."""
-        self.flows += len(columns)
+        """Print flows while there is room for them."""
         rows = _flow_rows(columns)
-        if self._left is not None:
-            rows = rows[: self._left]
-            self._left -= len(rows)
+        if self._limit is not None:
+            rows = rows[: self._limit - self.flows]
         if rows:
-            self._echo("\n".join(self._table.lines(rows, header=not self._started)))
-            self._started = True
+            self._echo("\n".join(self._table.lines(rows, header=not self.flows)))
+            self.flows += len(rows)
 
 
 def endpoint(address: str, port: int) -> str:
