@@ -119,6 +119,19 @@ def test_loopback_counts_each_packet_once(wire: Wire) -> None:
     assert (counted["PACKETS_FIRST_N"], counted["PACKETS_SEEN"]) == (1, 2)
 
 
+def test_a_tap_works_from_another_namespace_than_it_was_made_in(wire: Wire) -> None:
+    with netns.enter(wire.near):
+        opened = Tap(wire.device).__enter__()
+    try:
+        opened.start()
+        with wire.raw() as sender:
+            sender.send(UDP)
+        assert opened.counters()["PACKETS_FIRST_N"] >= 1
+    finally:
+        opened.__exit__(None, None, None)
+    assert wire.leftovers() == []
+
+
 def test_two_devices_have_a_tap_each(wire: Wire) -> None:
     run(f"ip -n {wire.near} link set lo up")
     with Tap(wire.device, netns=wire.near) as one, Tap("lo", netns=wire.near) as other:

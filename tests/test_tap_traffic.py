@@ -13,7 +13,7 @@ import captures
 import numpy as np
 import pytest
 from captures import ACK, PSH, SYN
-from kernel_fixtures import Wire, mapped, run
+from kernel_fixtures import Wire, consumer, kill, mapped, run
 
 from etcpipe.kernel import netns
 from etcpipe.kernel.tap import Tap, TapSettings
@@ -277,6 +277,18 @@ def test_without_a_consumer_copies_are_counted_and_dropped(wire: Wire) -> None:
 
         counted = tap.counters()
         assert (counted["PACKETS_CLONED"], counted["PACKETS_REDIRECTED"]) == (10, 0)
+
+
+def test_an_adopted_tap_delivers_to_the_next_socket(wire: Wire) -> None:
+    kill(consumer(wire.device, wire.near))
+    with consume(wire) as live, wire.raw() as sender:
+        assert live.tap.adopted
+        for _ in range(3):
+            sender.send(captures.ether(captures.udp(b"x" * 50, FAR, NEAR, 1001, 9)))
+        packets = [p for p in live.drain() if p.frame.endswith(b"x" * 50)]
+        live.assert_exact()
+
+    assert [p.meta["rank"] for p in packets] == [0, 1, 2]
 
 
 def test_traffic_passes_as_before(wire: Wire) -> None:

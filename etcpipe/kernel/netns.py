@@ -45,6 +45,22 @@ def find(wanted: int) -> str | None:
     return None
 
 
+class Held:
+    """The namespace of the calling thread, to come back to from anywhere until close()."""
+
+    def __init__(self) -> None:
+        self._fd = os.open(CURRENT, os.O_RDONLY | os.O_CLOEXEC)
+
+    @property
+    def path(self) -> str:
+        """What enter() takes."""
+        return f"/proc/self/fd/{self._fd}"
+
+    def close(self) -> None:
+        """Let go of the namespace."""
+        os.close(self._fd)
+
+
 @contextmanager
 def enter(netns: str | None) -> Iterator[None]:
     """Run the block with this thread in a network namespace; None stays where it is.

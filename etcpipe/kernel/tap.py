@@ -21,7 +21,8 @@ from types import TracebackType
 import numpy as np
 
 from etcpipe.errors import DataplaneError, UsageError
-from etcpipe.kernel import bpf, checks, journal, links, modes, netns, pins, programs, status
+from etcpipe.kernel import bpf, checks, journal, links, modes, pins, programs, status
+from etcpipe.kernel import netns as namespaces
 from etcpipe.kernel.guard import explained, no_interrupt
 from etcpipe.kernel.journal import Journal, Lock
 from etcpipe.kernel.settings import Build, Loaded, TapSettings, source_digest
@@ -40,7 +41,8 @@ class Tap:
     Args:
         device: name of the device.
         settings: how to tap it.
-        netns: name or path of its network namespace, None for the current one. The AF_XDP
+        netns: name or path of its network namespace, None for that of the thread which
+            enters; all else works from any thread and namespace. The AF_XDP
             socket must be made in the same one.
         keep: leave programs and flow table in place at the end; traffic goes on, copies
             are counted as PACKETS_NO_CONSUMER, and the next Tap takes over.
@@ -76,6 +78,7 @@ class Tap:
         self._journal: Journal | None = None
         self._lock: Lock | None = None
         self._loaded: Loaded | None = None
+        self._home_ns: namespaces.Held | None = None
         self._probe: socket.socket | None = None
         self._verdicts: mmap.mmap | None = None
 
@@ -104,7 +107,7 @@ class Tap:
     def __enter__(self) -> "Tap":
         checks.capabilities()
         try:
-            with no_interrupt(), explained(self.device), netns.enter(self.netns):
+            with no_interrupt(), explained(self.device), namespaces.enter(self.netns):
                 checks.bpffs()
                 self._set_up()
         except BaseException:
@@ -119,7 +122,7 @@ class Tap:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with no_interrupt():
+        with no_interrupt(), explained(self.device):
             self._take_down(self.keep and self._state.ready)
 
     def bind(self, fd: int, queue: int = 0) -> None:
@@ -137,7 +140,7 @@ class Tap:
             return
         if self._loaded is None:
             raise UsageError(NOT_OPEN)
-        with no_interrupt(), explained(self.device), netns.enter(self.netns):
+        with no_interrupt(), explained(self.device), namespaces.enter(self._home.path):
             with links.iproute() as ip:
                 modes.attach(ip, self._state, self._loaded, self.settings.mode)
             self._state.ready = True
@@ -149,7 +152,7 @@ class Tap:
         MIRROR_DROPPED beside them: copies that the mirror pair dropped and told nobody of.
         """
         counters = status.counters(self._maps["packet_counters"])
-        with netns.enter(self.netns):
+        with namespaces.enter(self._home.path):
             counters["MIRROR_DROPPED"] = status.mirror_dropped(self._state.mirror[0], counters)
         return counters
 
@@ -183,6 +186,12 @@ class Tap:
         return self._journal
 
     @property
+    def _home(self) -> namespaces.Held:
+        if self._home_ns is None:
+            raise UsageError(NOT_OPEN)
+        return self._home_ns
+
+    @property
     def _maps(self) -> dict[str, int]:
         if self._loaded is None:
             raise UsageError(NOT_OPEN)
@@ -191,7 +200,7 @@ class Tap:
     def _set_up(self) -> None:
         with links.iproute() as ip:
             device = links.device(ip, self.device)
-            inode = netns.inode()
+            inode = namespaces.inode()
             self._lock = Lock(inode, self.device)
             self._lock.acquire()
             previous = journal.read(journal.run_path(inode, self.device, ".json"))
@@ -203,6 +212,7 @@ class Tap:
                 if previous:
                     previous.remove()
                 self._make(ip, device, inode)
+        self._home_ns = namespaces.Held()
         self._probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._verdicts = mmap.mmap(self._maps["verdicts"], self.settings.slots * 8)
 
@@ -235,15 +245,17 @@ class Tap:
         links.set_up(ip, (state.mirror_ifindex[0], state.mirror_ifindex[1]))
 
     def _take_down(self, keep: bool) -> None:
-        if self._probe:
-            self._probe.close()
-            self._probe = None
+        for held in (self._probe, self._home_ns):
+            if held:
+                held.close()
+        self._probe = self._home_ns = None
         if self._verdicts:
             with suppress(BufferError):  # the caller still has the array: it unmaps with that
                 self._verdicts.close()
             self._verdicts = None
         if self._loaded:
             self._loaded.close()
+            self._loaded = None
         if self._journal and not keep:
             self._journal.remove()
         if self._lock:
