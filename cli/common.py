@@ -37,7 +37,27 @@ def _remember_json(ctx: click.Context, param: click.Parameter, value: bool) -> N
         ctx.ensure_object(dict)["json"] = True
 
 
-class LazyGroup(click.Group):
+class Group(click.Group):
+    """A group whose verbs may be shortened, with `help` as a word of its own."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ask = args == ["help"] or not (args or ctx.resilient_parsing)
+        return super().parse_args(ctx, ["--help"] if ask else args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Take an unambiguous prefix for the verb, as ip does."""
+        verbs = self.list_commands(ctx)
+        matches = [verb for verb in verbs if verb.startswith(args[0])]
+        if args[0] not in verbs and args[0] not in self.commands and matches:
+            if len(matches) > 1:
+                ctx.fail(f"{args[0]!r} may be {' or '.join(matches)}")
+            args = [*matches, *args[1:]]
+        return super().resolve_command(ctx, args)
+
+
+class LazyGroup(Group):
     """A group that imports a verb's module when the verb is used.
 
     Args:
@@ -56,17 +76,6 @@ class LazyGroup(click.Group):
         if name in self._verbs:
             return getattr(import_module(self._verbs[name][0]), name)
         return super().get_command(ctx, name)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Take an unambiguous prefix for the verb, as ip does."""
-        matches = [verb for verb in self._verbs if verb.startswith(args[0])]
-        if args[0] not in matches and args[0] not in self.commands:
-            if len(matches) > 1:
-                ctx.fail(f"{args[0]!r} may be {' or '.join(matches)}")
-            args = [*matches, *args[1:]] if matches else args
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section(gettext("Verbs")):

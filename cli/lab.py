@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etcpipe.cli.common import Verb, is_json, print_json
+from etcpipe.cli.common import Group, Verb, is_json, print_json
 
 if TYPE_CHECKING:
     from etcpipe.lab import Session
@@ -22,7 +22,7 @@ RATE = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def lab() -> None:
     """Make labelled traffic of real programs.
 

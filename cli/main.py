@@ -31,6 +31,7 @@ VERBS = {
     "lab": ("etcpipe.cli.lab", "Make labelled traffic of real programs."),
     "train": ("etcpipe.cli.train", "Train a model from labelled captures."),
     "model": ("etcpipe.cli.model", "List models, or show what one is."),
+    "bench": ("etcpipe.cli.bench", "Measure this machine beside peers."),
     "doctor": ("etcpipe.cli.doctor", "Say what works here, and what to do about the rest."),
     "completion": ("etcpipe.cli.completion", "Print a shell's completion script."),
 }
@@ -78,7 +79,7 @@ def main() -> None:
 def run(args: Sequence[str]) -> int:
     """Run the command and return its exit status; every error ends here, as one line."""
     try:
-        status = cli.main(args=list(args) or ["--help"], prog_name="etcpipe", standalone_mode=False)
+        status = cli.main(args=list(args), prog_name="etcpipe", standalone_mode=False)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except BaseException as error:

@@ -2,10 +2,10 @@
 
 import click
 
-from etcpipe.cli.common import Verb, is_json, print_json
+from etcpipe.cli.common import Group, Verb, is_json, print_json
 
 
-@click.group(short_help="List models, or show what one is.")
+@click.group(cls=Group, short_help="List models, or show what one is.")
 def model() -> None:
     """Models: those that ship, and what a model file holds."""
 

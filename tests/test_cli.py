@@ -44,6 +44,13 @@ def test_help_is_a_word_at_each_level(args, capfd):
     assert "Usage: etcpipe classify" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("args", [["lab"], ["lab", "help"], ["help", "lab"]])
+def test_groups_have_the_same_manners(args, capfd):
+    assert command.run(args) == 0
+    assert "Usage: etcpipe lab" in capfd.readouterr().out
+    assert command.run(["lab", "li"]) == 0
+
+
 def test_help_imports_no_arrays():
     script = "import sys; from etcpipe.cli.main import run; run([]); print(*sys.modules)"
     done = subprocess.run(

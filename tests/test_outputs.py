@@ -307,9 +307,15 @@ def test_summary_by_hand():
     assert [line.split() for line in summary.lines(live=False)] == [
         ["class", "flows", "share", "mean", "prob", "packets", "bytes"],
         ["web", "2", "50.0", "%", "0.75", "24", "15,000"],
-        ["unknown", "1", "25.0", "%", "0.00", "1", "7,500"],
         ["ssh", "1", "25.0", "%", "0.88", "3", "30"],
+        ["unknown", "1", "25.0", "%", "0.00", "1", "7,500"],
     ]
+
+
+def test_summary_has_one_row_of_unknown_flows():
+    summary = Summary()
+    summary.add(verdicts(Flow(label=1), Flow(label=-1), classes=("ssh", "unknown")))
+    assert [line.split()[:2] for line in summary.lines(live=False)[1:]] == [["unknown", "2"]]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 100])

@@ -17,6 +17,7 @@ class Summary:
 
     def __init__(self) -> None:
         self._classes: tuple[str, ...] = ()
+        self._rows = np.zeros(0, np.int64)  # row of each label, the last one of label -1
         self._flows = np.zeros(0, np.int64)
         self._packets = np.zeros(0, np.int64)
         self._bytes = np.zeros(0, np.int64)
@@ -27,7 +28,7 @@ class Summary:
         """Count a batch of verdicts; all batches are of one model."""
         if not self._classes:
             self._start(verdicts.classes)
-        label, records = verdicts.label + 1, verdicts.records
+        label, records = self._rows[verdicts.label], verdicts.records
         np.add.at(self._flows, label, 1)
         np.add.at(self._packets, label, records["packets"].sum(axis=1, dtype=np.int64))
         np.add.at(self._bytes, label, records["bytes"].sum(axis=1).astype(np.int64))
@@ -54,7 +55,9 @@ class Summary:
         return Table(headers).lines(self._row(i, live) for i in order)
 
     def _start(self, classes: tuple[str, ...]) -> None:
-        self._classes = (UNKNOWN, *classes)  # a label of -1 is row 0
+        # A model may have learned a class "unknown": it and the label -1 are one row.
+        self._classes = tuple(dict.fromkeys((*classes, UNKNOWN)))
+        self._rows = np.array([self._classes.index(name) for name in (*classes, UNKNOWN)])
         n = len(self._classes)
         self._flows, self._packets, self._bytes = np.zeros((3, n), np.int64)
         self._probability = np.zeros(n)
