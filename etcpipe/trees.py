@@ -53,7 +53,7 @@ class Trees:
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
         """Return (flows, classes) float64, unnormalised."""
-        return self.booster.predict(rows, raw_score=True, num_iteration=self.rounds)
+        return np.asarray(self.booster.predict(rows, raw_score=True, num_iteration=self.rounds))
 
     def gains(self) -> np.ndarray:
         """Return (columns,) float64, how much each column contributed to the fit, adds up to 1."""
@@ -159,7 +159,7 @@ class _Ensemble:
                 )
         self.nodes[first:] = sorted(self.nodes[first:], key=lambda node: node[1])
 
-    def attributes(self) -> dict[str, list]:
+    def attributes(self) -> dict[str, Any]:
         """Return the operator's attributes."""
         nodes, leaves = list(zip(*self.nodes, strict=True)), list(zip(*self.leaves, strict=True))
         node_names = "treeids nodeids featureids values modes truenodeids falsenodeids".split()

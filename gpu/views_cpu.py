@@ -17,6 +17,7 @@ _TCP = 6
 _NS = 1e9
 _SYN, _ACK = 0x02, 0x10
 _FLAGS = ("cwr", "ece", "urg", "ack", "psh", "rst", "syn", "fin")  # from the highest bit down
+_HANDSHAKE = {"tcp_rtt", "syn_ack", "ack_dat"}
 _SCALE = {"bytes": 1.0, "iat": _NS, "winsize": 1.0, "ttl": 1.0}
 _FAR = 1e300  # sorts behind every value
 
@@ -32,7 +33,7 @@ def stats(flows: FlowBatch, depth: int, columns: tuple[str, ...]) -> np.ndarray:
         raise ValueError(f"no such stats column: {', '.join(sorted(unknown))}")
     packets = _Packets(flows, depth)
     values = packets.totals(flows) | packets.sides(columns)
-    if {"tcp_rtt", "syn_ack", "ack_dat"} & set(columns):
+    if _HANDSHAKE & set(columns):
         values |= packets.handshake()
     rows = np.empty((len(flows), len(columns)), np.float32)
     for i, name in enumerate(columns):
@@ -165,6 +166,8 @@ class _Packets:
         """Return tcp_rtt, syn_ack and ack_dat; missing where a packet of them is."""
         flags = self.field("tcp_flags")
         syn, ack = flags & _SYN != 0, flags & _ACK != 0
+        if not syn.any():  # always so where only packets with payload count
+            return dict.fromkeys(_HANDSHAKE, np.full(flags.shape[1], MISSING))
         forward, backward = self.sent
         ranks = np.arange(len(flags))[:, None]
         syn_at = _first(forward & syn & ~ack)
@@ -196,22 +199,25 @@ def _statistics(values: np.ndarray, mask: np.ndarray, scale: np.ndarray) -> dict
         scale: (rows, 1).
     """
     count = mask.sum(axis=0, dtype=np.intp)
-    nothing = count == 0
     divisor = np.maximum(count, 1)
     shown = values * mask
     total = shown.sum(axis=0)
     mean = total / divisor
-    squares = ((values - mean) * mask) ** 2
-    ordered = np.sort(shown + _FAR * ~mask, axis=0)  # three times as fast as where()
+    squares = values - mean
+    squares *= mask
+    squares *= squares
+    ordered = ~mask * _FAR  # where() takes three times as long
+    ordered += shown
+    ordered.sort(axis=0)
     row, flow = np.ogrid[: mask.shape[1], : mask.shape[2]]
-    middle = ordered[(divisor - 1) // 2, row, flow] / 2 + ordered[divisor // 2, row, flow] / 2
+    middle = ordered[(divisor - 1) // 2, row, flow] + ordered[divisor // 2, row, flow]
     results = {
         "mean": mean / scale,
         "min": ordered[0] / scale,
         "max": shown.max(axis=0) / scale,
-        "med": middle / scale,
+        "med": middle / 2 / scale,
         "std": np.sqrt(reduce(np.add, squares) / divisor) / scale,
     }
     for result in results.values():
-        result[nothing] = MISSING
+        np.copyto(result, MISSING, where=count == 0)
     return results | {"sum": total / scale}

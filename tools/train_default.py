@@ -1,9 +1,9 @@
 """Make the model that ships, and its card, again.
 
-    .venv/bin/python tools/train_default.py RECORDINGS [--bundle BUNDLE]
+    .venv/bin/python tools/train_default.py RECORDINGS... [--bundle BUNDLE]
 
-RECORDINGS is a folder that `etcpipe lab record` filled, about ten recordings of different
-seeds; BUNDLE a folder of public captures with flows.csv and tasks.csv. Without a bundle
+RECORDINGS are folders that `etcpipe lab record` filled, twenty recordings or so of different
+seeds in all; BUNDLE a folder of public captures with flows.csv and tasks.csv. Without a bundle
 the model has no class "unknown" and knows its kinds from the lab alone.
 """
 
@@ -20,6 +20,7 @@ import numpy as np
 
 from etcpipe import evaluate, train, trees
 from etcpipe.dataset import STATS, Dataset, Input, bundle_recordings, find_recordings, read
+from etcpipe.model import is_refused, load
 from etcpipe.verdict import UNKNOWN
 
 CARD = Path(__file__).with_name("default_card.md.in")
@@ -98,8 +99,29 @@ def lab_on_public(dataset: Dataset, is_lab: np.ndarray, tree_count: int) -> str:
     return _table(table)
 
 
+def on_public_tls(bundle: Path) -> str:
+    """Return a table of what the written model says of public TLS flows, none trained on."""
+    model = load(MODELS / "default.onnx")
+    recordings = list(bundle_recordings(bundle, _tls))
+    flows = read(recordings, Input(model.first_n, model.count, model.wait_s))
+    probabilities = model.infer(flows.columns(model.columns))
+    best, probability = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    refused = is_refused(best, probability, model.classes, model.threshold)
+    said = Counter(np.where(refused, UNKNOWN, np.array(model.classes)[best]).tolist())
+    return _table([name, f"{count / len(flows):.2f}"] for name, count in said.most_common())
+
+
+def _tls(row: dict[str, str]) -> str | None:
+    app = row["ndpi_app"]
+    return "tls" if app.partition(".")[0] == "TLS" and app not in SAME_KIND else None
+
+
 def card(
-    dataset: Dataset, result: train.Result, is_lab: np.ndarray, settings: train.Settings
+    dataset: Dataset,
+    result: train.Result,
+    is_lab: np.ndarray,
+    settings: train.Settings,
+    bundle: Path | None,
 ) -> str:
     """Return the model card, Markdown."""
     report, classes = result.report, dataset.classes
@@ -124,6 +146,7 @@ def card(
         ),
         "confusion": _table([["", *classes], ["---", *["---:"] * len(classes)], *confusion]),
         "gains": ", ".join(f"{name} {gain}" for name, gain in report["columns_by_gain"].items()),
+        "on_public_tls": on_public_tls(bundle) if bundle else "",
         "lab_on_public": lab_on_public(dataset, is_lab, report["trees"]),
     }  # fmt: skip
     return CARD.read_text().format(**filled)
@@ -156,7 +179,7 @@ def main() -> None:
         dataset, settings, on_step=lambda what, *_: print(what, file=sys.stderr, flush=True)
     )
     (MODELS / "default.onnx").write_bytes(result.model)
-    (MODELS / "default.md").write_text(card(dataset, result, is_lab, settings))
+    (MODELS / "default.md").write_text(card(dataset, result, is_lab, settings, args.bundle))
     print(f"macro-F1 {result.report['macro_f1']}, {result.us_per_flow:.1f} us a flow")
 
 
