@@ -74,6 +74,8 @@ def train(
       etcpipe train . -o mine.onnx
       etcpipe classify other.pcap --model mine.onnx
     """
+    if not output.absolute().parent.is_dir():
+        raise click.BadParameter(f"no folder {output.parent}", ctx, param_hint="-o")
     trains, datasets = _import_training()
     settings = trains.Settings(
         datasets.Input(first, count, wait), name or output.stem, mask, seed, folds

@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from etcpipe.batch import FlowBatch
+from etcpipe.dataset import Input, find_recordings, read
 from etcpipe.errors import ModelError
 from etcpipe.gpu.views import VIEWS, schema_hash
 from etcpipe.layout import FLOW_KEY, FLOW_STATE, PACKET_FIELDS, READY_REASONS
@@ -233,6 +235,20 @@ def test_shipped_scores_are_of_held_out_captures():
     assert scores["macro_f1"] > scores["baselines"]["knn"] > scores["baselines"]["majority"]
     card = (find(None).parent / "default.md").read_text()
     assert f"{scores['macro_f1']:.3f}" in card and load().description.data in card
+
+
+def test_the_shipped_model_on_recordings_that_it_never_saw():
+    """Three small recordings of the lab, not among those that it was trained on."""
+    model = load()
+    folder = Path(__file__).parent / "data" / "lab"
+    flows = read(find_recordings(folder), Input(model.first_n, model.count, model.wait_s))
+    probabilities = model.infer(flows.columns(model.columns))
+    said = np.array(model.classes)[probabilities.argmax(axis=1)]
+    truth = np.array(flows.classes)[flows.label]
+    assert len(flows) > 100
+    assert (said == truth).mean() > 0.8
+    tells_apart = ["wireguard", "openvpn", "quic_h3", "imaps", "srtp", "shadowsocks"]
+    assert (said == truth)[np.isin(truth, tells_apart)].mean() > 0.95
 
 
 def test_engine_is_imported_only_when_used():

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from etcpipe import dataset as datasets
 from etcpipe import evaluate
-from etcpipe.cli.main import cli
+from etcpipe.cli.command import cli
 from etcpipe.dataset import STATS, Dataset, Input
 from etcpipe.errors import UsageError
 from etcpipe.gpu.inference import open_runner
@@ -256,6 +256,18 @@ def test_train_and_show_on_the_command_line(recordings, tmp_path):
     assert "macro-F1 1.000" in shown.output and "large, small" in shown.output
     listed = CliRunner().invoke(cli, ["model", "list", "-j"], catch_exceptions=False)
     assert [one["name"] for one in json.loads(listed.stdout)] == ["default"]
+
+
+def test_output_is_checked_before_the_work(recordings, tmp_path):
+    args = ["train", str(recordings), "-o", str(tmp_path / "nowhere" / "model.onnx")]
+    done = CliRunner().invoke(cli, args)
+    assert done.exit_code == 2 and "no folder" in done.output
+
+
+def test_captures_without_a_labelled_flow_are_refused(recordings):
+    mute = [datasets.Recording(recordings / "0.pcap", lambda flow: None)]
+    with pytest.raises(UsageError, match="no flow of these captures has a label"):
+        datasets.read(mute, Input())
 
 
 def test_folder_without_labels_is_refused(tmp_path):
