@@ -65,7 +65,10 @@ class Bed:
             self._wait_for_server(process)
             client = ["iperf3", "-c", self.server_address, "-p", str(PORT), "-J", "-O", "1"]
             client += ["-P", str(streams), "-t", str(seconds)]
-            said = _check(["ip", "netns", "exec", self.network.client, *on_client, *client])
+            said = _check(
+                ["ip", "netns", "exec", self.network.client, *on_client, *client],
+                timeout_s=2 * seconds + READY_WITHIN_S,
+            )
             process.wait(READY_WITHIN_S)
         return json.loads(said)["end"]["sum_received"]["bits_per_second"] / 1e9
 
@@ -202,8 +205,11 @@ def _running(namespace: str, argv: list[str]) -> Iterator[subprocess.Popen]:
         process.wait()
 
 
-def _check(argv: list[str | Path]) -> str:
-    done = subprocess.run([*map(str, argv)], capture_output=True, text=True)
+def _check(argv: list[str | Path], timeout_s: float = READY_WITHIN_S) -> str:
+    try:
+        done = subprocess.run([*map(str, argv)], capture_output=True, text=True, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        raise SystemExit(f"bench: {argv[0]} took more than {timeout_s:.0f} s") from None
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
         raise SystemExit(f"bench: {argv[0]} failed: {said[-1] if said else done.returncode}")

@@ -219,6 +219,8 @@ def main() -> None:
     parser.add_argument("--fifo", action="store_true", help="real-time priority for iperf3")
     options = parser.parse_args()
     common.need_root()
+    if options.fifo and os.cpu_count() < 2:
+        parser.error("--fifo needs two processors: one end would starve the other")
     options.repeats = options.repeats or (1 if options.quick else options.default_repeats)
     options.seconds = options.seconds or (1.0 if options.quick else SECONDS)
     default = "1,8" if options.quick else ",".join(map(str, STREAMS))
