@@ -1,6 +1,7 @@
 """Attaches etcpipe to a device until SIGTERM and prints, one JSON object a line:
 
-    once attached               {"attach_s", "attached_at", "mode", "reason", "loader", "first_n"}
+    once attached               {"attach_s", "attached_at", "cpu_s", "mode", "reason", "loader",
+                                 "first_n"}
     --first-packet: seen one    {"first_packet_at"}
     at the end                  {"counters", "lost", "flows", "packets_used", "cpu_s"}
 
@@ -39,6 +40,7 @@ def main() -> None:
         _print(
             attach_s=attached - called,
             attached_at=attached,
+            cpu_s=time.process_time(),
             mode=live.mode,
             loader=live.loader,
             reason=live.mode_reason,

@@ -11,6 +11,10 @@ ETHERTYPE_IPV4, ETHERTYPE_IPV6 = 0x0800, 0x86DD
 TCP, UDP, ICMPV6 = 6, 17, 58
 # Where a protocol keeps the checksum that covers the addresses, from its header on.
 CHECKSUM_AT = {TCP: 16, UDP: 6, ICMPV6: 2}
+SYN, SYN_ACK, PSH_ACK = 0x02, 0x12, 0x18
+# Record headers of a handshake (RFC 8446, 5.1: hello messages) and of application data.
+TLS_HELLO = np.array([22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3, 0], np.uint8)
+TLS_DATA = np.array([23, 3, 3, 4, 0, 0, 0, 0, 0, 0, 0, 0], np.uint8)
 EPHEMERAL = 0x8000  # ports from here on are a client's own choice
 
 
@@ -102,43 +106,47 @@ class _Group:
 def tls_like_flows(flows: int, packets: int, size: int, random: np.random.Generator) -> np.ndarray:
     """Return (flows, packets, size) uint8: a TCP handshake to port 443, then TLS records.
 
-    The client and the server take turns after the handshake; every packet behind it has
-    payload, all of it the start of one TLS record. Addresses and ports are random.
+    The client and the server take turns; every packet behind the handshake has payload,
+    the start of one TLS record. Addresses and ports are random, checksums are right.
     """
     frames = np.zeros((flows, packets, size), np.uint8)
-    turn = np.arange(packets) % 2  # 0: from the client
+    ip = frames[:, :, ETHERNET:]
     frames[:, :, 12:14] = 8, 0
-    ip = frames[:, :, 14:]
-    ip_len = np.full(packets, size - ETHERNET)
-    ip_len[:2] = 40
     ip[:, :, 0], ip[:, :, 8], ip[:, :, 9] = 0x45, 64, TCP
+    ip_len = np.where(np.arange(packets) < 2, 40, size - ETHERNET)
     _store(ip[:, :, 2:4], ip_len)
-    client = 10 << 24 | random.integers(1 << 24, size=flows)
-    server = 198 << 24 | 18 << 16 | random.integers(1 << 16, size=flows)
-    port = random.integers(EPHEMERAL, 1 << 16, size=flows)
-    for i in range(packets):
-        ends = (client, server) if turn[i] == 0 else (server, client)
-        ports = (port, 443) if turn[i] == 0 else (443, port)
-        for at, value in ((12, ends[0]), (16, ends[1])):
-            _store(ip[:, i, at : at + 2], value >> 16)
-            _store(ip[:, i, at + 2 : at + 4], value & 0xFFFF)
-        _store(ip[:, i, 20:22], ports[0])
-        _store(ip[:, i, 22:24], ports[1])
+    _store_endpoints(ip, random)
     payload = size - ETHERNET - 40
     _store(ip[:, :, 26:28], 1 + np.maximum(np.arange(packets) - 1, 0) // 2 * payload)
-    ip[:, :, 32], ip[:, :, 33] = 5 << 4, 0x18
-    ip[:, 0, 33], ip[:, 1, 33] = 0x02, 0x12
-    _store(ip[:, :, 34:36], np.full(packets, 64240))
-    record = np.zeros((packets, 12), np.uint8)
-    record[2:4] = 22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3, 0  # ClientHello, ServerHello
-    record[4:] = 23, 3, 3, 4, 0, 0, 0, 0, 0, 0, 0, 0  # application data
-    ip[:, 2:, 40 : 40 + min(payload, 12)] = record[2:, : min(payload, 12)]
+    ip[:, :, 32], ip[:, :, 33] = 5 << 4, PSH_ACK
+    ip[:, 0, 33], ip[:, 1, 33] = SYN, SYN_ACK
+    _store(ip[:, :, 34:36], 64240)
+    ip[:, 2:4, 40:] = np.resize(TLS_HELLO, payload)
+    ip[:, 4:, 40:] = np.resize(TLS_DATA, payload)
     _store(ip[:, :, 10:12], _checksum(ip[:, :, :20]))
     pseudo = np.zeros((flows, packets, 4), np.uint8)
     pseudo[:, :, 1] = TCP
     _store(pseudo[:, :, 2:4], ip_len - 20)
     _store(ip[:, :, 36:38], _checksum(np.concatenate([pseudo, ip[:, :, 12:]], axis=2)))
     return frames
+
+
+def _store_endpoints(ip: np.ndarray, random: np.random.Generator) -> None:
+    """Give (flows, packets, bytes) IPv4 and TCP headers two ends that take turns."""
+    flows = len(ip)
+    client = 10 << 24 | random.integers(1 << 24, size=flows)
+    server = 198 << 24 | 18 << 16 | random.integers(1 << 16, size=flows)
+    port = random.integers(EPHEMERAL, 1 << 16, size=flows)
+    for turn, ends in enumerate([(client, port, server, 443), (server, 443, client, port)]):
+        packets = ip[:, turn::2]
+        source, source_port, destination, destination_port = (
+            np.asarray(value)[..., None] for value in ends
+        )
+        for at, address in ((12, source), (16, destination)):
+            _store(packets[:, :, at : at + 2], address >> 16)
+            _store(packets[:, :, at + 2 : at + 4], address & 0xFFFF)
+        _store(packets[:, :, 20:22], source_port)
+        _store(packets[:, :, 22:24], destination_port)
 
 
 def _word(image: np.ndarray, at: np.ndarray) -> np.ndarray:

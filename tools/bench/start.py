@@ -44,7 +44,8 @@ def measure_import(statement: str, repeats: int) -> Samples:
 def measure_attach(loader: str, repeats: int) -> dict[str, Samples]:
     """Return seconds from attach() and from the process's start to the first packet, and memory."""
     measures: dict[str, list[float]] = {
-        name: [] for name in ("attach_s", "first_packet_s", "from_start_s", "rss", "peak_rss")
+        name: []
+        for name in ("attach_s", "first_packet_s", "from_start_s", "cpu_s", "rss", "peak_rss")
     }
     with beds.bed() as bed, _sender(bed):
         for repeat in range(repeats + 1):  # the first one fills the page cache
@@ -59,6 +60,7 @@ def measure_attach(loader: str, repeats: int) -> dict[str, Samples]:
                 measures["attach_s"].append(ready["attach_s"])
                 measures["first_packet_s"].append(first_packet_at - called)
                 measures["from_start_s"].append(first_packet_at - started)
+                measures["cpu_s"].append(ready["cpu_s"])
                 measures["rss"].append(memory["VmRSS"])
                 measures["peak_rss"].append(memory["VmHWM"])
     return {name: Samples(values) for name, values in measures.items()}
@@ -83,7 +85,7 @@ def attach_table(measured: dict[str, dict[str, Samples]]) -> Table:
     """Return a row a loader."""
     result = Table(
         "Attach",
-        ["loader", "attached, s", "first packet, s", "first packet from start, s", "RSS, MB"],
+        ["loader", "attached, s", "first packet, s", "from start, s", "CPU, s", "RSS, MB"],
     )
     for loader, measures in measured.items():
         result.rows.append(
@@ -92,6 +94,7 @@ def attach_table(measured: dict[str, dict[str, Samples]]) -> Table:
                 measures["attach_s"].text(3),
                 measures["first_packet_s"].text(3),
                 measures["from_start_s"].text(3),
+                measures["cpu_s"].text(3),
                 f"{measures['rss'].median / 1e6:.0f}, peak {measures['peak_rss'].median / 1e6:.0f}",
             ]
         )
@@ -136,7 +139,8 @@ def main() -> None:
     report.notes = [
         f"{repeats} fresh processes each, after one that is not counted.",
         "attached, first packet: from the call of etcpipe.attach(), its imports and the model "
-        "included; from start: the interpreter's start included.",
+        "included; from start: to the first packet, the interpreter's start included.",
+        "CPU: processor time from the process's start until attached.",
         f"A packet of a new flow came every {PAUSE_S * 1000:g} ms; RSS at the first packet.",
     ]
     report.notes += [common.quick_note()] if options.quick else []
