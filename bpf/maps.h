@@ -7,6 +7,7 @@
 #define ETCPIPE_MAPS_H
 
 #include "flows.h"
+#include "settings.h"
 
 /* What became of the canary's metadata between XDP and TC. */
 enum canary_count {

@@ -20,8 +20,6 @@ XDP_MODE_PROGRAMS = ("xdp_track", "tc_mirror", "xdp_canary", "tc_canary")
 XDP_PROGRAMS = ("xdp_track", "mirror_pop", "xdp_canary")  # by type
 MAPS = ("flows", "verdicts", "packet_counters", "flow_ids", "canary_counts", "xsks")
 
-SOURCES = ("tap.bpf.c", "maps.h", "settings.h", "flows.h", "parsing.h", "etcpipe.h")
-
 MODES = ("auto", "tc", "xdp")
 LOADERS = ("auto", "libbpf", "bcc")
 HOOKS = ("auto", "tcx", "clsact")
@@ -159,8 +157,9 @@ def source_digest() -> str:
     """Return what changes with the programs' source: old pins are not adopted then."""
     folder = files("etcpipe") / "bpf"
     digest = sha256()
-    for name in SOURCES:
-        digest.update((folder / name).read_bytes())
+    sources = [file for file in folder.iterdir() if file.name.endswith((".h", ".bpf.c"))]
+    for source in sorted(sources, key=lambda file: file.name):
+        digest.update(source.read_bytes())
     return digest.hexdigest()
 
 

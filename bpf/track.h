@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * From a packet to its flow in the kernel's table, and to a mark where it must be
+ * mirrored. The rules are in flows.h; this is what the kernel adds to them.
+ */
+#ifndef ETCPIPE_TRACK_H
+#define ETCPIPE_TRACK_H
+
+#include "maps.h"
+
+#define HEADERS_MAX 256		/* bytes made linear where a packet's headers are not */
+
+/* What tracking says of a packet that must be mirrored; XDP's metadata for TC. */
+struct mark {
+	__u64 flow_id;
+	__u64 timestamp_ns;
+	__u32 magic;
+	__u16 rank;
+	__u8 direction;
+	__u8 pad;
+};
+
+/* Of this tap, not of another one on a device stacked upon this one. */
+static __always_inline __u32 mark_magic(void)
+{
+	return 0xe7c00000 ^ SETTING(device_ifindex);
+}
+
+static __always_inline struct flow_state *flow_create(struct packet *p, __u64 now,
+						      struct flow_state *old)
+{
+	struct flow_state flow;
+	struct flow_state *created;
+	__u64 flow_id = flow_id_next();
+
+	flow_begin(&flow, p, flow_id, now);
+	if (old)
+		flows_replace(&p->key, &flow);
+	else
+		flows_insert(&p->key, &flow);
+	/* another CPU may have been faster: then the flow is there, with its id */
+	created = flows_find(&p->key);
+	if (!created) {
+		count(PACKETS_TABLE_FULL);
+		return NULL;
+	}
+	if (created->flow_id == flow_id)
+		count(old ? FLOWS_RESTARTED : FLOWS_CREATED);
+	return created;
+}
+
+/* Account a packet to its flow. Returns the flow and fills @mark if it must be mirrored. */
+static __always_inline struct flow_state *track(struct packet *p, __u32 wire_len,
+						__u32 segments, struct mark *mark)
+{
+	struct flow_state *flow = flows_find(&p->key);
+	__u64 now = bpf_ktime_get_ns();
+	__u32 rank;
+
+	if (!flow || flow_restarts(flow, p, now, SETTING(idle_ns)))
+		flow = flow_create(p, now, flow);
+	if (!flow)
+		return NULL;
+	count(PACKETS_TRACKED);
+	rank = flow_update(flow, p, wire_len, segments, now, SETTING(count_rule));
+	if (rank >= SETTING(first_n))
+		return NULL;
+	count(PACKETS_FIRST_N);
+	mark->flow_id = flow->flow_id;
+	mark->timestamp_ns = now;
+	mark->magic = mark_magic();
+	mark->rank = rank;
+	mark->direction = flow_direction(flow, p);
+	mark->pad = 0;
+	return flow;
+}
+
+/* Parse, and make the headers linear only where that failed: it costs a copy of them. */
+static __always_inline int parse_skb(struct __sk_buff *skb, struct packet *p)
+{
+	__u32 len = skb->len;
+	int attempt;
+
+#pragma clang loop unroll(disable)
+	for (attempt = 0; attempt < 2; attempt++) {
+		struct cursor c = { (void *)(long)skb->data, (void *)(long)skb->data_end };
+		__u32 linear = skb->data_end - skb->data;
+
+		__builtin_memset(p, 0, sizeof(*p));
+		if (!parse_frame(&c, len, p))
+			return 0;
+		if (p->refusal != PACKETS_MALFORMED || linear >= len)
+			break;
+		if (bpf_skb_pull_data(skb, len < HEADERS_MAX ? len : HEADERS_MAX))
+			break;
+	}
+	return -1;
+}
+
+/* How many packets a super-packet (GSO, GRO) is on the wire. */
+static __always_inline __u32 skb_segments(struct __sk_buff *skb, const struct packet *p)
+{
+	__u32 size = skb->gso_size;
+
+	if (!size)
+		return 1;
+	if (skb->gso_segs)
+		return skb->gso_segs;
+	return p->payload_len > size ? (p->payload_len + size - 1) / size : 1;
+}
+
+#endif /* ETCPIPE_TRACK_H */
