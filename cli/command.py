@@ -2,11 +2,10 @@
 
 import errno
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from types import FrameType
+from signal import SIGINT
 
 import click
 
@@ -18,8 +17,7 @@ from etcpipe.errors import EtcpipeError, PermissionDeniedError
 # here; the classes of errors carry theirs.
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 128 + signal.SIGINT
-EXIT_TERMINATED = 128 + signal.SIGTERM
+EXIT_INTERRUPTED = 128 + SIGINT
 
 VERBS = {
     "classify": ("etcpipe.cli.classify", "Classify the flows of captures."),
@@ -69,13 +67,6 @@ def help_verb(words: tuple[str, ...]) -> int:
     return run([*words, "--help"])
 
 
-def main() -> None:
-    """Run the command and exit; the entry point of the package."""
-    signal.signal(signal.SIGTERM, _terminate)
-    status = run(sys.argv[1:])
-    sys.exit(status)
-
-
 def run(args: Sequence[str]) -> int:
     """Run the command and return its exit status; every error ends here, as one line."""
     try:
@@ -105,6 +96,8 @@ def explain(error: BaseException) -> tuple[int, str]:
         return (error.code if isinstance(error.code, int) else EXIT_FAILED), ""
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         return EXIT_INTERRUPTED, "interrupted"
+    if isinstance(error, ImportError) and isinstance(_origin(error), KeyboardInterrupt):
+        return EXIT_INTERRUPTED, "interrupted"  # an extension module turned it into its own
     if isinstance(error, PermissionError):
         return PermissionDeniedError.exit_code, _explain_os(error)
     if isinstance(error, OSError):
@@ -132,13 +125,11 @@ def _give_up_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _origin(error: BaseException) -> BaseException:
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return error
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(EXIT_TERMINATED)  # unlike the default, runs every `finally`
-
-
-if __name__ == "__main__":
-    main()

@@ -205,7 +205,7 @@ def test_nothing_attached():
 
 
 def test_no_source_file_prints_a_traceback():
-    """Only main.py may, and only for ETCPIPE_DEBUG."""
+    """Only command.py may, and only for ETCPIPE_DEBUG."""
     sources = [*(ROOT / "cli").glob("*.py"), *(ROOT / "etcpipe").rglob("*.py")]
     users = {path.name for path in sources if "traceback" in path.read_text()}
-    assert users == {"main.py"}
+    assert users == {"command.py"}

@@ -14,8 +14,7 @@ import pytest
 from command import ETCPIPE, LAB, ROOT, fails, run
 
 from etcpipe import errors
-from etcpipe.cli import common
-from etcpipe.cli import main as command
+from etcpipe.cli import command, common
 
 SCHEMA = json.loads((files("etcpipe") / "schema" / "verdict.schema.json").read_text())
 CAPTURE = LAB / "lab-1.pcap"
@@ -52,7 +51,7 @@ def test_groups_have_the_same_manners(args, capfd):
 
 
 def test_help_imports_no_arrays():
-    script = "import sys; from etcpipe.cli.main import run; run([]); print(*sys.modules)"
+    script = "import sys; from etcpipe.cli.command import run; run([]); print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True
     )
@@ -116,6 +115,12 @@ def test_each_kind_of_error_has_its_line_and_status(error, status, message):
     assert got_status == status
     assert got_message.startswith(message)
     assert bool(got_message) == bool(message)
+
+
+def test_interrupted_import_is_an_interrupt():
+    failed = ImportError("initialization failed")
+    failed.__cause__ = KeyboardInterrupt()
+    assert command.explain(failed) == (130, "interrupted")
 
 
 def test_debug_shows_where_it_failed():

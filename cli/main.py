@@ -1,0 +1,29 @@
+"""The entry point: signals first, so that Ctrl-C is quiet from the first moment on."""
+
+import signal
+import sys
+from types import FrameType
+
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+
+def main() -> None:
+    """Run the command and exit with its status."""
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if interruptible:
+        # Nothing was made yet that must be unmade: while modules load, just die of it.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from etcpipe.cli.command import run
+
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(run(sys.argv[1:]))
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(EXIT_TERMINATED)  # unlike the default, runs every `finally`
+
+
+if __name__ == "__main__":
+    main()
