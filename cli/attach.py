@@ -79,7 +79,6 @@ def attach(
         format_of(output)  # refuse before anything is attached
     with (
         Stopper() as stopper,
-        open_output(output) if output else nullcontext() as file,
         live.attach(
             device,
             model=model,
@@ -91,6 +90,8 @@ def attach(
             duration_s=duration,
             keep=keep,
         ) as tap,
+        # Last: a mistyped device must not empty the results of an earlier run.
+        open_output(output) if output else nullcontext() as file,
     ):
         stopper.stops(tap.stop)
         click.echo(_started(device, tap), err=True)
@@ -121,12 +122,11 @@ def _follow(
     """Pass verdicts on until the tap stops, or `count` of them were made."""
     from etcpipe.outputs import columns_of, wall_clock_offset_ns
 
-    offset_ns = wall_clock_offset_ns()
     for verdicts in tap:
         if count is not None:
             verdicts = verdicts.head(count - summary.flows)
         summary.add(verdicts)
-        columns = columns_of(verdicts, device, offset_ns)
+        columns = columns_of(verdicts, device, wall_clock_offset_ns())
         for sink in sinks:
             sink.write(columns)
         if count is not None and summary.flows >= count:

@@ -216,6 +216,21 @@ def test_memory_limit_is_named(wire):
     assert wire.leftovers() == []
 
 
+def test_output_of_an_earlier_run_survives_a_mistyped_device(wire, tmp_path):
+    earlier = tmp_path / "flows.csv"
+    earlier.write_text("precious")
+    fails("-n", wire.near, "attach", "nodev0", "-o", earlier, status=1)
+    assert earlier.read_text() == "precious"
+
+
+def test_output_that_cannot_be_opened_detaches(wire, tmp_path):
+    target = tmp_path / "none" / "flows.csv"
+    done = run("-n", wire.near, "attach", wire.device, "-o", target, check=1)
+    expected = f"etcpipe: cannot write {target}: No such file or directory"
+    assert done.stderr.splitlines()[-1] == expected
+    assert wire.leftovers() == []
+
+
 def test_reader_that_left_ends_it_quietly(wire):
     reader, writer = os.pipe()
     os.close(reader)
