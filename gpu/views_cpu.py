@@ -77,7 +77,7 @@ class _Packets:
     Attributes:
         taken: bool, the first `depth` packets of each flow that are present.
         sent: taken packets by direction, 0 from the initiator, 1 towards it.
-        time_ns: float64, since the flow's rank 0 or its first taken packet before that.
+        time_ns: float64, since the flow's first taken packet; meaningless for the others.
     """
 
     def __init__(self, flows: FlowBatch, depth: int) -> None:

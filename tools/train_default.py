@@ -83,19 +83,21 @@ def by_source(dataset: Dataset, result: train.Result, is_lab: np.ndarray) -> str
     return _table(rows)
 
 
-def lab_on_public(dataset: Dataset, is_lab: np.ndarray, tree_count: int) -> str:
-    """Return a table of what a model of the lab's flows alone makes of public ones."""
+def on_public(dataset: Dataset, result: train.Result, is_lab: np.ndarray) -> str:
+    """Return a table of how public flows fare: by the lab's flows alone, and by both."""
     rows = dataset.columns(STATS.column_names())
     known = [i for i, name in enumerate(dataset.classes) if name != UNKNOWN]
     label = np.searchsorted(known, dataset.label)
-    rounds = tree_count // len(dataset.classes)
+    rounds = result.report["trees"] // len(dataset.classes)
     ensemble = trees.fit(rows[is_lab], label[is_lab], len(known), 1, rounds)
     table = []
     for i, class_index in enumerate(known):
         chosen = ~is_lab & (dataset.label == class_index)
         if chosen.any():
-            right = (ensemble.scores(rows[chosen]).argmax(axis=1) == i).mean()
-            table.append([dataset.classes[class_index], int(chosen.sum()), f"{right:.2f}"])
+            alone = (ensemble.scores(rows[chosen]).argmax(axis=1) == i).mean()
+            both = (result.predicted[chosen] == class_index).mean()
+            name = dataset.classes[class_index]
+            table.append([name, int(chosen.sum()), f"{alone:.2f}", f"{both:.2f}"])
     return _table(table)
 
 
@@ -147,7 +149,7 @@ def card(
         "confusion": _table([["", *classes], ["---", *["---:"] * len(classes)], *confusion]),
         "gains": ", ".join(f"{name} {gain}" for name, gain in report["columns_by_gain"].items()),
         "on_public_tls": on_public_tls(bundle) if bundle else "",
-        "lab_on_public": lab_on_public(dataset, is_lab, report["trees"]),
+        "on_public": on_public(dataset, result, is_lab),
     }  # fmt: skip
     return CARD.read_text().format(**filled)
 
