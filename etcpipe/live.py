@@ -1,7 +1,9 @@
 """Classify live traffic: the pipeline between a tap in the kernel and the verdict map."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from importlib import import_module
 from os import PathLike
 from time import monotonic, monotonic_ns
 from types import TracebackType
@@ -200,6 +202,8 @@ def attach(
         UnsupportedError: this device or kernel cannot do it in the mode asked for.
         ModelError, UsageError: as classify().
     """
+    # pyroute2 takes longer to import than all else here: meanwhile the model loads in C++
+    threading.Thread(target=import_module, args=("pyroute2",), daemon=True).start()
     loaded = models.load(model)
     settings = tap.TapSettings(
         first_n=depth_for(loaded, first_n), count=loaded.count, mode=mode, loader=loader
