@@ -38,7 +38,7 @@ def bench(
     options = [*(["--quick"] if quick else []), *(["--repeats", str(repeats)] if repeats else [])]
     status, reports = 0, []
     for name in BENCHMARKS if which == "all" else (which,):
-        script = [sys.executable, SCRIPTS / f"{name}.py", *options]
+        script = [sys.executable, str(SCRIPTS / f"{name}.py"), *options]
         done = subprocess.run(
             [*script, *(["--json"] if is_json(ctx) else [])], stdout=subprocess.PIPE, text=True
         )
