@@ -53,7 +53,7 @@ def classify(
     Examples:
       etcpipe classify office.pcap
       etcpipe -j classify monday.pcapng tuesday.pcapng | jq .etcpipe.label
-      tcpdump -w - | etcpipe classify - -o flows.parquet
+      tcpdump -U -w - | etcpipe classify - -o flows.parquet
     """
     from etcpipe import offline
     from etcpipe.cli.progress import Progress

@@ -300,3 +300,29 @@ def test_clock_is_the_last_packets(tmp_path):
     assert capture.clock_ns() is None
     list(capture)
     assert capture.clock_ns() == START + 5_000
+
+
+def test_what_came_through_a_pipe_is_not_held_back():
+    stream = pcap(TALK)
+    last = len(pcap(TALK[-1:])) - len(pcap([]))
+    with fed_by_hand() as feed:
+        feed(stream[:-last])
+        batches = iter(Capture(["-"]))
+        assert len(next(batches)) == 2  # the writer has not closed, nor sent the rest
+        feed(stream[-last:])
+        assert len(next(batches)) == 1
+
+
+@contextmanager
+def fed_by_hand():
+    """Make standard input a pipe; yields what writes into it."""
+    inner, outer = os.pipe()
+    before = os.dup(0)
+    os.dup2(inner, 0)
+    os.close(inner)
+    try:
+        yield lambda data: os.write(outer, data)
+    finally:
+        os.close(outer)
+        os.dup2(before, 0)
+        os.close(before)

@@ -6,9 +6,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pcap/pcap.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "columns.h"
@@ -23,8 +25,13 @@ struct reader {
 	pcap_t *pcap;
 	int fd;
 	int link_type;
+	int is_file;		/* a regular one: reading never waits for a writer */
 	uint64_t bytes_read;	/* from the file, some of them still in the buffer */
+	size_t taken;		/* bytes of the buffer that libpcap has */
+	size_t filled;
 	PyThreadState *thread;	/* while the GIL is released */
+	/* Our own, as stdio neither takes a size without memory nor tells what is in its. */
+	char buffer[FILE_BUFFER];
 };
 
 /* One call of pcap_read. */
@@ -49,17 +56,43 @@ static int is_interrupted(struct reader *reader)
 	return raised;
 }
 
-static ssize_t read_file(void *cookie, char *buffer, size_t size)
+static ssize_t fill_buffer(struct reader *reader)
+{
+	ssize_t n;
+
+	do {
+		n = read(reader->fd, reader->buffer, sizeof(reader->buffer));
+	} while (n < 0 && errno == EINTR && !is_interrupted(reader));
+	reader->taken = 0;
+	reader->filled = n > 0 ? n : 0;
+	reader->bytes_read += reader->filled;
+	return n;
+}
+
+static ssize_t read_file(void *cookie, char *to, size_t size)
 {
 	struct reader *reader = cookie;
 	ssize_t n;
 
-	do {
-		n = read(reader->fd, buffer, size);
-	} while (n < 0 && errno == EINTR && !is_interrupted(reader));
-	if (n > 0)
-		reader->bytes_read += n;
+	if (reader->taken == reader->filled) {
+		n = fill_buffer(reader);
+		if (n <= 0)
+			return n;
+	}
+	n = reader->filled - reader->taken;
+	if ((size_t)n > size)
+		n = size;
+	memcpy(to, reader->buffer + reader->taken, n);
+	reader->taken += n;
 	return n;
+}
+
+/* Would the next packet have to wait for whoever writes into the pipe? */
+static int must_wait(const struct reader *reader)
+{
+	struct pollfd pipe = { .fd = reader->fd, .events = POLLIN };
+
+	return !reader->is_file && reader->taken == reader->filled && poll(&pipe, 1, 0) == 0;
 }
 
 static int close_file(void *cookie)
@@ -79,7 +112,7 @@ static pcap_t *open_pcap(struct reader *reader, char *error)
 		snprintf(error, PCAP_ERRBUF_SIZE, "out of memory");
 		return NULL;
 	}
-	setvbuf(file, NULL, _IOFBF, FILE_BUFFER);
+	setvbuf(file, NULL, _IONBF, 0);	/* struct reader has the buffer */
 	pcap = pcap_fopen_offline_with_tstamp_precision(file, PCAP_TSTAMP_PRECISION_NANO, error);
 	if (!pcap)
 		fclose(file);
@@ -107,6 +140,7 @@ static PyObject *open_reader(PyObject *self, PyObject *args)
 {
 	char error[PCAP_ERRBUF_SIZE] = "";
 	struct reader *reader;
+	struct stat status;
 	PyObject *capsule;
 	int fd;
 
@@ -121,6 +155,7 @@ static PyObject *open_reader(PyObject *self, PyObject *args)
 		free_reader(reader);
 		return PyErr_SetFromErrno(PyExc_OSError);
 	}
+	reader->is_file = !fstat(reader->fd, &status) && S_ISREG(status.st_mode);
 	reader->thread = PyEval_SaveThread();
 	reader->pcap = open_pcap(reader, error);
 	PyEval_RestoreThread(reader->thread);
@@ -224,7 +259,10 @@ static void take_packet(struct chunk *chunk, struct tracker *t, int link_type,
 	keep_packet(chunk, frame, header->caplen, &meta);
 }
 
-/* 1: there is more, 0: end of the file, -1: damaged, see pcap_geterr. */
+/*
+ * 1: there is more, 0: end of the file, -1: damaged, see pcap_geterr. What has come through
+ * a pipe is returned before more is waited for.
+ */
 static int read_chunk(struct reader *reader, struct tracker *t, struct chunk *chunk,
 		      uint32_t packets_max)
 {
@@ -233,8 +271,11 @@ static int read_chunk(struct reader *reader, struct tracker *t, struct chunk *ch
 	for (i = 0; i < packets_max && chunk->rows < chunk->rows_max; i++) {
 		struct pcap_pkthdr *header;
 		const uint8_t *frame;
-		int status = pcap_next_ex(reader->pcap, &header, &frame);
+		int status;
 
+		if (i && must_wait(reader))
+			break;
+		status = pcap_next_ex(reader->pcap, &header, &frame);
 		if (status != 1)
 			return status == PCAP_ERROR_BREAK ? 0 : -1;
 		take_packet(chunk, t, reader->link_type, header, frame);
