@@ -214,6 +214,15 @@ def test_run(fd: int, packet: bytes, context: bytes = b"") -> int:
     return attr.result
 
 
+def time_run(fd: int, packet: bytes, repeat: int) -> int:
+    """Return ns that a run of a program took, the mean of `repeat` runs on one packet buffer."""
+    data = ctypes.create_string_buffer(packet, len(packet))
+    attr = _TestRun(program_fd=fd, size_in=len(packet), data_in=ctypes.addressof(data))
+    attr.repeat = repeat
+    _call(PROG_TEST_RUN, attr)
+    return attr.duration
+
+
 @cache
 def possible_cpus() -> int:
     """Return how many values a per-CPU map has."""
