@@ -1,7 +1,7 @@
-# etcpipe: make setup | run | test | lint | bench | sanitize | clean
+# etcpipe: make setup | run | test | lint | man | bench | sanitize | clean
 PYTEST_ARGS ?=
 
-.PHONY: setup run test lint bench sanitize clean
+.PHONY: setup run test lint man bench sanitize clean
 
 setup:
 	tools/setup
@@ -24,6 +24,10 @@ lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+# Man pages from the command's own help: man -l build/man/etcpipe.1
+man: setup
+	.venv/bin/python tools/man build/man
 
 bench:
 	tools/setup lab bench
