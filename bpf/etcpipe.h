@@ -17,7 +17,7 @@ typedef unsigned long long __u64;
 #endif
 
 /* Raised whenever a record or the meaning of a map changes: pins of another ABI are not adopted. */
-#define ETCPIPE_ABI 1
+#define ETCPIPE_ABI 2
 
 #define FIRST_N_MAX 64		/* packets of a flow that may be asked for */
 #define SNAP_LEN_DEFAULT 1600	/* bytes of a frame that reach the consumer */
@@ -62,6 +62,8 @@ enum flow_status {
 /*
  * A five-tuple in canonical order: end a is the smaller (address, port) pair,
  * so that both directions share one key. IPv4 is stored IPv4-mapped (RFC 4291).
+ * The kernel's hash map rounds a key up to 8 bytes and hashes it 12 bytes at a time,
+ * so that 48 bytes take the place of 44 and the time of 40.
  */
 struct flow_key {
 	__u8 a_addr[16];
@@ -70,7 +72,10 @@ struct flow_key {
 	__be16 b_port;
 	__u8 protocol;		/* IANA protocol number */
 	__u8 ip_version;	/* 4 or 6 */
-	__u16 zone;		/* VLAN id if it is part of the key, else 0 */
+	__u16 zone;		/* outer VLAN id if it is part of the key, else 0 */
+	__u16 inner_zone;	/* the second id of QinQ, under the same condition */
+	__u8 pad[2];
+	__u32 tunnel;		/* VNI, TEID, GRE key, MPLS label .. if part of the key, else 0 */
 };
 
 /* What the tracker knows of a flow. Direction 0 is from the initiator. One cache line. */
@@ -147,9 +152,9 @@ enum ready_reason {
 };
 
 #ifndef __cplusplus
-_Static_assert(sizeof(struct flow_key) == 40, "flow_key is 40 bytes");
+_Static_assert(sizeof(struct flow_key) == 48, "flow_key is 48 bytes");
 _Static_assert(sizeof(struct flow_state) == 64, "flow_state is one cache line");
-_Static_assert(sizeof(struct flow_record) == 112, "flow_record is 112 bytes");
+_Static_assert(sizeof(struct flow_record) == 120, "flow_record is 120 bytes");
 _Static_assert(sizeof(struct packet_meta) == 32, "packet_meta is AF_XDP's portable maximum");
 _Static_assert(sizeof(struct mirror_header) == 48, "mirror_header keeps the frame aligned");
 _Static_assert(sizeof(struct packet_fields) == 24, "packet_fields is 24 bytes");

@@ -46,11 +46,11 @@ class Packet:
         return _end(self.source, self.sport) > _end(self.destination, self.dport)
 
     @property
-    def key(self) -> tuple[bytes, bytes, int, int, int, int, int]:
-        """The fields of a FLOW_KEY: the smaller end is a."""
+    def key(self) -> tuple[bytes, bytes, int, int, int, int, int, int, int]:
+        """The fields of a FLOW_KEY without its padding: the smaller end is a."""
         ends = [(self.source, self.sport), (self.destination, self.dport)]
         a, b = reversed(ends) if self.from_b else ends
-        return a[0], b[0], a[1], b[1], self.protocol, self.ip_version, 0
+        return a[0], b[0], a[1], b[1], self.protocol, self.ip_version, 0, 0, 0
 
 
 class Unparsable(Exception):

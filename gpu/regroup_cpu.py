@@ -12,7 +12,7 @@ from etcpipe.gpu.regroup import COUNTERS, EXPIRE_MAX, GRACE_NS, Settings
 from etcpipe.layout import CONSTANTS, FLOW_KEY, PACKET_FIELDS
 
 DEPTH, IDLE = CONSTANTS["READY_DEPTH"], CONSTANTS["READY_IDLE"]
-KEY_NUMBERS = ("a_port", "b_port", "protocol", "ip_version", "zone")
+KEY_NUMBERS = ("a_port", "b_port", "protocol", "ip_version", "zone", "inner_zone", "tunnel")
 END, EVICTED = CONSTANTS["READY_END"], CONSTANTS["READY_EVICTED"]
 
 

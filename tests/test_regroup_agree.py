@@ -264,7 +264,7 @@ def resident_bytes():
 
 
 def test_memory_of_a_pending_flow_is_bounded():
-    """A row of 10 packets is 40 + 40 + 240 bytes, and a slot is 16."""
+    """A row of 10 packets is 40 + 48 + 240 bytes, and a slot is 16."""
     frame = ether(ipv4(17, udp(b"x")))
     n, rounds = 1000, 100
     regroup = Regroup(10)

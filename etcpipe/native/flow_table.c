@@ -11,7 +11,7 @@
 #define KEY_WORDS (sizeof(struct flow_key) / sizeof(uint64_t))
 
 _Static_assert(sizeof(struct flow_key) % sizeof(uint64_t) == 0, "a key is whole words");
-_Static_assert(sizeof(struct flow_entry) == 112, "flow_entry is 112 bytes");
+_Static_assert(sizeof(struct flow_entry) == 120, "flow_entry is 120 bytes");
 
 /* Linear probing stays short up to three quarters. */
 static int is_crowded(uint32_t n_flows, uint32_t n_slots)
