@@ -19,6 +19,7 @@ typedef unsigned long long __u64;
 /* Raised whenever a record or the meaning of a map changes: pins of another ABI are not adopted. */
 #define ETCPIPE_ABI 2
 
+#define SAMPLE_MAX 1000000	/* one flow of so many at least is tracked */
 #define FIRST_N_MAX 64		/* packets of a flow that may be asked for */
 #define SNAP_LEN_DEFAULT 1600	/* bytes of a frame that reach the consumer */
 #define BATCH_MAX 1024		/* packets in a batch */
@@ -44,6 +45,10 @@ enum packet_counter {
 	PACKETS_FOREIGN,	/* not ours: somebody else's packet on the mirror device */
 	FLOWS_CREATED,
 	FLOWS_RESTARTED,	/* same tuple, new flow: a SYN after the end, or idle too long */
+	PACKETS_UNSAMPLED,	/* passed: its flow is not of the sample */
+	PACKETS_FILTERED,	/* passed: the filter does not want it */
+	PACKETS_ACTED,		/* the flow's verdict has an action, which was done */
+	PACKETS_POLICY_DROP,	/* dropped: the policy says so of the flow's verdict */
 	N_PACKET_COUNTERS,
 };
 
@@ -98,6 +103,8 @@ enum end_reason {
 	END_IDLE,		/* nothing came for the idle timeout */
 	END_CLOSED,		/* RST or FIN of both sides, then silence or a new SYN */
 	END_SOURCE,		/* the capture ended first */
+	END_ESTABLISH,		/* a SYN that nobody answered */
+	END_ACTIVE,		/* not ended: an interim record of a long flow */
 };
 
 /* A flow that ended, with its final totals. */

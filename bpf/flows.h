@@ -27,13 +27,64 @@ static __always_inline int packet_counts(const struct packet *p, __u32 rule)
 	return rule == COUNT_NON_ACK && p->tcp_flags & (TCP_SYN | TCP_RST);
 }
 
+/* Silence after which a flow has ended, by how far it came. */
+struct flow_timeouts {
+	__u64 establish_ns;	/* a SYN alone: nobody answered, as in scans and floods */
+	__u64 idle_ns;
+	__u64 tombstone_ns;	/* after its end its stragglers stay its own for so long */
+};
+
+/*
+ * A SYN is all that was seen. Not "one side only": where a tap sees one direction of an
+ * asymmetric route, the flow has acknowledgments and is as alive as any other.
+ */
+static __always_inline int flow_is_half_open(const struct flow_state *flow)
+{
+	return ((flow->tcp_flags[0] | flow->tcp_flags[1]) & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+static __always_inline __u64 flow_timeout_ns(const struct flow_state *flow,
+					     const struct flow_timeouts *timeouts)
+{
+	if (flow->status == FLOW_CLOSED)
+		return timeouts->tombstone_ns;
+	return flow_is_half_open(flow) ? timeouts->establish_ns : timeouts->idle_ns;
+}
+
+/* The difference is signed: packets of several queues may come a little out of order. */
+static __always_inline int flow_is_silent(const struct flow_state *flow, __u64 now,
+					  const struct flow_timeouts *timeouts)
+{
+	return (long long)(now - flow->last_ns) > (long long)flow_timeout_ns(flow, timeouts);
+}
+
 /* A tuple in use begins a new flow after a long silence, or by a SYN after its end. */
 static __always_inline int flow_restarts(const struct flow_state *flow, const struct packet *p,
-					 __u64 now, __u64 idle_ns)
+					 __u64 now, const struct flow_timeouts *timeouts)
 {
-	if ((long long)(now - flow->last_ns) > (long long)idle_ns)
+	if (flow_is_silent(flow, now, timeouts))
 		return 1;
 	return flow->status == FLOW_CLOSED && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+/*
+ * Is this flow of the sample? By a hash of the canonical key, so that both directions,
+ * every CPU and the tracker of captures agree. Multiply and fold; the seed moves the sample.
+ */
+static __always_inline int flow_is_sampled(const struct flow_key *key, __u32 every, __u32 seed)
+{
+	const __u32 *words = (const __u32 *)key;
+	__u64 hash = seed;
+	unsigned int i;
+
+	if (every <= 1)
+		return 1;
+UNROLL
+	for (i = 0; i < sizeof(*key) / sizeof(*words); i++) {
+		hash = (hash ^ words[i]) * 0x9e3779b97f4a7c15ull;	/* 2^64 / golden ratio */
+		hash ^= hash >> 32;
+	}
+	return (__u32)hash % every == 0;
 }
 
 /* The initiator sent the first packet, or was answered by it if that is a SYN+ACK. */

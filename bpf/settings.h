@@ -14,7 +14,13 @@ struct tap_settings {
 	__u32 device_ifindex;	/* where traffic is watched */
 	__u32 mirror_ifindex;	/* the mirror pair's sending end */
 	__u32 n_cpus;		/* possible CPUs: makes flow ids unique */
-	__u64 idle_ns;		/* silence after which a tuple begins a new flow */
+	__u64 idle_ns;		/* silence after which a flow has ended, see flows.h */
+	__u64 establish_ns;
+	__u64 tombstone_ns;
+	__u32 sample_every;	/* one flow of so many is tracked, 1: all */
+	__u32 sample_seed;
+	__u32 slots;		/* entries of the verdict array */
+	__u32 policy;		/* 1: verdicts act, see act.h */
 };
 
 #ifdef ETCPIPE_BCC

@@ -49,24 +49,42 @@ static __always_inline struct flow_state *flow_create(struct packet *p, __u64 no
 	return created;
 }
 
+static __always_inline int flow_is_over(const struct flow_state *flow, const struct packet *p,
+					__u64 now)
+{
+	const struct flow_timeouts timeouts = {
+		.establish_ns = SETTING(establish_ns),
+		.idle_ns = SETTING(idle_ns),
+		.tombstone_ns = SETTING(tombstone_ns),
+	};
+
+	return flow_restarts(flow, p, now, &timeouts);
+}
+
 /* Account a packet to its flow. Returns the flow and fills @mark if it must be mirrored. */
 static __always_inline struct flow_state *track(struct packet *p, __u32 wire_len,
 						__u32 segments, struct mark *mark)
 {
-	struct flow_state *flow = flows_find(&p->key);
-	__u64 now = bpf_ktime_get_ns();
+	struct flow_state *flow;
+	__u64 now;
 	__u32 rank;
 
-	if (!flow || flow_restarts(flow, p, now, SETTING(idle_ns)))
+	if (!flow_is_sampled(&p->key, SETTING(sample_every), SETTING(sample_seed))) {
+		count(PACKETS_UNSAMPLED);
+		return NULL;
+	}
+	flow = flows_find(&p->key);
+	now = bpf_ktime_get_ns();
+	if (!flow || flow_is_over(flow, p, now))
 		flow = flow_create(p, now, flow);
 	if (!flow)
 		return NULL;
 	count(PACKETS_TRACKED);
+	mark->flow_id = flow->flow_id;	/* of packets past N too: their verdict acts */
 	rank = flow_update(flow, p, wire_len, segments, now, SETTING(count_rule));
 	if (rank >= SETTING(first_n))
 		return NULL;
 	count(PACKETS_FIRST_N);
-	mark->flow_id = flow->flow_id;
 	mark->timestamp_ns = now;
 	mark->magic = mark_magic();
 	mark->rank = rank;

@@ -51,7 +51,12 @@ class Capture:
         paths: pcap or pcapng files, or "-" for standard input.
         first_n: packets of a flow that come out, 1 .. FIRST_N_MAX.
         count: which packets count towards first_n, a name of layout.COUNT_RULES.
-        idle_timeout_s: a tuple silent for longer begins a new flow, by the capture's clock.
+        idle_timeout_s: silence after which a flow has ended, by the capture's clock.
+        establish_timeout_s: the same for a SYN that nobody answered.
+        tombstone_timeout_s: silence after which an ended flow's tuple may be used anew by
+            other packets than a SYN.
+        sample: track one flow of so many, chosen by a hash of its key as the kernel does.
+        sample_seed: moves the sample.
         filter: packets to look at, in libpcap's syntax; None: all.
         max_flows: room in the flow table; packets of flows beyond it are counted only.
         on_progress: called about ten times a second with bytes read and bytes in all.
@@ -71,6 +76,10 @@ class Capture:
         first_n: int = 10,
         count: str = "payload",
         idle_timeout_s: float = 120.0,
+        establish_timeout_s: float = 5.0,
+        tombstone_timeout_s: float = 30.0,
+        sample: int = 1,
+        sample_seed: int = 0,
         filter: str | None = None,
         max_flows: int = FLOWS_MAX,
         on_progress: Callable[[int, int | None], None] | None = None,
@@ -79,8 +88,12 @@ class Capture:
             raise UsageError(f"first_n {first_n}: 1 to {CONSTANTS['FIRST_N_MAX']} packets")
         if count not in COUNT_RULES:
             raise UsageError(f"count {count!r}: one of {', '.join(COUNT_RULES)}")
-        if not 0 < idle_timeout_s <= 1e9:
-            raise UsageError(f"idle timeout {idle_timeout_s}: more than 0 seconds")
+        timeouts_s = (establish_timeout_s, idle_timeout_s, tombstone_timeout_s)
+        for name, timeout_s in zip(("establish", "idle", "tombstone"), timeouts_s, strict=True):
+            if not 0 < timeout_s <= 1e9:
+                raise UsageError(f"{name} timeout {timeout_s}: more than 0 seconds")
+        if not 1 <= sample <= CONSTANTS["SAMPLE_MAX"]:
+            raise UsageError(f"sample {sample}: 1 to {CONSTANTS['SAMPLE_MAX']}")
         if not 1 <= max_flows <= FLOWS_LIMIT:
             raise UsageError(f"max_flows {max_flows}: 1 to {FLOWS_LIMIT}")
         self.warnings: list[str] = []
@@ -93,7 +106,12 @@ class Capture:
         self._reader: object | None = None
         self._progress_at = time.monotonic()
         self._tracker = _native.tracker_new(
-            first_n, COUNT_RULES[count], round(idle_timeout_s * 1e9), max_flows
+            first_n,
+            COUNT_RULES[count],
+            max_flows,
+            tuple(round(timeout_s * 1e9) for timeout_s in timeouts_s),
+            sample,
+            sample_seed,
         )
         self._columns = PacketColumns(BATCH_MAX)
         self._arena = np.zeros(BATCH_MAX * SNAP_LEN, np.uint8)

@@ -14,7 +14,7 @@ from etcpipe.layout import END_REASONS
 
 S = 10**9
 START = 1_700_000_000 * S
-IDLE_S = 120
+IDLE_S, ESTABLISH_S, TOMBSTONE_S = 120, 5, 30
 
 
 class Model:
@@ -30,7 +30,7 @@ class Model:
         key = (*sorted([source, destination]), protocol)
         flow = self.flows.get(key)
         syn, answer = flags & (SYN | ACK) == SYN, flags & (SYN | ACK) == SYN | ACK
-        if flow and (now - flow["last"] > self.idle_ns or (flow["closed"] and syn)):
+        if flow and (self.is_silent(flow, now) or (flow["closed"] and syn)):
             self.end(key, now)
             flow = None
         if not flow:
@@ -43,12 +43,14 @@ class Model:
                 "bytes": [0, 0],
                 "counted": 0,
                 "fins": set(),
+                "seen": 0,
                 "closed": False,
             }
         direction = int(source != flow["initiator"])
         flow["last"] = now
         flow["packets"][direction] += 1
         flow["bytes"][direction] += wire_len
+        flow["seen"] |= flags
         if flags & FIN:
             flow["fins"].add(direction)
         flow["closed"] |= bool(flags & RST) or len(flow["fins"]) == 2
@@ -57,10 +59,18 @@ class Model:
                 self.rows.append((flow["id"], flow["counted"], direction, now, wire_len))
             flow["counted"] += 1
 
+    def is_silent(self, flow, now):
+        limit = ESTABLISH_S * S if self.is_half_open(flow) else self.idle_ns
+        return now - flow["last"] > (TOMBSTONE_S * S if flow["closed"] else limit)
+
+    def is_half_open(self, flow):
+        return bool(flow["seen"] & SYN) and not flow["seen"] & ACK
+
     def end(self, key, now, last=False):
         flow = self.flows.pop(key)
-        idle = now - flow["last"] > self.idle_ns
-        flow["reason"] = "closed" if flow["closed"] else "idle" if idle or not last else "source"
+        silence = "establish" if self.is_half_open(flow) else "idle"
+        over = self.is_silent(flow, now) or not last
+        flow["reason"] = "closed" if flow["closed"] else silence if over else "source"
         self.ended.append(flow)
 
     def finish(self, now):
@@ -120,7 +130,8 @@ PATHS = st.tuples(ENDS, ENDS).filter(lambda ends: ends[0] != ends[1])
 TCP = st.tuples(st.just(6), FLAGS, st.sampled_from([0, 0, 1, 100]))
 UDP = st.tuples(st.just(17), st.just(0), st.sampled_from([0, 1, 100]))
 PACKETS = st.tuples(PATHS, TCP | UDP).map(lambda parts: (*parts[0], *parts[1]))
-GAPS = st.sampled_from([0, 1, 1000, S, IDLE_S * S - 1, IDLE_S * S, IDLE_S * S + 1])
+LIMITS = [limit * S for limit in (ESTABLISH_S, TOMBSTONE_S, IDLE_S)]
+GAPS = st.sampled_from([0, 1, 1000, S, *(at + d for at in LIMITS for d in (-1, 0, 1))])
 
 
 @settings(max_examples=300, deadline=None)

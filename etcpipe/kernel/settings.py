@@ -13,12 +13,13 @@ import numpy as np
 from etcpipe.errors import DataplaneError, EtcpipeError, PermissionDeniedError, UsageError
 from etcpipe.kernel import bpf
 from etcpipe.layout import CONSTANTS, COUNT_RULES, read_header
+from etcpipe.timeouts import TIMEOUTS
 
 # Every tap's programs, and those beside them where XDP may track.
 TC_MODE_PROGRAMS = ("tc_track", "mirror_push", "mirror_pop")
 XDP_MODE_PROGRAMS = ("xdp_track", "tc_mirror", "xdp_canary", "tc_canary")
 XDP_PROGRAMS = ("xdp_track", "mirror_pop", "xdp_canary")  # by type
-MAPS = ("flows", "verdicts", "packet_counters", "flow_ids", "canary_counts", "xsks")
+MAPS = ("flows", "verdicts", "packet_counters", "flow_ids", "canary_counts", "xsks", "actions")
 
 MODES = ("auto", "tc", "xdp")
 LOADERS = ("auto", "libbpf", "bcc")
@@ -46,7 +47,14 @@ class TapSettings:
         hook: how TC programs are attached: "tcx" (Linux 6.6), "clsact", or "auto".
         max_flows: entries of the flow table; the longest idle flow makes room.
         slots: entries of the verdict array, flow_id % slots.
-        idle_timeout_s: silence after which a tuple begins a new flow.
+        policy: verdicts act as Tap.set_actions() says; else that code is not even loaded.
+        idle_timeout_s: silence after which a flow has ended.
+        establish_timeout_s: the same for a SYN that nobody answered.
+        active_timeout_s: a flow older than this is reported while it goes on, each time.
+        tombstone_timeout_s: silence after which an ended flow's tuple may be used anew by
+            other packets than a SYN.
+        sample: track one flow of so many, chosen by a hash of its key.
+        sample_seed: moves the sample.
 
     Raises:
         UsageError: a value is out of range.
@@ -60,14 +68,23 @@ class TapSettings:
     hook: str = "auto"
     max_flows: int = 65536
     slots: int = 262144
+    policy: bool = False
     idle_timeout_s: float = 120.0
+    establish_timeout_s: float = 5.0
+    active_timeout_s: float = 1800.0
+    tombstone_timeout_s: float = 30.0
+    sample: int = 1
+    sample_seed: int = 0
 
     def __post_init__(self) -> None:
         _check_range("first_n", self.first_n, 1, CONSTANTS["FIRST_N_MAX"])
         _check_range("snap_len", self.snap_len, SNAP_LEN_MIN, SNAP_LEN_MAX)
         _check_range("max_flows", self.max_flows, 64, 1 << 26)
         _check_range("slots", self.slots, 64, 1 << 28)
-        _check_range("idle_timeout_s", self.idle_timeout_s, 0.001, 86400)
+        for name in TIMEOUTS:
+            _check_range(f"{name}_timeout_s", getattr(self, f"{name}_timeout_s"), 0.001, 86400)
+        _check_range("sample", self.sample, 1, CONSTANTS["SAMPLE_MAX"])
+        _check_range("sample_seed", self.sample_seed, 0, 0xFFFFFFFF)
         _check_choice("count", self.count, tuple(COUNT_RULES))
         _check_choice("mode", self.mode, MODES)
         _check_choice("loader", self.loader, LOADERS)
@@ -103,9 +120,15 @@ class Build:
         record["count_rule"] = COUNT_RULES[self.settings.count]
         record["snap_len"] = self.settings.snap_len
         record["device_ifindex"] = self.device_ifindex
+        record["slots"] = self.settings.slots
+        record["policy"] = self.settings.policy
         record["mirror_ifindex"] = self.mirror_ifindex
         record["n_cpus"] = bpf.possible_cpus()
         record["idle_ns"] = round(self.settings.idle_timeout_s * 1e9)
+        record["establish_ns"] = round(self.settings.establish_timeout_s * 1e9)
+        record["tombstone_ns"] = round(self.settings.tombstone_timeout_s * 1e9)
+        record["sample_every"] = self.settings.sample
+        record["sample_seed"] = self.settings.sample_seed
         return record
 
     def map_sizes(self) -> dict[str, int]:

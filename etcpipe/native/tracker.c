@@ -76,9 +76,15 @@ static int reserve_ended(struct tracker *t)
 	return 0;
 }
 
-static int is_silent(const struct tracker *t, const struct flow_state *flow, uint64_t limit_ns)
+/* @slack_ns: how much longer than its timeout the flow must have been silent. */
+static int is_silent(const struct tracker *t, const struct flow_state *flow, uint64_t slack_ns)
 {
-	return (int64_t)(t->clock_ns - flow->last_ns) > (int64_t)limit_ns;
+	return flow_is_silent(flow, t->clock_ns - slack_ns, &t->settings.timeouts);
+}
+
+static uint8_t silence_reason(const struct flow_state *flow)
+{
+	return flow_is_half_open(flow) ? END_ESTABLISH : END_IDLE;
 }
 
 static struct flow_record record_of(const struct flow_entry *entry, uint8_t open_reason)
@@ -94,19 +100,17 @@ static int note_end(struct tracker *t, const struct flow_entry *entry)
 {
 	if (reserve_ended(t))
 		return -1;
-	t->ended[t->ended_end++] = record_of(entry, END_IDLE);
+	t->ended[t->ended_end++] = record_of(entry, silence_reason(&entry->state));
 	return 0;
 }
 
 /* Move the hand over @n entries, or to the end of its round. */
 static void sweep(struct tracker *t, uint32_t n)
 {
-	uint64_t limit_ns = t->settings.idle_ns + SWEEP_SLACK_NS;
-
 	for (; n && t->hand < t->table.n_entries; n--, t->hand++) {
 		struct flow_entry *entry = flow_table_entry(&t->table, t->hand);
 
-		if (entry->state.flow_id && is_silent(t, &entry->state, limit_ns) &&
+		if (entry->state.flow_id && is_silent(t, &entry->state, SWEEP_SLACK_NS) &&
 		    !note_end(t, entry))
 			flow_table_remove(&t->table, t->hand);
 	}
@@ -118,7 +122,7 @@ static void sweep_in_rounds(struct tracker *t)
 
 	if (t->hand >= t->table.n_entries) {
 		/* a clock that went back gives a huge difference, and a new round at once */
-		if (since < t->settings.idle_ns / SWEEP_ROUNDS)
+		if (since < t->settings.timeouts.idle_ns / SWEEP_ROUNDS)
 			return;
 		t->hand = 0;
 		t->round_ns = t->clock_ns;
@@ -149,7 +153,7 @@ static struct flow_state *open_flow(struct tracker *t, const struct packet *p, u
 		if (!entry)
 			return NULL;
 		t->counters[FLOWS_CREATED]++;
-	} else if (flow_restarts(&entry->state, p, now, t->settings.idle_ns)) {
+	} else if (flow_restarts(&entry->state, p, now, &t->settings.timeouts)) {
 		if (note_end(t, entry))
 			return NULL;
 		t->counters[FLOWS_RESTARTED]++;
@@ -176,6 +180,10 @@ int tracker_add(struct tracker *t, const struct packet *p, uint32_t wire_len, ui
 	if (!t->until_sweep--) {
 		t->until_sweep = SWEEP_PACKETS - 1;
 		sweep_in_rounds(t);
+	}
+	if (!flow_is_sampled(&p->key, t->settings.sample_every, t->settings.sample_seed)) {
+		t->counters[PACKETS_UNSAMPLED]++;
+		return -1;
 	}
 	flow = open_flow(t, p, now);
 	if (!flow) {
@@ -231,11 +239,12 @@ size_t tracker_finish(struct tracker *t, struct flow_record *records, size_t n)
 
 	for (i = 0; i < t->table.n_entries && filled < n; i++) {
 		struct flow_entry *entry = flow_table_entry(&t->table, i);
-		int silent = is_silent(t, &entry->state, t->settings.idle_ns);
+		uint8_t reason;
 
 		if (!entry->state.flow_id)
 			continue;
-		records[filled++] = record_of(entry, silent ? END_IDLE : END_SOURCE);
+		reason = is_silent(t, &entry->state, 0) ? silence_reason(&entry->state) : END_SOURCE;
+		records[filled++] = record_of(entry, reason);
 		flow_table_remove(&t->table, i);
 	}
 	return filled;

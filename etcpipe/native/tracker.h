@@ -16,8 +16,10 @@
 struct tracker_settings {
 	uint32_t first_n;	/* ranks below it count as PACKETS_FIRST_N */
 	uint32_t count_rule;	/* enum count_rule */
-	uint64_t idle_ns;
+	struct flow_timeouts timeouts;
 	uint32_t flows_max;	/* at most TRACKER_FLOWS_LIMIT */
+	uint32_t sample_every;	/* one flow of so many is tracked, 1: all */
+	uint32_t sample_seed;
 };
 
 /* What the tracker says of one packet. */
@@ -37,8 +39,8 @@ void tracker_free(struct tracker *t);
 void tracker_refuse(struct tracker *t, uint32_t reason);
 
 /*
- * Account a packet to its flow, beginning one if need be. Returns 0, or -1 if there is
- * no room for a new flow (counted).
+ * Account a packet to its flow, beginning one if need be. Returns 0, or -1 if the flow is
+ * not of the sample or there is no room for it (counted).
  */
 int tracker_add(struct tracker *t, const struct packet *p, uint32_t wire_len, uint64_t now,
 		struct tracked *tracked);

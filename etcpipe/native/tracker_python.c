@@ -15,16 +15,19 @@ static void destroy(PyObject *capsule)
 
 static PyObject *new_tracker(PyObject *self, PyObject *args)
 {
-	struct tracker_settings settings;
-	unsigned long long idle_ns;
+	unsigned long long establish_ns, idle_ns, tombstone_ns;
+	struct tracker_settings settings = {};
 	struct tracker *t;
 	PyObject *capsule;
 
 	(void)self;
-	if (!PyArg_ParseTuple(args, "IIKI", &settings.first_n, &settings.count_rule, &idle_ns,
-			      &settings.flows_max))
+	if (!PyArg_ParseTuple(args, "III(KKK)II", &settings.first_n, &settings.count_rule,
+			      &settings.flows_max, &establish_ns, &idle_ns, &tombstone_ns,
+			      &settings.sample_every, &settings.sample_seed))
 		return NULL;
-	settings.idle_ns = idle_ns;
+	settings.timeouts.establish_ns = establish_ns;
+	settings.timeouts.idle_ns = idle_ns;
+	settings.timeouts.tombstone_ns = tombstone_ns;
 	t = tracker_new(&settings);
 	if (!t)
 		return PyErr_NoMemory();
@@ -134,7 +137,8 @@ static PyObject *states(PyObject *self, PyObject *args)
 
 PyMethodDef tracker_methods[] = {
 	{ "tracker_new", new_tracker, METH_VARARGS,
-	  "tracker_new(first_n, count_rule, idle_ns, flows_max) -> tracker" },
+	  "tracker_new(first_n, count_rule, flows_max, (establish_ns, idle_ns, tombstone_ns), "
+	  "sample_every, sample_seed) -> tracker" },
 	{ "tracker_counters", counters, METH_O, "tracker_counters(tracker) -> list by packet_counter" },
 	{ "tracker_status", status, METH_O, "tracker_status(tracker) -> (flows, ended, clock_ns)" },
 	{ "tracker_take", take, METH_VARARGS,
