@@ -20,6 +20,7 @@
 #endif
 #include <linux/pkt_cls.h>
 
+#include "act.h"
 #include "mirror.h"
 #include "track.h"
 
@@ -37,7 +38,7 @@ int tc_track(struct __sk_buff *skb)
 {
 	struct flow_state *flow;
 	struct packet p;
-	struct mark mark;
+	struct mark mark = {};
 	__u32 segments, wire_len;
 
 	count(PACKETS_SEEN);
@@ -52,7 +53,7 @@ int tc_track(struct __sk_buff *skb)
 	flow = track(&p, wire_len, segments, &mark);
 	if (flow && mirror(skb, &mark))
 		flow->lost++;
-	return TC_ACT_UNSPEC;
+	return act(skb, mark.flow_id);
 }
 
 SEC("xdp")
@@ -62,7 +63,7 @@ int xdp_track(struct xdp_md *ctx)
 	__u32 len = ctx->data_end - ctx->data;
 	struct flow_state *flow;
 	struct packet p = {};
-	struct mark mark, *meta;
+	struct mark mark = {}, *meta;
 
 	count(PACKETS_SEEN);
 	if (parse_frame(&c, len, &p)) {
@@ -70,7 +71,7 @@ int xdp_track(struct xdp_md *ctx)
 		return XDP_PASS;
 	}
 	flow = track(&p, len, 1, &mark);
-	if (!flow)
+	if (!flow && !mark_to_act(&mark))
 		return XDP_PASS;
 	if (!bpf_xdp_adjust_meta(ctx, -(int)sizeof(mark))) {
 		meta = (void *)(long)ctx->data_meta;
@@ -79,12 +80,14 @@ int xdp_track(struct xdp_md *ctx)
 			return XDP_PASS;
 		}
 	}
-	count(PACKETS_CLONE_FAILED);
-	flow->lost++;
+	if (flow) {
+		count(PACKETS_CLONE_FAILED);
+		flow->lost++;
+	}
 	return XDP_PASS;
 }
 
-/* XDP mode, TC ingress: clone what xdp_track marked. */
+/* XDP mode, TC ingress: clone what xdp_track marked, or act upon it. */
 SEC("tc")
 int tc_mirror(struct __sk_buff *skb)
 {
@@ -94,8 +97,9 @@ int tc_mirror(struct __sk_buff *skb)
 	if ((void *)(meta + 1) > (void *)(long)skb->data || meta->magic != mark_magic())
 		return TC_ACT_UNSPEC;
 	mark = *meta;
-	mirror(skb, &mark);	/* a failure is counted; the flow is not at hand to tell it */
-	return TC_ACT_UNSPEC;
+	if (mark.rank != RANK_ACT)
+		mirror(skb, &mark);	/* a failure is counted; the flow is not at hand to tell it */
+	return act(skb, mark.flow_id);
 }
 
 SEC("tc")

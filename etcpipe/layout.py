@@ -86,4 +86,7 @@ PACKET_FIELDS = DTYPES["packet_fields"]
 PACKET_COUNTERS = ENUMS["packet_counter"]
 COUNT_RULES = {name.removeprefix("COUNT_").lower(): i for i, name in enumerate(ENUMS["count_rule"])}
 READY_REASONS = tuple(name.removeprefix("READY_").lower() for name in ENUMS["ready_reason"])
+_VERDICT = read_header((files("etcpipe") / "bpf" / "verdict.h").read_text())
+VERDICT_CONSTANTS = _VERDICT[0]
+ACTION = _VERDICT[2]["action"]
 END_REASONS = tuple(name.removeprefix("END_").lower() for name in ENUMS["end_reason"])

@@ -26,7 +26,7 @@ from etcpipe.kernel import netns as namespaces
 from etcpipe.kernel.guard import explained, no_interrupt
 from etcpipe.kernel.journal import Journal, Lock
 from etcpipe.kernel.settings import Build, Loaded, TapSettings, source_digest
-from etcpipe.layout import FLOW_KEY, FLOW_STATE
+from etcpipe.layout import ACTION, FLOW_KEY, FLOW_STATE, VERDICT_CONSTANTS
 
 __all__ = ["Tap", "TapSettings", "detach", "detach_all", "show"]
 
@@ -53,8 +53,8 @@ class Tap:
         mode: "tc" or "xdp", from start() on; mode_reason says why.
         loader: "libbpf" or "bcc".
         adopted: the programs and flows of an earlier tap go on.
-        verdicts: (slots,) uint64, shared with the kernel: flow_id << 16 | class in the
-            slot flow_id % slots.
+        verdicts: (slots,) uint64, shared with the kernel: a word in the slot
+            flow_id % slots, its bits as in bpf/verdict.h.
 
     Raises:
         UsageError, DataplaneError, PermissionDeniedError, UnsupportedError: on entering
@@ -133,6 +133,18 @@ class Tap:
             bpf.update(self._maps["xsks"], np.array([queue], np.uint32), np.array([fd], np.uint32))
         except OSError as error:
             raise DataplaneError(f"cannot bind the AF_XDP socket: {error.strerror}") from error
+
+    def set_actions(self, actions: np.ndarray) -> None:
+        """Say what verdicts do; takes effect at once, if the settings have `policy`.
+
+        Args:
+            actions: (n,) ACTION, at most ACTIONS_MAX; those beyond n do nothing.
+        """
+        table = np.zeros(VERDICT_CONSTANTS["ACTIONS_MAX"], ACTION)
+        table[: len(actions)] = actions
+        for index in range(len(table)):
+            key = np.array([index], np.uint32)
+            bpf.update(self._maps["actions"], key, table[index : index + 1])
 
     def start(self) -> None:
         """Attach to the device, in the mode asked for or found best. Adopted taps go on."""
