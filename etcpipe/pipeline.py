@@ -8,13 +8,15 @@ from the kernel (etcpipe/live.py), offline from captures (etcpipe/capture.py). E
 behind it is the same code, so both give the same answers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from etcpipe.batch import FlowBatch, FlowRecords, PacketBatch, concatenate
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.model import Model
 from etcpipe.verdict import VerdictBatch
+
+Clock = Callable[[], int]
 
 # Rows that a model sees at once: more no longer make it faster, and take memory.
 ROWS_MAX = 4096
@@ -31,13 +33,18 @@ class Source(FlowRecords, Protocol):
 
 
 def run(
-    source: Source, regroup: Regroup, model: Model, rows_min: int = 1
+    source: Source,
+    regroup: Regroup,
+    model: Model,
+    rows_min: int = 1,
+    now_ns: Clock | None = None,
 ) -> Iterator[VerdictBatch]:
     """Yield verdicts as flows become ready, until the source ends.
 
     Args:
         rows_min: ready flows that are worth a call of the model: 1 where a verdict is
             waited for, more where throughput counts.
+        now_ns: the packets' clock, to tell how long rows queued; None offline.
     """
     waiting: list[FlowBatch] = []
     for batch in source:
@@ -45,13 +52,15 @@ def run(
         if len(ready):
             waiting.append(ready)
         if sum(map(len, waiting)) >= rows_min:
-            yield from judge(concatenate(waiting), model, source)
+            yield from judge(concatenate(waiting), model, source, now_ns)
             waiting.clear()
-    yield from judge(concatenate([*waiting, regroup.flush()]), model, source)
+    yield from judge(concatenate([*waiting, regroup.flush()]), model, source, now_ns)
 
 
-def judge(flows: FlowBatch, model: Model, records: FlowRecords) -> Iterator[VerdictBatch]:
+def judge(
+    flows: FlowBatch, model: Model, records: FlowRecords, now_ns: Clock | None = None
+) -> Iterator[VerdictBatch]:
     """Yield the model's verdicts on complete rows, at most ROWS_MAX at a time."""
     for start in range(0, len(flows), ROWS_MAX):
         rows = flows.select(slice(start, start + ROWS_MAX))
-        yield model.verdicts(rows, records.records(rows))
+        yield model.verdicts(rows, records.records(rows), now_ns() if now_ns else None)
