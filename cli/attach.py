@@ -46,6 +46,12 @@ if TYPE_CHECKING:
 @click.option(
     "-c", "--count", type=click.IntRange(1), metavar="FLOWS", help="End after so many verdicts."
 )
+@click.option(
+    "--policy",
+    type=click.Path(),
+    metavar="FILE",
+    help="Let verdicts act: priority, mark, DSCP, drop, as FILE (.toml) says.",
+)
 @click.option("--keep", is_flag=True, help="Leave the programs attached, for the next attach.")
 @click.pass_context
 def attach(
@@ -59,9 +65,10 @@ def attach(
     loader: str,
     duration: float | None,
     count: int | None,
+    policy: str | None,
     keep: bool,
 ) -> None:
-    """Classify the traffic of DEVICE as it passes; it is never delayed or changed.
+    """Classify the traffic of DEVICE as it passes; only a policy changes it.
 
     Ctrl-C detaches and prints a summary.
 
@@ -89,6 +96,7 @@ def attach(
             wait_s=wait,
             duration_s=duration,
             keep=keep,
+            policy=policy,
         ) as tap,
         # Last: a mistyped device must not empty the results of an earlier run.
         open_output(output) if output else nullcontext() as file,

@@ -26,6 +26,7 @@ VERBS = {
     "monitor": ("etcpipe.cli.show", "Follow the counters of attached devices."),
     "detach": ("etcpipe.cli.show", "Remove etcpipe from a device."),
     "demo": ("etcpipe.cli.demo", "Watch it classify real programs, without risk."),
+    "policy": ("etcpipe.cli.policy", "Check what verdicts will do to traffic."),
     "lab": ("etcpipe.cli.lab", "Make labelled traffic of real programs."),
     "train": ("etcpipe.cli.train", "Train a model from labelled captures."),
     "model": ("etcpipe.cli.model", "List models, or show what one is."),

@@ -12,12 +12,14 @@ import numpy as np
 
 from etcpipe import model as models
 from etcpipe import pipeline
+from etcpipe import policy as policies
 from etcpipe.batch import FlowBatch, PacketBatch
 from etcpipe.errors import DataplaneError
 from etcpipe.kernel import netns as namespaces
 from etcpipe.kernel import tap
 from etcpipe.layout import CONSTANTS
 from etcpipe.offline import depth_for, regroup_for
+from etcpipe.policy import Policy, verdict_words
 from etcpipe.ring import Ring
 from etcpipe.verdict import VerdictBatch
 
@@ -53,9 +55,12 @@ class Live:
         keep: bool,
         wait_s: float | None,
         duration_s: float | None,
+        policy: Policy | None = None,
     ):
         self.device = device
         self.model = model
+        self._policy = policy
+        self._decide = policy.decider(model.classes) if policy else None
         self._netns = netns
         self._tap = tap.Tap(device, settings, keep=keep)
         self._regroup = regroup_for(model, settings.first_n, wait_s)
@@ -86,6 +91,8 @@ class Live:
             stack.enter_context(self._tap)
             self._ring = stack.enter_context(Ring(self._tap.mirror_ifindex, ring_size=RING_SIZE))
             self._tap.bind(self._ring.fd)
+            if self._policy:
+                self._tap.set_actions(self._policy.actions())
             self._tap.start()
             self._stack = stack.pop_all()
         return self
@@ -143,11 +150,14 @@ class Live:
 
     def _publish(self, verdicts: VerdictBatch) -> None:
         """Write each verdict where the kernel programs find it by the flow's slot."""
-        flow_id = verdicts.flows.flow_id
+        flow_id, label = verdicts.flows.flow_id, verdicts.label
+        action = np.zeros(len(label), np.uint8)
+        if self._decide:
+            action = self._decide(label, verdicts.probability)
+        told = (label >= 0) | (action > 0)
+        words = verdict_words(flow_id, label, action)
         slots = (flow_id % np.uint64(len(self._tap.verdicts))).astype(np.int64)
-        known = verdicts.label >= 0
-        classes = (verdicts.label[known] + 1).astype(np.uint64)
-        self._tap.verdicts[slots[known]] = (flow_id[known] << np.uint64(16)) | classes
+        self._tap.verdicts[slots[told]] = words[told]
 
 
 class _TapSource:
@@ -179,11 +189,12 @@ def attach(
     wait_s: float | None = None,
     duration_s: float | None = None,
     keep: bool = False,
+    policy: str | PathLike[str] | None = None,
 ) -> Live:
     """Return a tap on `device`; enter it to attach, iterate for verdicts, leave it to detach.
 
-    Traffic is never delayed, dropped or changed. Each flow comes out once, as soon as its
-    first packets are there or nothing came for the waiting time.
+    Traffic is never delayed, and changed or dropped only by a policy. Each flow comes out
+    once, as soon as its first packets are there or nothing came for the waiting time.
 
     Args:
         device: name of the interface.
@@ -195,18 +206,25 @@ def attach(
         wait_s: a flow is judged by what there is when nothing came for so long.
         duration_s: end after so many seconds; None: run until stop().
         keep: leave the programs attached on exit, for the next attach to adopt.
+        policy: a file that says what verdicts do to their flows (docs/policy.md); only with
+            one is traffic changed, as it says.
 
     Raises:
         PermissionDeniedError: not root, or a capability or limit is missing.
         DataplaneError: no such device, already attached, or the kernel refused.
         UnsupportedError: this device or kernel cannot do it in the mode asked for.
-        ModelError, UsageError: as classify().
+        ModelError, UsageError: as classify(); or the policy is wrong.
     """
+    rules = policies.load(policy) if policy else None
     # pyroute2 takes longer to import than all else here: meanwhile the model loads in C++
     threading.Thread(target=import_module, args=("pyroute2",), daemon=True).start()
     loaded = models.load(model)
     settings = tap.TapSettings(
-        first_n=depth_for(loaded, first_n), count=loaded.count, mode=mode, loader=loader
+        first_n=depth_for(loaded, first_n),
+        count=loaded.count,
+        mode=mode,
+        loader=loader,
+        policy=rules is not None,
     )
     return Live(
         device,
@@ -216,4 +234,5 @@ def attach(
         keep=keep,
         wait_s=wait_s,
         duration_s=duration_s,
+        policy=rules,
     )

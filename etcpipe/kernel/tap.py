@@ -137,14 +137,24 @@ class Tap:
     def set_actions(self, actions: np.ndarray) -> None:
         """Say what verdicts do; takes effect at once, if the settings have `policy`.
 
+        Verdicts of another policy, which an adopted tap may hold, stop to act.
+
         Args:
             actions: (n,) ACTION, at most ACTIONS_MAX; those beyond n do nothing.
         """
         table = np.zeros(VERDICT_CONSTANTS["ACTIONS_MAX"], ACTION)
         table[: len(actions)] = actions
-        for index in range(len(table)):
-            key = np.array([index], np.uint32)
-            bpf.update(self._maps["actions"], key, table[index : index + 1])
+        keys = np.arange(len(table), dtype=np.uint32)
+        before = np.zeros_like(table)
+        bpf.lookup(self._maps["actions"], keys, before)
+        if np.array_equal(before, table):
+            return
+        if before["flags"].any():
+            shift = VERDICT_CONSTANTS["VERDICT_ACTION_SHIFT"]
+            action_bits = (VERDICT_CONSTANTS["ACTIONS_MAX"] - 1) << shift
+            self.verdicts[:] &= np.uint64(0xFFFFFFFFFFFFFFFF ^ action_bits)
+        for row in range(len(table)):
+            bpf.update(self._maps["actions"], keys[row : row + 1], table[row : row + 1])
 
     def start(self) -> None:
         """Attach to the device, in the mode asked for or found best. Adopted taps go on."""

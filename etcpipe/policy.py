@@ -1,0 +1,239 @@
+"""The policy: which verdicts do what to their flows, read from a TOML file.
+
+    [[rule]]
+    class = ["https_bulk", "torrent*"]      # names or globs; "unknown" only by its name
+    min_probability = 0.9                   # 0 if not given
+    action = {priority = "1:20", mark = "0x20/0xff", dscp = "CS1"}
+
+The first rule that a verdict fulfils counts. docs/policy.md explains the actions.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from importlib import import_module
+from os import PathLike, fspath
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from etcpipe import policy_action
+from etcpipe.errors import UsageError
+from etcpipe.layout import ACTION, VERDICT_CONSTANTS
+from etcpipe.verdict import UNKNOWN
+
+RULES_MAX = VERDICT_CONSTANTS["ACTIONS_MAX"] - 1
+RULE_KEYS = ("class", "min_probability", "action")
+_RULE_LINE = re.compile(r"^[ \t]*\[\[[ \t]*rule[ \t]*\]\]", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One [[rule]].
+
+    Attributes:
+        patterns: names or globs of classes.
+        min_probability: of a verdict, for the rule to hold.
+        action: () ACTION, what is done then.
+        place: file and line, for messages.
+    """
+
+    patterns: tuple[str, ...]
+    min_probability: float
+    action: np.ndarray
+    place: str
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The rules of a file, in their order."""
+
+    rules: tuple[Rule, ...]
+
+    def actions(self) -> np.ndarray:
+        """Return (1 + rules,) ACTION: rule i has action i + 1, action 0 does nothing."""
+        return np.stack([np.zeros((), ACTION), *(rule.action for rule in self.rules)])
+
+    def decider(self, classes: Sequence[str]) -> "Decider":
+        """Return what decides on verdicts of a model with these classes.
+
+        Raises:
+            UsageError: a rule names a class that the model does not have.
+        """
+        return Decider(self.rules, classes)
+
+
+class Decider:
+    """From verdicts to actions.
+
+    Args:
+        rules: in their order.
+        classes: of the model, in the order of its labels.
+    """
+
+    def __init__(self, rules: Sequence[Rule], classes: Sequence[str]):
+        self.matches = np.array([_matches(rule, classes) for rule in rules], dtype=bool)
+        self._minimum = np.array([[rule.min_probability] for rule in rules], dtype=np.float32)
+
+    def __call__(self, label: np.ndarray, probability: np.ndarray) -> np.ndarray:
+        """Return (n,) uint8, the action of each verdict, 0 for none.
+
+        Args:
+            label: (n,) integer, index into classes, -1 is "unknown".
+            probability: (n,) float32.
+        """
+        holds = self.matches[:, label] & (probability >= self._minimum)
+        return np.where(holds.any(axis=0), holds.argmax(axis=0) + 1, 0).astype(np.uint8)
+
+
+def verdict_words(flow_id: np.ndarray, label: np.ndarray, action: np.ndarray) -> np.ndarray:
+    """Return (n,) uint64, verdicts as the kernel's array holds them (bpf/verdict.h).
+
+    Args:
+        flow_id: (n,) uint64.
+        label: (n,) integer, -1 is "unknown".
+        action: (n,) uint8.
+    """
+    last = VERDICT_CONSTANTS["VERDICT_CLASS_MAX"]
+    classes = np.minimum(label.astype(np.int64) + 1, last).astype(np.uint64)
+    actions = action.astype(np.uint64) << np.uint64(VERDICT_CONSTANTS["VERDICT_ACTION_SHIFT"])
+    return flow_id << np.uint64(VERDICT_CONSTANTS["VERDICT_FLOW_SHIFT"]) | actions | classes
+
+
+def load(path: str | PathLike[str]) -> Policy:
+    """Return the policy of a file.
+
+    Raises:
+        UsageError: it cannot be read, or something in it is wrong: one line that says
+            where, and what was probably meant.
+    """
+    name = fspath(path)
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise UsageError(f"policy {name}: {reason}") from error
+    return parse(text, name)
+
+
+def parse(text: str, name: str = "policy") -> Policy:
+    """Return the policy that a text describes; `name` stands in messages."""
+    toml = _toml()
+    try:
+        document = toml.loads(text)
+    except toml.TOMLDecodeError as error:
+        raise UsageError(f"{name}: {error}") from error
+    _known(document, ("rule",), name)
+    rules = document.get("rule", [])
+    if not isinstance(rules, list) or not rules:
+        raise UsageError(f"{name}: no rules: begin each with a line [[rule]]")
+    if len(rules) > RULES_MAX:
+        raise UsageError(f"{name}: {len(rules)} rules, at most {RULES_MAX} are possible")
+    starts = [found.start() for found in _RULE_LINE.finditer(text)]
+    if len(starts) != len(rules):  # written in another way than [[rule]]
+        return Policy(tuple(_rule(rule, name, lambda key: name) for rule in rules))
+    ends = [*starts[1:], len(text)]
+    return Policy(
+        tuple(
+            _rule(rule, *_places(text, start, end, name))
+            for rule, start, end in zip(rules, starts, ends, strict=True)
+        )
+    )
+
+
+def _toml() -> ModuleType:
+    return import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+
+
+def _places(text: str, start: int, end: int, name: str) -> tuple[str, Callable[[str], str]]:
+    """Return where a rule is, and a function that says where a key of it is."""
+
+    def line(position: int) -> str:
+        return f"{name}:{text.count(chr(10), 0, position) + 1}"
+
+    def place(key: str) -> str:
+        found = re.search(rf"\b{re.escape(key)}\b\s*=", text[start:end])
+        return line(start + found.start()) if found else line(start)
+
+    return line(start), place
+
+
+def _rule(rule: object, place: str, place_of: Callable[[str], str]) -> Rule:
+    if not isinstance(rule, dict):
+        raise UsageError(f"{place}: a rule is a table: begin it with a line [[rule]]")
+    for key in rule:
+        _known({key: 0}, RULE_KEYS, place_of(key))
+    for key in ("class", "action"):
+        if key not in rule:
+            raise UsageError(f"{place}: the rule has no {key}")
+    return Rule(
+        _patterns(rule["class"], place_of("class")),
+        _probability(rule.get("min_probability", 0), place_of("min_probability")),
+        _action(rule["action"], place_of),
+        place_of("class"),
+    )
+
+
+def _patterns(value: object, place: str) -> tuple[str, ...]:
+    patterns = [value] if isinstance(value, str) else value
+    if not isinstance(patterns, list) or not patterns:
+        raise UsageError(f'{place}: class must be a name or a list of names, as "https_bulk"')
+    for pattern in patterns:
+        if not isinstance(pattern, str) or not pattern:
+            raise UsageError(f"{place}: {pattern!r} is no name of a class")
+    return tuple(patterns)
+
+
+def _probability(value: object, place: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise UsageError(f"{place}: min_probability is {value!r}, must be 0 to 1")
+    return float(value)
+
+
+def _action(value: object, place_of: Callable[[str], str]) -> np.ndarray:
+    if not isinstance(value, dict) or not value:
+        raise UsageError(
+            f'{place_of("action")}: action must say what to do, as {{priority = "1:20"}}'
+        )
+    for key in value:
+        _known({key: 0}, policy_action.FIELDS, place_of(key))
+    if "drop" in value and len(value) > 1:
+        raise UsageError(f"{place_of('drop')}: drop goes with no other action")
+    action = np.zeros((), ACTION)
+    for key, wanted in value.items():
+        try:
+            policy_action.set_field(action, key, wanted)
+        except ValueError as error:
+            raise UsageError(f"{place_of(key)}: {error}") from error
+    return action
+
+
+def _matches(rule: Rule, classes: Sequence[str]) -> list[bool]:
+    """Return whether the rule names each class, and last, "unknown"."""
+    for pattern in rule.patterns:
+        if pattern != UNKNOWN and not any(fnmatchcase(name, pattern) for name in classes):
+            hint = _suggestion(pattern, (*classes, UNKNOWN))
+            raise UsageError(f"{rule.place}: the model has no class {pattern!r}{hint}")
+
+    def named(name: str) -> bool:
+        if name == UNKNOWN:  # a model may have learned it; no glob means it
+            return UNKNOWN in rule.patterns
+        return any(fnmatchcase(name, pattern) for pattern in rule.patterns)
+
+    return [named(name) for name in (*classes, UNKNOWN)]
+
+
+def _known(keys: Iterable[str], known: Sequence[str], place: str) -> None:
+    for key in keys:
+        if key not in known:
+            hint = _suggestion(key, known) or f" (possible: {', '.join(known)})"
+            raise UsageError(f"{place}: unknown key {key!r}{hint}")
+
+
+def _suggestion(word: str, known: Sequence[str]) -> str:
+    close = get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
