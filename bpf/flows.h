@@ -9,6 +9,7 @@
 #include "parsing.h"
 
 #define RANK_NONE 0xffffffffu	/* the packet does not count towards the first N */
+#define COUNTED_MAX 0xffff0000u	/* packets that count are counted no further */
 
 /* Programs on several CPUs share a flow; captures are read by one thread. */
 #ifdef __BPF__
@@ -105,14 +106,21 @@ static __always_inline __u8 flow_direction(const struct flow_state *flow, const 
 	return (p->from_b ^ flow->initiator) & 1;
 }
 
+/* Ranks are handed out one by one up to the largest N; later packets are only counted. */
 static __always_inline __u32 flow_next_rank(struct flow_state *flow, __u32 segments)
 {
+	__u32 rank = flow->counted;
+
+	if (rank >= FIRST_N_MAX) {
+		/* no atomic (8 ns); it stops before it turns over and gives rank 0 again */
+		if (rank < COUNTED_MAX)
+			flow->counted = rank + segments;
+		return RANK_NONE;
+	}
 #if defined(__BPF__) && defined(ETCPIPE_FETCH_ADD)
 	return __sync_fetch_and_add(&flow->counted, segments);
 #else
 	/* BPF before v3 cannot fetch: two CPUs at once may give one rank twice */
-	__u32 rank = flow->counted;
-
 	ADD(flow->counted, segments);
 	return rank;
 #endif
