@@ -20,6 +20,7 @@
 #define PCAP_CAPSULE "etcpipe.pcap"
 #define FILE_BUFFER (256 * 1024)
 #define FRAME_ALIGN 16
+#define SIGNALS_EVERY_MS 50
 
 struct reader {
 	pcap_t *pcap;
@@ -45,7 +46,7 @@ struct chunk {
 	uint32_t first_n;
 };
 
-/* A pipe may block for long: let Python see to its signals, and go on if it does not mind. */
+/* Let Python see to its signals; 0 if it does not mind. */
 static int is_interrupted(struct reader *reader)
 {
 	int raised;
@@ -56,10 +57,29 @@ static int is_interrupted(struct reader *reader)
 	return raised;
 }
 
+/*
+ * A pipe may be silent for long. Waiting in short turns also sees a signal that came right
+ * before the wait began, which a read alone would sleep through.
+ */
+static int wait_for_pipe(struct reader *reader)
+{
+	struct pollfd pipe = { .fd = reader->fd, .events = POLLIN };
+
+	while (poll(&pipe, 1, SIGNALS_EVERY_MS) <= 0) {
+		if (is_interrupted(reader)) {
+			errno = EINTR;
+			return -1;
+		}
+	}
+	return 0;
+}
+
 static ssize_t fill_buffer(struct reader *reader)
 {
 	ssize_t n;
 
+	if (!reader->is_file && wait_for_pipe(reader))
+		return -1;
 	do {
 		n = read(reader->fd, reader->buffer, sizeof(reader->buffer));
 	} while (n < 0 && errno == EINTR && !is_interrupted(reader));
@@ -245,7 +265,7 @@ static void take_packet(struct chunk *chunk, struct tracker *t, int link_type,
 	struct tracked tracked;
 	struct packet p = {};
 
-	if (parse_captured(&c, meta.wire_len, link_type, &p)) {
+	if (parse_captured(&c, meta.wire_len, link_type, VLAN_NONE, tracker_parse(t), &p)) {
 		tracker_refuse(t, p.refusal);
 		return;
 	}
