@@ -214,6 +214,20 @@ def test_run(fd: int, packet: bytes, context: bytes = b"") -> int:
     return attr.result
 
 
+def test_run_out(fd: int, packet: bytes, context: bytes) -> tuple[int, bytes, bytes]:
+    """Run a program once on a packet; returns its action, the packet and the context after."""
+    room = len(packet) + 256  # what a program may put in front
+    data, after = ctypes.create_string_buffer(packet, len(packet)), ctypes.create_string_buffer(room)
+    area = ctypes.create_string_buffer(context, len(context))
+    area_after = ctypes.create_string_buffer(len(context))
+    attr = _TestRun(program_fd=fd, size_in=len(packet), data_in=ctypes.addressof(data), repeat=1)
+    attr.data_out, attr.size_out = ctypes.addressof(after), room
+    attr.context_in, attr.context_size_in = ctypes.addressof(area), len(context)
+    attr.context_out, attr.context_size_out = ctypes.addressof(area_after), len(context)
+    _call(PROG_TEST_RUN, attr)
+    return attr.result, after.raw[: attr.size_out], area_after.raw
+
+
 def time_run(fd: int, packet: bytes, repeat: int) -> int:
     """Return ns that a run of a program took, the mean of `repeat` runs on one packet buffer."""
     data = ctypes.create_string_buffer(packet, len(packet))
