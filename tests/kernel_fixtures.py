@@ -1,6 +1,7 @@
 """What tests of the kernel side share: programs loaded alone, and pairs of namespaces."""
 
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -33,6 +34,12 @@ LOADERS = [
     "libbpf",
     pytest.param("bcc", marks=pytest.mark.skipif(not has_bcc(), reason="no python3-bpfcc")),
 ]
+
+
+LINUX = tuple(map(int, platform.release().split(".")[:2]))
+NEEDS_TCX = pytest.mark.skipif(LINUX < (6, 6), reason="tcx needs Linux 6.6")
+NEEDS_FETCH_ADD = pytest.mark.skipif(LINUX < (5, 12), reason="fetching atomics need Linux 5.12")
+HOOKS = pytest.mark.parametrize("hook", [pytest.param("tcx", marks=NEEDS_TCX), "clsact"])
 
 
 class Bench:

@@ -8,7 +8,7 @@ from time import sleep
 import captures
 import numpy as np
 import pytest
-from kernel_fixtures import Wire, run
+from kernel_fixtures import HOOKS, Wire, run
 
 from etcpipe.kernel import bpf, canary, netns, tap
 from etcpipe.kernel.tap import Tap, TapSettings
@@ -16,7 +16,6 @@ from etcpipe.layout import FLOW_KEY
 
 pytestmark = pytest.mark.root
 
-HOOKS = pytest.mark.parametrize("hook", ["tcx", "clsact"])
 UDP = captures.ether(captures.udp(b"x" * 40))
 
 

@@ -9,14 +9,13 @@ from time import sleep
 import captures
 import numpy as np
 import pytest
-from kernel_fixtures import Wire, consumer, kill, run
+from kernel_fixtures import HOOKS, Wire, consumer, kill, run
 
 from etcpipe.kernel import journal, netns, status, tap
 from etcpipe.kernel.tap import Tap, TapSettings
 
 pytestmark = pytest.mark.root
 
-HOOKS = pytest.mark.parametrize("hook", ["tcx", "clsact"])
 UDP = captures.ether(captures.udp(b"x" * 40))
 
 

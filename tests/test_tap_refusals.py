@@ -19,7 +19,6 @@ from etcpipe.kernel.tap import Tap, TapSettings
 
 pytestmark = pytest.mark.root
 
-HOOKS = pytest.mark.parametrize("hook", ["tcx", "clsact"])
 UDP = captures.ether(captures.udp(b"x" * 40))
 
 

@@ -13,7 +13,7 @@ import captures
 import numpy as np
 import pytest
 from captures import ACK, PSH, SYN
-from kernel_fixtures import Wire, consumer, kill, mapped, run
+from kernel_fixtures import NEEDS_TCX, Wire, consumer, kill, mapped, run
 
 from etcpipe.kernel import netns
 from etcpipe.kernel.tap import Tap, TapSettings
@@ -26,7 +26,7 @@ NEAR, FAR = "10.77.0.1", "10.77.0.2"
 NEAR6, FAR6 = "fd00:77::1", "fd00:77::2"
 SOL_PACKET, PACKET_VNET_HDR = 263, 15
 WAYS = [
-    pytest.param({"mode": "tc", "hook": "tcx"}, id="tc by tcx"),
+    pytest.param({"mode": "tc", "hook": "tcx"}, id="tc by tcx", marks=NEEDS_TCX),
     pytest.param({"mode": "tc", "hook": "clsact"}, id="tc by clsact"),
     pytest.param({"mode": "xdp"}, id="xdp"),
 ]

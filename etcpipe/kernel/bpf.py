@@ -11,6 +11,7 @@ import os
 import platform
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,15 @@ ATTACH_XDP, ATTACH_TCX_INGRESS, ATTACH_TCX_EGRESS = 37, 46, 47
 BEFORE_ALL = 1 << 3  # BPF_F_BEFORE with no program named
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+class MapShape(NamedTuple):
+    """What two maps must have in common to be one."""
+
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
 
 
 class _Attr(ctypes.Structure):
@@ -71,6 +81,11 @@ _ProgramInfo = _attr(
     ("id", _U32),
     ("tag", ctypes.c_uint8 * 8),
     ("unused", ctypes.c_uint8 * 48),
+    ("name", ctypes.c_char * 16),
+)
+_MapInfo = _attr(
+    "_MapInfo",
+    *((n, _U32) for n in ("type", "id", "key_size", "value_size", "max_entries", "flags")),
     ("name", ctypes.c_char * 16),
 )
 
@@ -128,6 +143,13 @@ def program_info(fd: int) -> tuple[int, str, str]:
     info = _ProgramInfo()
     _call(OBJ_GET_INFO, _Info(fd, ctypes.sizeof(info), ctypes.addressof(info)))
     return info.id, info.name.decode(), bytes(info.tag).hex()
+
+
+def map_shape(fd: int) -> MapShape:
+    """Return a map's type and sizes, to tell whether another program can use it."""
+    info = _MapInfo()
+    _call(OBJ_GET_INFO, _Info(fd, ctypes.sizeof(info), ctypes.addressof(info)))
+    return MapShape(info.type, info.key_size, info.value_size, info.max_entries)
 
 
 def lookup(fd: int, keys: np.ndarray, values: np.ndarray) -> np.ndarray:

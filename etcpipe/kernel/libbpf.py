@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+from collections.abc import Mapping
 from ctypes import c_bool, c_char_p, c_int, c_size_t, c_uint32, c_void_p
 from functools import cache
 from importlib.resources import files
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from etcpipe.errors import DataplaneError, UnsupportedError
+from etcpipe.kernel import bpf
 from etcpipe.kernel.settings import XDP_MODE_PROGRAMS, Build, Loaded, load_error
 
 # Newest first: the plain object lacks fetching atomics and loads from Linux 5.10.
@@ -24,6 +26,11 @@ _PROTOTYPES = {
     "bpf_object__find_map_by_name": (c_void_p, c_void_p, c_char_p),
     "bpf_object__find_program_by_name": (c_void_p, c_void_p, c_char_p),
     "bpf_map__fd": (c_int, c_void_p),
+    "bpf_map__type": (c_int, c_void_p),
+    "bpf_map__key_size": (c_uint32, c_void_p),
+    "bpf_map__value_size": (c_uint32, c_void_p),
+    "bpf_map__max_entries": (c_uint32, c_void_p),
+    "bpf_map__reuse_fd": (c_int, c_void_p, c_int),
     "bpf_map__set_max_entries": (c_int, c_void_p, c_uint32),
     "bpf_map__set_initial_value": (c_int, c_void_p, c_char_p, c_size_t),
     "bpf_program__fd": (c_int, c_void_p),
@@ -90,6 +97,7 @@ def load_object(path: Path, build: Build) -> Loaded:
                 _check(lib.bpf_program__set_autoload(_program(handle, name), False))
         for name, entries in build.map_sizes().items():
             _check(lib.bpf_map__set_max_entries(_map(handle, name.encode()), entries))
+        _reuse_maps(handle, build.maps)
         _check(lib.bpf_object__load(handle))
         return Loaded.duplicate(
             f"libbpf ({path.name})",
@@ -108,6 +116,22 @@ def _fill_settings(handle: int, record: np.ndarray) -> None:
         _check(lib.bpf_map__set_initial_value(found, record.tobytes(), record.nbytes))
     except OSError as error:  # the section's size is not the record's
         raise DataplaneError("BPF object of another version: run make -C bpf") from error
+
+
+def _reuse_maps(handle: int, maps: Mapping[str, int]) -> None:
+    """Give the object an earlier one's maps, which must be what it would make itself."""
+    lib = library()
+    for name, fd in maps.items():
+        wanted = _map(handle, name.encode())
+        shape = bpf.MapShape(
+            lib.bpf_map__type(wanted),
+            lib.bpf_map__key_size(wanted),
+            lib.bpf_map__value_size(wanted),
+            lib.bpf_map__max_entries(wanted),
+        )
+        if shape != bpf.map_shape(fd):
+            raise DataplaneError(f"the map {name} has another shape")
+        _check(lib.bpf_map__reuse_fd(wanted, fd))
 
 
 def _program(handle: int, name: str) -> int:

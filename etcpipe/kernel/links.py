@@ -120,10 +120,16 @@ def has_clsact(ip, ifindex: int) -> bool:
     )
 
 
-def add_filter(ip, ifindex: int, side: str, program_fd: int, name: str) -> None:
-    """Attach a TC program on one side of clsact, at our place."""
+def add_filter(
+    ip, ifindex: int, side: str, program_fd: int, name: str, replace: bool = False
+) -> None:
+    """Attach a TC program on one side of clsact, at our place.
+
+    Args:
+        replace: our program there gives way, with no packet in between.
+    """
     ip.tc(
-        "add-filter",
+        "replace-filter" if replace else "add-filter",
         "bpf",
         ifindex,
         handle=FILTER_HANDLE,

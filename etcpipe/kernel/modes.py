@@ -61,17 +61,44 @@ def attach(ip, state: Journal, loaded: Loaded, wanted: str) -> None:
         _attach_tc_mode(ip, state, loaded, device, reason)
 
 
+def placed(state: Journal) -> dict[str, str]:
+    """Return which program stands where, by place: the pair's ends first, as in set-up."""
+    xdp = state.mode == "xdp"
+    places = {"push": "mirror_push", "pop": "mirror_pop"}
+    for side in state.sides:
+        places[side] = "tc_mirror" if xdp and side == "ingress" else "tc_track"
+    if xdp:
+        places["xdp"] = "xdp_track"
+    return places
+
+
 def is_attached(ip, state: Journal) -> bool:
     """Return whether the programs that this mode needs are on the device still."""
-    names = ["link_pop"]
-    if state.hook == "tcx":
-        names += ["link_push", *(f"link_{side}" for side in state.sides)]
-    if state.mode == "xdp":
-        names += ["link_xdp"]
-    return all((state.pins / name).exists() for name in names) and (
-        state.hook == "tcx"
-        or all(links.has_filter(ip, state.ifindex, side) for side in state.sides)
+    return all(
+        links.has_filter(ip, *_filter_place(state, place))
+        if _is_filter(state, place)
+        else (state.pins / f"link_{place}").exists()
+        for place in placed(state)
     )
+
+
+def replace(ip, state: Journal, loaded: Loaded) -> None:
+    """Put other programs in the places of those attached, each with no packet in between."""
+    for place, name in placed(state).items():
+        program = loaded.programs[name]
+        if _is_filter(state, place):
+            links.add_filter(ip, *_filter_place(state, place), program, name, replace=True)
+        else:
+            hooks.replace(state.pins / f"link_{place}", program)
+
+
+def _is_filter(state: Journal, place: str) -> bool:
+    return state.hook == "clsact" and place not in ("pop", "xdp")
+
+
+def _filter_place(state: Journal, place: str) -> tuple[int, str]:
+    """Return the device and the side of clsact where a place's filter is."""
+    return (state.mirror_ifindex[0], "egress") if place == "push" else (state.ifindex, place)
 
 
 def _why_tc(device: links.Device) -> str:

@@ -2,8 +2,8 @@
 
 import errno
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -101,12 +101,14 @@ class Build:
 
     Attributes:
         with_xdp: load also what XDP mode needs; the verifier takes its time for each program.
+        maps: descriptors of an earlier tap's maps by name, to go on with (libbpf only).
     """
 
     settings: TapSettings
     device_ifindex: int
     mirror_ifindex: int
     with_xdp: bool = True
+    maps: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def programs(self) -> tuple[str, ...]:

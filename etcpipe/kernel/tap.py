@@ -10,6 +10,7 @@ Set-up goes from the consumer to the traffic, take-down the other way, so that n
 ever made that nobody would take. Everything made is in the journal first (journal.py).
 """
 
+import logging
 import mmap
 import socket
 import struct
@@ -29,6 +30,8 @@ from etcpipe.kernel.settings import Build, Loaded, TapSettings, source_digest
 from etcpipe.layout import ACTION, FLOW_KEY, FLOW_STATE, VERDICT_CONSTANTS
 
 __all__ = ["Tap", "TapSettings", "detach", "detach_all", "show"]
+
+log = logging.getLogger(__name__)
 
 SIOCGIFNAME = 0x8910
 NOT_OPEN = "the tap is not open: enter it with `with`"
@@ -52,7 +55,7 @@ class Tap:
         queues: how many sockets can bind.
         mode: "tc" or "xdp", from start() on; mode_reason says why.
         loader: "libbpf" or "bcc".
-        adopted: the programs and flows of an earlier tap go on.
+        adopted: the flows of an earlier tap go on, under its programs or newer ones.
         verdicts: (slots,) uint64, shared with the kernel: a word in the slot
             flow_id % slots, its bits as in bpf/verdict.h.
 
@@ -226,17 +229,23 @@ class Tap:
             self._lock = Lock(inode, self.device)
             self._lock.acquire()
             previous = journal.read(journal.run_path(inode, self.device, ".json"))
-            if previous:
-                self._loaded = pins.adopt(ip, previous, device, self.settings)
-            if self._loaded:
+            if previous and self._adopt(ip, previous, device):
                 self._journal, self.adopted = previous, True
             else:
-                if previous:
-                    previous.remove()
                 self._make(ip, device, inode)
         self._home_ns = namespaces.Held()
         self._probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._verdicts = mmap.mmap(self._maps["verdicts"], self.settings.slots * 8)
+
+    def _adopt(self, ip, previous: Journal, device: links.Device) -> bool:
+        """Take over an earlier tap, or remove it and say why its flows are forgotten."""
+        try:
+            self._loaded = pins.adopt(ip, previous, device, self.settings)
+            return True
+        except pins.Misfit as reason:
+            log.warning("%s: not adopting the earlier tap: %s", device.name, reason)
+        previous.remove()
+        return False
 
     def _make(self, ip, device: links.Device, inode: int) -> None:
         names = [f"etcm{device.ifindex}{end}" for end in "ab"]
