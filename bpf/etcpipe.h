@@ -23,9 +23,13 @@ typedef unsigned long long __u64;
 #define FIRST_N_MAX 64		/* packets of a flow that may be asked for */
 #define SNAP_LEN_DEFAULT 1600	/* bytes of a frame that reach the consumer */
 #define BATCH_MAX 1024		/* packets in a batch */
-#define MIRROR_PROTOCOL 0x88b5	/* IEEE 802 local experimental ethertype 1 */
 #define VLAN_NONE 0xffff	/* the packet has no VLAN tag */
 #define FLOW_ID_BITS 48		/* a flow id fits 48 bits, so 16 remain beside it in a verdict */
+
+/* What the parser is asked for beyond a packet's own five-tuple; bits. */
+#define PARSE_DECAP 1		/* the flow inside a tunnel, not the tunnel */
+#define PARSE_KEY_VLAN 2	/* VLAN ids are part of the key */
+#define PARSE_KEY_TUNNEL 4	/* so is the tunnel's id: VNI, TEID, GRE key, MPLS label .. */
 
 /* Where every packet went. Packets that pass unanalysed are counted under their reason. */
 enum packet_counter {
@@ -36,12 +40,12 @@ enum packet_counter {
 	PACKETS_TABLE_FULL,	/* no room for a new flow */
 	PACKETS_TRACKED,	/* belongs to a flow of the table */
 	PACKETS_FIRST_N,	/* counts towards the first N: must reach the consumer or a loss below */
-	PACKETS_CLONED,		/* the copy was accepted by the mirror device */
+	PACKETS_CLONED,		/* the copy was accepted by the mirror device, or stands in the ring of records */
 	PACKETS_CLONE_FAILED,	/* loss: the kernel could not copy, or the mirror device refused */
-	PACKETS_PUSH_FAILED,	/* loss: no room for the mirror header */
+	PACKETS_PUSH_FAILED,	/* loss: too many copies on their way on this CPU */
 	PACKETS_REDIRECTED,	/* the copy was handed to the consumer's socket */
 	PACKETS_NO_CONSUMER,	/* loss: no socket on this queue */
-	PACKETS_POP_FAILED,	/* loss: the mirror's peer could not turn the header into metadata */
+	PACKETS_POP_FAILED,	/* loss: the kernel dropped the copy on its way, or could not cut it */
 	PACKETS_FOREIGN,	/* not ours: somebody else's packet on the mirror device */
 	FLOWS_CREATED,
 	FLOWS_RESTARTED,	/* same tuple, new flow: a SYN after the end, or idle too long */
@@ -49,6 +53,7 @@ enum packet_counter {
 	PACKETS_FILTERED,	/* passed: the filter does not want it */
 	PACKETS_ACTED,		/* the flow's verdict has an action, which was done */
 	PACKETS_POLICY_DROP,	/* dropped: the policy says so of the flow's verdict */
+	PACKETS_RINGBUF_FULL,	/* loss: the consumer left no room in the ring of records */
 	N_PACKET_COUNTERS,
 };
 
@@ -128,13 +133,11 @@ struct packet_meta {
 	__u8 pad;
 };
 
-/* In front of the frame between the two ends of the mirror pair. */
-struct mirror_header {
-	__u8 destination[6];
-	__u8 source[6];
-	__be16 protocol;	/* MIRROR_PROTOCOL */
-	__u8 pad[2];
+/* What a record in the ring buffer begins with; the frame's captured bytes follow. */
+struct packet_record {
 	struct packet_meta meta;
+	__u32 captured;
+	__u8 pad[4];
 };
 
 /* What regrouping keeps of a packet; a row of zeros where the flow has none (present = 0). */
@@ -163,7 +166,7 @@ _Static_assert(sizeof(struct flow_key) == 48, "flow_key is 48 bytes");
 _Static_assert(sizeof(struct flow_state) == 64, "flow_state is one cache line");
 _Static_assert(sizeof(struct flow_record) == 120, "flow_record is 120 bytes");
 _Static_assert(sizeof(struct packet_meta) == 32, "packet_meta is AF_XDP's portable maximum");
-_Static_assert(sizeof(struct mirror_header) == 48, "mirror_header keeps the frame aligned");
+_Static_assert(sizeof(struct packet_record) == 40, "packet_record keeps the frame aligned");
 _Static_assert(sizeof(struct packet_fields) == 24, "packet_fields is 24 bytes");
 #endif
 

@@ -7,6 +7,7 @@
 #define ETCPIPE_MAPS_H
 
 #include "flows.h"
+#include "pending.h"
 #include "settings.h"
 
 /* What became of the canary's metadata between XDP and TC. */
@@ -27,6 +28,10 @@ BPF_PERCPU_ARRAY(packet_counters, u64, N_PACKET_COUNTERS);
 BPF_PERCPU_ARRAY(flow_ids, u64, 1);
 BPF_ARRAY(canary_counts, u64, N_CANARY_COUNTS);
 BPF_XSKMAP(xsks, QUEUES_MAX);
+BPF_PERCPU_ARRAY(mirror_entries, struct mirror_entry, MIRROR_PENDING);
+BPF_PERCPU_ARRAY(mirror_lists, struct mirror_list, 1);
+BPF_PERCPU_ARRAY(mirror_scratches, struct mirror_scratch, 1);
+BPF_RINGBUF_OUTPUT(packet_records, RECORD_PAGES);
 #else
 #define MAP(kind, name, key_type, value_type, entries, flags)		\
 	struct {							\
@@ -47,6 +52,15 @@ MAP(BPF_MAP_TYPE_PERCPU_ARRAY, packet_counters, __u32, __u64, N_PACKET_COUNTERS,
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, flow_ids, __u32, __u64, 1, 0);
 MAP(BPF_MAP_TYPE_ARRAY, canary_counts, __u32, __u64, N_CANARY_COUNTS, 0);
 MAP(BPF_MAP_TYPE_XSKMAP, xsks, __u32, __u32, QUEUES_MAX, 0);
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, mirror_entries, __u32, struct mirror_entry, MIRROR_PENDING, 0);
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, mirror_lists, __u32, struct mirror_list, 1, 0);
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, mirror_scratches, __u32, struct mirror_scratch, 1, 0);
+
+/* The loader sets its size: a page where it is not used. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} packet_records SEC(".maps");
 #endif
 
 static __always_inline void count(__u32 counter)
@@ -59,6 +73,18 @@ static __always_inline void count(__u32 counter)
 
 	if (value)
 		(*value)++;	/* per CPU */
+}
+
+static __always_inline void count_n(__u32 counter, __u64 n)
+{
+#ifdef ETCPIPE_BCC
+	__u64 *value = packet_counters.lookup(&counter);
+#else
+	__u64 *value = bpf_map_lookup_elem(&packet_counters, &counter);
+#endif
+
+	if (value)
+		*value += n;
 }
 
 static __always_inline void canary_count(__u32 counter)
@@ -123,6 +149,56 @@ static __always_inline int xsks_redirect(struct xdp_md *ctx)
 	return xsks.redirect_map(ctx->rx_queue_index, XDP_DROP);
 #else
 	return bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_DROP);
+#endif
+}
+
+static __always_inline struct mirror_list *mirror_list(void)
+{
+	__u32 zero = 0;
+#ifdef ETCPIPE_BCC
+	return mirror_lists.lookup(&zero);
+#else
+	return bpf_map_lookup_elem(&mirror_lists, &zero);
+#endif
+}
+
+static __always_inline struct mirror_entry *mirror_pending_at(__u32 position)
+{
+	__u32 index = position % MIRROR_PENDING;
+#ifdef ETCPIPE_BCC
+	return mirror_entries.lookup(&index);
+#else
+	return bpf_map_lookup_elem(&mirror_entries, &index);
+#endif
+}
+
+static __always_inline struct mirror_scratch *mirror_scratch(void)
+{
+	__u32 zero = 0;
+#ifdef ETCPIPE_BCC
+	return mirror_scratches.lookup(&zero);
+#else
+	return bpf_map_lookup_elem(&mirror_scratches, &zero);
+#endif
+}
+
+/* Room for a record, NULL if the ring is full. @size is a constant. */
+static __always_inline struct packet_record *record_reserve(__u64 size)
+{
+#ifdef ETCPIPE_BCC
+	return packet_records.ringbuf_reserve(size);
+#else
+	return bpf_ringbuf_reserve(&packet_records, size, 0);
+#endif
+}
+
+/* The consumer looks by itself: waking it for each record would cost more than all else. */
+static __always_inline void record_submit(struct packet_record *record)
+{
+#ifdef ETCPIPE_BCC
+	packet_records.ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+#else
+	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
 #endif
 }
 

@@ -7,13 +7,21 @@
 #ifndef ETCPIPE_SETTINGS_H
 #define ETCPIPE_SETTINGS_H
 
+/* How packets reach the consumer. */
+enum capture {
+	CAPTURE_AFXDP,		/* mirrored into AF_XDP sockets */
+	CAPTURE_RINGBUF,	/* written into a BPF ring buffer */
+};
+
 struct tap_settings {
 	__u32 first_n;		/* packets of a flow that reach the consumer, 1 .. FIRST_N_MAX */
 	__u32 count_rule;	/* enum count_rule */
 	__u32 snap_len;		/* bytes of a frame that reach the consumer */
 	__u32 device_ifindex;	/* where traffic is watched */
-	__u32 mirror_ifindex;	/* the mirror pair's sending end */
+	__u32 mirror_ifindex;	/* where copies go, and AF_XDP sockets listen */
 	__u32 n_cpus;		/* possible CPUs: makes flow ids unique */
+	__u32 parse;		/* PARSE_ bits */
+	__u32 pad;
 	__u64 idle_ns;		/* silence after which a flow has ended, see flows.h */
 	__u64 establish_ns;
 	__u64 tombstone_ns;
@@ -21,6 +29,8 @@ struct tap_settings {
 	__u32 sample_seed;
 	__u32 slots;		/* entries of the verdict array */
 	__u32 policy;		/* 1: verdicts act, see act.h */
+	__u32 capture;		/* enum capture */
+	__u32 queues;		/* of the mirror, 1 .. QUEUES_MAX */
 };
 
 #ifdef ETCPIPE_BCC

@@ -4,11 +4,10 @@
  *
  *   device, TC mode     tc_track at ingress and egress
  *   device, XDP mode    xdp_track, then tc_mirror at TC ingress; tc_track at egress
- *   mirror veth, end A  mirror_push at egress: cut, prepend struct mirror_header
- *   mirror veth, end B  mirror_pop: header into AF_XDP metadata, frame into the socket
+ *   mirror              mirror_pop, generic XDP: the copy into the socket
  *
- * XDP cannot both pass a packet and copy it, hence the clone in TC. A veth carries
- * neither skb->cb nor metadata to its peer, hence the header in band.
+ * XDP cannot both pass a packet and copy it, hence the clone in TC; into a ring buffer
+ * (capture.h) it can.
  * Traffic always passes; only copies on the mirror are ever dropped, and counted.
  */
 #ifdef ETCPIPE_BCC
@@ -21,7 +20,7 @@
 #include <linux/pkt_cls.h>
 
 #include "act.h"
-#include "mirror.h"
+#include "capture.h"
 #include "track.h"
 
 #ifndef ETCPIPE_BCC
@@ -51,8 +50,8 @@ int tc_track(struct __sk_buff *skb)
 	if (skb->vlan_present)
 		wire_len += segments * sizeof(struct vlan_tag);
 	flow = track(&p, wire_len, segments, &mark);
-	if (flow && mirror(skb, &mark))
-		flow->lost++;
+	if (flow)
+		flow->lost += capture_skb(skb, &p, &mark, segments);
 	return act(skb, mark.flow_id);
 }
 
@@ -66,11 +65,15 @@ int xdp_track(struct xdp_md *ctx)
 	struct mark mark = {}, *meta;
 
 	count(PACKETS_SEEN);
-	if (parse_frame(&c, len, &p)) {
+	if (parse_frame(&c, len, VLAN_NONE, SETTING(parse), &p)) {
 		count(p.refusal);
 		return XDP_PASS;
 	}
 	flow = track(&p, len, 1, &mark);
+	if (flow && SETTING(capture) == CAPTURE_RINGBUF) {
+		flow->lost += record_xdp(ctx, &mark, &p) != 0;
+		flow = NULL;
+	}
 	if (!flow && !mark_to_act(&mark))
 		return XDP_PASS;
 	if (!bpf_xdp_adjust_meta(ctx, -(int)sizeof(mark))) {
@@ -97,15 +100,9 @@ int tc_mirror(struct __sk_buff *skb)
 	if ((void *)(meta + 1) > (void *)(long)skb->data || meta->magic != mark_magic())
 		return TC_ACT_UNSPEC;
 	mark = *meta;
-	if (mark.rank != RANK_ACT)
-		mirror(skb, &mark);	/* a failure is counted; the flow is not at hand to tell it */
+	if (mark.rank != RANK_ACT && capture_marked(skb, &mark))
+		tell_lost(skb);
 	return act(skb, mark.flow_id);
-}
-
-SEC("tc")
-int mirror_push(struct __sk_buff *skb)
-{
-	return push(skb);
 }
 
 SEC("xdp")

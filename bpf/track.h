@@ -8,7 +8,7 @@
 
 #include "maps.h"
 
-#define HEADERS_MAX 256		/* bytes made linear where a packet's headers are not */
+#define HEADERS_MAX 512		/* bytes made linear where a packet's headers are not */
 
 /* What tracking says of a packet that must be mirrored; XDP's metadata for TC. */
 struct mark {
@@ -112,7 +112,8 @@ static __always_inline struct flow_state *track(struct packet *p, __u32 wire_len
 	rank = flow_update(flow, p, wire_len, segments, now, SETTING(count_rule));
 	if (rank >= SETTING(first_n))
 		return NULL;
-	count(PACKETS_FIRST_N);
+	count_n(PACKETS_FIRST_N, segments < SETTING(first_n) - rank ? segments :
+							     SETTING(first_n) - rank);
 	mark->timestamp_ns = now;
 	mark->magic = mark_magic();
 	mark->rank = rank;
@@ -126,21 +127,22 @@ static __always_inline int parse_skb(struct __sk_buff *skb, struct packet *p)
 {
 	__u32 len = skb->len;
 	int attempt;
+	__u16 vlan = skb->vlan_present ? skb->vlan_tci : VLAN_NONE;
+	int error = -1;
 
-#pragma clang loop unroll(disable)
+NO_UNROLL
 	for (attempt = 0; attempt < 2; attempt++) {
 		struct cursor c = { (void *)(long)skb->data, (void *)(long)skb->data_end };
 		__u32 linear = skb->data_end - skb->data;
 
 		__builtin_memset(p, 0, sizeof(*p));
-		if (!parse_frame(&c, len, p))
-			return 0;
+		error = parse_frame(&c, len, vlan, SETTING(parse), p);
 		if (p->refusal != PACKETS_MALFORMED || linear >= len)
 			break;
 		if (bpf_skb_pull_data(skb, len < HEADERS_MAX ? len : HEADERS_MAX))
 			break;
 	}
-	return -1;
+	return error;
 }
 
 /* How many packets a super-packet (GSO, GRO) is on the wire. */

@@ -59,7 +59,6 @@ def test_a_tap_is_shown(wire: Wire, hook: str) -> None:
     assert (shown["device"], shown["ifindex"], shown["first_n"]) == (wire.device, 2, 7)
     assert (shown["mode"], shown["hook"], shown["pid"]) == ("tc", hook, os.getpid())
     assert shown["counters"]["PACKETS_FIRST_N"] >= 1
-    assert shown["counters"]["MIRROR_DROPPED"] == 0
     assert shown["flows"] >= 1
 
 

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 from time import monotonic, monotonic_ns
 
 import captures
@@ -75,7 +74,6 @@ class Consumer:
             counted[name]
             for name in (
                 "PACKETS_PUSH_FAILED",
-                "MIRROR_DROPPED",
                 "PACKETS_REDIRECTED",
                 "PACKETS_NO_CONSUMER",
                 "PACKETS_POP_FAILED",
@@ -155,13 +153,11 @@ def test_a_tcp_transfer_both_ways(wire: Wire, way: dict, near: str) -> None:
         if port in (p.frame[offset : offset + 2], p.frame[offset + 2 : offset + 4])
     ]
     ranks = [p.meta["rank"] for p in ours]
-    assert ranks[0] == 0 and ranks == sorted(set(ranks)) and ranks[-1] < 20
-    # a super-packet (TSO of the near stack) stands for several ranks, in one frame
-    assert any(1000 < p.meta["segment_len"] < p.meta["wire_len"] / 2 for p in ours)
-    assert {len(p.frame) for p in ours if p.meta["segment_len"]} == {1600}
-    for packet, following in pairwise(ours):
-        gap = following.meta["rank"] - packet.meta["rank"]
-        assert gap == 1 or packet.meta["segment_len"] * (gap - 1) < packet.meta["wire_len"]
+    # super-packets too (TSO of the near stack) come as the packets that they are on the wire
+    assert ranks == list(range(20))
+    assert {p.meta["segment_len"] for p in ours} == {0}
+    assert {p.meta["wire_len"] for p in ours if len(p.frame) > 1000} == {1514}
+    assert all(p.meta["wire_len"] == len(p.frame) for p in ours)
     assert {p.meta["direction"] for p in ours} == {0, 1}
     # the far end opened the flow: what its port sent is direction 0
     for packet in ours:

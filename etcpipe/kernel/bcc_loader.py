@@ -6,6 +6,7 @@ small tree made here instead, which needs linux-libc-dev and no headers package.
 
 import ctypes
 import errno
+import mmap
 import os
 import platform
 import re
@@ -154,7 +155,13 @@ def _flags(build: Build) -> list[str]:
     record = build.record()
     settings = {f"SETTING_{name}": f"{record[name][0]}ull" for name in TAP_SETTINGS.names or ()}
     sizes = build.map_sizes()
-    constants = {**settings, "MAX_FLOWS": sizes["flows"], "SLOTS": sizes["verdicts"]}
+    constants = {
+        **settings,
+        "MAX_FLOWS": sizes["flows"],
+        "SLOTS": sizes["verdicts"],
+        "PAGE_SIZE": mmap.PAGESIZE,  # which bcc's macro takes from the kernel's headers
+        "RECORD_PAGES": sizes["packet_records"] // mmap.PAGESIZE,
+    }
     return [
         "-DETCPIPE_BCC",
         *WARNINGS,

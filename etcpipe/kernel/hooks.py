@@ -10,6 +10,7 @@ from pathlib import Path
 from etcpipe.errors import DataplaneError, UnsupportedError
 from etcpipe.kernel import bpf, links
 
+XDP_GENERIC_MODE = 1 << 1  # XDP_FLAGS_SKB_MODE
 XDP_DRIVER_MODE = 1 << 2
 TCX = {"ingress": bpf.ATTACH_TCX_INGRESS, "egress": bpf.ATTACH_TCX_EGRESS}
 # what BPF_LINK_CREATE answers where it does not know tcx (before Linux 6.6)
@@ -38,14 +39,16 @@ def attach_tcx(program_fd: int, ifindex: int, side: str, pin: Path) -> None:
     _keep(link, pin)
 
 
-def attach_xdp(program_fd: int, ifindex: int, pin: Path) -> None:
-    """Attach XDP in the driver.
+def attach_xdp(
+    program_fd: int, ifindex: int, pin: Path, flags: int = XDP_DRIVER_MODE
+) -> None:
+    """Attach XDP, in the driver if not told otherwise.
 
     Raises:
         OSError: as the kernel says: EBUSY or EEXIST with another program there, EOPNOTSUPP
             without driver support, EINVAL or ERANGE with an MTU too large.
     """
-    _keep(bpf.link_create(program_fd, ifindex, bpf.ATTACH_XDP, XDP_DRIVER_MODE), pin)
+    _keep(bpf.link_create(program_fd, ifindex, bpf.ATTACH_XDP, flags), pin)
 
 
 def replace(pin: Path, program_fd: int) -> None:

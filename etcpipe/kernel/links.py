@@ -2,7 +2,7 @@
 
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 from etcpipe.errors import DataplaneError, PermissionDeniedError, UnsupportedError
 
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772
+MIRROR_MTU = 65535  # before Linux 5.12 a longer copy would be refused
 
 # rtnetlink's names of the two sides of clsact, and where our filters stand: after filters
 # with a number given by hand (Cilium has 1), before those that tc numbers itself (49152 down).
@@ -85,9 +86,13 @@ def ifindex_of(name: str) -> int | None:
         return None
 
 
-def create_mirror(ip, names: tuple[str, str], mtu: int) -> tuple[int, int]:
-    """Create the mirror pair, up, silent, one queue; return its two indexes."""
-    queues = {"num_tx_queues": 1, "num_rx_queues": 1}
+def create_mirror(ip, names: tuple[str, str], n_queues: int) -> tuple[int, int]:
+    """Create the mirror pair, silent, with so many queues; return its two indexes.
+
+    Copies are injected into the second end's ingress. The first one is there because a
+    veth comes in pairs, and is in every kernel, which a dummy device is not.
+    """
+    queues = {"num_tx_queues": n_queues, "num_rx_queues": n_queues}
     ip.link("add", ifname=names[0], kind="veth", peer={"ifname": names[1], **queues}, **queues)
     indexes = (socket.if_nametoindex(names[0]), socket.if_nametoindex(names[1]))
     for name, index in zip(names, indexes, strict=True):
@@ -95,11 +100,11 @@ def create_mirror(ip, names: tuple[str, str], mtu: int) -> tuple[int, int]:
         sysctl = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
         if sysctl.exists():
             sysctl.write_text("1")
-        ip.link("set", index=index, mtu=mtu, arp=False)
+        ip.link("set", index=index, mtu=MIRROR_MTU, arp=False)
     return indexes
 
 
-def set_up(ip, indexes: tuple[int, int]) -> None:
+def set_up(ip, indexes: Iterable[int]) -> None:
     """Bring the mirror pair up; its programs are there by now."""
     for index in indexes:
         ip.link("set", index=index, state="up")

@@ -26,17 +26,14 @@ def choose_hook(wanted: str, program_fd: int, own_ifindex: int) -> str:
 
 
 def attach_mirror(ip, state: Journal, loaded: Loaded) -> None:
-    """Attach to both ends of the mirror pair, which go with it when it is deleted."""
-    sender, receiver = state.mirror_ifindex
+    """Attach to the mirror's receiving end, where copies come in; the program goes with it."""
+    if not state.mirror_ifindex:
+        return
+    pop, receiver = loaded.programs["mirror_pop"], state.mirror_ifindex[1]
     try:
-        hooks.attach_xdp(loaded.programs["mirror_pop"], receiver, state.pins / "link_pop")
+        hooks.attach_xdp(pop, receiver, state.pins / "link_pop", hooks.XDP_GENERIC_MODE)
     except OSError as error:
-        raise UnsupportedError(f"no native XDP on veth here: {error.strerror}") from error
-    if state.hook == "tcx":
-        hooks.attach_tcx(loaded.programs["mirror_push"], sender, "egress", state.pins / "link_push")
-    else:
-        ip.tc("add", "clsact", sender)
-        links.add_filter(ip, sender, "egress", loaded.programs["mirror_push"], "mirror_push")
+        raise UnsupportedError(f"no generic XDP here: {error.strerror}") from error
 
 
 def attach(ip, state: Journal, loaded: Loaded, wanted: str) -> None:
@@ -62,9 +59,9 @@ def attach(ip, state: Journal, loaded: Loaded, wanted: str) -> None:
 
 
 def placed(state: Journal) -> dict[str, str]:
-    """Return which program stands where, by place: the pair's ends first, as in set-up."""
+    """Return which program stands where, by place: the mirror first, as in set-up."""
     xdp = state.mode == "xdp"
-    places = {"push": "mirror_push", "pop": "mirror_pop"}
+    places = {"pop": "mirror_pop"} if state.mirror_ifindex else {}
     for side in state.sides:
         places[side] = "tc_mirror" if xdp and side == "ingress" else "tc_track"
     if xdp:
@@ -98,7 +95,7 @@ def _is_filter(state: Journal, place: str) -> bool:
 
 def _filter_place(state: Journal, place: str) -> tuple[int, str]:
     """Return the device and the side of clsact where a place's filter is."""
-    return (state.mirror_ifindex[0], "egress") if place == "push" else (state.ifindex, place)
+    return state.ifindex, place
 
 
 def _why_tc(device: links.Device) -> str:

@@ -1,6 +1,7 @@
 """What a tap is told, and how that reaches the kernel; what a loader gives back."""
 
 import errno
+import mmap
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,25 +14,39 @@ import numpy as np
 from etcpipe.errors import DataplaneError, EtcpipeError, PermissionDeniedError, UsageError
 from etcpipe.kernel import bpf
 from etcpipe.layout import CONSTANTS, COUNT_RULES, read_header
+from etcpipe.parsing import parse_bits
 from etcpipe.timeouts import TIMEOUTS
 
 # Every tap's programs, and those beside them where XDP may track.
-TC_MODE_PROGRAMS = ("tc_track", "mirror_push", "mirror_pop")
+TC_MODE_PROGRAMS = ("tc_track", "mirror_pop")
 XDP_MODE_PROGRAMS = ("xdp_track", "tc_mirror", "xdp_canary", "tc_canary")
 XDP_PROGRAMS = ("xdp_track", "mirror_pop", "xdp_canary")  # by type
-MAPS = ("flows", "verdicts", "packet_counters", "flow_ids", "canary_counts", "xsks", "actions")
+MAPS = (
+    "flows",
+    "verdicts",
+    "packet_counters",
+    "flow_ids",
+    "canary_counts",
+    "xsks",
+    "actions",
+    "packet_records",
+)
 
 MODES = ("auto", "tc", "xdp")
 LOADERS = ("auto", "libbpf", "bcc")
+CAPTURES = ("afxdp", "ringbuf")
 HOOKS = ("auto", "tcx", "clsact")
-# A native XDP frame on veth is one page with 256 bytes of room in front and the kernel's
-# shared info behind; 3072 + the mirror header leaves room for all of them.
+# An AF_XDP frame of a page has 256 bytes of room in front.
 SNAP_LEN_MIN, SNAP_LEN_MAX = 128, 3072
+RINGBUF_BYTES_MAX = 1 << 30
 
 _TEXT = (files("etcpipe") / "bpf" / "settings.h").read_text()
 TAP_SETTINGS = read_header(_TEXT)[2]["tap_settings"]
-_CANARY_TEXT = (files("etcpipe") / "bpf" / "maps.h").read_text()
-CANARY_COUNTS = read_header(_CANARY_TEXT)[1]["canary_count"]
+_MAPS = read_header(
+    "".join((files("etcpipe") / "bpf" / name).read_text() for name in ("etcpipe.h", "maps.h"))
+)
+CANARY_COUNTS = _MAPS[1]["canary_count"]
+QUEUES_MAX = _MAPS[0]["QUEUES_MAX"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,9 @@ class TapSettings:
         mode: where ingress is tracked: "tc", "xdp", or "auto" which lets a canary decide.
         loader: "libbpf", "bcc", or "auto": libbpf where it works.
         hook: how TC programs are attached: "tcx" (Linux 6.6), "clsact", or "auto".
+        capture: how packets reach the consumer: "afxdp", or "ringbuf" at a fraction of the cost.
+        queues: of the mirror, each with an AF_XDP socket of its own; a flow keeps its queue.
+        ringbuf_bytes: of the ring of records, a power of two and a multiple of the page size.
         max_flows: entries of the flow table; the longest idle flow makes room.
         slots: entries of the verdict array, flow_id % slots.
         policy: verdicts act as Tap.set_actions() says; else that code is not even loaded.
@@ -55,6 +73,7 @@ class TapSettings:
             other packets than a SYN.
         sample: track one flow of so many, chosen by a hash of its key.
         sample_seed: moves the sample.
+        decap, key_vlan, key_tunnel: see etcpipe.parsing.parse_bits().
 
     Raises:
         UsageError: a value is out of range.
@@ -66,6 +85,9 @@ class TapSettings:
     mode: str = "auto"
     loader: str = "auto"
     hook: str = "auto"
+    capture: str = "afxdp"
+    queues: int = 1
+    ringbuf_bytes: int = 1 << 24
     max_flows: int = 65536
     slots: int = 262144
     policy: bool = False
@@ -75,6 +97,9 @@ class TapSettings:
     tombstone_timeout_s: float = 30.0
     sample: int = 1
     sample_seed: int = 0
+    decap: bool = False
+    key_vlan: bool = False
+    key_tunnel: bool = False
 
     def __post_init__(self) -> None:
         _check_range("first_n", self.first_n, 1, CONSTANTS["FIRST_N_MAX"])
@@ -89,6 +114,14 @@ class TapSettings:
         _check_choice("mode", self.mode, MODES)
         _check_choice("loader", self.loader, LOADERS)
         _check_choice("hook", self.hook, HOOKS)
+        _check_choice("capture", self.capture, CAPTURES)
+        _check_queues(self.queues, self.capture)
+        _check_ringbuf(self.ringbuf_bytes)
+
+    @property
+    def parse(self) -> int:
+        """How packets are parsed, for Regroup."""
+        return parse_bits(self.decap, self.key_vlan, self.key_tunnel)
 
     def asdict(self) -> dict:
         """Return the settings as JSON takes them."""
@@ -125,17 +158,25 @@ class Build:
         record["slots"] = self.settings.slots
         record["policy"] = self.settings.policy
         record["mirror_ifindex"] = self.mirror_ifindex
+        record["capture"] = CAPTURES.index(self.settings.capture)
+        record["queues"] = self.settings.queues
         record["n_cpus"] = bpf.possible_cpus()
         record["idle_ns"] = round(self.settings.idle_timeout_s * 1e9)
         record["establish_ns"] = round(self.settings.establish_timeout_s * 1e9)
         record["tombstone_ns"] = round(self.settings.tombstone_timeout_s * 1e9)
         record["sample_every"] = self.settings.sample
         record["sample_seed"] = self.settings.sample_seed
+        record["parse"] = self.settings.parse
         return record
 
     def map_sizes(self) -> dict[str, int]:
         """Return the entries of the maps that settings size."""
-        return {"flows": self.settings.max_flows, "verdicts": self.settings.slots}
+        uses_records = self.settings.capture == "ringbuf"
+        return {
+            "flows": self.settings.max_flows,
+            "verdicts": self.settings.slots,
+            "packet_records": self.settings.ringbuf_bytes if uses_records else mmap.PAGESIZE,
+        }
 
 
 @dataclass
@@ -203,6 +244,20 @@ def load_error(error: OSError) -> EtcpipeError:
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise UsageError(f"{name} is {value}, must be {low} to {high}")
+
+
+def _check_queues(queues: int, capture: str) -> None:
+    _check_range("queues", queues, 1, QUEUES_MAX)
+    if queues > 1 and capture == "ringbuf":
+        raise UsageError(f"queues is {queues}: a ring buffer has one, use --capture afxdp")
+
+
+def _check_ringbuf(size: int) -> None:
+    if size & (size - 1) or not mmap.PAGESIZE <= size <= RINGBUF_BYTES_MAX:
+        raise UsageError(
+            f"ringbuf_bytes is {size}, must be a power of two from {mmap.PAGESIZE}"
+            f" to {RINGBUF_BYTES_MAX}"
+        )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -10,27 +10,12 @@ from etcpipe.kernel import bpf, checks, guard, journal, netns
 from etcpipe.kernel.journal import Journal, Lock
 from etcpipe.layout import FLOW_KEY, FLOW_STATE, PACKET_COUNTERS
 
-TX_DROPPED = 11  # column of /proc/net/dev
-
 
 def counters(fd: int) -> dict[str, int]:
     """Return the sums over all CPUs of the packet_counters map, by name."""
     values = np.zeros((len(PACKET_COUNTERS), bpf.possible_cpus()), np.uint64)
     bpf.lookup(fd, np.arange(len(values), dtype=np.uint32), values)
     return dict(zip(PACKET_COUNTERS, values.sum(axis=1).tolist(), strict=True))
-
-
-def mirror_dropped(sender: str, counts: dict[str, int]) -> int:
-    """Return copies that the mirror dropped silently; call in the tap's namespace.
-
-    From Linux 6.7 a veth tells when its ring is full, and the copy is counted as
-    PACKETS_CLONE_FAILED; before, only the device's own counter knows.
-    """
-    for line in Path("/proc/thread-self/net/dev").read_text().splitlines():
-        name, _, columns = line.partition(":")
-        if name.strip() == sender:
-            return max(0, int(columns.split()[TX_DROPPED]) - counts["PACKETS_CLONE_FAILED"])
-    return 0
 
 
 def tags(programs: dict[str, int]) -> dict[str, str]:
@@ -97,11 +82,6 @@ def _describe(state: Journal) -> dict:
         except FileNotFoundError:  # just being made or removed
             return described
         described["counters"] = counters(counters_fd)
-        home = netns.find(state.netns_inode)
-        if home:
-            with netns.enter(home):
-                dropped = mirror_dropped(state.mirror[0], described["counters"])
-            described["counters"]["MIRROR_DROPPED"] = dropped
         described["flows"] = len(bpf.entries(flows_fd, FLOW_KEY, FLOW_STATE)[0])
     return described
 

@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 
 SIOCGIFNAME = 0x8910
 NOT_OPEN = "the tap is not open: enter it with `with`"
-MIRROR_ROOM = 64  # of MTU beyond the snap length, for the mirror header
 
 
 class Tap:
@@ -51,7 +50,8 @@ class Tap:
             are counted as PACKETS_NO_CONSUMER, and the next Tap takes over.
 
     Attributes:
-        mirror_ifindex: where the AF_XDP socket binds, in the device's namespace.
+        mirror_ifindex: where AF_XDP sockets bind, in the device's namespace.
+        records_fd: the ring of records, where that is how packets are captured.
         queues: how many sockets can bind.
         mode: "tc" or "xdp", from start() on; mode_reason says why.
         loader: "libbpf" or "bcc".
@@ -63,8 +63,6 @@ class Tap:
         UsageError, DataplaneError, PermissionDeniedError, UnsupportedError: on entering
             and in start(), each one line; nothing is left behind then.
     """
-
-    queues = 1
 
     def __init__(
         self,
@@ -88,6 +86,14 @@ class Tap:
     @property
     def mirror_ifindex(self) -> int:
         return self._state.mirror_ifindex[1]
+
+    @property
+    def queues(self) -> int:
+        return self.settings.queues
+
+    @property
+    def records_fd(self) -> int:
+        return self._maps["packet_records"]
 
     @property
     def mode(self) -> str:
@@ -172,14 +178,8 @@ class Tap:
             self._state.write()
 
     def counters(self) -> dict[str, int]:
-        """Return what PACKET_COUNTERS counted since the programs were loaded.
-
-        MIRROR_DROPPED beside them: copies that the mirror pair dropped and told nobody of.
-        """
-        counters = status.counters(self._maps["packet_counters"])
-        with namespaces.enter(self._home.path):
-            counters["MIRROR_DROPPED"] = status.mirror_dropped(self._state.mirror[0], counters)
-        return counters
+        """Return what PACKET_COUNTERS counted since the programs were loaded."""
+        return status.counters(self._maps["packet_counters"])
 
     def records(self, keys: np.ndarray) -> np.ndarray:
         """Return what the kernel knows of flows now.
@@ -248,32 +248,36 @@ class Tap:
         return False
 
     def _make(self, ip, device: links.Device, inode: int) -> None:
-        names = [f"etcm{device.ifindex}{end}" for end in "ab"]
+        uses_mirror = self.settings.capture == "afxdp"
+        names = [f"etcm{device.ifindex}{end}" for end in "ab"] if uses_mirror else []
         state = Journal(device.name, device.ifindex, inode, self.settings.asdict(), names)
         # what another version may have left, whose journal we cannot read
         replace(state, sides=list(links.SIDES)).remove()
         self._journal = state
         state.write()
-        mtu = self.settings.snap_len + MIRROR_ROOM
-        state.mirror_ifindex = list(links.create_mirror(ip, (names[0], names[1]), mtu))
+        if uses_mirror:
+            pair = links.create_mirror(ip, (names[0], names[1]), self.settings.queues)
+            state.mirror_ifindex = list(pair)
         self._loaded = programs.load(
             Build(
                 self.settings,
                 device.ifindex,
-                state.mirror_ifindex[0],
+                state.mirror_ifindex[1] if uses_mirror else 0,
                 with_xdp=modes.may_use_xdp(device, self.settings.mode),
             )
         )
         state.loader = self._loaded.loader
         state.source_digest = source_digest()
         state.tags = status.tags(self._loaded.programs)
+        # on the device itself it would see a packet or two, which a ring of records keeps
+        own = state.mirror_ifindex[0] if uses_mirror else device.ifindex
         state.hook = modes.choose_hook(
-            self.settings.hook, self._loaded.programs["tc_track"], state.mirror_ifindex[0]
+            self.settings.hook, self._loaded.programs["tc_track"], own
         )
         state.write()
         pins.put(self._loaded, state)
         modes.attach_mirror(ip, state, self._loaded)
-        links.set_up(ip, (state.mirror_ifindex[0], state.mirror_ifindex[1]))
+        links.set_up(ip, state.mirror_ifindex)
 
     def _take_down(self, keep: bool) -> None:
         for held in (self._probe, self._home_ns):

@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The other way of a copy: written into a BPF ring buffer, as struct packet_record and the
+ * captured bytes. No clone, no device, no socket, and it works in XDP.
+ */
+#ifndef ETCPIPE_RECORDS_H
+#define ETCPIPE_RECORDS_H
+
+#include "mirror.h"
+
+/*
+ * The verifier wants the size of a reservation as a constant: a few classes. A segment
+ * needs SEGMENT_HEADERS_MAX beside its payload, whatever its headers are: 1728 fits one of
+ * 1460 bytes, and 3328 the longest snap length.
+ */
+#define RECORD_TINY 256
+#define RECORD_SMALL 512
+#define RECORD_MEDIUM 1088
+#define RECORD_FRAME 1728
+#define RECORD_LARGE 3328
+#define RECORD_ROOM(size) ((size) - sizeof(struct packet_record))
+
+/* bpf_xdp_load_bytes (Linux 5.18) is left out where older kernels must take the object. */
+#if defined(ETCPIPE_FETCH_ADD)
+static __always_inline int xdp_copy(struct xdp_md *ctx, void *to, __u32 len)
+{
+	return bpf_xdp_load_bytes(ctx, 0, to, len);
+}
+#else
+static __always_inline int xdp_copy(struct xdp_md *ctx, void *to, __u32 len)
+{
+	void *from = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	__u8 *bytes = to;
+	__u32 i;
+
+NO_UNROLL
+	for (i = 0; i < RECORD_ROOM(RECORD_LARGE); i++) {
+		KEEP(i);
+		if (i >= len || from + i + 1 > end)
+			break;
+		bytes[i] = *(__u8 *)(from + i);
+	}
+	return 0;
+}
+#endif
+
+static __always_inline __u32 record_needs(__u32 len)
+{
+	return len < SETTING(snap_len) ? len : SETTING(snap_len);
+}
+
+/* The bytes of one packet. Returns how many, or -1. */
+static __always_inline int record_bytes(struct __sk_buff *skb, __u8 *frame, __u32 room,
+					const struct segment_cut *cut)
+{
+	__u32 len = record_needs(skb->len);
+	__u32 headers = cut->headers & SEGMENT_OFFSET_MASK;
+
+	if (!cut->payload_len) {
+		if (!len || len > room || bpf_skb_load_bytes(skb, 0, frame, len))
+			return -1;
+		return len;
+	}
+	len = record_needs(headers + cut->payload_len) - headers;
+	if (!headers || headers > SEGMENT_HEADERS_MAX || !len || len > room - SEGMENT_HEADERS_MAX)
+		return -1;
+	if (bpf_skb_load_bytes(skb, 0, frame, headers) ||
+	    bpf_skb_load_bytes(skb, headers + cut->skip, frame + headers, len))
+		return -1;
+	segment_fix(frame, frame + room, cut);
+	return headers + len;
+}
+
+static __always_inline int record_write(struct __sk_buff *skb, const struct mark *mark,
+					const struct segment_cut *cut, __u64 size)
+{
+	struct packet_record *record = record_reserve(size);
+	int captured;
+
+	if (!record) {
+		count(PACKETS_RINGBUF_FULL);
+		return -1;
+	}
+	captured = record_bytes(skb, (__u8 *)(record + 1), RECORD_ROOM(size), cut);
+	describe(skb, mark, &record->meta);
+	if (cut->payload_len)
+		describe_segment(&record->meta, skb->len, cut);
+	record->captured = captured < 0 ? 0 : captured;
+	__builtin_memset(record->pad, 0, sizeof(record->pad));
+	record_submit(record);
+	return 0;
+}
+
+static __always_inline int record_skb(struct __sk_buff *skb, const struct mark *mark,
+				      const struct segment_cut *cut)
+{
+	__u32 whole = record_needs(skb->len);
+	__u32 needs = cut->payload_len ? record_needs(cut->headers + cut->payload_len) : whole;
+
+	if (cut->payload_len)
+		needs += SEGMENT_HEADERS_MAX - cut->headers;
+	if (needs <= RECORD_ROOM(RECORD_TINY))
+		return record_write(skb, mark, cut, RECORD_TINY);
+	if (needs <= RECORD_ROOM(RECORD_SMALL))
+		return record_write(skb, mark, cut, RECORD_SMALL);
+	if (needs <= RECORD_ROOM(RECORD_MEDIUM))
+		return record_write(skb, mark, cut, RECORD_MEDIUM);
+	if (needs <= RECORD_ROOM(RECORD_FRAME))
+		return record_write(skb, mark, cut, RECORD_FRAME);
+	return record_write(skb, mark, cut, RECORD_LARGE);
+}
+
+static __always_inline int record_write_xdp(struct xdp_md *ctx, const struct mark *mark,
+					    const struct packet *p, __u32 len, __u64 size)
+{
+	struct packet_record *record = record_reserve(size);
+
+	if (!record) {
+		count(PACKETS_RINGBUF_FULL);
+		return -1;
+	}
+	__builtin_memset(record, 0, sizeof(*record));
+	record->meta.flow_id = mark->flow_id;
+	record->meta.timestamp_ns = mark->timestamp_ns;
+	record->meta.wire_len = ctx->data_end - ctx->data;
+	record->meta.ifindex = SETTING(device_ifindex);
+	record->meta.rank = mark->rank;
+	record->meta.vlan = p->vlan;
+	record->meta.direction = mark->direction;
+	if (len && len <= RECORD_ROOM(size) && !xdp_copy(ctx, record + 1, len))
+		record->captured = len;
+	record_submit(record);
+	count(PACKETS_CLONED);
+	return 0;
+}
+
+/* Returns 0, or -1: the packet is lost. */
+static __always_inline int record_xdp(struct xdp_md *ctx, const struct mark *mark,
+				      const struct packet *p)
+{
+	__u32 len = record_needs(ctx->data_end - ctx->data);
+
+	if (len <= RECORD_ROOM(RECORD_TINY))
+		return record_write_xdp(ctx, mark, p, len, RECORD_TINY);
+	if (len <= RECORD_ROOM(RECORD_SMALL))
+		return record_write_xdp(ctx, mark, p, len, RECORD_SMALL);
+	if (len <= RECORD_ROOM(RECORD_MEDIUM))
+		return record_write_xdp(ctx, mark, p, len, RECORD_MEDIUM);
+	if (len <= RECORD_ROOM(RECORD_FRAME))
+		return record_write_xdp(ctx, mark, p, len, RECORD_FRAME);
+	return record_write_xdp(ctx, mark, p, len, RECORD_LARGE);
+}
+
+#endif /* ETCPIPE_RECORDS_H */
