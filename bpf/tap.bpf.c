@@ -21,6 +21,7 @@
 
 #include "act.h"
 #include "capture.h"
+#include "filter.h"
 #include "track.h"
 
 #ifndef ETCPIPE_BCC
@@ -32,15 +33,13 @@ static __always_inline __u32 canary_magic(void)
 	return 0xe7ca0000 ^ SETTING(device_ifindex);
 }
 
-SEC("tc")
-int tc_track(struct __sk_buff *skb)
+static __always_inline int track_in_tc(struct __sk_buff *skb)
 {
 	struct flow_state *flow;
 	struct packet p;
 	struct mark mark = {};
 	__u32 segments, wire_len;
 
-	count(PACKETS_SEEN);
 	if (parse_skb(skb, &p)) {
 		count(p.refusal);
 		return TC_ACT_UNSPEC;
@@ -55,8 +54,22 @@ int tc_track(struct __sk_buff *skb)
 	return act(skb, mark.flow_id);
 }
 
-SEC("xdp")
-int xdp_track(struct xdp_md *ctx)
+SEC("tc")
+int tc_track(struct __sk_buff *skb)
+{
+	count(PACKETS_SEEN);
+	filter_tc(skb);
+	return track_in_tc(skb);
+}
+
+/* Where the filter sends what it wants. */
+SEC("tc")
+int tc_matched(struct __sk_buff *skb)
+{
+	return track_in_tc(skb);
+}
+
+static __always_inline int track_in_xdp(struct xdp_md *ctx)
 {
 	struct cursor c = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
 	__u32 len = ctx->data_end - ctx->data;
@@ -64,7 +77,6 @@ int xdp_track(struct xdp_md *ctx)
 	struct packet p = {};
 	struct mark mark = {}, *meta;
 
-	count(PACKETS_SEEN);
 	if (parse_frame(&c, len, VLAN_NONE, SETTING(parse), &p)) {
 		count(p.refusal);
 		return XDP_PASS;
@@ -88,6 +100,20 @@ int xdp_track(struct xdp_md *ctx)
 		flow->lost++;
 	}
 	return XDP_PASS;
+}
+
+SEC("xdp")
+int xdp_track(struct xdp_md *ctx)
+{
+	count(PACKETS_SEEN);
+	filter_xdp(ctx);
+	return track_in_xdp(ctx);
+}
+
+SEC("xdp")
+int xdp_matched(struct xdp_md *ctx)
+{
+	return track_in_xdp(ctx);
 }
 
 /* XDP mode, TC ingress: clone what xdp_track marked, or act upon it. */

@@ -18,13 +18,16 @@ import numpy as np
 SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280}
 
 MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY = 1, 2, 3, 4
+PROG_LOAD = 5
 OBJ_PIN, OBJ_GET = 6, 7
 PROG_TEST_RUN = 10
 PROG_GET_FD_BY_ID = 13
 OBJ_GET_INFO = 15
+MAP_LOOKUP_AND_DELETE = 21
 MAP_LOOKUP_BATCH = 24
 LINK_CREATE, LINK_UPDATE, LINK_DETACH = 28, 29, 34
 
+PROGRAM_TC, PROGRAM_XDP = 3, 6
 ATTACH_XDP, ATTACH_TCX_INGRESS, ATTACH_TCX_EGRESS = 37, 46, 47
 BEFORE_ALL = 1 << 3  # BPF_F_BEFORE with no program named
 
@@ -54,6 +57,17 @@ _Element = _attr(
 )
 _Pin = _attr("_Pin", ("path", _U64), ("fd", _U32), ("flags", _U32))
 _Id = _attr("_Id", ("id", _U32), ("next_id", _U32), ("flags", _U32))
+_Load = _attr(
+    "_Load",
+    ("type", _U32),
+    ("n_instructions", _U32),
+    *((n, _U64) for n in ("instructions", "license")),
+    *((n, _U32) for n in ("log_level", "log_size")),
+    ("log", _U64),
+    *((n, _U32) for n in ("kernel_version", "flags")),
+    ("name", ctypes.c_char * 16),
+    *((n, _U32) for n in ("ifindex", "attach_type")),
+)
 _Info = _attr("_Info", ("fd", _U32), ("len", _U32), ("info", _U64))
 _Link = _attr(
     "_Link",
@@ -131,6 +145,26 @@ def link_update(link_fd: int, program_fd: int) -> None:
 def link_detach(link_fd: int) -> None:
     """Detach at once, whoever else holds the link; closing it alone detaches some time later."""
     _call(LINK_DETACH, _Pin(path=link_fd))
+
+
+def program_load(
+    instructions: np.ndarray, program_type: int, name: str, attach_type: int = 0
+) -> int:
+    """Load a program of ours, (n,) of 8 bytes an instruction; returns its descriptor.
+
+    With ETCPIPE_DEBUG set the verifier's words are in the error.
+    """
+    licence = ctypes.create_string_buffer(b"Dual BSD/GPL")
+    attr = _Load(type=program_type, n_instructions=len(instructions))
+    attr.instructions, attr.license = instructions.ctypes.data, ctypes.addressof(licence)
+    attr.name, attr.attach_type = name.encode(), attach_type
+    log = ctypes.create_string_buffer(1 << 20 if "ETCPIPE_DEBUG" in os.environ else 1)
+    if len(log) > 1:
+        attr.log_level, attr.log_size, attr.log = 1, len(log), ctypes.addressof(log)
+    try:
+        return _call(PROG_LOAD, attr)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror} {log.value.decode()}".rstrip()) from None
 
 
 def program_fd(program_id: int) -> int:

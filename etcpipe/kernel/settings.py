@@ -18,9 +18,9 @@ from etcpipe.parsing import parse_bits
 from etcpipe.timeouts import TIMEOUTS
 
 # Every tap's programs, and those beside them where XDP may track.
-TC_MODE_PROGRAMS = ("tc_track", "mirror_pop")
-XDP_MODE_PROGRAMS = ("xdp_track", "tc_mirror", "xdp_canary", "tc_canary")
-XDP_PROGRAMS = ("xdp_track", "mirror_pop", "xdp_canary")  # by type
+TC_MODE_PROGRAMS = ("tc_track", "tc_matched", "mirror_pop")
+XDP_MODE_PROGRAMS = ("xdp_track", "xdp_matched", "tc_mirror", "xdp_canary", "tc_canary")
+XDP_PROGRAMS = ("xdp_track", "xdp_matched", "mirror_pop", "xdp_canary")  # by type
 MAPS = (
     "flows",
     "verdicts",
@@ -30,6 +30,8 @@ MAPS = (
     "xsks",
     "actions",
     "packet_records",
+    "filters_tc",
+    "filters_xdp",
 )
 
 MODES = ("auto", "tc", "xdp")
@@ -47,6 +49,9 @@ _MAPS = read_header(
 )
 CANARY_COUNTS = _MAPS[1]["canary_count"]
 QUEUES_MAX = _MAPS[0]["QUEUES_MAX"]
+_FILTER_TEXT = (files("etcpipe") / "bpf" / "filter.h").read_text()
+FILTER_SLOTS = read_header(_FILTER_TEXT)[1]["filter_slot"]
+FILTER_TARGETS = {"filters_tc": "tc_matched", "filters_xdp": "xdp_matched"}
 
 
 @dataclass(frozen=True)
@@ -206,10 +211,19 @@ class Loaded:
                 loaded.programs[name] = os.dup(program(name))
             for name in MAPS:
                 loaded.maps[name] = os.dup(map_(name))
+            loaded._connect_filters()
         except BaseException:
             loaded.close()
             raise
         return loaded
+
+    def _connect_filters(self) -> None:
+        """Tell filters, those to come and one that is there, where what they want goes on."""
+        slot = np.array([FILTER_SLOTS.index("FILTER_MATCHED")], np.uint32)
+        for array, program in FILTER_TARGETS.items():
+            if program in self.programs:
+                fd = np.array([self.programs[program]], np.uint32)
+                bpf.update(self.maps[array], slot, fd)
 
     def close(self) -> None:
         """Close all descriptors; what is pinned or attached stays."""

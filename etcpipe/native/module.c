@@ -10,7 +10,8 @@ static struct PyModuleDef module = {
 
 PyMODINIT_FUNC PyInit__native(void)
 {
-	PyMethodDef *tables[] = { xsk_methods, pcap_methods, tracker_methods, regroup_methods };
+	PyMethodDef *tables[] = { xsk_methods, pcap_methods, tracker_methods, regroup_methods,
+				  filter_methods };
 	PyObject *native = PyModule_Create(&module);
 	size_t i;
 

@@ -21,5 +21,6 @@ extern PyMethodDef xsk_methods[];
 extern PyMethodDef pcap_methods[];
 extern PyMethodDef tracker_methods[];
 extern PyMethodDef regroup_methods[];
+extern PyMethodDef filter_methods[];
 
 #endif /* ETCPIPE_NATIVE_H */
