@@ -1,0 +1,165 @@
+"""Flows that ended, found by a thread that walks the kernel's table: no packet has to come.
+
+The table is read in slices of some thousand flows, a system call each, with pauses between
+them: a round over everything takes PERIOD_S or, where the table is so large, as long as
+DUTY of one processor needs. Flows past their timeout are taken out one by one; the kernel
+hands out what it removes, so that a record has every packet of its flow.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from time import monotonic, monotonic_ns
+
+import numpy as np
+
+from etcpipe.errors import EtcpipeError
+from etcpipe.kernel import bpf
+from etcpipe.kernel.settings import TapSettings
+from etcpipe.layout import END_REASONS, ENUMS, FLOW_KEY, FLOW_RECORD, FLOW_STATE
+
+log = logging.getLogger(__name__)
+
+PERIOD_S = 5.0
+DUTY = 0.05
+SLICE_FLOWS = 4096
+# The clock of packets past the first N lags by a tick of up to 10 ms.
+SLACK_NS = 20_000_000
+
+SYN, ACK = 0x02, 0x10
+CLOSED = ENUMS["flow_status"].index("FLOW_CLOSED")
+IDLE, IS_CLOSED, SOURCE, ESTABLISH, ACTIVE = (
+    END_REASONS.index(name) for name in ("idle", "closed", "source", "establish", "active")
+)
+
+
+class Sweeper:
+    """Takes ended flows out of a tap's table; a context manager around its thread.
+
+    Args:
+        flows_fd: the table.
+        settings: its timeouts.
+        on_records: called with (n,) FLOW_RECORD, n > 0, from the sweeper's thread: flows
+            that ended, and every active_timeout_s those that go on (reason "active").
+        period_s: seconds a round takes at least.
+
+    Attributes:
+        counters: FLOWS_ENDED, FLOWS_ACTIVE (interim records), and FLOWS_CUT: taken out while
+            a packet came, which began a new flow then.
+        failure: what ended the thread early, an error of on_records.
+    """
+
+    def __init__(
+        self,
+        flows_fd: int,
+        settings: TapSettings,
+        on_records: Callable[[np.ndarray], None] | None = None,
+        period_s: float = PERIOD_S,
+    ):
+        self.counters = {"FLOWS_ENDED": 0, "FLOWS_ACTIVE": 0, "FLOWS_CUT": 0}
+        self.failure: Exception | None = None
+        self._fd = flows_fd
+        self._limits_ns = {
+            name: np.int64(getattr(settings, f"{name}_timeout_s") * 1e9)
+            for name in ("establish", "idle", "active", "tombstone")
+        }
+        self._on_records = on_records
+        self._period_s = period_s
+        self._round_ns = monotonic_ns()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="etcpipe-sweeper", daemon=True)
+
+    def __enter__(self) -> "Sweeper":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the thread; flows that ended since its last round stay in the table."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def sweep(self) -> None:
+        """Walk the whole table once, without pauses."""
+        for _ in self._round():
+            pass
+
+    def rest(self) -> None:
+        """Report every flow that is left, as it is now; the table stays as it is."""
+        for keys, states in bpf.slices(self._fd, FLOW_KEY, FLOW_STATE, SLICE_FLOWS):
+            reasons, _ = self._judge(states, monotonic_ns())
+            reasons[reasons == ACTIVE] = SOURCE
+            self._report(_records(keys, states, reasons))
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                end = monotonic() + self._period_s
+                for took_s in self._round():
+                    if self._stopping.wait(took_s * (1 / DUTY - 1)):
+                        return
+                self._stopping.wait(max(0.0, end - monotonic()))
+        except (OSError, EtcpipeError) as error:  # the consumer sees it and ends
+            self.failure = error
+
+    def _round(self) -> Iterator[float]:
+        """Walk over the table; yield the seconds that each slice took."""
+        now, before = monotonic_ns(), self._round_ns
+        self._round_ns = now
+        started = monotonic()
+        for keys, states in bpf.slices(self._fd, FLOW_KEY, FLOW_STATE, SLICE_FLOWS):
+            self._sweep_slice(keys, states, now, before)
+            yield monotonic() - started
+            started = monotonic()
+
+    def _sweep_slice(self, keys: np.ndarray, states: np.ndarray, now: int, before: int) -> None:
+        reasons, silent = self._judge(states, now)
+        active = ~silent & self._is_due(states, now, before)
+        if active.any():
+            self.counters["FLOWS_ACTIVE"] += int(active.sum())
+            self._report(_records(keys[active], states[active], np.full(active.sum(), ACTIVE)))
+        if silent.any():
+            self._take_out(keys[silent], states[silent], reasons[silent])
+
+    def _judge(self, states: np.ndarray, now: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return why each flow ended (ACTIVE: it did not), and whether: bpf/flows.h in NumPy."""
+        flags = states["tcp_flags"][:, 0] | states["tcp_flags"][:, 1]
+        half_open = flags & (SYN | ACK) == SYN
+        closed = states["status"] == CLOSED
+        limits = np.where(half_open, self._limits_ns["establish"], self._limits_ns["idle"])
+        limits = np.where(closed, self._limits_ns["tombstone"], limits)
+        age = np.int64(now - SLACK_NS) - states["last_ns"].astype(np.int64)
+        silent = age > limits
+        reasons = np.where(closed, IS_CLOSED, np.where(half_open, ESTABLISH, IDLE))
+        return np.where(silent | closed, reasons, ACTIVE), silent
+
+    def _is_due(self, states: np.ndarray, now: int, before: int) -> np.ndarray:
+        """Return whether each flow's age passed a multiple of the active timeout this round."""
+        first = states["first_ns"].astype(np.int64)
+        limit = self._limits_ns["active"]
+        return (now - first) // limit > np.maximum(before - first, 0) // limit
+
+    def _take_out(self, keys: np.ndarray, seen: np.ndarray, reasons: np.ndarray) -> None:
+        """Remove flows and report what they were at that moment."""
+        keys = np.ascontiguousarray(keys, FLOW_KEY)
+        states = np.zeros(len(keys), FLOW_STATE)
+        found = bpf.take(self._fd, keys, states)
+        self.counters["FLOWS_ENDED"] += int(found.sum())
+        cut = found & (
+            (states["last_ns"] != seen["last_ns"]) | (states["flow_id"] != seen["flow_id"])
+        )
+        self.counters["FLOWS_CUT"] += int(cut.sum())
+        self._report(_records(keys[found], states[found], reasons[found]))
+
+    def _report(self, records: np.ndarray) -> None:
+        if self._on_records and len(records):
+            self._on_records(records)
+
+
+def _records(keys: np.ndarray, states: np.ndarray, reasons: np.ndarray) -> np.ndarray:
+    records = np.zeros(len(keys), FLOW_RECORD)
+    records["key"], records["state"], records["reason"] = keys, states, reasons
+    return records
