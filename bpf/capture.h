@@ -10,16 +10,27 @@
 #include "mirror.h"
 #include "records.h"
 
-/* Returns 0, or -1: the packet is lost, and counted under its reason. */
-static __always_inline int capture_one(struct __sk_buff *skb, const struct mark *mark,
-				       const struct segment_cut *cut)
+/* Copy a packet. Returns 0, or -1: it is lost, and counted under its reason. */
+static __always_inline int capture_one(struct __sk_buff *skb, const struct mark *mark)
 {
-	if (SETTING(capture) != CAPTURE_RINGBUF)
-		return mirror_one(skb, mark, cut);
-	if (record_skb(skb, mark, cut))
-		return -1;
-	count(PACKETS_CLONED);
-	return 0;
+	const struct segment_cut whole = {};
+
+	if (SETTING(capture) == CAPTURE_RINGBUF)
+		return record_skb(skb, mark);
+	return mirror_one(skb, mark, &whole);
+}
+
+/* A frame of one packet, or of @segments that cannot be told apart: one of them arrives. */
+static __always_inline __u32 capture_undivided(struct __sk_buff *skb, const struct mark *mark,
+					       __u32 segments)
+{
+	__u32 left = SETTING(first_n) - mark->rank, others = 0;
+
+	if (segments > 1) {
+		others = (segments < left ? segments : left) - 1;
+		count_n(PACKETS_CLONE_FAILED, others);
+	}
+	return others + (capture_one(skb, mark) != 0);
 }
 
 /* Copy a packet, or a super-packet's that are among the first N. Returns how many are lost. */
@@ -27,26 +38,21 @@ static __always_inline __u32 capture_skb(struct __sk_buff *skb, const struct pac
 					 const struct mark *mark, __u32 segments)
 {
 	__u32 size = skb->gso_size, n = segments_in(p, size, skb->gso_segs), lost = 0, i;
-	struct segment_cut cut = {};
+	struct segment_cut cut;
 
 	if (n == 1)
-		return capture_one(skb, mark, &cut) ? segments : 0;
+		return capture_undivided(skb, mark, segments);
 NO_UNROLL
 	for (i = 0; i < FIRST_N_MAX; i++) {
 		if (i >= n || mark->rank + i >= SETTING(first_n))
 			break;
 		cut = segment_cut(p, size, i);
-		lost += capture_one(skb, mark, &cut) != 0;
+		if (SETTING(capture) == CAPTURE_RINGBUF)
+			lost += record_segment(skb, mark, &cut) != 0;
+		else
+			lost += mirror_one(skb, mark, &cut) != 0;
 	}
 	return lost;
-}
-
-/* A packet that XDP marked: it came so from the wire. */
-static __always_inline int capture_marked(struct __sk_buff *skb, const struct mark *mark)
-{
-	const struct segment_cut whole = {};
-
-	return capture_one(skb, mark, &whole);
 }
 
 /* XDP marked this packet and its copy failed: find its flow to tell it. */

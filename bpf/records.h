@@ -10,8 +10,8 @@
 
 /*
  * The verifier wants the size of a reservation as a constant: a few classes. A segment
- * needs SEGMENT_HEADERS_MAX beside its payload, whatever its headers are: 1728 fits one of
- * 1460 bytes, and 3328 the longest snap length.
+ * has SEGMENT_HEADERS_MAX beside its payload, whatever its headers are: 1728 takes all of
+ * an Ethernet frame, and 3328 the longest snap length.
  */
 #define RECORD_TINY 256
 #define RECORD_SMALL 512
@@ -22,12 +22,12 @@
 
 /* bpf_xdp_load_bytes (Linux 5.18) is left out where older kernels must take the object. */
 #if defined(ETCPIPE_FETCH_ADD)
-static __always_inline int xdp_copy(struct xdp_md *ctx, void *to, __u32 len)
+static __always_inline int xdp_copy(struct xdp_md *ctx, void *to, __u64 len)
 {
 	return bpf_xdp_load_bytes(ctx, 0, to, len);
 }
 #else
-static __always_inline int xdp_copy(struct xdp_md *ctx, void *to, __u32 len)
+static __always_inline int xdp_copy(struct xdp_md *ctx, void *to, __u64 len)
 {
 	void *from = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	__u8 *bytes = to;
@@ -49,71 +49,96 @@ static __always_inline __u32 record_needs(__u32 len)
 	return len < SETTING(snap_len) ? len : SETTING(snap_len);
 }
 
-/* The bytes of one packet. Returns how many, or -1. */
-static __always_inline int record_bytes(struct __sk_buff *skb, __u8 *frame, __u32 room,
-					const struct segment_cut *cut)
+/* All of a frame that is one packet. Returns how many bytes, or 0. */
+static __always_inline __u32 record_frame(struct __sk_buff *skb, __u8 *frame, __u32 room)
 {
-	__u32 len = record_needs(skb->len);
-	__u32 headers = cut->headers & SEGMENT_OFFSET_MASK;
+	__u64 len = record_needs(skb->len);
 
-	if (!cut->payload_len) {
-		if (!len || len > room || bpf_skb_load_bytes(skb, 0, frame, len))
-			return -1;
-		return len;
-	}
-	len = record_needs(headers + cut->payload_len) - headers;
+	KEEP(len);	/* the very number that is compared goes to the helper */
+	if (!len || len > room || bpf_skb_load_bytes(skb, 0, frame, len))
+		return 0;
+	return len;
+}
+
+/* One packet of a super-packet. Returns how many bytes, or 0. */
+static __always_inline __u32 record_segment_frame(struct __sk_buff *skb, __u8 *frame, __u32 room,
+						  const struct segment_cut *cut)
+{
+	__u64 headers = cut->headers & SEGMENT_OFFSET_MASK;
+	__u64 len = record_needs(headers + cut->payload_len) - headers;
+
+	KEEP(len);
+	KEEP(headers);
 	if (!headers || headers > SEGMENT_HEADERS_MAX || !len || len > room - SEGMENT_HEADERS_MAX)
-		return -1;
+		return 0;
 	if (bpf_skb_load_bytes(skb, 0, frame, headers) ||
 	    bpf_skb_load_bytes(skb, headers + cut->skip, frame + headers, len))
-		return -1;
+		return 0;
 	segment_fix(frame, frame + room, cut);
 	return headers + len;
 }
 
-static __always_inline int record_write(struct __sk_buff *skb, const struct mark *mark,
-					const struct segment_cut *cut, __u64 size)
+static __always_inline int record_write(struct __sk_buff *skb, const struct mark *mark, __u64 size)
 {
 	struct packet_record *record = record_reserve(size);
-	int captured;
 
 	if (!record) {
 		count(PACKETS_RINGBUF_FULL);
 		return -1;
 	}
-	captured = record_bytes(skb, (__u8 *)(record + 1), RECORD_ROOM(size), cut);
 	describe(skb, mark, &record->meta);
-	if (cut->payload_len)
-		describe_segment(&record->meta, skb->len, cut);
-	record->captured = captured < 0 ? 0 : captured;
+	record->captured = record_frame(skb, (__u8 *)(record + 1), RECORD_ROOM(size));
 	__builtin_memset(record->pad, 0, sizeof(record->pad));
 	record_submit(record);
+	count(PACKETS_CLONED);
 	return 0;
 }
 
-static __always_inline int record_skb(struct __sk_buff *skb, const struct mark *mark,
-				      const struct segment_cut *cut)
+/* Write a packet. Returns 0, or -1: it is lost. */
+static __always_inline int record_skb(struct __sk_buff *skb, const struct mark *mark)
 {
-	__u32 whole = record_needs(skb->len);
-	__u32 needs = cut->payload_len ? record_needs(cut->headers + cut->payload_len) : whole;
+	__u32 needs = record_needs(skb->len);
 
-	if (cut->payload_len)
-		needs += SEGMENT_HEADERS_MAX - cut->headers;
 	if (needs <= RECORD_ROOM(RECORD_TINY))
-		return record_write(skb, mark, cut, RECORD_TINY);
+		return record_write(skb, mark, RECORD_TINY);
 	if (needs <= RECORD_ROOM(RECORD_SMALL))
-		return record_write(skb, mark, cut, RECORD_SMALL);
+		return record_write(skb, mark, RECORD_SMALL);
 	if (needs <= RECORD_ROOM(RECORD_MEDIUM))
-		return record_write(skb, mark, cut, RECORD_MEDIUM);
+		return record_write(skb, mark, RECORD_MEDIUM);
 	if (needs <= RECORD_ROOM(RECORD_FRAME))
-		return record_write(skb, mark, cut, RECORD_FRAME);
-	return record_write(skb, mark, cut, RECORD_LARGE);
+		return record_write(skb, mark, RECORD_FRAME);
+	return record_write(skb, mark, RECORD_LARGE);
+}
+
+/*
+ * Write that packet of a super-packet which @cut tells. Returns 0, or -1: it is lost. One
+ * size for all: in a loop each class is one more branch for the verifier to follow.
+ */
+static __always_inline int record_segment(struct __sk_buff *skb, const struct mark *mark,
+					  const struct segment_cut *cut)
+{
+	const __u32 size = SETTING(snap_len) > RECORD_ROOM(RECORD_FRAME) ? RECORD_LARGE :
+									   RECORD_FRAME;
+	struct packet_record *record = record_reserve(size);
+
+	if (!record) {
+		count(PACKETS_RINGBUF_FULL);
+		return -1;
+	}
+	describe(skb, mark, &record->meta);
+	describe_segment(&record->meta, skb->len, cut);
+	record->captured = record_segment_frame(skb, (__u8 *)(record + 1), RECORD_ROOM(size), cut);
+	__builtin_memset(record->pad, 0, sizeof(record->pad));
+	record_submit(record);
+	count(PACKETS_CLONED);
+	return 0;
 }
 
 static __always_inline int record_write_xdp(struct xdp_md *ctx, const struct mark *mark,
 					    const struct packet *p, __u32 len, __u64 size)
 {
 	struct packet_record *record = record_reserve(size);
+	__u64 bytes = len;
 
 	if (!record) {
 		count(PACKETS_RINGBUF_FULL);
@@ -127,8 +152,9 @@ static __always_inline int record_write_xdp(struct xdp_md *ctx, const struct mar
 	record->meta.rank = mark->rank;
 	record->meta.vlan = p->vlan;
 	record->meta.direction = mark->direction;
-	if (len && len <= RECORD_ROOM(size) && !xdp_copy(ctx, record + 1, len))
-		record->captured = len;
+	KEEP(bytes);
+	if (bytes && bytes <= RECORD_ROOM(size) && !xdp_copy(ctx, record + 1, bytes))
+		record->captured = bytes;
 	record_submit(record);
 	count(PACKETS_CLONED);
 	return 0;

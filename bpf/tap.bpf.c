@@ -126,7 +126,7 @@ int tc_mirror(struct __sk_buff *skb)
 	if ((void *)(meta + 1) > (void *)(long)skb->data || meta->magic != mark_magic())
 		return TC_ACT_UNSPEC;
 	mark = *meta;
-	if (mark.rank != RANK_ACT && capture_marked(skb, &mark))
+	if (mark.rank != RANK_ACT && capture_one(skb, &mark))
 		tell_lost(skb);
 	return act(skb, mark.flow_id);
 }

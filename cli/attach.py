@@ -42,6 +42,19 @@ if TYPE_CHECKING:
     default="auto",
     help="What loads the programs.",
 )
+@click.option(
+    "--capture",
+    type=click.Choice(["afxdp", "ringbuf"]),
+    default="afxdp",
+    help="How packets come from the kernel; ringbuf costs a fraction.",
+)
+@click.option(
+    "--queues",
+    type=click.IntRange(1, 64),
+    default=1,
+    metavar="N",
+    help="AF_XDP queues, each with a thread that waits at it.",
+)
 @click.option("--duration", type=float, metavar="S", help="End after so many seconds.")
 @click.option(
     "-c", "--count", type=click.IntRange(1), metavar="FLOWS", help="End after so many verdicts."
@@ -63,6 +76,8 @@ def attach(
     wait: float | None,
     mode: str,
     loader: str,
+    capture: str,
+    queues: int,
     duration: float | None,
     count: int | None,
     policy: str | None,
@@ -92,6 +107,8 @@ def attach(
             first_n=first,
             mode=mode,
             loader=loader,
+            capture=capture,
+            queues=queues,
             netns=option(ctx, "netns"),
             wait_s=wait,
             duration_s=duration,

@@ -17,14 +17,18 @@ from etcpipe.batch import FlowBatch, PacketBatch
 from etcpipe.errors import DataplaneError
 from etcpipe.kernel import netns as namespaces
 from etcpipe.kernel import tap
-from etcpipe.layout import CONSTANTS
 from etcpipe.offline import depth_for, regroup_for
 from etcpipe.policy import Policy, verdict_words
+from etcpipe.queues import Queues
 from etcpipe.ring import Ring
+from etcpipe.ringbuf import RingBuffer
 from etcpipe.verdict import VerdictBatch
 
 # Packets that may wait for the consumer: some 10 ms at the fastest rate a mirror reaches.
 RING_SIZE = 8192
+
+# What a ring may still hold at the end: 8192 packets, or 16 MiB of records.
+REST_BATCHES_MAX = 64
 
 # How often the loop looks whether the device is still there, in seconds.
 CHECK_EVERY_S = 0.5
@@ -34,7 +38,7 @@ CHECK_EVERY_S = 0.5
 LOSSES = (
     "PACKETS_CLONE_FAILED",
     "PACKETS_PUSH_FAILED",
-    "MIRROR_DROPPED",
+    "PACKETS_RINGBUF_FULL",
     "PACKETS_POP_FAILED",
     "PACKETS_NO_CONSUMER",
     "RING_RX_DROPPED",
@@ -67,7 +71,6 @@ class Live:
         self._duration_s = duration_s
         self._stack = ExitStack()
         self._stopping = False
-        self._drained = False
 
     @property
     def mode(self) -> str:
@@ -89,8 +92,7 @@ class Live:
             if self._netns:
                 stack.enter_context(namespaces.enter(self._netns))
             stack.enter_context(self._tap)
-            self._ring = stack.enter_context(Ring(self._tap.mirror_ifindex, ring_size=RING_SIZE))
-            self._tap.bind(self._ring.fd)
+            self._ring = stack.enter_context(_open_ring(self._tap))
             if self._policy:
                 self._tap.set_actions(self._policy.actions())
             self._tap.start()
@@ -120,7 +122,9 @@ class Live:
         return {name: counters[name] for name in LOSSES if counters.get(name)}
 
     def __iter__(self) -> Iterator[VerdictBatch]:
-        for verdicts in pipeline.run(self._source(), self._regroup, self.model):
+        for verdicts in pipeline.run(
+            self._source(), self._regroup, self.model, now_ns=monotonic_ns
+        ):
             self._publish(verdicts)
             yield verdicts
 
@@ -132,7 +136,6 @@ class Live:
         check = monotonic()
         while not self._stopping and not (end and monotonic() >= end):
             batch = self._ring.receive()
-            self._drained = len(batch) < CONSTANTS["BATCH_MAX"]
             yield batch
             if monotonic() >= check:
                 check = monotonic() + CHECK_EVERY_S
@@ -142,7 +145,7 @@ class Live:
 
     def _rest(self) -> Iterator[PacketBatch]:
         """Yield what the ring still holds, so that every packet is seen or counted as lost."""
-        for _ in range(RING_SIZE // CONSTANTS["BATCH_MAX"]):
+        for _ in range(REST_BATCHES_MAX * self._tap.queues):
             batch = self._ring.receive()
             if not len(batch):
                 return
@@ -160,6 +163,22 @@ class Live:
         self._tap.verdicts[slots[told]] = words[told]
 
 
+def _open_ring(tapped: tap.Tap) -> "Ring | RingBuffer | Queues":
+    """Return the consuming end of an open tap, by the way that its settings name."""
+    settings = tapped.settings
+    if settings.capture == "ringbuf":
+        return RingBuffer(tapped.records_fd, settings.ringbuf_bytes)
+    with ExitStack() as stack:
+        rings = []
+        for queue in range(tapped.queues):
+            ring = Ring(tapped.mirror_ifindex, queue, ring_size=RING_SIZE)
+            rings.append(stack.enter_context(ring))
+            tapped.bind(ring.fd, queue)
+        opened = rings[0] if len(rings) == 1 else Queues(rings)
+        stack.pop_all()
+    return opened
+
+
 class _TapSource:
     """The tap as the pipeline's source."""
 
@@ -172,7 +191,7 @@ class _TapSource:
     def clock_ns(self) -> int | None:
         # Packets wait in a ring that was not drained: then only their own clock is safe,
         # else a busy moment would close rows whose packets are still to be read.
-        return monotonic_ns() if self._live._drained else None
+        return monotonic_ns() if self._live._ring.is_drained else None
 
     def records(self, flows: FlowBatch) -> np.ndarray:
         return self._live._tap.records(flows.key)
@@ -184,6 +203,8 @@ def attach(
     model: str | PathLike[str] | None = None,
     first_n: int | None = None,
     mode: str = "auto",
+    capture: str = "afxdp",
+    queues: int = 1,
     loader: str = "auto",
     netns: str | None = None,
     wait_s: float | None = None,
@@ -201,6 +222,8 @@ def attach(
         model: a model file; None takes the one that ships.
         first_n: packets of a flow to mirror; None: as many as the model was trained with.
         mode: "tc", "xdp", or "auto" to take what this device does best.
+        capture: how packets come from the kernel: "afxdp" sockets, or the cheaper "ringbuf".
+        queues: AF_XDP sockets, each with a queue of the mirror.
         loader: "libbpf", "bcc", or "auto".
         netns: name or path of the network namespace that the device is in.
         wait_s: a flow is judged by what there is when nothing came for so long.
@@ -224,6 +247,8 @@ def attach(
         count=loaded.count,
         mode=mode,
         loader=loader,
+        capture=capture,
+        queues=queues,
         policy=rules is not None,
     )
     return Live(

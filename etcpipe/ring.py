@@ -90,6 +90,7 @@ class Ring:
             self.close()
             raise _explain(error, self._where, frames * frame_size) from error
         self._lost_before = dict.fromkeys(LOSSES, 0)
+        self._is_drained = True
 
     def __enter__(self) -> "Ring":
         return self
@@ -135,7 +136,17 @@ class Ring:
             )
         except OSError as error:
             raise _explain(error, self._where) from error
+        self._is_drained = n < max_packets
         return self._columns.batch(self._memory, n, lost=self._lost_since())
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether all packets that had come were handed out by the last receive()."""
+        return self._is_drained
+
+    def no_packets(self) -> PacketBatch:
+        """Return an empty batch."""
+        return PacketColumns(0).batch(self._memory, 0)
 
     def _lost_since(self) -> dict[str, int]:
         now = self.statistics()

@@ -201,7 +201,7 @@ class Tap:
             return False
         return all(
             _has_device(self._probe, index)
-            for index in (self._state.ifindex, *self._state.mirror_ifindex)
+            for index in (self._state.ifindex, *self._state.ports, *self._state.mirror_ifindex)
         )
 
     @property
@@ -271,9 +271,7 @@ class Tap:
         state.tags = status.tags(self._loaded.programs)
         # on the device itself it would see a packet or two, which a ring of records keeps
         own = state.mirror_ifindex[0] if uses_mirror else device.ifindex
-        state.hook = modes.choose_hook(
-            self.settings.hook, self._loaded.programs["tc_track"], own
-        )
+        state.hook = modes.choose_hook(self.settings.hook, self._loaded.programs["tc_track"], own)
         state.write()
         pins.put(self._loaded, state)
         modes.attach_mirror(ip, state, self._loaded)

@@ -22,5 +22,6 @@ extern PyMethodDef pcap_methods[];
 extern PyMethodDef tracker_methods[];
 extern PyMethodDef regroup_methods[];
 extern PyMethodDef filter_methods[];
+extern PyMethodDef ringbuf_methods[];
 
 #endif /* ETCPIPE_NATIVE_H */

@@ -1,0 +1,106 @@
+"""Several AF_XDP sockets as one source: a thread waits at each, one reader takes turns.
+
+A thread hands its batch over and touches its ring again only when the reader is done with
+it, since the frames are the kernel's again from then on. A flow is always on one queue, so
+its packets stay in order.
+"""
+
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from queue import Empty, SimpleQueue
+from types import TracebackType
+
+from etcpipe.batch import PacketBatch
+from etcpipe.errors import EtcpipeError
+from etcpipe.ring import BATCH_MAX, Ring
+
+
+class Queues:
+    """Reads from all rings; a context manager that closes them.
+
+    Args:
+        rings: at least one, bound to queues of one device; not to be used elsewhere.
+        idle_s: receive() returns an empty batch when nothing came for so long.
+    """
+
+    def __init__(self, rings: Sequence[Ring], idle_s: float = 0.1):
+        self._rings = list(rings)
+        self._idle_s = idle_s
+        self._ready: SimpleQueue[tuple[int, PacketBatch | EtcpipeError]] = SimpleQueue()
+        self._done = [threading.Semaphore(0) for _ in self._rings]
+        self._full = [False] * len(self._rings)
+        self._lent: int | None = None
+        self._stopping = False
+        self._empty = self._rings[0].no_packets()
+        self._threads = [
+            threading.Thread(target=self._wait, args=(queue,), name=f"queue {queue}", daemon=True)
+            for queue in range(len(self._rings))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> "Queues":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether all packets that had come were handed out by the last receive()."""
+        return self._ready.empty() and not any(self._full)
+
+    def receive(self) -> PacketBatch:
+        """Return the next batch of some queue, valid until the next call.
+
+        Raises:
+            DataplaneError: the device is gone.
+        """
+        self._give_back()
+        try:
+            queue, batch = self._ready.get(timeout=self._idle_s)
+        except Empty:
+            return self._empty
+        if isinstance(batch, EtcpipeError):
+            raise batch
+        self._lent, self._full[queue] = queue, len(batch) == BATCH_MAX
+        return batch
+
+    def statistics(self) -> dict[str, int]:
+        """Return what the kernel did not deliver on all queues, by reason."""
+        each = [ring.statistics() for ring in self._rings]
+        return {name: sum(counts[name] for counts in each) for name in each[0]}
+
+    def close(self) -> None:
+        """Stop the threads and free the queues."""
+        self._stopping = True
+        for done in self._done:
+            done.release()
+        with ExitStack() as stack:
+            for ring in self._rings:
+                stack.callback(ring.close)
+            for thread in self._threads:
+                thread.join()
+
+    def _give_back(self) -> None:
+        if self._lent is not None:
+            self._done[self._lent].release()
+            self._lent = None
+
+    def _wait(self, queue: int) -> None:
+        ring = self._rings[queue]
+        while not self._stopping:
+            try:
+                batch = ring.receive()
+            except EtcpipeError as error:
+                self._ready.put((queue, error))
+                return
+            if len(batch):
+                self._ready.put((queue, batch))
+                self._done[queue].acquire()
