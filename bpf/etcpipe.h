@@ -53,6 +53,7 @@ enum packet_counter {
 	PACKETS_FILTERED,	/* passed: the filter does not want it */
 	PACKETS_ACTED,		/* the flow's verdict has an action, which was done */
 	PACKETS_POLICY_DROP,	/* dropped: the policy says so of the flow's verdict */
+	PACKETS_NOT_FORWARDED,	/* forward mode: the other port could not be had or did not take it */
 	PACKETS_RINGBUF_FULL,	/* loss: the consumer left no room in the ring of records */
 	N_PACKET_COUNTERS,
 };

@@ -28,6 +28,8 @@ class Journal:
         mirror: names of the mirror pair, the end that traffic is cloned into first.
         sides: sides of the device where a TC program of ours is, or is about to be.
         clsact_added: the device had no clsact before us.
+        ports: forward mode: both devices.
+        promiscuous: those of them that were not before us.
         source_digest: of the programs' source, see settings.py.
         tags: digest of each program's instructions, to recognise them.
         ready: set-up went to its end; what is left of it can be adopted.
@@ -42,6 +44,8 @@ class Journal:
     mirror_ifindex: list[int] = field(default_factory=list)
     sides: list[str] = field(default_factory=list)
     clsact_added: bool = False
+    ports: list[int] = field(default_factory=list)
+    promiscuous: list[int] = field(default_factory=list)
     mode: str = ""
     mode_reason: str = ""
     hook: str = ""
@@ -89,6 +93,8 @@ class Journal:
     def _remove_from_device(self, ip) -> None:
         for name in ("link_ingress", "link_egress", "link_xdp"):
             hooks.release(self.pins / name)
+        for ifindex in self.promiscuous:
+            links.set_promiscuous(ip, ifindex, False)
         if links.ifindex_of(self.device) == self.ifindex:
             hooks.detach_clsact(ip, self.ifindex, self.sides, self.clsact_added)
 

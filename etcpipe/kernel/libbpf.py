@@ -17,6 +17,7 @@ from etcpipe.kernel.settings import XDP_MODE_PROGRAMS, Build, Loaded, load_error
 
 # Newest first: the plain object lacks fetching atomics and loads from Linux 5.10.
 OBJECTS = ("tap.v3.bpf.o", "tap.plain.bpf.o")
+FORWARD_OBJECTS = ("forward.v3.bpf.o", "forward.plain.bpf.o")
 SETTINGS_SECTION = b".rodata.settings"
 
 _PROTOTYPES = {
@@ -60,10 +61,11 @@ def library() -> ctypes.CDLL:
     return lib
 
 
-def object_paths() -> list[Path]:
-    """Return the precompiled objects that are there, the one to try first in front."""
+def object_paths(source: str = "tap") -> list[Path]:
+    """Return a source's precompiled objects that are there, the one to try first in front."""
     folder = Path(str(files("etcpipe") / "bpf"))
-    return [folder / name for name in OBJECTS if (folder / name).exists()]
+    names = FORWARD_OBJECTS if source == "forward" else OBJECTS
+    return [folder / name for name in names if (folder / name).exists()]
 
 
 def load(build: Build) -> Loaded:
@@ -74,7 +76,7 @@ def load(build: Build) -> Loaded:
         PermissionDeniedError: loading needs capabilities that this process lacks.
     """
     library()
-    paths = object_paths()
+    paths = object_paths(build.source)
     if not paths:
         raise UnsupportedError("no precompiled BPF object: run make -C bpf, or use --loader bcc")
     refusal = OSError(errno.ENOENT, "no object")
@@ -92,7 +94,7 @@ def load_object(path: Path, build: Build) -> Loaded:
     handle = _check(lib.bpf_object__open_file(os.fsencode(path), None))
     try:
         _fill_settings(handle, build.record())
-        if not build.with_xdp:
+        if build.source == "tap" and not build.with_xdp:
             for name in XDP_MODE_PROGRAMS:
                 _check(lib.bpf_program__set_autoload(_program(handle, name), False))
         for name, entries in build.map_sizes().items():
@@ -104,6 +106,7 @@ def load_object(path: Path, build: Build) -> Loaded:
             build.programs,
             lambda name: lib.bpf_program__fd(_program(handle, name)),
             lambda name: lib.bpf_map__fd(_map(handle, name.encode())),
+            build.map_names,
         )
     finally:
         lib.bpf_object__close(handle)

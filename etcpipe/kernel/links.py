@@ -10,6 +10,7 @@ from pathlib import Path
 from etcpipe.errors import DataplaneError, PermissionDeniedError, UnsupportedError
 
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772
+IFF_PROMISC = 0x100
 MIRROR_MTU = 65535  # before Linux 5.12 a longer copy would be refused
 
 # rtnetlink's names of the two sides of clsact, and where our filters stand: after filters
@@ -102,6 +103,18 @@ def create_mirror(ip, names: tuple[str, str], n_queues: int) -> tuple[int, int]:
             sysctl.write_text("1")
         ip.link("set", index=index, mtu=MIRROR_MTU, arp=False)
     return indexes
+
+
+def is_promiscuous(ip, ifindex: int) -> bool:
+    """Return whether somebody had the device take frames for all addresses."""
+    return any(
+        link["index"] == ifindex and link["flags"] & IFF_PROMISC for link in ip.get_links()
+    )
+
+
+def set_promiscuous(ip, ifindex: int, is_on: bool) -> None:
+    """Have the device take frames for all addresses, or no longer."""
+    ip.link("set", index=ifindex, flags=IFF_PROMISC if is_on else 0, change=IFF_PROMISC)
 
 
 def set_up(ip, indexes: Iterable[int]) -> None:

@@ -20,6 +20,7 @@ from etcpipe.timeouts import TIMEOUTS
 # Every tap's programs, and those beside them where XDP may track.
 TC_MODE_PROGRAMS = ("tc_track", "tc_matched", "mirror_pop")
 XDP_MODE_PROGRAMS = ("xdp_track", "xdp_matched", "tc_mirror", "xdp_canary", "tc_canary")
+FORWARD_PROGRAMS = ("xdp_forward", "mirror_pop")
 XDP_PROGRAMS = ("xdp_track", "xdp_matched", "mirror_pop", "xdp_canary")  # by type
 MAPS = (
     "flows",
@@ -33,6 +34,7 @@ MAPS = (
     "filters_tc",
     "filters_xdp",
 )
+FORWARD_MAPS = ("forward_ports", "forward_group")
 
 MODES = ("auto", "tc", "xdp")
 LOADERS = ("auto", "libbpf", "bcc")
@@ -63,6 +65,7 @@ class TapSettings:
         count: which packets count towards them ("payload", "all", "non_ack").
         snap_len: bytes of a frame that reach the consumer.
         mode: where ingress is tracked: "tc", "xdp", or "auto" which lets a canary decide.
+        forward: the device at the other end of the wire in forward mode, else empty.
         loader: "libbpf", "bcc", or "auto": libbpf where it works.
         hook: how TC programs are attached: "tcx" (Linux 6.6), "clsact", or "auto".
         capture: how packets reach the consumer: "afxdp", or "ringbuf" at a fraction of the cost.
@@ -88,6 +91,7 @@ class TapSettings:
     count: str = "payload"
     snap_len: int = CONSTANTS["SNAP_LEN_DEFAULT"]
     mode: str = "auto"
+    forward: str = ""
     loader: str = "auto"
     hook: str = "auto"
     capture: str = "afxdp"
@@ -122,6 +126,8 @@ class TapSettings:
         _check_choice("capture", self.capture, CAPTURES)
         _check_queues(self.queues, self.capture)
         _check_ringbuf(self.ringbuf_bytes)
+        if self.forward:
+            _check_forward(self)
 
     @property
     def parse(self) -> int:
@@ -151,7 +157,19 @@ class Build:
     @property
     def programs(self) -> tuple[str, ...]:
         """The programs to load."""
+        if self.settings.forward:
+            return FORWARD_PROGRAMS
         return TC_MODE_PROGRAMS + (XDP_MODE_PROGRAMS if self.with_xdp else ())
+
+    @property
+    def source(self) -> str:
+        """The object that the programs are in."""
+        return "forward" if self.settings.forward else "tap"
+
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        """The maps of that object."""
+        return MAPS + (FORWARD_MAPS if self.settings.forward else ())
 
     def record(self) -> np.ndarray:
         """Return struct tap_settings, (1,)."""
@@ -203,13 +221,14 @@ class Loaded:
         names: Sequence[str],
         program: Callable[[str], int],
         map_: Callable[[str], int],
+        maps: Sequence[str] = MAPS,
     ) -> "Loaded":
         """Return a Loaded of its own descriptors, made from a loader's."""
         loaded = cls(loader, {}, {})
         try:
             for name in names:
                 loaded.programs[name] = os.dup(program(name))
-            for name in MAPS:
+            for name in maps:
                 loaded.maps[name] = os.dup(map_(name))
             loaded._connect_filters()
         except BaseException:
@@ -253,6 +272,15 @@ def load_error(error: OSError) -> EtcpipeError:
     if error.errno == errno.ENOMEM:
         return DataplaneError("no memory for the flow table: ask for a smaller one (max_flows)")
     return DataplaneError(f"the kernel refused the BPF programs: {error.strerror}")
+
+
+def _check_forward(settings: TapSettings) -> None:
+    fixed = {"mode": "auto", "queues": 1}  # XDP alone; the CPU chooses the mirror's queue
+    for name, value in fixed.items():
+        if getattr(settings, name) != value:
+            raise UsageError(f"{name} cannot be chosen in forward mode")
+    if settings.loader == "bcc":
+        raise UsageError("forward mode needs the loader libbpf")
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

@@ -1,0 +1,104 @@
+"""What two devices must be to form a wire, checked before anything is changed."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from etcpipe.errors import DataplaneError, UnsupportedError, UsageError
+from etcpipe.kernel import hooks, journal, links, netns
+
+# What the far end of a veth needs beside a port that forwards: it takes frames from XDP only
+# with NAPI, which it has with GRO or a program of its own; and a checksum that it leaves to
+# the device is never filled in.
+GRO = "rx-gro"
+LATE_CHECKSUMS = ("tx-checksum-ip-generic", "tx-checksum-ipv4", "tx-checksum-ipv6")
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The two ends of the wire.
+
+    Attributes:
+        indexes: of the two devices, the one that was asked for first.
+        mtu: of both.
+    """
+
+    indexes: tuple[int, int]
+    mtu: int
+
+
+def check(ip, device: links.Device, other_name: str) -> Ports:
+    """Return the ports.
+
+    Raises:
+        UsageError: both are one device, or their MTUs differ.
+        DataplaneError: no such device, or it is tapped.
+        UnsupportedError: frames would be lost; says what to change.
+    """
+    other = links.device(ip, other_name)
+    if other.ifindex == device.ifindex:
+        raise UsageError(f"{device.name} cannot forward to itself")
+    if journal.run_path(netns.inode(), other.name, ".json").exists():
+        raise DataplaneError(f"{other.name} is tapped itself: etcpipe detach {other.name}")
+    mtus = [_link(ip, port.ifindex).get_attr("IFLA_MTU") for port in (device, other)]
+    if mtus[0] != mtus[1]:
+        raise UsageError(
+            f"{device.name} has MTU {mtus[0]} and {other.name} {mtus[1]}: make them equal"
+        )
+    for port in (device, other):
+        if port.xdp_program:
+            program = hooks.describe_program(port.xdp_program)
+            raise UnsupportedError(f"cannot forward: {port.name} has an XDP program ({program})")
+        if port.kind == "veth":
+            _check_far_end(ip, port)
+    return Ports((device.ifindex, other.ifindex), mtus[0])
+
+
+def _check_far_end(ip, port: links.Device) -> None:
+    """Look at the other end of a veth; where nothing names its namespace it is not judged."""
+    near = _link(ip, port.ifindex)
+    namespace = _far_namespace(ip, near)
+    if namespace is None:
+        return
+    with netns.enter(namespace), links.iproute() as far:
+        lacks = _lacks(_link(far, near.get_attr("IFLA_LINK")))
+    if lacks:
+        raise UnsupportedError(f"cannot forward through {port.name}: {lacks}")
+
+
+def _lacks(far_end) -> str:
+    """Return what the far end of a veth lacks, in words."""
+    from etcpipe.doctor import ethtool
+
+    name = far_end.get_attr("IFLA_IFNAME")
+    features = ethtool.features(name)
+    xdp = far_end.get_attr("IFLA_XDP")
+    changes = []
+    if not features.get(GRO) and not (xdp and xdp.get_attr("IFLA_XDP_PROG_ID")):
+        changes.append("gro on")
+    if any(features.get(feature) for feature in LATE_CHECKSUMS):
+        changes.append("tx off")
+    return f"at its far end, ethtool -K {name} {' '.join(changes)}" if changes else ""
+
+
+def _far_namespace(ip, near) -> str | None:
+    """Return a path to the namespace of a veth's other end, by the kernel's number for it."""
+    number = near.get_attr("IFLA_LINK_NETNSID")
+    if number is None:
+        return str(netns.CURRENT)
+    named = netns.NAMED.iterdir() if netns.NAMED.is_dir() else ()
+    for path in (*named, *Path("/proc").glob("[0-9]*/ns/net")):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue  # a process that ended meanwhile
+        try:
+            if ip.get_netnsid(fd=fd)["nsid"] == number:
+                return str(path)
+        finally:
+            os.close(fd)
+    return None
+
+
+def _link(ip, index: int):
+    return next(link for link in ip.get_links() if link["index"] == index)
