@@ -11,7 +11,7 @@ from etcpipe.cli.common import Verb, is_json, print_json
 from etcpipe.errors import UnsupportedError
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "tools" / "bench"
-BENCHMARKS = ("classify", "forward", "start")
+BENCHMARKS = ("classify", "forward", "start", "kernel")
 
 
 @click.command(cls=Verb)
@@ -23,10 +23,10 @@ BENCHMARKS = ("classify", "forward", "start")
 def bench(
     ctx: click.Context, which: str, output: str | None, quick: bool, repeats: int | None
 ) -> int:
-    """Measure this machine: classify beside its peers, forwarding with a tap, start.
+    """Measure this machine: classify beside its peers, forwarding, start, the kernel side.
 
     Reports are Markdown tables with the machine and its load (docs/benchmarks). Takes
-    ten to twenty minutes in all; forward and start need root.
+    ten to twenty minutes in all; forward, start and kernel need root.
 
     \b
     Examples:

@@ -149,6 +149,24 @@ def test_start_sees_a_first_packet(tmp_path: Path) -> None:
     assert libbpf["rss"]["median"] > 10_000_000
 
 
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("clang") or not shutil.which("gcc"), reason="needs compilers")
+def test_kernel_meets_the_flows_that_it_says(tmp_path: Path) -> None:
+    results = json.loads(script("kernel", "--quick", "--json", "--work", tmp_path))["results"]
+    made = {name: cost["created"] for name, cost in results["costs"].items() if cost["created"]}
+    assert made == {"new flow, full table of 65,536": 10_000}
+    # key and state of a flow are 112 bytes, and the kernel's own part is not twice as much
+    assert 112 < results["bytes_a_flow"] < 336
+    assert set(results["path"]) == {
+        "no program",
+        "empty tc program",
+        "etcpipe, past the first N",
+    }
+    assert results["drain"]["missing"] == [0]
+    assert results["drain"]["cpu_ns"][0] > 0
+
+
 def test_bench_needs_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(bench, "SCRIPTS", tmp_path / "none")
     result = CliRunner().invoke(bench.bench, ["classify"])

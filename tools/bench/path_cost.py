@@ -1,0 +1,193 @@
+"""What a packet costs on its whole way, and what draining the ring costs the consumer.
+
+The lab's client sends through the router with sender.c. All of a packet's way, from the
+sender's system call over two veth pairs and forwarding to a route that swallows it, is work
+of the sender's processor; so its time a packet is the cost of the way.
+"""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from ipaddress import ip_interface
+from pathlib import Path
+
+import bed as beds
+import common
+import numpy as np
+from packet_cost import undisturbed
+
+from etcpipe.kernel import netns
+from etcpipe.kernel.tap import Tap, TapSettings
+from etcpipe.lab.network import ip
+from etcpipe.layout import CONSTANTS
+from etcpipe.live import LOSSES
+from etcpipe.ring import Ring
+
+HERE = Path(__file__).parent
+SENDER_CPU = 0
+FRAME = 124
+GATHER = 256
+NONE, EMPTY, TAP = "no program", "empty tc program", "etcpipe, past the first N"
+SWALLOWED = -5  # the address of the server's /24 that the server drops
+SENDS = 5
+RING_SIZE = 8192
+PACKETS_A_FLOW = 60  # in a drain; all of them are among the first N
+TIMEOUT_S = 60.0
+
+
+@dataclass
+class Drain:
+    """Drains of the ring, one a repeat, each while the sender sent at its fastest.
+
+    Attributes:
+        sent_kpps: thousand packets a second of the sender.
+        cpu_ns: consumer's processor time a packet, GATHER bytes of each copied together.
+        p50_ms, p99_ms: from the tracker to the consumer.
+        batch: packets a call.
+        missing: packets that the tracker selected, neither arrived nor counted as lost.
+        lost: counted as lost.
+    """
+
+    sent_kpps: list[float] = field(default_factory=list)
+    cpu_ns: list[float] = field(default_factory=list)
+    p50_ms: list[float] = field(default_factory=list)
+    p99_ms: list[float] = field(default_factory=list)
+    batch: list[float] = field(default_factory=list)
+    missing: list[int] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)
+
+
+class Sender:
+    """sender.c, compiled, and the way of its packets: client, router, swallowed."""
+
+    def __init__(self, bed: beds.Bed, work: Path):
+        work.mkdir(parents=True, exist_ok=True)
+        path = work / "sender"
+        common.run(["gcc", "-O2", "-Wall", "-o", path, HERE / "sender.c"])
+        network = bed.network
+        swallowed = str(ip_interface(f"{bed.server_address}/24").network[SWALLOWED])
+        ip(network.server, f"route add blackhole {swallowed}/32")
+        server, router = _link(network.server, "wan0"), _link(network.router, network.device)
+        ip(network.router, f"neigh replace {swallowed} lladdr {server['address']} dev lab1")
+        source = _ipv4(_link(network.client, "wan0"))
+        self._argv = ["ip", "netns", "exec", network.client]
+        self._argv += ["taskset", "-c", str(SENDER_CPU), "chrt", "-f", "1"]
+        self._argv += [str(path), "wan0", router["address"], source, swallowed, str(FRAME)]
+
+    def send(self, flows: int, packets: int) -> float:
+        """Return ns a packet."""
+        return self._ns(common.run([*self._argv, flows, packets]).output)
+
+    @contextmanager
+    def sending(self, flows: int, packets: int) -> Iterator[subprocess.Popen]:
+        """Send while the block runs; the sender has ended when the block has."""
+        command = [*self._argv, str(flows), str(packets)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+    def ns(self, process: subprocess.Popen) -> float:
+        """Return ns a packet of a sender that has ended."""
+        return self._ns(process.stdout.read())
+
+    @staticmethod
+    def _ns(output: str) -> float:
+        sent, took_ns, _ = map(int, output.split())
+        return took_ns / sent
+
+
+def measure_path(repeats: int, packets: int, work: Path) -> dict[str, list[float]]:
+    """Return ns a packet of one flow by what the router's device carries.
+
+    A value a repeat: the smallest of SENDS, since whatever disturbs only adds.
+    """
+    costs: dict[str, list[float]] = {NONE: [], EMPTY: [], TAP: []}
+    with beds.bed() as bed:
+        sender = Sender(bed, work)
+        for repeat in range(repeats):
+            common.progress(f"path {repeat + 1}/{repeats}")
+            for case, values in costs.items():
+                with _attached(bed, case, work):
+                    values.append(min(sender.send(1, packets) for _ in range(SENDS)))
+    return costs
+
+
+def _attached(bed: beds.Bed, case: str, work: Path) -> AbstractContextManager:
+    if case == EMPTY:
+        return beds.empty_program(bed, work)
+    return _tap(bed, TapSettings(mode="tc")) if case == TAP else nullcontext()
+
+
+@contextmanager
+def _tap(bed: beds.Bed, settings: TapSettings) -> Iterator[Tap]:
+    with Tap(bed.device, settings, netns=bed.router) as tap:
+        tap.start()
+        yield tap
+
+
+def measure_drain(repeats: int, packets: int, work: Path) -> Drain:
+    """Return what draining cost; every packet is among the first N of its flow."""
+    drain = Drain()
+    settings = TapSettings(mode="tc", first_n=CONSTANTS["FIRST_N_MAX"])
+    with beds.bed() as bed:
+        sender = Sender(bed, work)
+        for repeat in range(repeats):
+            common.progress(f"drain {repeat + 1}/{repeats}")
+            with netns.enter(bed.router), Tap(bed.device, settings) as tap:
+                with Ring(tap.mirror_ifindex, ring_size=RING_SIZE) as ring:
+                    tap.bind(ring.fd)
+                    tap.start()
+                    _drain_once(tap, ring, sender, packets, drain)
+    return drain
+
+
+def _drain_once(tap: Tap, ring: Ring, sender: Sender, packets: int, drain: Drain) -> None:
+    waits, arrived, calls = [], 0, 0
+    flows = -(-packets // PACKETS_A_FLOW)
+    with sender.sending(flows, packets) as process, undisturbed(os.cpu_count() - 1):
+        started = time.thread_time_ns()
+        end = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < end:
+            batch = ring.receive()
+            if len(batch):
+                _gather(batch.memory, batch.offset)
+                now = np.uint64(time.monotonic_ns())
+                waits.append(now - batch.timestamp_ns)
+                arrived, calls = arrived + len(batch), calls + 1
+            elif process.poll() is not None:
+                break
+        used_ns = time.thread_time_ns() - started
+        drain.sent_kpps.append(1e6 / sender.ns(process))
+    counters = tap.counters()
+    counters |= {f"RING_{name.upper()}": n for name, n in ring.statistics().items()}
+    lost = sum(counters.get(name, 0) for name in LOSSES)
+    p50, p99 = np.percentile(np.concatenate(waits), [50, 99]) / 1e6
+    drain.cpu_ns.append(used_ns / arrived)
+    drain.p50_ms.append(float(p50))
+    drain.p99_ms.append(float(p99))
+    drain.batch.append(arrived / calls)
+    drain.lost.append(lost)
+    drain.missing.append(counters["PACKETS_FIRST_N"] - arrived - lost)
+
+
+def _gather(memory: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Return the first GATHER bytes of each frame, (packets,), copied together."""
+    windows = np.ndarray(len(memory) - GATHER, f"V{GATHER}", memory, strides=(1,))
+    return windows[offset]
+
+
+def _link(namespace: str, device: str) -> dict:
+    shown = common.run(["ip", "-n", namespace, "-j", "addr", "show", "dev", device])
+    return json.loads(shown.output)[0]
+
+
+def _ipv4(link: dict) -> str:
+    return next(a["local"] for a in link["addr_info"] if a["family"] == "inet")
