@@ -67,7 +67,7 @@ class RingBuffer:
     ) -> None:
         self.close()
 
-    def receive(self, max_packets: int = BATCH_MAX, deadline_s: float = 0.002) -> PacketBatch:
+    def receive(self, max_packets: int = BATCH_MAX, deadline_s: float = 0.001) -> PacketBatch:
         """Return the packets that have come, after waiting for a batch to fill.
 
         Waits until max_packets are there or the oldest is deadline_s old. The batch is
