@@ -43,6 +43,12 @@ if TYPE_CHECKING:
     help="What loads the programs.",
 )
 @click.option(
+    "--forward",
+    type=Device(),
+    metavar="DEVICE2",
+    help="Be the wire between DEVICE and DEVICE2, past bridge and routing.",
+)
+@click.option(
     "--capture",
     type=click.Choice(["afxdp", "ringbuf"]),
     default="afxdp",
@@ -75,6 +81,7 @@ def attach(
     first: int | None,
     wait: float | None,
     mode: str,
+    forward: str | None,
     loader: str,
     capture: str,
     queues: int,
@@ -91,6 +98,7 @@ def attach(
     Examples:
       etcpipe attach eth0
       etcpipe -j attach eth0 | jq 'select(.etcpipe.label == "openvpn")'
+      etcpipe attach eth0 --forward eth1
       etcpipe -n blue attach veth0 --duration 60 -o flows.csv
     """
     from etcpipe import live
@@ -106,6 +114,7 @@ def attach(
             model=model,
             first_n=first,
             mode=mode,
+            forward=forward,
             loader=loader,
             capture=capture,
             queues=queues,

@@ -17,6 +17,7 @@ from etcpipe.batch import FlowBatch, PacketBatch
 from etcpipe.errors import DataplaneError
 from etcpipe.kernel import netns as namespaces
 from etcpipe.kernel import tap
+from etcpipe.kernel.forward import Forward
 from etcpipe.offline import depth_for, regroup_for
 from etcpipe.policy import Policy, verdict_words
 from etcpipe.queues import Queues
@@ -39,6 +40,7 @@ LOSSES = (
     "PACKETS_CLONE_FAILED",
     "PACKETS_PUSH_FAILED",
     "PACKETS_RINGBUF_FULL",
+    "MIRROR_DROPPED",
     "PACKETS_POP_FAILED",
     "PACKETS_NO_CONSUMER",
     "RING_RX_DROPPED",
@@ -66,7 +68,8 @@ class Live:
         self._policy = policy
         self._decide = policy.decider(model.classes) if policy else None
         self._netns = netns
-        self._tap = tap.Tap(device, settings, keep=keep)
+        opened = Forward if settings.forward else tap.Tap
+        self._tap = opened(device, settings, keep=keep)
         self._regroup = regroup_for(model, settings.first_n, wait_s)
         self._duration_s = duration_s
         self._stack = ExitStack()
@@ -203,6 +206,7 @@ def attach(
     model: str | PathLike[str] | None = None,
     first_n: int | None = None,
     mode: str = "auto",
+    forward: str | None = None,
     capture: str = "afxdp",
     queues: int = 1,
     loader: str = "auto",
@@ -222,6 +226,7 @@ def attach(
         model: a model file; None takes the one that ships.
         first_n: packets of a flow to mirror; None: as many as the model was trained with.
         mode: "tc", "xdp", or "auto" to take what this device does best.
+        forward: a second device: both become one wire past the stack, see docs/operations.md.
         capture: how packets come from the kernel: "afxdp" sockets, or the cheaper "ringbuf".
         queues: AF_XDP sockets, each with a queue of the mirror.
         loader: "libbpf", "bcc", or "auto".
@@ -239,6 +244,8 @@ def attach(
         ModelError, UsageError: as classify(); or the policy is wrong.
     """
     rules = policies.load(policy) if policy else None
+    if rules and forward:
+        rules.check_forward()
     # pyroute2 takes longer to import than all else here: meanwhile the model loads in C++
     threading.Thread(target=import_module, args=("pyroute2",), daemon=True).start()
     loaded = models.load(model)
@@ -246,6 +253,7 @@ def attach(
         first_n=depth_for(loaded, first_n),
         count=loaded.count,
         mode=mode,
+        forward=forward or "",
         loader=loader,
         capture=capture,
         queues=queues,

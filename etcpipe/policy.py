@@ -58,6 +58,12 @@ class Policy:
         """Return (1 + rules,) ACTION: rule i has action i + 1, action 0 does nothing."""
         return np.stack([np.zeros((), ACTION), *(rule.action for rule in self.rules)])
 
+    def check_forward(self) -> None:
+        """Raise UsageError if a rule needs what forward mode does not pass by: TC and queues."""
+        for rule in self.rules:
+            if rule.action["flags"] != VERDICT_CONSTANTS["ACTION_DROP"]:
+                raise UsageError(f"{rule.place}: in forward mode the only action is drop")
+
     def decider(self, classes: Sequence[str]) -> "Decider":
         """Return what decides on verdicts of a model with these classes.
 
