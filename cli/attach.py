@@ -1,13 +1,15 @@
 """etcpipe attach: a device's traffic, classified live."""
 
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from etcpipe.cli.common import Device, Verb, is_json, option
 from etcpipe.cli.stopper import Stopper
+from etcpipe.cli.tracking import tracking_options
 from etcpipe.errors import EtcpipeError
 
 if TYPE_CHECKING:
@@ -29,6 +31,14 @@ if TYPE_CHECKING:
 @click.option("--first", type=int, metavar="N", help="Packets of a flow to mirror.")
 @click.option(
     "--wait", type=float, metavar="S", help="Judge a flow that was silent for so many seconds."
+)
+@click.option("--filter", "expression", metavar="EXPR", help="Packets to look at, as in tcpdump.")
+@tracking_options
+@click.option(
+    "--flows",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write a JSON line for each flow that ends; - is standard output.",
 )
 @click.option(
     "--mode",
@@ -80,6 +90,9 @@ def attach(
     output: str | None,
     first: int | None,
     wait: float | None,
+    expression: str | None,
+    tracking: Mapping[str, Any],
+    flows: str | None,
     mode: str,
     forward: str | None,
     loader: str,
@@ -103,6 +116,7 @@ def attach(
     """
     from etcpipe import live
     from etcpipe.outputs import format_of, open_output
+    from etcpipe.outputs.flows import open_flow_lines
     from etcpipe.outputs.summary import Summary
 
     if output:
@@ -120,13 +134,18 @@ def attach(
             queues=queues,
             netns=option(ctx, "netns"),
             wait_s=wait,
+            filter=expression,
+            tracking=tracking,
             duration_s=duration,
             keep=keep,
             policy=policy,
         ) as tap,
         # Last: a mistyped device must not empty the results of an earlier run.
         open_output(output) if output else nullcontext() as file,
+        open_flow_lines(flows, device) if flows else nullcontext() as flow_lines,
     ):
+        if flow_lines:
+            tap.report_flows(flow_lines.write)
         stopper.stops(tap.stop)
         click.echo(_started(device, tap), err=True)
         sinks = [_stdout(is_json(ctx)), *([file] if file else [])]
@@ -135,6 +154,9 @@ def attach(
             _follow(tap, device, sinks, summary, count)
         except EtcpipeError as error:
             failure = error  # the device is gone: say what was seen until then
+            flow_lines = None
+        if flow_lines:
+            tap.finish_flows()
         stopper.leave()
         counters, lost = tap.counters(), tap.lost()
     # With -j, standard output carries verdict lines and nothing else.

@@ -1,12 +1,14 @@
 """etcpipe classify: the flows of captures, as a table, JSON lines, CSV or Parquet."""
 
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from etcpipe.cli.common import Verb, is_json, warn
+from etcpipe.cli.tracking import tracking_options
 
 if TYPE_CHECKING:
     from etcpipe.cli.progress import Progress
@@ -35,6 +37,7 @@ EXIT_INTERRUPTED = 130
 @click.option(
     "--wait", type=float, metavar="S", help="Judge a flow that was silent for so many seconds."
 )
+@tracking_options
 @click.option("--all", "show_all", is_flag=True, help=f"Show all flows, not {FLOWS_SHOWN}.")
 @click.pass_context
 def classify(
@@ -45,6 +48,7 @@ def classify(
     first: int | None,
     expression: str | None,
     wait: float | None,
+    tracking: Mapping[str, Any],
     show_all: bool,
 ) -> int:
     """Classify the flows of pcap and pcapng files; `-` reads standard input.
@@ -72,6 +76,7 @@ def classify(
         first_n=first,
         wait_s=wait,
         filter=expression,
+        tracking=tracking,
         on_progress=progress.update,
     )
     interrupted = False

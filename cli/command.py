@@ -23,6 +23,7 @@ VERBS = {
     "classify": ("etcpipe.cli.classify", "Classify the flows of captures."),
     "attach": ("etcpipe.cli.attach", "Classify a device's traffic, live."),
     "show": ("etcpipe.cli.show", "Show where etcpipe is attached."),
+    "filter": ("etcpipe.cli.filter", "Change which packets a tap looks at."),
     "monitor": ("etcpipe.cli.show", "Follow the counters of attached devices."),
     "detach": ("etcpipe.cli.show", "Remove etcpipe from a device."),
     "demo": ("etcpipe.cli.demo", "Watch it classify real programs, without risk."),

@@ -1,12 +1,13 @@
 """Classify live traffic: the pipeline between a tap in the kernel and the verdict map."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from importlib import import_module
 from os import PathLike
 from time import monotonic, monotonic_ns
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +15,9 @@ from etcpipe import model as models
 from etcpipe import pipeline
 from etcpipe import policy as policies
 from etcpipe.batch import FlowBatch, PacketBatch
-from etcpipe.errors import DataplaneError
+from etcpipe.errors import DataplaneError, UsageError
+from etcpipe.kernel import filters, tap
 from etcpipe.kernel import netns as namespaces
-from etcpipe.kernel import tap
 from etcpipe.kernel.forward import Forward
 from etcpipe.offline import depth_for, regroup_for
 from etcpipe.policy import Policy, verdict_words
@@ -62,6 +63,7 @@ class Live:
         wait_s: float | None,
         duration_s: float | None,
         policy: Policy | None = None,
+        filter: str | None = None,
     ):
         self.device = device
         self.model = model
@@ -71,6 +73,7 @@ class Live:
         opened = Forward if settings.forward else tap.Tap
         self._tap = opened(device, settings, keep=keep)
         self._regroup = regroup_for(model, settings.first_n, wait_s)
+        self._filter = filter
         self._duration_s = duration_s
         self._stack = ExitStack()
         self._stopping = False
@@ -98,7 +101,9 @@ class Live:
             self._ring = stack.enter_context(_open_ring(self._tap))
             if self._policy:
                 self._tap.set_actions(self._policy.actions())
+            self._tap.set_filter(self._filter)
             self._tap.start()
+            self._sweeper = stack.enter_context(self._tap.sweeper())
             self._stack = stack.pop_all()
         return self
 
@@ -114,10 +119,24 @@ class Live:
         """End the iteration after the current batch; flows on the way still get a verdict."""
         self._stopping = True
 
+    def report_flows(self, take: Callable[[np.ndarray], None]) -> None:
+        """Call `take` with FLOW_RECORDs of flows as they end, from a thread of its own.
+
+        Flows that go on for long are reported each active timeout, with reason "active". An
+        error that `take` raises ends the iteration.
+        """
+        self._sweeper.on_records = take
+
+    def finish_flows(self) -> None:
+        """Report the flows that are left, and end reporting."""
+        self._sweeper.stop()
+        self._sweeper.rest()
+
     def counters(self) -> dict[str, int]:
         """Return packets by reason: the tap's, the socket's (RING_*) and regrouping's."""
         ring = {f"RING_{name.upper()}": n for name, n in self._ring.statistics().items()}
-        return {**self._tap.counters(), **ring, **self._regroup.counters}
+        counters = {**self._tap.counters(), **self._sweeper.counters}
+        return {**counters, **ring, **self._regroup.counters}
 
     def lost(self) -> dict[str, int]:
         """Return first-N packets that never reached the model, by reason, zeros left out."""
@@ -142,6 +161,8 @@ class Live:
             yield batch
             if monotonic() >= check:
                 check = monotonic() + CHECK_EVERY_S
+                if self._sweeper.failure:
+                    raise self._sweeper.failure
                 if not self._tap.alive():
                     raise DataplaneError(f"{self.device}: the device is gone; detached")
         yield from self._rest()
@@ -215,6 +236,8 @@ def attach(
     duration_s: float | None = None,
     keep: bool = False,
     policy: str | PathLike[str] | None = None,
+    filter: str | None = None,
+    tracking: Mapping[str, Any] | None = None,
 ) -> Live:
     """Return a tap on `device`; enter it to attach, iterate for verdicts, leave it to detach.
 
@@ -236,6 +259,9 @@ def attach(
         keep: leave the programs attached on exit, for the next attach to adopt.
         policy: a file that says what verdicts do to their flows (docs/policy.md); only with
             one is traffic changed, as it says.
+        filter: packets to look at, in libpcap's syntax; None: all.
+        tracking: more fields of TapSettings by name: timeouts, sample, count (which packets
+            count towards the first N; else as the model was trained).
 
     Raises:
         PermissionDeniedError: not root, or a capability or limit is missing.
@@ -246,18 +272,22 @@ def attach(
     rules = policies.load(policy) if policy else None
     if rules and forward:
         rules.check_forward()
+    if filter is not None:
+        if forward:
+            raise UsageError("no filter in forward mode: the wire looks at every packet")
+        filters.compile_filter(filter)  # a fault in it is found before anything is made
     # pyroute2 takes longer to import than all else here: meanwhile the model loads in C++
     threading.Thread(target=import_module, args=("pyroute2",), daemon=True).start()
     loaded = models.load(model)
     settings = tap.TapSettings(
         first_n=depth_for(loaded, first_n),
-        count=loaded.count,
         mode=mode,
         forward=forward or "",
         loader=loader,
         capture=capture,
         queues=queues,
         policy=rules is not None,
+        **{"count": loaded.count, **(tracking or {})},
     )
     return Live(
         device,
@@ -268,4 +298,5 @@ def attach(
         wait_s=wait_s,
         duration_s=duration_s,
         policy=rules,
+        filter=filter,
     )

@@ -1,8 +1,9 @@
 """Classify captures: the pipeline over files, each flow reported once it has ended."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -162,6 +163,7 @@ def classify(
     first_n: int | None = None,
     wait_s: float | None = None,
     filter: str | None = None,
+    tracking: Mapping[str, Any] | None = None,
     on_progress: Progress | None = None,
 ) -> Classification:
     """Return an iterator over the verdicts on all flows of some captures.
@@ -175,6 +177,8 @@ def classify(
         first_n: packets of a flow that the model may see; None: as the model was trained.
         wait_s: a flow is judged by what there is when nothing came for so long.
         filter: packets to look at, in libpcap's syntax.
+        tracking: more arguments of Capture by name: timeouts, sample, count (which packets
+            count towards the first N; else as the model was trained).
         on_progress: called about ten times a second with bytes read and bytes in all.
 
     Raises:
@@ -191,13 +195,19 @@ def classify(
     capture = Capture(
         [str(path) for path in paths],
         first_n=depth,
-        count=loaded.count,
         filter=filter,
         on_progress=on_progress,
+        **_of_captures({"count": loaded.count, **(tracking or {})}),
     )
     # Somebody may be waiting at the end of a pipe; files are read for throughput.
     rows_min = 1 if STDIN in map(str, paths) else pipeline.ROWS_MAX
     return Classification(capture, loaded, regroup_for(loaded, depth, wait_s), rows_min)
+
+
+def _of_captures(tracking: dict[str, Any]) -> dict[str, Any]:
+    if "active_timeout_s" in tracking:
+        raise UsageError("timeout active: a capture's flows are reported once, at their end")
+    return tracking
 
 
 def depth_for(model: models.Model, first_n: int | None) -> int:

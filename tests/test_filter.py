@@ -14,9 +14,9 @@ from kernel_fixtures import Bench, bench
 
 from etcpipe import _native
 from etcpipe.errors import UnsupportedError, UsageError
-from etcpipe.kernel import bpf, filters
+from etcpipe.kernel import bpf, classic, filters
+from etcpipe.kernel.classic import C_ALU, C_JMP, C_LD, C_LDX, C_MISC, C_RET, C_ST, C_STX, CLASSIC
 from etcpipe.kernel.ebpf import EXIT, JMP, R1, R2, R3, R6, Assembler
-from etcpipe.kernel.filters import C_ALU, C_JMP, C_LD, C_LDX, C_MISC, C_RET, C_ST, C_STX, CLASSIC
 
 pytestmark = pytest.mark.root
 
@@ -100,18 +100,18 @@ def wants(tap: Bench, program: str, frame: bytes) -> bool:
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_filter_wants_what_libpcap_wants(tap: Bench, program: str, expression: str) -> None:
     filters.replace(tap.loaded.maps, expression)
-    classic = filters.compile_filter(expression).tobytes()
+    code = filters.compile_filter(expression).tobytes()
 
     assert [wants(tap, program, frame) for frame in FRAMES] == [
-        _native.filter_match(classic, frame) for frame in FRAMES
+        _native.filter_match(code, frame) for frame in FRAMES
     ]
 
 
 def test_the_expressions_tell_frames_apart() -> None:
     """Else the test above would compare constants."""
     for expression in set(EXPRESSIONS) - {"ether[40000] = 1", "vlan and vlan 200"}:
-        classic = filters.compile_filter(expression).tobytes()
-        wanted = sum(_native.filter_match(classic, frame) for frame in FRAMES)
+        code = filters.compile_filter(expression).tobytes()
+        wanted = sum(_native.filter_match(code, frame) for frame in FRAMES)
         assert 0 < wanted < len(FRAMES), expression
 
 
@@ -142,13 +142,13 @@ def test_a_tag_beside_the_frame_is_seen_where_it_was_on_the_wire(
     tap: Bench, expression: str
 ) -> None:
     filters.replace(tap.loaded.maps, expression)
-    classic = filters.compile_filter(expression).tobytes()
+    code = filters.compile_filter(expression).tobytes()
     with tag_pusher(tap, protocol=0x0081, tci=0x6007):  # 0x8100 in network order
         for frame in FRAMES:
             _, moved = tap.run("tag_pusher", frame)
             on_wire = frame[:12] + b"\x81\x00\x60\x07" + frame[12:]
             wanted = "PACKETS_FILTERED" not in moved
-            assert wanted == _native.filter_match(classic, on_wire), frame.hex()
+            assert wanted == _native.filter_match(code, on_wire), frame.hex()
 
 
 WORDS = st.one_of(st.integers(0, 40), st.sampled_from([0xFFFFFFFF, 0x80000000, 0x7FFFFFFF, 65535]))
@@ -203,13 +203,13 @@ def test_any_classic_program_means_the_same(tap: Bench, steps: list, frame: byte
     """Instructions that libpcap's compiler never makes, in orders that it never uses."""
     # memory that was not written holds anything in libpcap, so write it all
     clear = [(C_ST, 0, 0, word) for word in range(16)]
-    classic = np.array([*clear, *steps, *END], CLASSIC)
+    written = np.array([*clear, *steps, *END], CLASSIC)
     for (name, hook), program in zip(filters.HOOKS.items(), PROGRAMS, strict=True):
-        translated = filters.translate(
-            classic, hook, tap.loaded.maps[name], tap.loaded.maps["packet_counters"]
+        translated = classic.translate(
+            written, hook, tap.loaded.maps[name], tap.loaded.maps["packet_counters"]
         )
         filters._put(tap.loaded.maps[name], hook, translated)
-        assert wants(tap, program, frame) == _native.filter_match(classic.tobytes(), frame)
+        assert wants(tap, program, frame) == _native.filter_match(written.tobytes(), frame)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -241,4 +241,4 @@ def test_a_fault_in_an_expression_is_explained(expression: str, complaint: str) 
 def test_instructions_of_live_captures_are_refused(tap: Bench) -> None:
     vlan_tag = np.array([(C_LD | 0x20, 0, 0, 0xFFFFF000 + 44), (C_RET, 0, 0, 1)], CLASSIC)
     with pytest.raises(UnsupportedError, match="live capture"):
-        filters.translate(vlan_tag, filters.Tc(), 0, 0)
+        classic.translate(vlan_tag, classic.Tc(), 0, 0)

@@ -1,142 +1,23 @@
 """Filters in libpcap's syntax, as programs in front of the tracker (bpf/filter.h).
 
-libpcap compiles the expression to classic BPF, this module translates that to eBPF, an
-instruction at a time, and puts the result into the tap's arrays of programs by one update:
-no packet meets anything but the old filter or the new one. The translation is our own, since
-the kernel's is for socket filters alone, which can neither be called nor count.
-
-A VLAN tag that the kernel keeps beside the frame is put where it was on the wire: each
-translation for TC has a second half for such frames, whose loads see the tag in band. So
-`vlan 7` and `tcp port 80` mean what they mean for a capture of the same packets.
+libpcap compiles the expression, classic.py translates it, and one update puts the result
+into the tap's arrays of programs: no packet meets anything but the old filter or the new.
 """
 
 import errno
 import os
+from contextlib import ExitStack
 
 import numpy as np
 
 from etcpipe import _native
-from etcpipe.errors import DataplaneError, UnsupportedError, UsageError
-from etcpipe.kernel import bpf
-from etcpipe.kernel.ebpf import (
-    ADD,
-    ALU,
-    ALU32,
-    AND,
-    DIV,
-    EXIT,
-    FP,
-    JEQ,
-    JGT,
-    JMP,
-    JMP32,
-    JNE,
-    LSH,
-    MOD,
-    NEG,
-    OR,
-    R0,
-    R1,
-    R2,
-    R3,
-    R4,
-    R6,
-    R7,
-    R8,
-    RSH,
-    SUB,
-    Assembler,
-    K,
-    X,
-)
+from etcpipe.errors import DataplaneError, UsageError
+from etcpipe.kernel import bpf, checks, journal, netns
+from etcpipe.kernel.classic import CLASSIC, Hook, Tc, Xdp, translate
+from etcpipe.kernel.journal import Journal
 from etcpipe.kernel.settings import FILTER_SLOTS
-from etcpipe.layout import CONSTANTS
 
-CLASSIC = np.dtype([("code", "<u2"), ("if_true", "u1"), ("if_false", "u1"), ("k", "<u4")])
-
-# Fields of classic BPF's codes (linux/bpf_common.h); operators are those of eBPF.
-C_LD, C_LDX, C_ST, C_STX, C_ALU, C_JMP, C_RET, C_MISC = range(8)
-C_IMM, C_ABS, C_IND, C_MEM, C_LEN, C_MSH = 0x00, 0x20, 0x40, 0x60, 0x80, 0xA0
-C_SIZES = {0x00: 4, 0x08: 2, 0x10: 1}
-C_SOURCE_X, C_RET_A, C_TXA = 0x08, 0x10, 0x80
-
-CONTEXT, A, INDEX = R6, R7, R8  # survive calls
-# Below the frame pointer: bytes loaded, a tagged frame's first 20 bytes, classic BPF's memory.
-SCRATCH, HEAD, MEMORY = -8, -32, -96
-HEAD_LEN, TAG_AT, TAG_LEN = 20, 12, 4
-FRAME_MAX = 0xFFF0  # of an offset: the verifier's limit, less what a load takes
-
-ANCILLARY = 0xFFFFF000  # offsets from there on ask the kernel, not the frame
-
-MAP_LOOKUP, TAIL_CALL, SKB_LOAD_BYTES = 1, 12, 26  # helpers
-SKB_LEN, SKB_VLAN_PRESENT, SKB_VLAN_TCI, SKB_VLAN_PROTOCOL = 0, 20, 24, 28  # struct __sk_buff
-XDP_DATA, XDP_DATA_END = 0, 4  # struct xdp_md
-
-ACCEPT, REJECT, PASS, TAGGED = "accept", "reject", "pass", "tagged"
-
-
-class Hook:
-    """What TC and XDP programs do differently."""
-
-    program_type = 0
-    attach_types: tuple[int, ...] = (0,)
-    action = 0  # "go on"
-    variants: tuple[bool, ...] = (False,)  # frames with a tag beside them?
-
-    def length(self, code: Assembler, target: int, tagged: bool) -> None:
-        """Set a register to the frame's length."""
-        raise NotImplementedError
-
-    def fetch(self, code: Assembler, size: int) -> None:
-        """Set R0 to bytes of the frame at R2, at most FRAME_MAX, or go to REJECT."""
-        raise NotImplementedError
-
-
-class Xdp(Hook):
-    """The frame is memory between two pointers; a tag is always in it."""
-
-    program_type, action = bpf.PROGRAM_XDP, 2  # XDP_PASS
-    attach_types = (bpf.ATTACH_XDP, 0)  # as libbpf declares its programs, and bcc
-
-    def length(self, code: Assembler, target: int, tagged: bool) -> None:
-        code.load(4, R1, CONTEXT, XDP_DATA)
-        code.load(4, target, CONTEXT, XDP_DATA_END)
-        code.emit(ALU | SUB | X, target, R1)
-
-    def fetch(self, code: Assembler, size: int) -> None:
-        code.load(4, R1, CONTEXT, XDP_DATA)
-        code.load(4, R3, CONTEXT, XDP_DATA_END)
-        code.emit(ALU | ADD | X, R1, R2)
-        code.move(R2, R1)
-        code.emit(ALU | ADD | K, R2, value=size)
-        code.jump(REJECT, JMP | JGT | X, R2, R3)
-        code.load(size, R0, R1)
-
-
-class Tc(Hook):
-    """Bytes of the frame may lie anywhere, so a helper copies them."""
-
-    program_type, action = bpf.PROGRAM_TC, -1 & 0xFFFFFFFF  # TC_ACT_UNSPEC
-    variants = (False, True)
-
-    def length(self, code: Assembler, target: int, tagged: bool) -> None:
-        code.load(4, target, CONTEXT, SKB_LEN)
-        if tagged:
-            code.emit(ALU32 | ADD | K, target, value=TAG_LEN)
-
-    def fetch(self, code: Assembler, size: int) -> None:
-        load_bytes(code, SCRATCH, size)
-        code.load(size, R0, FP, SCRATCH)
-
-
-def load_bytes(code: Assembler, place: int, size: int) -> None:
-    """Copy bytes of an skb at R2 to a place on the stack, or go to REJECT."""
-    code.move(R1, CONTEXT)
-    code.move(R3, FP)
-    code.emit(ALU | ADD | K, R3, value=place)
-    code.constant(R4, size)
-    code.call(SKB_LOAD_BYTES)
-    code.jump(REJECT, JMP | JNE | K, R0)
+HOOKS: dict[str, Hook] = {"filters_tc": Tc(), "filters_xdp": Xdp()}
 
 
 def compile_filter(expression: str) -> np.ndarray:
@@ -149,254 +30,6 @@ def compile_filter(expression: str) -> np.ndarray:
         return np.frombuffer(_native.filter_compile(expression), CLASSIC)
     except ValueError as error:
         raise UsageError(f"filter {expression!r}: {error}") from error
-
-
-def translate(classic: np.ndarray, hook: Hook, filters_fd: int, counters_fd: int) -> np.ndarray:
-    """Return (n,) ebpf.INSTRUCTION: a filter that sends on what it wants, and counts the rest.
-
-    Args:
-        classic: (n,) CLASSIC.
-        hook: Tc() or Xdp().
-        filters_fd, counters_fd: maps of bpf/filter.h for this hook, and packet_counters.
-
-    Raises:
-        UnsupportedError: an instruction that libpcap makes for live devices only.
-    """
-    code = Assembler()
-    code.move(CONTEXT, R1)
-    if True in hook.variants:
-        code.load(4, R0, CONTEXT, SKB_VLAN_PRESENT)
-        code.jump(TAGGED, JMP32 | JNE | K, R0)
-    for tagged in hook.variants:
-        if tagged:
-            code.label(TAGGED)
-            _copy_head(code)
-        _Translation(code, hook, tagged).translate(classic)
-    _finish(code, hook, filters_fd, counters_fd)
-    return code.assemble()
-
-
-def _copy_head(code: Assembler) -> None:
-    """Put the first bytes of the frame on the stack, the tag where it was on the wire."""
-    code.constant(R2, 0)
-    load_bytes(code, HEAD, TAG_AT)
-    code.constant(R2, TAG_AT)
-    load_bytes(code, HEAD + TAG_AT + TAG_LEN, HEAD_LEN - TAG_AT - TAG_LEN)
-    code.load(4, R0, CONTEXT, SKB_VLAN_PROTOCOL)  # in network order
-    code.store(2, FP, HEAD + TAG_AT, R0)
-    code.load(4, R0, CONTEXT, SKB_VLAN_TCI)
-    code.network_order(R0, 2)
-    code.store(2, FP, HEAD + TAG_AT + 2, R0)
-
-
-def _finish(code: Assembler, hook: Hook, filters_fd: int, counters_fd: int) -> None:
-    code.label(ACCEPT)
-    code.move(R1, CONTEXT)
-    code.map(R2, filters_fd)
-    code.constant(R3, FILTER_SLOTS.index("FILTER_MATCHED"))
-    code.call(TAIL_CALL)
-    code.jump(PASS)
-    code.label(REJECT)
-    code.constant(R0, CONSTANTS["PACKETS_FILTERED"])
-    code.store(4, FP, SCRATCH, R0)
-    code.map(R1, counters_fd)
-    code.move(R2, FP)
-    code.emit(ALU | ADD | K, R2, value=SCRATCH)
-    code.call(MAP_LOOKUP)
-    code.jump(PASS, JMP | JEQ | K, R0)
-    code.load(8, R1, R0)
-    code.emit(ALU | ADD | K, R1, value=1)
-    code.store(8, R0, 0, R1)
-    code.label(PASS)
-    code.constant(R0, hook.action)
-    code.emit(JMP | EXIT)
-
-
-def _reachable(classic: np.ndarray) -> list[bool]:
-    """Return for each instruction whether some path leads to it; all jumps go forward."""
-    reached = [False] * len(classic)
-    reached[0] = True
-    for at, (number, if_true, if_false, k) in enumerate(classic.tolist()):
-        kind = number & 7
-        if not reached[at] or kind == C_RET:
-            continue
-        jumps = (k, k) if kind == C_JMP and not number & 0xF0 else (if_true, if_false)
-        for distance in jumps if kind == C_JMP else (0,):
-            reached[at + 1 + distance] = True
-    return reached
-
-
-class _Translation:
-    """One pass over the classic program, for frames with their tag in band or beside."""
-
-    def __init__(self, code: Assembler, hook: Hook, tagged: bool):
-        self._code = code
-        self._hook = hook
-        self._tagged = tagged
-
-    def translate(self, classic: np.ndarray) -> None:
-        self._code.constant(A, 0)
-        self._code.constant(INDEX, 0)
-        self._clear_memory(classic)
-        steps = {
-            C_LD: self._load,
-            C_LDX: self._load_index,
-            C_ST: self._store,
-            C_STX: self._store,
-            C_ALU: self._compute,
-            C_JMP: self._jump,
-            C_RET: self._return,
-            C_MISC: self._move,
-        }
-        reached = _reachable(classic)
-        for at, (number, if_true, if_false, k) in enumerate(classic.tolist()):
-            if not reached[at]:
-                continue  # the verifier refuses what no path leads to
-            self._code.label((self._tagged, at))
-            steps[number & 7](number, k, at + 1 + if_true, at + 1 + if_false)
-
-    def _clear_memory(self, classic: np.ndarray) -> None:
-        kinds = classic["code"] & 7
-        modes = classic["code"] & 0xE0
-        uses = np.isin(kinds, (C_ST, C_STX)) | (np.isin(kinds, (C_LD, C_LDX)) & (modes == C_MEM))
-        for word in np.unique(classic["k"][uses]).tolist():
-            self._code.store(4, FP, MEMORY + 4 * word, A)
-
-    def _load(self, number: int, k: int, *_: int) -> None:
-        code, mode, size = self._code, number & 0xE0, C_SIZES.get(number & 0x18, 0)
-        if mode == C_IMM:
-            code.constant(A, k)
-        elif mode == C_MEM:
-            code.load(4, A, FP, MEMORY + 4 * k)
-        elif mode == C_LEN:
-            self._hook.length(code, A, self._tagged)
-        elif mode == C_ABS and k >= ANCILLARY:
-            raise UnsupportedError(f"the filter needs what only a live capture has ({number:#x})")
-        else:
-            self._fetch(k, size, indexed=mode == C_IND)
-            code.move(A, R0)
-
-    def _load_index(self, number: int, k: int, *_: int) -> None:
-        code, mode = self._code, number & 0xE0
-        if mode == C_IMM:
-            code.constant(INDEX, k)
-        elif mode == C_MEM:
-            code.load(4, INDEX, FP, MEMORY + 4 * k)
-        elif mode == C_LEN:
-            self._hook.length(code, INDEX, self._tagged)
-        else:  # the length of an IP header
-            self._fetch(k, 1, indexed=False)
-            code.emit(ALU32 | AND | K, R0, value=0xF)
-            code.emit(ALU32 | LSH | K, R0, value=2)
-            code.move(INDEX, R0)
-
-    def _fetch(self, k: int, size: int, indexed: bool) -> None:
-        """Set R0 to bytes of the frame at k, or at X + k, in the machine's order."""
-        code = self._code
-        if indexed:
-            code.constant(R2, k)
-            code.emit(ALU | ADD | X, R2, INDEX)
-            code.jump(REJECT, JMP | JGT | K, R2, value=FRAME_MAX)
-            self._fetch_anywhere(size)
-        elif k > FRAME_MAX:
-            code.constant(R0, 0)  # always true, but what follows is reached on paper
-            code.jump(REJECT, JMP | JEQ | K, R0)
-        elif self._tagged and k <= HEAD_LEN - TAG_LEN:
-            self._fetch_head(k, size)
-        else:
-            code.constant(R2, k - TAG_LEN if self._tagged else k)
-            self._fetch_frame(size)
-
-    def _fetch_frame(self, size: int) -> None:
-        self._hook.fetch(self._code, size)
-        if size > 1:
-            self._code.network_order(R0, size)
-
-    def _fetch_head(self, k: int, size: int) -> None:
-        """Read the copied head bytewise: the stack takes aligned loads only."""
-        code = self._code
-        code.load(1, R0, FP, HEAD + k)
-        for at in range(k + 1, k + size):
-            code.emit(ALU32 | LSH | K, R0, value=8)
-            code.load(1, R1, FP, HEAD + at)
-            code.emit(ALU32 | OR | X, R0, R1)
-
-    def _fetch_anywhere(self, size: int) -> None:
-        """Load at R2, which is known at run time only (nor may it index the stack)."""
-        if not self._tagged:
-            self._fetch_frame(size)
-            return
-        code, done, behind = self._code, object(), object()
-        code.jump(behind, JMP | JGT | K, R2, value=HEAD_LEN - TAG_LEN)
-        for k in range(HEAD_LEN - TAG_LEN + 1):
-            other = object()
-            code.jump(other, JMP | JNE | K, R2, value=k)
-            self._fetch_head(k, size)
-            code.jump(done)
-            code.label(other)
-        code.jump(REJECT)  # never: all offsets up to there were tried
-        code.label(behind)
-        code.emit(ALU | SUB | K, R2, value=TAG_LEN)
-        self._fetch_frame(size)
-        code.label(done)
-
-    def _store(self, number: int, k: int, *_: int) -> None:
-        self._code.store(4, FP, MEMORY + 4 * k, A if number & 7 == C_ST else INDEX)
-
-    def _compute(self, number: int, k: int, *_: int) -> None:
-        code, operator = self._code, number & 0xF0
-        if operator == NEG:
-            code.emit(ALU32 | NEG | K, A)
-        elif not number & C_SOURCE_X:
-            if operator in (LSH, RSH) and k > 31:
-                code.constant(A, 0)
-            else:
-                code.emit(ALU32 | operator | K, A, value=k)
-        else:
-            if operator in (DIV, MOD):
-                code.jump(REJECT, JMP32 | JEQ | K, INDEX)
-            if operator in (LSH, RSH):
-                self._shift(operator)
-            else:
-                code.emit(ALU32 | operator | X, A, INDEX)
-
-    def _shift(self, operator: int) -> None:
-        """Shift by X; 32 and more leave nothing, where eBPF would take X modulo 32."""
-        code, done, fits = self._code, object(), object()
-        code.emit(ALU32 | operator | X, A, INDEX)
-        code.jump(fits, JMP32 | JGT | K, INDEX, value=31)
-        code.jump(done)
-        code.label(fits)
-        code.constant(A, 0)
-        code.label(done)
-
-    def _jump(self, number: int, k: int, if_true: int, if_false: int) -> None:
-        code, operator = self._code, number & 0xF0
-        if operator == 0:  # always; if_true is the next instruction then
-            code.jump((self._tagged, if_true + k))
-        elif number & C_SOURCE_X:
-            code.jump((self._tagged, if_true), JMP32 | operator | X, A, INDEX)
-            code.jump((self._tagged, if_false))
-        else:
-            code.jump((self._tagged, if_true), JMP32 | operator | K, A, value=k)
-            code.jump((self._tagged, if_false))
-
-    def _return(self, number: int, k: int, *_: int) -> None:
-        code = self._code
-        if number & 0x18 == C_RET_A:
-            code.jump(REJECT, JMP32 | JEQ | K, A)
-            code.jump(ACCEPT)
-        else:
-            code.jump(ACCEPT if k else REJECT)
-
-    def _move(self, number: int, *_: int) -> None:
-        if number & 0xF8 == C_TXA:
-            self._code.move(A, INDEX)
-        else:
-            self._code.move(INDEX, A)
-
-
-HOOKS: dict[str, Hook] = {"filters_tc": Tc(), "filters_xdp": Xdp()}
 
 
 def replace(maps: dict[str, int], expression: str | None) -> None:
@@ -449,6 +82,46 @@ def _load(hook: Hook, program: np.ndarray) -> int:
             if error.errno != errno.EINVAL:  # the array holds programs declared otherwise
                 raise
     return bpf.program_load(program, hook.program_type, "filter", last)
+
+
+def set_filter(device: str, namespace: str | None, expression: str | None) -> None:
+    """Change the filter of the tap on a device, whoever made it; None: all packets.
+
+    Raises:
+        DataplaneError: there is no tap, or the kernel refused.
+        UsageError, UnsupportedError: see replace().
+    """
+    state = _tap(device, namespace)
+    if state.mode == "forward":
+        raise UsageError("no filter in forward mode: the wire looks at every packet")
+    with ExitStack() as stack:
+        maps = {}
+        for name in ("packet_counters", *HOOKS):
+            try:
+                maps[name] = bpf.pinned(state.pins / f"map_{name}")
+            except OSError as error:
+                raise DataplaneError(f"{device}: the tap's pins are gone: attach anew") from error
+            stack.callback(os.close, maps[name])
+        replace(maps, expression)
+    state.filter = expression or ""
+    state.write()
+
+
+def current(device: str, namespace: str | None) -> str:
+    """Return the filter of the tap on a device, empty if it looks at all packets.
+
+    Raises:
+        DataplaneError: there is no tap.
+    """
+    return _tap(device, namespace).filter
+
+
+def _tap(device: str, namespace: str | None) -> Journal:
+    checks.capabilities()
+    state = journal.read(journal.run_path(netns.inode(namespace), device, ".json"))
+    if state is None:
+        raise DataplaneError(f"{device}: etcpipe is not attached")
+    return state
 
 
 def _slot(name: str) -> np.ndarray:

@@ -32,6 +32,7 @@ class Journal:
         promiscuous: those of them that were not before us.
         source_digest: of the programs' source, see settings.py.
         tags: digest of each program's instructions, to recognise them.
+        filter: which packets it looks at, in libpcap's syntax; empty: all.
         ready: set-up went to its end; what is left of it can be adopted.
     """
 
@@ -53,6 +54,7 @@ class Journal:
     source_digest: str = ""
     tags: dict[str, str] = field(default_factory=dict)
     since: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat("T", "seconds"))
+    filter: str = ""
     ready: bool = False
 
     @property

@@ -72,6 +72,7 @@ def _describe(state: Journal) -> dict:
         "since": state.since,
         "first_n": state.settings["first_n"],
         "settings": state.settings,
+        "filter": state.filter,
         "counters": {},
         "flows": 0,
     }

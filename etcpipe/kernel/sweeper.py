@@ -44,6 +44,7 @@ class Sweeper:
         period_s: seconds a round takes at least.
 
     Attributes:
+        on_records: may be changed at any time.
         counters: FLOWS_ENDED, FLOWS_ACTIVE (interim records), and FLOWS_CUT: taken out while
             a packet came, which began a new flow then.
         failure: what ended the thread early, an error of on_records.
@@ -63,7 +64,7 @@ class Sweeper:
             name: np.int64(getattr(settings, f"{name}_timeout_s") * 1e9)
             for name in ("establish", "idle", "active", "tombstone")
         }
-        self._on_records = on_records
+        self.on_records = on_records
         self._period_s = period_s
         self._round_ns = monotonic_ns()
         self._stopping = threading.Event()
@@ -155,8 +156,8 @@ class Sweeper:
         self._report(_records(keys[found], states[found], reasons[found]))
 
     def _report(self, records: np.ndarray) -> None:
-        if self._on_records and len(records):
-            self._on_records(records)
+        if self.on_records and len(records):
+            self.on_records(records)
 
 
 def _records(keys: np.ndarray, states: np.ndarray, reasons: np.ndarray) -> np.ndarray:

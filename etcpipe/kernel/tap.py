@@ -14,6 +14,7 @@ import logging
 import mmap
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from fcntl import ioctl
@@ -22,11 +23,12 @@ from types import TracebackType
 import numpy as np
 
 from etcpipe.errors import DataplaneError, UsageError
-from etcpipe.kernel import bpf, checks, journal, links, modes, pins, programs, status
+from etcpipe.kernel import bpf, checks, filters, journal, links, modes, pins, programs, status
 from etcpipe.kernel import netns as namespaces
 from etcpipe.kernel.guard import explained, no_interrupt
 from etcpipe.kernel.journal import Journal, Lock
 from etcpipe.kernel.settings import Build, Loaded, TapSettings, source_digest
+from etcpipe.kernel.sweeper import Sweeper
 from etcpipe.layout import ACTION, FLOW_KEY, FLOW_STATE, VERDICT_CONSTANTS
 
 __all__ = ["Tap", "TapSettings", "detach", "detach_all", "show"]
@@ -176,6 +178,21 @@ class Tap:
                 modes.attach(ip, self._state, self._loaded, self.settings.mode)
             self._state.ready = True
             self._state.write()
+
+    def set_filter(self, expression: str | None) -> None:
+        """Look only at packets that a libpcap expression wants, from now on; None: at all.
+
+        Raises:
+            UsageError: the expression has a fault.
+            UnsupportedError, DataplaneError: it cannot be translated, or the kernel refused.
+        """
+        filters.replace(self._maps, expression)
+        self._state.filter = expression or ""
+        self._state.write()
+
+    def sweeper(self, on_records: Callable[[np.ndarray], None] | None = None) -> Sweeper:
+        """Return a thread to be, which ends flows and reports them; enter it to start it."""
+        return Sweeper(self._maps["flows"], self.settings, on_records)
 
     def counters(self) -> dict[str, int]:
         """Return what PACKET_COUNTERS counted since the programs were loaded."""

@@ -99,16 +99,16 @@ def columns_of(
     names = [*verdicts.classes, UNKNOWN]  # so that -1 is "unknown"
     optional = [*verdicts.classes, None]
     return Columns(
-        timestamp=_times(decided_ns, clock_offset_ns),
+        timestamp=times_of(decided_ns, clock_offset_ns),
         flow_id=flows.flow_id.tolist(),
         in_iface=[in_iface] * n,
         **endpoint_columns(flows.key, flows.initiator),
-        proto=[_PROTOCOL_NAMES[number] for number in flows.key["protocol"].tolist()],
+        proto=protocol_names(flows.key["protocol"]),
         vlan=_vlan_ids(flows.vlan),
         community_id=community_ids(flows.key),
         **_totals(records, known),
-        start=_times(start_ns, clock_offset_ns),
-        end=_times(end_ns, clock_offset_ns),
+        start=times_of(start_ns, clock_offset_ns),
+        end=times_of(end_ns, clock_offset_ns),
         state=_states(records, known),
         reason=[READY_REASONS[reason] for reason in flows.reason.tolist()],
         label=[names[label] for label in verdicts.label.tolist()],
@@ -146,7 +146,8 @@ def _span(verdicts: VerdictBatch, known: np.ndarray) -> tuple[np.ndarray, np.nda
     return np.where(known, records["first_ns"], first), np.where(known, records["last_ns"], last)
 
 
-def _times(ns: np.ndarray, offset_ns: int) -> np.ndarray:
+def times_of(ns: np.ndarray, offset_ns: int) -> np.ndarray:
+    """Return times of the packets' clock as datetime64[us], UTC."""
     return ((ns.astype(np.int64) + offset_ns) // 1000).astype("datetime64[us]")
 
 
@@ -196,8 +197,20 @@ def _totals(records: np.ndarray, known: np.ndarray) -> dict[str, list[Any]]:
 
 
 def _states(records: np.ndarray, known: np.ndarray) -> list[str | None]:
+    return [
+        state if is_known else None
+        for state, is_known in zip(states_of(records), known.tolist(), strict=True)
+    ]
+
+
+def states_of(records: np.ndarray) -> list[str]:
     """Return Suricata's words: closed, established (both sides spoke), new."""
     both = (records["packets"] != 0).all(axis=1)
     state = np.where(records["status"] == _CLOSED, 2, both.astype(np.int64))
-    names = ("new", "established", "closed", None)
-    return [names[i] for i in np.where(known, state, 3).tolist()]
+    names = ("new", "established", "closed")
+    return [names[i] for i in state.tolist()]
+
+
+def protocol_names(protocols: np.ndarray) -> list[str]:
+    """Return the names of IANA protocol numbers as Suricata writes them."""
+    return [_PROTOCOL_NAMES[number] for number in protocols.tolist()]

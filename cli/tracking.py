@@ -1,0 +1,57 @@
+"""Options on which packets make flows, the same for live traffic and captures."""
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+import click
+
+from etcpipe import timeouts as times
+from etcpipe.layout import COUNT_RULES
+
+
+def _parsed(parse: Callable[[str], Mapping[str, Any]]) -> Callable[..., Mapping[str, Any]]:
+    def callback(ctx: click.Context, param: click.Parameter, text: str | None) -> Mapping[str, Any]:
+        return parse(text) if text else {}
+
+    return callback
+
+
+OPTIONS = (
+    click.option(
+        "--counting",
+        type=click.Choice(list(COUNT_RULES)),
+        help="Packets that count towards the first N; default: as the model was trained.",
+    ),
+    click.option(
+        "--sample",
+        callback=_parsed(times.parse_sample),
+        metavar="1/K",
+        help="Track one flow of K, by a hash of its key; 1/K:SEED moves the sample.",
+    ),
+    click.option(
+        "--timeouts",
+        callback=_parsed(times.parse),
+        metavar="NAME=S,...",
+        help="When flows end: establish=5,idle=120,active=1800,tombstone=30.",
+    ),
+)
+
+
+def tracking_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options; the command gets them as one dict `tracking`, names as TapSettings'."""
+
+    @wraps(command)
+    def with_tracking(
+        *args: Any,
+        counting: str | None,
+        sample: Mapping[str, int],
+        timeouts: Mapping[str, float],
+        **others: Any,
+    ) -> Any:
+        tracking = {**sample, **timeouts, **({"count": counting} if counting else {})}
+        return command(*args, tracking=tracking, **others)
+
+    for option in reversed(OPTIONS):
+        with_tracking = option(with_tracking)
+    return with_tracking
