@@ -9,6 +9,7 @@ access to the rings, with the barriers it needs, is in etcpipe/native/xsk.c.
 import errno
 import mmap
 import time
+from contextlib import suppress
 from types import TracebackType
 
 import numpy as np
@@ -183,6 +184,8 @@ def _allocate(size: int) -> np.ndarray:
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise DataplaneError(f"no memory for {size >> 20} MiB of frames: ask for fewer") from error
+    with suppress(OSError):  # a kernel without them; 16,384 frames are more than a TLB holds
+        memory.madvise(mmap.MADV_HUGEPAGE)
     memory.madvise(mmap.MADV_DONTFORK)  # a child would only make the kernel copy pinned pages
     return np.frombuffer(memory, np.uint8)
 
