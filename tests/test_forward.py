@@ -30,6 +30,7 @@ pytestmark = pytest.mark.root
 
 ICMP = socket.IPPROTO_ICMP
 CLIENT, SERVER = "10.88.0.1", "10.88.0.2"
+FAR_END = "gro on tx off txvlan off tx-vlan-stag-hw-insert off"
 SETTLE_S = 0.3
 PORT = 4433
 SOL_PACKET, PACKET_AUXDATA = 263, 8
@@ -52,7 +53,7 @@ class Bed:
             run(f"ip -n {self.box} link set {port} up")
             run(f"ip -n {end} addr add {address}/24 dev {device}")
             run(f"ip -n {end} link set {device} up")
-            self.shell(end, f"ethtool -K {device} gro on tx off")
+            self.shell(end, f"ethtool -K {device} {FAR_END}")
 
     @staticmethod
     def shell(namespace: str, command: str) -> str:
@@ -319,9 +320,9 @@ REFUSALS = [
     ),
     pytest.param(
         "p1",
-        "nsenter --net=/run/netns/{server} ethtool -K s0 gro off tx on",
+        "nsenter --net=/run/netns/{server} ethtool -K s0 gro off tx on txvlan on",
         UnsupportedError,
-        "cannot forward through p1: at its far end, ethtool -K s0 gro on tx off",
+        "cannot forward through p1: at its far end, ethtool -K s0 gro on tx off txvlan off",
         id="far end",
     ),
 ]

@@ -1,17 +1,27 @@
 """What two devices must be to form a wire, checked before anything is changed."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from etcpipe.errors import DataplaneError, UnsupportedError, UsageError
 from etcpipe.kernel import hooks, journal, links, netns
 
-# What the far end of a veth needs beside a port that forwards: it takes frames from XDP only
-# with NAPI, which it has with GRO or a program of its own; and a checksum that it leaves to
-# the device is never filled in.
+# What the far end of a veth must not do beside a port that forwards, as `ethtool -K` says it:
+# a checksum or a tag that is left to the device is never put into the frame. And it takes
+# frames from XDP only with NAPI, which it has with GRO or a program of its own.
 GRO = "rx-gro"
-LATE_CHECKSUMS = ("tx-checksum-ip-generic", "tx-checksum-ipv4", "tx-checksum-ipv6")
+FAR_END_OFF = {
+    "tx": ("tx-checksum-ip-generic", "tx-checksum-ipv4", "tx-checksum-ipv6"),
+    "txvlan": ("tx-vlan-hw-insert",),
+    "tx-vlan-stag-hw-insert": ("tx-vlan-stag-hw-insert",),
+}
+# The same of a network card that is a port: it takes tags off before XDP sees the frame.
+PORT_OFF = {
+    "rxvlan": ("rx-vlan-hw-parse",),
+    "rx-vlan-stag-hw-parse": ("rx-vlan-stag-hw-parse",),
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,10 @@ def check(ip, device: links.Device, other_name: str) -> Ports:
             raise UnsupportedError(f"cannot forward: {port.name} has an XDP program ({program})")
         if port.kind == "veth":
             _check_far_end(ip, port)
+        elif changes := _to_switch_off(_features(port.name), PORT_OFF):
+            raise UnsupportedError(
+                f"cannot forward VLAN tags: ethtool -K {port.name} {' '.join(changes)}"
+            )
     return Ports((device.ifindex, other.ifindex), mtus[0])
 
 
@@ -68,17 +82,32 @@ def _check_far_end(ip, port: links.Device) -> None:
 
 def _lacks(far_end) -> str:
     """Return what the far end of a veth lacks, in words."""
-    from etcpipe.doctor import ethtool
-
     name = far_end.get_attr("IFLA_IFNAME")
-    features = ethtool.features(name)
+    features = _features(name)
     xdp = far_end.get_attr("IFLA_XDP")
     changes = []
     if not features.get(GRO) and not (xdp and xdp.get_attr("IFLA_XDP_PROG_ID")):
         changes.append("gro on")
-    if any(features.get(feature) for feature in LATE_CHECKSUMS):
-        changes.append("tx off")
+    changes += _to_switch_off(features, FAR_END_OFF)
     return f"at its far end, ethtool -K {name} {' '.join(changes)}" if changes else ""
+
+
+def _to_switch_off(features: dict[str, bool], unwanted: Mapping[str, tuple[str, ...]]) -> list[str]:
+    return [
+        f"{word} off"
+        for word, names in unwanted.items()
+        if any(features.get(name) for name in names)
+    ]
+
+
+def _features(device: str) -> dict[str, bool]:
+    """Return a device's offloads; none are known where the driver does not tell."""
+    from etcpipe.doctor import ethtool
+
+    try:
+        return ethtool.features(device)
+    except OSError:
+        return {GRO: True}
 
 
 def _far_namespace(ip, near) -> str | None:
