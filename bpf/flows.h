@@ -22,6 +22,8 @@ static __always_inline int packet_counts(const struct packet *p, __u32 rule)
 {
 	if (p->key.protocol != IPPROTO_TCP && p->key.protocol != IPPROTO_UDP)
 		return 0;
+	if (p->fragment == FRAGMENT_LATER)
+		return 0;	/* its flow is known, its place in it is not */
 	if (rule == COUNT_ALL || p->payload_len)
 		return 1;
 	/* what remains has no payload: SYN and RST count as "non-ACK", bare ACK and FIN do not */

@@ -88,15 +88,16 @@ int xdp_forward(struct xdp_md *ctx)
 	struct cursor c = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
 	__u32 len = ctx->data_end - ctx->data;
 	struct flow_state *flow;
-	struct packet p = {};
+	struct packet p;
 	struct mark mark = {};
 
 	count(PACKETS_SEEN);
-	if (parse_frame(&c, len, VLAN_NONE, SETTING(parse), &p)) {
+	if (parse(&c, len, VLAN_NONE, &p) && join_fragment(&p)) {
 		count(p.refusal);
 		return to_port(ctx);
 	}
 	flow = track(&p, len, 1, &mark);
+	remember_fragment(&p);
 	if (is_dropped(mark.flow_id)) {
 		count(PACKETS_POLICY_DROP);
 		if (flow) {

@@ -7,6 +7,7 @@
 #define ETCPIPE_MAPS_H
 
 #include "flows.h"
+#include "fragments.h"
 #include "pending.h"
 #include "settings.h"
 
@@ -31,6 +32,8 @@ BPF_XSKMAP(xsks, QUEUES_MAX);
 BPF_PERCPU_ARRAY(mirror_entries, struct mirror_entry, MIRROR_PENDING);
 BPF_PERCPU_ARRAY(mirror_lists, struct mirror_list, 1);
 BPF_PERCPU_ARRAY(mirror_scratches, struct mirror_scratch, 1);
+BPF_PERCPU_ARRAY(packet_scratch, struct packet, 1);
+BPF_TABLE("lru_hash", struct fragment_key, struct fragment_flow, fragments, FRAGMENTS_MAX);
 BPF_RINGBUF_OUTPUT(packet_records, RECORD_PAGES);
 #else
 #define MAP(kind, name, key_type, value_type, entries, flags)		\
@@ -55,6 +58,8 @@ MAP(BPF_MAP_TYPE_XSKMAP, xsks, __u32, __u32, QUEUES_MAX, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, mirror_entries, __u32, struct mirror_entry, MIRROR_PENDING, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, mirror_lists, __u32, struct mirror_list, 1, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, mirror_scratches, __u32, struct mirror_scratch, 1, 0);
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, packet_scratch, __u32, struct packet, 1, 0);
+MAP(BPF_MAP_TYPE_LRU_HASH, fragments, struct fragment_key, struct fragment_flow, FRAGMENTS_MAX, 0);
 
 /* The loader sets its size: a page where it is not used. */
 struct {
@@ -124,6 +129,35 @@ static __always_inline void flows_replace(struct flow_key *key, struct flow_stat
 	flows.update(key, flow);
 #else
 	bpf_map_update_elem(&flows, key, flow, BPF_ANY);
+#endif
+}
+
+/* Memory for a packet that is not the stack's: see parse(). */
+static __always_inline struct packet *scratch_packet(void)
+{
+	__u32 zero = 0;
+#ifdef ETCPIPE_BCC
+	return packet_scratch.lookup(&zero);
+#else
+	return bpf_map_lookup_elem(&packet_scratch, &zero);
+#endif
+}
+
+static __always_inline struct fragment_flow *fragments_find(struct fragment_key *key)
+{
+#ifdef ETCPIPE_BCC
+	return fragments.lookup(key);
+#else
+	return bpf_map_lookup_elem(&fragments, key);
+#endif
+}
+
+static __always_inline void fragments_put(struct fragment_key *key, struct fragment_flow *flow)
+{
+#ifdef ETCPIPE_BCC
+	fragments.update(key, flow);
+#else
+	bpf_map_update_elem(&fragments, key, flow, BPF_ANY);
 #endif
 }
 

@@ -13,60 +13,22 @@
 #include <linux/tcp.h>
 #include <linux/udp.h>
 
-#include "etcpipe.h"
+#include "decap.h"
+#include "packet.h"
 
-#ifndef __always_inline
-#define __always_inline inline __attribute__((always_inline))
-#endif
-
-#ifdef __BPF__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL
-#endif
-
-#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "etcpipe runs on little-endian machines (x86-64, arm64)"
-#endif
-#define NET16(x) ((__u16)__builtin_bswap16((__u16)(x)))
-
-#define VLAN_TAGS_MAX 2
+#define OFFSET_MAX 0x3fff	/* a bound for the verifier, and more than tunnels add */
+#define VLAN_ID(tci) ((tci) & 0xfff)
 #define IPV6_EXTENSIONS_MAX 6
-#define IPV6_EXTENSIONS_MASK 0x3ffc	/* more than all of them can be long, in 4-byte units */
 #define IPV4_OFFSET_MASK NET16(0x1fff)
+#define IPV4_MORE NET16(0x2000)
 #define IPV6_OFFSET_MASK NET16(0xfff8)
+#define IPV6_MORE NET16(0x0001)
 
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
 #define TCP_PSH 0x08
 #define TCP_ACK 0x10
-
-struct cursor {
-	void *pos;
-	void *end;
-};
-
-/* What the tracker and the views need of a packet. Offsets count from the frame's first byte. */
-struct packet {
-	struct flow_key key;
-	__u32 ip_len;		/* bytes from the IP header on */
-	__u32 payload_len;	/* bytes after the TCP or UDP header, 0 for other protocols */
-	__u16 network_offset;
-	__u16 transport_offset;
-	__u16 payload_offset;
-	__u16 tcp_window;
-	__u16 vlan;		/* outer TCI, or VLAN_NONE */
-	__u8 tcp_flags;
-	__u8 ttl;
-	__u8 from_b;		/* sent by end b of the key */
-	__u8 refusal;		/* enum packet_counter, set where parsing fails */
-};
-
-struct vlan_tag {
-	__be16 tci;
-	__be16 protocol;
-};
 
 struct ipv6_extension {
 	__u8 next;
@@ -75,32 +37,42 @@ struct ipv6_extension {
 	__be32 id;
 };
 
-union address {
-	__u8 bytes[16];
-	__u32 words[4];
-	__u64 halves[2];
+/* Of an IP packet, before they are put in order. */
+struct ends {
+	union address source;
+	union address destination;
+	__be16 sport;
+	__be16 dport;
 };
 
-/* Point *hdr at the next @size bytes, or fail if they are not all in the packet. */
-#define PULL(cursor, hdr, size)						\
-	({								\
-		(hdr) = (cursor)->pos;					\
-		int __short = (void *)(hdr) + (size) > (cursor)->end;	\
-		if (!__short)						\
-			(cursor)->pos += (size);			\
-		__short ? -1 : 0;					\
-	})
-
-static __always_inline int parse_refuse(struct packet *p, __u8 refusal)
+/* The key's ids. A tag that repeats the outer one is the same tag, in band and beside the frame. */
+static __always_inline void parse_zones(struct packet *p, __u16 inner_vlan)
 {
-	p->refusal = refusal;
-	return -1;
+	p->key.zone = p->vlan == VLAN_NONE ? 0 : VLAN_ID(p->vlan);
+	p->key.inner_zone = inner_vlan == VLAN_NONE ? 0 : VLAN_ID(inner_vlan);
 }
 
-static __always_inline int parse_ethernet(struct cursor *c, struct packet *p, __be16 *protocol)
+/*
+ * Say how far the cursor came, in a way that the verifier forgets how: it then checks what
+ * follows once, and not again for each number of VLAN tags, labels and options.
+ */
+static __always_inline int parse_rebase(struct cursor *c, void *from, __u64 *offset)
 {
-	struct ethhdr *eth;
+	*offset = c->pos - from;
+	if (*offset > OFFSET_MAX)
+		return -1;
+	OPAQUE(*offset);
+	c->pos = from + *offset;
+	return 0;
+}
+
+/* p->vlan is the tag that the kernel moved out of the frame, or VLAN_NONE. */
+static __always_inline int parse_ethernet(struct cursor *c, struct packet *p, __u32 options,
+					  __be16 *protocol)
+{
+	__u16 tci, inner_vlan = VLAN_NONE;
 	struct vlan_tag *tag;
+	struct ethhdr *eth;
 	int i;
 
 	if (PULL(c, eth, sizeof(*eth)))
@@ -108,19 +80,42 @@ static __always_inline int parse_ethernet(struct cursor *c, struct packet *p, __
 	*protocol = eth->h_proto;
 UNROLL
 	for (i = 0; i < VLAN_TAGS_MAX; i++) {
-		if (*protocol != NET16(ETH_P_8021Q) && *protocol != NET16(ETH_P_8021AD))
+		if (!is_vlan(*protocol))
 			break;
 		if (PULL(c, tag, sizeof(*tag)))
 			return parse_refuse(p, PACKETS_MALFORMED);
-		if (i == 0)
-			p->vlan = NET16(tag->tci);
+		tci = NET16(tag->tci);
+		if (p->vlan == VLAN_NONE)
+			p->vlan = tci;
+		else if (tci != p->vlan)
+			inner_vlan = tci;
 		*protocol = tag->protocol;
 	}
+	if (options & PARSE_KEY_VLAN)
+		parse_zones(p, inner_vlan);
 	return 0;
 }
 
-static __always_inline int parse_ipv4(struct cursor *c, struct packet *p, union address *source,
-				      union address *destination, __u32 network_len)
+/* Note what tells a fragment's datagram; the addresses are those of the IP header around it. */
+static __always_inline int parse_fragment(struct packet *p, const struct ends *ends, __be32 id,
+					  __u8 protocol, int is_later)
+{
+	struct fragment_key *key = &p->fragment_key;
+
+	p->fragment = is_later ? FRAGMENT_LATER : FRAGMENT_FIRST;
+	key->source = ends->source;
+	key->destination = ends->destination;
+	key->id = id;
+	key->tunnel = p->key.tunnel;
+	key->zone = p->key.zone;
+	key->inner_zone = p->key.inner_zone;
+	key->protocol = protocol;
+	key->ip_version = p->key.ip_version;
+	return is_later ? parse_refuse(p, PACKETS_FRAGMENT) : 0;
+}
+
+static __always_inline int parse_ipv4(struct cursor *c, struct packet *p, struct ends *ends,
+				      __u32 network_len)
 {
 	struct iphdr *ip;
 	__u32 header_len, total;
@@ -133,26 +128,29 @@ static __always_inline int parse_ipv4(struct cursor *c, struct packet *p, union 
 		total = network_len;	/* a super-packet says 0, a cut one too much */
 	if (ip->version != 4 || header_len < sizeof(*ip) || total < header_len)
 		return parse_refuse(p, PACKETS_MALFORMED);
-	if (ip->frag_off & IPV4_OFFSET_MASK)
-		return parse_refuse(p, PACKETS_FRAGMENT);
 	c->pos = (void *)ip + header_len;
-	source->halves[0] = destination->halves[0] = 0;
-	source->words[2] = destination->words[2] = 0xffff0000;
-	source->words[3] = ip->saddr;
-	destination->words[3] = ip->daddr;
+	ends->source.halves[0] = ends->destination.halves[0] = 0;
+	ends->source.words[2] = ends->destination.words[2] = 0xffff0000;
+	ends->source.words[3] = ip->saddr;
+	ends->destination.words[3] = ip->daddr;
 	p->key.protocol = ip->protocol;
 	p->key.ip_version = 4;
 	p->ttl = ip->ttl;
 	p->ip_len = total;
+	if (ip->frag_off & (IPV4_OFFSET_MASK | IPV4_MORE))
+		return parse_fragment(p, ends, ip->id, ip->protocol,
+				      ip->frag_off & IPV4_OFFSET_MASK);
 	return 0;
 }
 
 /* Walk the extension headers (RFC 8200, 4) up to the transport header. */
-static __always_inline int parse_ipv6_extensions(struct cursor *c, struct packet *p, __u8 *next)
+static __always_inline int parse_ipv6_extensions(struct cursor *c, struct packet *p,
+						 const struct ends *ends, __u8 *next)
 {
 	struct ipv6_extension *ext;
 	void *start = c->pos;
-	__u32 offset = 0, len;
+	__u64 offset;
+	__u32 len;
 	int i;
 
 UNROLL
@@ -162,23 +160,24 @@ UNROLL
 			return 0;
 		if (PULL(c, ext, sizeof(*ext)))
 			return parse_refuse(p, PACKETS_MALFORMED);
-		if (*next == IPPROTO_FRAGMENT && ext->offset & IPV6_OFFSET_MASK)
-			return parse_refuse(p, PACKETS_FRAGMENT);
+		if (*next == IPPROTO_FRAGMENT && ext->offset & (IPV6_OFFSET_MASK | IPV6_MORE))
+			if (parse_fragment(p, ends, ext->id, 0, ext->offset & IPV6_OFFSET_MASK))
+				return -1;
 		len = (ext->len + 1) * 8;
 		if (*next == IPPROTO_AH)
 			len = (ext->len + 2) * 4;	/* RFC 4302, 2.2: in 4-byte units */
 		else if (*next == IPPROTO_FRAGMENT)
 			len = sizeof(*ext);
-		/* the mask changes nothing, but the verifier then sees one state, not hundreds */
-		offset = (offset + len) & IPV6_EXTENSIONS_MASK;
-		c->pos = start + offset;
+		c->pos = (void *)ext + len;
+		if (parse_rebase(c, start, &offset))
+			return parse_refuse(p, PACKETS_MALFORMED);
 		*next = ext->next;
 	}
 	return 0;
 }
 
-static __always_inline int parse_ipv6(struct cursor *c, struct packet *p, union address *source,
-				      union address *destination, __u32 network_len)
+static __always_inline int parse_ipv6(struct cursor *c, struct packet *p, struct ends *ends,
+				      __u32 network_len)
 {
 	struct ipv6hdr *ip;
 	__u8 next;
@@ -187,112 +186,174 @@ static __always_inline int parse_ipv6(struct cursor *c, struct packet *p, union 
 		return parse_refuse(p, PACKETS_MALFORMED);
 	if (ip->version != 6)
 		return parse_refuse(p, PACKETS_MALFORMED);
-	__builtin_memcpy(source, &ip->saddr, sizeof(*source));
-	__builtin_memcpy(destination, &ip->daddr, sizeof(*destination));
+	__builtin_memcpy(&ends->source, &ip->saddr, sizeof(ends->source));
+	__builtin_memcpy(&ends->destination, &ip->daddr, sizeof(ends->destination));
 	p->key.ip_version = 6;
 	p->ttl = ip->hop_limit;
 	p->ip_len = NET16(ip->payload_len) + sizeof(*ip);
 	if (!ip->payload_len || p->ip_len > network_len)
 		p->ip_len = network_len;
 	next = ip->nexthdr;
-	if (parse_ipv6_extensions(c, p, &next))
+	if (parse_ipv6_extensions(c, p, ends, &next))
 		return -1;
 	p->key.protocol = next;
 	return 0;
 }
 
+static __always_inline int parse_ip(struct cursor *c, struct packet *p, struct ends *ends,
+				    __be16 protocol, __u32 network_len)
+{
+	if (protocol == NET16(ETH_P_IP))
+		return parse_ipv4(c, p, ends, network_len);
+	if (protocol == NET16(ETH_P_IPV6))
+		return parse_ipv6(c, p, ends, network_len);
+	return parse_refuse(p, PACKETS_NOT_IP);
+}
+
 /* @header_len is that of the transport header; other protocols have no ports and no payload. */
-static __always_inline int parse_transport(struct cursor *c, struct packet *p, __be16 *source,
-					   __be16 *destination, __u32 *header_len)
+static __always_inline int parse_transport(struct cursor *c, struct packet *p, struct ends *ends,
+					   __u32 *header_len)
 {
 	struct tcphdr *tcp;
 	struct udphdr *udp;
 	__be16 *ports;
 
 	*header_len = 0;
+	ends->sport = ends->dport = 0;
 	if (p->key.protocol == IPPROTO_TCP) {
 		if (PULL(c, tcp, sizeof(*tcp)) || tcp->doff < 5)
 			return parse_refuse(p, PACKETS_MALFORMED);
-		*source = tcp->source;
-		*destination = tcp->dest;
+		ends->sport = tcp->source;
+		ends->dport = tcp->dest;
 		*header_len = tcp->doff * 4;
 		p->tcp_flags = ((__u8 *)tcp)[13];
 		p->tcp_window = NET16(tcp->window);
 	} else if (p->key.protocol == IPPROTO_UDP) {
 		if (PULL(c, udp, sizeof(*udp)))
 			return parse_refuse(p, PACKETS_MALFORMED);
-		*source = udp->source;
-		*destination = udp->dest;
+		ends->sport = udp->source;
+		ends->dport = udp->dest;
 		*header_len = sizeof(*udp);
 	} else if (p->key.protocol == IPPROTO_SCTP) {
 		if (PULL(c, ports, 2 * sizeof(*ports)))
 			return parse_refuse(p, PACKETS_MALFORMED);
-		*source = ports[0];
-		*destination = ports[1];
+		ends->sport = ports[0];
+		ends->dport = ports[1];
 	}
 	return 0;
 }
 
 /* Put the two ends in canonical order, so that both directions have one key. */
-static __always_inline void parse_order(struct packet *p, const union address *source,
-					const union address *destination, __be16 sport, __be16 dport)
+static __always_inline void parse_order(struct packet *p, const struct ends *ends)
 {
+	const union address *source = &ends->source, *destination = &ends->destination;
+
 	p->from_b = source->halves[0] != destination->halves[0] ?
 			    source->halves[0] > destination->halves[0] :
 		    source->halves[1] != destination->halves[1] ?
 			    source->halves[1] > destination->halves[1] :
-			    sport > dport;
+			    ends->sport > ends->dport;
 	__builtin_memcpy(p->key.a_addr, p->from_b ? destination : source, 16);
 	__builtin_memcpy(p->key.b_addr, p->from_b ? source : destination, 16);
-	p->key.a_port = p->from_b ? dport : sport;
-	p->key.b_port = p->from_b ? sport : dport;
+	p->key.a_port = p->from_b ? ends->dport : ends->sport;
+	p->key.b_port = p->from_b ? ends->sport : ends->dport;
 }
 
-/*
- * Parse from the IP header on. @frame is the frame's first byte, @wire_len the frame's
- * length on the wire, of which less may be in memory.
- */
-static __always_inline int parse_network(struct cursor *c, void *frame, __u32 wire_len,
-					 __be16 protocol, struct packet *p)
-{
-	union address source, destination;
-	__be16 sport = 0, dport = 0;
-	__u32 headers, transport_len;
-	void *network = c->pos;
-	__u32 offset = network - frame;
+/* Where the cursor stood in its frame. */
+struct origin {
+	void *frame;
+	__u32 wire_len;		/* of the frame, of which less may be in memory */
+	__be16 protocol;	/* of what follows */
+};
 
-	if (wire_len < offset)
-		return parse_refuse(p, PACKETS_MALFORMED);
-	if (protocol == NET16(ETH_P_IP)) {
-		if (parse_ipv4(c, p, &source, &destination, wire_len - offset))
+/* Parse an IP packet, or the one inside it, at most @depth deep; *level says how deep it came. */
+static __always_inline int parse_packet(struct cursor *c, const struct origin *origin,
+					__u32 options, __u64 depth, __u64 *level,
+					struct packet *p)
+{
+	__u32 headers, transport_len = 0;
+	__u64 offset;
+	__be16 protocol = origin->protocol;
+	struct ends ends = {};
+
+NO_UNROLL
+	for (*level = 0; *level <= TUNNELS_MAX; (*level)++) {
+		struct inner inner = {};
+
+		if (parse_rebase(c, origin->frame, &offset) || origin->wire_len < offset)
+			return parse_refuse(p, PACKETS_MALFORMED);
+		if (parse_ip(c, p, &ends, protocol, origin->wire_len - offset))
 			return -1;
-	} else if (protocol == NET16(ETH_P_IPV6)) {
-		if (parse_ipv6(c, p, &source, &destination, wire_len - offset))
+		p->network_offset = offset;
+		if (parse_rebase(c, origin->frame, &offset))
+			return parse_refuse(p, PACKETS_MALFORMED);
+		p->transport_offset = offset;
+		if (parse_transport(c, p, &ends, &transport_len))
 			return -1;
-	} else {
-		return parse_refuse(p, PACKETS_NOT_IP);
+		if (*level >= depth)
+			break;
+		if (decap(c, p, ends.dport, &inner)) {
+			(*level)++;
+			return -1;
+		}
+		protocol = inner.protocol;
+		if (protocol != NET16(ETH_P_IP) && protocol != NET16(ETH_P_IPV6))
+			break;
+		if (options & PARSE_KEY_TUNNEL && inner.id)
+			p->key.tunnel = inner.id;
 	}
-	p->network_offset = offset;
-	p->transport_offset = c->pos - frame;
-	if (parse_transport(c, p, &sport, &dport, &transport_len))
-		return -1;
-	headers = p->transport_offset - offset + transport_len;
+	headers = p->transport_offset - p->network_offset + transport_len;
 	p->payload_offset = p->transport_offset + transport_len;
 	p->payload_len = transport_len && p->ip_len > headers ? p->ip_len - headers : 0;
-	parse_order(p, &source, &destination, sport, dport);
+	parse_order(p, &ends);
 	return 0;
 }
 
-/* Parse an Ethernet frame into @p, which starts zeroed. */
-static __always_inline int parse_frame(struct cursor *c, __u32 wire_len, struct packet *p)
+/*
+ * Parse from what the link carries on. A tunnel whose inside cannot be read is parsed as what
+ * it is itself: p->refusal then says why.
+ */
+static __always_inline int parse_network(struct cursor *c, struct origin *origin, __u32 options,
+					 struct packet *p)
 {
-	void *frame = c->pos;
-	__be16 protocol;
+	__u64 level = 0, depth = options & PARSE_DECAP ? TUNNELS_MAX : 0;
+	struct inner link = {};
+	struct cursor start;
+	int attempt;
 
-	p->vlan = VLAN_NONE;
-	if (parse_ethernet(c, p, &protocol))
+	if (options & PARSE_DECAP) {
+		if (decap_link(c, p, origin->protocol, &link))
+			return -1;
+		origin->protocol = link.protocol;
+	}
+	start = *c;
+NO_UNROLL
+	for (attempt = 0; attempt < 2; attempt++) {
+		*c = start;
+		p->key.tunnel = options & PARSE_KEY_TUNNEL ? link.id : 0;
+		p->fragment = FRAGMENT_NONE;
+		if (!parse_packet(c, origin, options, depth, &level, p))
+			return 0;
+		if (!level || p->refusal == PACKETS_FRAGMENT)
+			return -1;
+		depth = level - 1;
+	}
+	return -1;
+}
+
+/*
+ * Parse an Ethernet frame into @p, which starts zeroed. @vlan is the TCI of the tag that the
+ * kernel keeps beside the frame, or VLAN_NONE; @options are PARSE_ bits.
+ */
+static __always_inline int parse_frame(struct cursor *c, __u32 wire_len, __u16 vlan,
+				       __u32 options, struct packet *p)
+{
+	struct origin origin = { .frame = c->pos, .wire_len = wire_len };
+
+	p->vlan = vlan;
+	if (parse_ethernet(c, p, options, &origin.protocol))
 		return -1;
-	return parse_network(c, frame, wire_len, protocol, p);
+	return parse_network(c, &origin, options, p);
 }
 
 #endif /* ETCPIPE_PARSING_H */

@@ -40,7 +40,7 @@ static __always_inline int track_in_tc(struct __sk_buff *skb)
 	struct mark mark = {};
 	__u32 segments, wire_len;
 
-	if (parse_skb(skb, &p)) {
+	if (parse_skb(skb, &p) && join_fragment(&p)) {
 		count(p.refusal);
 		return TC_ACT_UNSPEC;
 	}
@@ -49,6 +49,7 @@ static __always_inline int track_in_tc(struct __sk_buff *skb)
 	if (skb->vlan_present)
 		wire_len += segments * sizeof(struct vlan_tag);
 	flow = track(&p, wire_len, segments, &mark);
+	remember_fragment(&p);
 	if (flow)
 		flow->lost += capture_skb(skb, &p, &mark, segments);
 	return act(skb, mark.flow_id);
@@ -74,14 +75,15 @@ static __always_inline int track_in_xdp(struct xdp_md *ctx)
 	struct cursor c = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
 	__u32 len = ctx->data_end - ctx->data;
 	struct flow_state *flow;
-	struct packet p = {};
+	struct packet p;
 	struct mark mark = {}, *meta;
 
-	if (parse_frame(&c, len, VLAN_NONE, SETTING(parse), &p)) {
+	if (parse(&c, len, VLAN_NONE, &p) && join_fragment(&p)) {
 		count(p.refusal);
 		return XDP_PASS;
 	}
 	flow = track(&p, len, 1, &mark);
+	remember_fragment(&p);
 	if (flow && SETTING(capture) == CAPTURE_RINGBUF) {
 		flow->lost += record_xdp(ctx, &mark, &p) != 0;
 		flow = NULL;

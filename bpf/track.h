@@ -122,6 +122,53 @@ static __always_inline struct flow_state *track(struct packet *p, __u32 wire_len
 	return flow;
 }
 
+/*
+ * Parse a frame. Tunnels give the verifier too many states of a packet on its stack, but it
+ * does not look into maps: there it sees one, and one on the stack after the copy.
+ */
+static __always_inline int parse(struct cursor *c, __u32 len, __u16 vlan, struct packet *p)
+{
+	struct packet *scratch;
+	int error;
+
+	__builtin_memset(p, 0, sizeof(*p));
+	if (!(SETTING(parse) & PARSE_DECAP))
+		return parse_frame(c, len, vlan, SETTING(parse), p);
+	scratch = scratch_packet();
+	if (!scratch)
+		return parse_refuse(p, PACKETS_MALFORMED);
+	__builtin_memset(scratch, 0, sizeof(*scratch));
+	error = parse_frame(c, len, vlan, SETTING(parse), scratch);
+	*p = *scratch;
+	return error;
+}
+
+/* Note which flow a first fragment belongs to. */
+static __always_inline void remember_fragment(struct packet *p)
+{
+	struct fragment_flow flow = { .key = p->key, .from_b = p->from_b };
+
+	if (p->fragment != FRAGMENT_FIRST)
+		return;
+	flow.seen_ns = bpf_ktime_get_ns();
+	fragments_put(&p->fragment_key, &flow);
+}
+
+/* Give a later fragment the key of its first one, whose flow must still be there. */
+static __always_inline int join_fragment(struct packet *p)
+{
+	struct fragment_flow *flow;
+
+	if (p->fragment != FRAGMENT_LATER)
+		return -1;
+	flow = fragments_find(&p->fragment_key);
+	if (!flow || bpf_ktime_get_ns() - flow->seen_ns > FRAGMENT_NS)
+		return -1;
+	p->key = flow->key;
+	p->from_b = flow->from_b;
+	return flows_find(&p->key) ? 0 : -1;
+}
+
 /* Parse, and make the headers linear only where that failed: it costs a copy of them. */
 static __always_inline int parse_skb(struct __sk_buff *skb, struct packet *p)
 {
@@ -135,8 +182,7 @@ NO_UNROLL
 		struct cursor c = { (void *)(long)skb->data, (void *)(long)skb->data_end };
 		__u32 linear = skb->data_end - skb->data;
 
-		__builtin_memset(p, 0, sizeof(*p));
-		error = parse_frame(&c, len, vlan, SETTING(parse), p);
+		error = parse(&c, len, vlan, p);
 		if (p->refusal != PACKETS_MALFORMED || linear >= len)
 			break;
 		if (bpf_skb_pull_data(skb, len < HEADERS_MAX ? len : HEADERS_MAX))

@@ -25,6 +25,7 @@ from etcpipe.layout import (
     FLOW_STATE,
     PACKET_COUNTERS,
 )
+from etcpipe.parsing import parse_bits
 
 STDIN = "-"
 BATCH_MAX = CONSTANTS["BATCH_MAX"]
@@ -57,12 +58,14 @@ class Capture:
             other packets than a SYN.
         sample: track one flow of so many, chosen by a hash of its key as the kernel does.
         sample_seed: moves the sample.
+        decap, key_vlan, key_tunnel: see etcpipe.parsing.parse_bits().
         filter: packets to look at, in libpcap's syntax; None: all.
         max_flows: room in the flow table; packets of flows beyond it are counted only.
         on_progress: called about ten times a second with bytes read and bytes in all.
 
     Attributes:
         warnings: one line for each file that could be read only in part.
+        parse: how packets are parsed, for Regroup.
 
     Raises:
         CaptureError: a file is missing, not readable, empty, no capture, or of a link type
@@ -80,6 +83,9 @@ class Capture:
         tombstone_timeout_s: float = 30.0,
         sample: int = 1,
         sample_seed: int = 0,
+        decap: bool = False,
+        key_vlan: bool = False,
+        key_tunnel: bool = False,
         filter: str | None = None,
         max_flows: int = FLOWS_MAX,
         on_progress: Callable[[int, int | None], None] | None = None,
@@ -98,6 +104,7 @@ class Capture:
             raise UsageError(f"max_flows {max_flows}: 1 to {FLOWS_LIMIT}")
         self.warnings: list[str] = []
         self._paths = [os.fspath(path) for path in paths]
+        self.parse = parse_bits(decap, key_vlan, key_tunnel)
         self._first_n = first_n
         self._filter = filter
         self._on_progress = on_progress
@@ -112,6 +119,7 @@ class Capture:
             tuple(round(timeout_s * 1e9) for timeout_s in timeouts_s),
             sample,
             sample_seed,
+            self.parse,
         )
         self._columns = PacketColumns(BATCH_MAX)
         self._arena = np.zeros(BATCH_MAX * SNAP_LEN, np.uint8)

@@ -76,6 +76,7 @@ class Settings:
     max_rows: int
     wait_ns: int
     mask: str
+    parse: int = 0
 
 
 class Backend(Protocol):
@@ -113,6 +114,7 @@ class Regroup:
         mask: str = "strict",
         max_rows: int = ROWS_MAX,
         raw_memory: int = RAW_MEMORY,
+        parse: int = 0,
         device: str = "cpu",
     ):
         """Make an empty table.
@@ -126,6 +128,7 @@ class Regroup:
             mask: "strict", "standard" or "none", see etcpipe.gpu.mask.
             max_rows: pending flows at most.
             raw_memory: bytes for raw views of pending flows at most, bounds max_rows too.
+            parse: how packets are parsed, etcpipe.parsing.parse_bits(), as the tracker does.
             device: "cpu", "gpu" or "reference".
 
         Raises:
@@ -141,7 +144,8 @@ class Regroup:
         _require(device in BACKENDS, f"device {device!r}", ", ".join(BACKENDS))
         if raw_len:
             max_rows = max(1, min(max_rows, raw_memory // (first_n * raw_len)))
-        self.settings = Settings(first_n, raw_len, slots, max_rows, round(wait_s * 1e9), mask)
+        wait_ns = round(wait_s * 1e9)
+        self.settings = Settings(first_n, raw_len, slots, max_rows, wait_ns, mask, parse)
         self._backend = _load(device)(self.settings)
 
     def add(self, batch: PacketBatch, now_ns: int | None = None) -> FlowBatch:

@@ -28,6 +28,7 @@ class Backend:
             GRACE_NS,
             EXPIRE_MAX,
             MASKS.index(settings.mask),
+            settings.parse,
         )
         self._nothing = self._rows(0)
 

@@ -34,18 +34,18 @@ static inline __be16 link_ip_version(const struct cursor *c)
 }
 
 /* Move the cursor to the network header. Returns -1 with p->refusal set if it is cut off. */
-static inline int parse_link(struct cursor *c, int link_type, struct packet *p, __be16 *protocol)
+static inline int parse_link(struct cursor *c, int link_type, __u32 options,
+			     struct packet *p, __be16 *protocol)
 {
 	__u8 *header;
 
-	p->vlan = VLAN_NONE;
 	switch (link_type) {
 	case LINK_ETHERNET:
-		return parse_ethernet(c, p, protocol);
+		return parse_ethernet(c, p, options, protocol);
 	case LINK_SLL:
 		if (PULL(c, header, SLL_BEFORE_ETHERNET))
 			return parse_refuse(p, PACKETS_MALFORMED);
-		return parse_ethernet(c, p, protocol);
+		return parse_ethernet(c, p, options, protocol);
 	case LINK_SLL2:
 		if (PULL(c, header, SLL2_LEN))
 			return parse_refuse(p, PACKETS_MALFORMED);
@@ -69,15 +69,19 @@ static inline int parse_link(struct cursor *c, int link_type, struct packet *p, 
 	return 0;
 }
 
-/* Parse a captured frame of any link type into @p, which starts zeroed. */
-static inline int parse_captured(struct cursor *c, __u32 wire_len, int link_type, struct packet *p)
+/*
+ * Parse a captured frame of any link type into @p, which starts zeroed; the rest is as in
+ * parse_frame().
+ */
+static inline int parse_captured(struct cursor *c, __u32 wire_len, int link_type, __u16 vlan,
+				 __u32 options, struct packet *p)
 {
-	void *frame = c->pos;
-	__be16 protocol;
+	struct origin origin = { .frame = c->pos, .wire_len = wire_len };
 
-	if (parse_link(c, link_type, p, &protocol))
+	p->vlan = vlan;
+	if (parse_link(c, link_type, options, p, &origin.protocol))
 		return -1;
-	return parse_network(c, frame, wire_len, protocol, p);
+	return parse_network(c, &origin, options, p);
 }
 
 #endif /* ETCPIPE_LINK_H */

@@ -124,7 +124,7 @@ static uint64_t rank_bits(const struct regroup *r, uint32_t rank, uint32_t n)
 	return (end == 64 ? 0 : 1ull << end) - (1ull << rank);
 }
 
-static int parse(const struct packet_batch *batch, uint32_t i, struct frame *frame,
+static int parse(const struct regroup *r, const struct packet_batch *batch, uint32_t i, struct frame *frame,
 		 struct packet *p)
 {
 	uint64_t offset = batch->columns->offset[i];
@@ -136,7 +136,8 @@ static int parse(const struct packet_batch *batch, uint32_t i, struct frame *fra
 	frame->data = batch->memory + offset;
 	c.pos = (void *)frame->data;
 	c.end = c.pos + frame->captured;
-	return parse_captured(&c, batch->columns->wire_len[i], batch->link_type, p);
+	return parse_captured(&c, batch->columns->wire_len[i], batch->link_type,
+			      batch->columns->vlan[i], r->set.parse, p);
 }
 
 /* After a packet was stored: the row is the most recently updated one, and perhaps complete. */
@@ -167,7 +168,7 @@ static int store_packet(struct regroup *r, const struct packet_batch *batch, uin
 	uint32_t n, k;
 	uint64_t new;
 
-	if (parse(batch, i, &frame, &p))
+	if (parse(r, batch, i, &frame, &p))
 		return REGROUP_UNPARSED;
 	n = count_segments(&p, meta->segment_len);
 	new = rank_bits(r, meta->rank, n);

@@ -36,6 +36,7 @@ struct regroup_settings {
 	uint64_t grace_ns;
 	uint32_t expire_max;	/* rows that expiry closes at once */
 	enum mask mask;
+	uint32_t parse;		/* PARSE_ bits, as the tracker had them */
 };
 
 /* A PacketBatch. */

@@ -20,9 +20,9 @@ static PyObject *py_new(PyObject *module, PyObject *args)
 	int mask;
 
 	(void)module;
-	if (!PyArg_ParseTuple(args, "IIIIKKIi", &set.first_n, &set.raw_len, &set.slots,
+	if (!PyArg_ParseTuple(args, "IIIIKKIiI", &set.first_n, &set.raw_len, &set.slots,
 			      &set.max_rows, &wait_ns, &grace_ns, &set.expire_max,
-			      &mask))
+			      &mask, &set.parse))
 		return NULL;
 	if (set.first_n < 1 || set.first_n > FIRST_N_MAX || set.raw_len > UINT16_MAX ||
 	    !set.slots || !set.max_rows || mask < 0 || mask >= N_MASKS) {

@@ -199,6 +199,11 @@ int tracker_add(struct tracker *t, const struct packet *p, uint32_t wire_len, ui
 	return 0;
 }
 
+uint32_t tracker_parse(const struct tracker *t)
+{
+	return t->settings.parse;
+}
+
 const struct flow_state *tracker_find(const struct tracker *t, const struct flow_key *key)
 {
 	const struct flow_entry *entry =

@@ -20,6 +20,7 @@ struct tracker_settings {
 	uint32_t flows_max;	/* at most TRACKER_FLOWS_LIMIT */
 	uint32_t sample_every;	/* one flow of so many is tracked, 1: all */
 	uint32_t sample_seed;
+	uint32_t parse;		/* PARSE_ bits */
 };
 
 /* What the tracker says of one packet. */
@@ -34,6 +35,9 @@ struct tracker;
 /* NULL if there is no memory. */
 struct tracker *tracker_new(const struct tracker_settings *settings);
 void tracker_free(struct tracker *t);
+
+/* The PARSE_ bits that packets must be parsed with. */
+uint32_t tracker_parse(const struct tracker *t);
 
 /* Count a packet that no flow takes, by enum packet_counter. */
 void tracker_refuse(struct tracker *t, uint32_t reason);

@@ -21,9 +21,10 @@ static PyObject *new_tracker(PyObject *self, PyObject *args)
 	PyObject *capsule;
 
 	(void)self;
-	if (!PyArg_ParseTuple(args, "III(KKK)II", &settings.first_n, &settings.count_rule,
+	if (!PyArg_ParseTuple(args, "III(KKK)III", &settings.first_n, &settings.count_rule,
 			      &settings.flows_max, &establish_ns, &idle_ns, &tombstone_ns,
-			      &settings.sample_every, &settings.sample_seed))
+			      &settings.sample_every, &settings.sample_seed,
+			      &settings.parse))
 		return NULL;
 	settings.timeouts.establish_ns = establish_ns;
 	settings.timeouts.idle_ns = idle_ns;
@@ -138,7 +139,7 @@ static PyObject *states(PyObject *self, PyObject *args)
 PyMethodDef tracker_methods[] = {
 	{ "tracker_new", new_tracker, METH_VARARGS,
 	  "tracker_new(first_n, count_rule, flows_max, (establish_ns, idle_ns, tombstone_ns), "
-	  "sample_every, sample_seed) -> tracker" },
+	  "sample_every, sample_seed, parse) -> tracker" },
 	{ "tracker_counters", counters, METH_O, "tracker_counters(tracker) -> list by packet_counter" },
 	{ "tracker_status", status, METH_O, "tracker_status(tracker) -> (flows, ended, clock_ns)" },
 	{ "tracker_take", take, METH_VARARGS,
