@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * A TC program of your own that reads etcpipe's verdicts: bytes by class, as they pass.
+ *
+ *	clang -O2 -g -target bpf -I bpf -c examples/verdict_reader.bpf.c -o reader.o
+ *	pins=/sys/fs/bpf/etcpipe/$(stat -Lc %i /proc/self/ns/net)/eth0
+ *	bpftool prog load reader.o /sys/fs/bpf/reader \
+ *		map name flows pinned $pins/map_flows \
+ *		map name verdicts pinned $pins/map_verdicts
+ *	tc qdisc add dev eth0 clsact
+ *	tc filter add dev eth0 egress bpf da object-pinned /sys/fs/bpf/reader
+ *	bpftool map dump name class_bytes
+ *
+ * The tap stands in front, so that a packet's flow is in the table by the time it comes here.
+ */
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "parsing.h"
+#include "verdict.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+#define SLOTS 262144	/* of the map verdicts: bpftool map show pinned $pins/map_verdicts */
+
+/* Given at load: the tap's maps take the place of these two, sizes and all. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct flow_key);
+	__type(value, struct flow_state);
+} flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, SLOTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} verdicts SEC(".maps");
+
+/* Entry 0 is for flows without a verdict, and those that the model does not know. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, VERDICT_CLASS_MAX + 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} class_bytes SEC(".maps");
+
+static __always_inline int class_of(struct flow_key *key)
+{
+	struct flow_state *flow = bpf_map_lookup_elem(&flows, key);
+	__u64 *word;
+	__u32 slot;
+
+	if (!flow)
+		return -1;
+	slot = verdict_slot(flow->flow_id, SLOTS);
+	word = bpf_map_lookup_elem(&verdicts, &slot);
+	return word ? verdict_class(verdict_of(*word, flow->flow_id)) : -1;
+}
+
+SEC("tc")
+int count_classes(struct __sk_buff *skb)
+{
+	struct cursor c = { (void *)(long)skb->data, (void *)(long)skb->data_end };
+	struct packet p = {};
+	__u32 entry;
+	__u64 *bytes;
+
+	if (parse_frame(&c, skb->len, VLAN_NONE, 0, &p))
+		return TC_ACT_UNSPEC;
+	entry = class_of(&p.key) + 1;
+	bytes = bpf_map_lookup_elem(&class_bytes, &entry);
+	if (bytes)
+		*bytes += skb->len;
+	return TC_ACT_UNSPEC;
+}
