@@ -8,7 +8,6 @@
 #define ETCPIPE_ACT_H
 
 #include "track.h"
-#include "verdict.h"
 
 #define RANK_ACT 0xffff		/* a mark that is not to be mirrored, only acted upon */
 #define DSCP_SHIFT 2		/* below it: ECN, which stays */
@@ -22,17 +21,6 @@ BPF_ARRAY(actions, struct action, ACTIONS_MAX);
 MAP(BPF_MAP_TYPE_ARRAY, actions, __u32, struct action, ACTIONS_MAX, 0);
 #endif
 
-static __always_inline __u64 verdict_load(__u32 slot)
-{
-#ifdef ETCPIPE_BCC
-	__u64 *word = verdicts.lookup(&slot);
-#else
-	__u64 *word = bpf_map_lookup_elem(&verdicts, &slot);
-#endif
-
-	return word ? *word : 0;
-}
-
 static __always_inline struct action *action_load(__u32 index)
 {
 #ifdef ETCPIPE_BCC
@@ -42,15 +30,10 @@ static __always_inline struct action *action_load(__u32 index)
 #endif
 }
 
-/* The action of a flow's verdict, or NULL. Flow id 0 is no flow. */
-static __always_inline struct action *action_of(__u64 flow_id)
+/* What a mark's action is, or NULL. Without a policy there is none. */
+static __always_inline struct action *action_of(const struct mark *mark)
 {
-	__u64 word;
-
-	if (!SETTING(policy) || !flow_id)
-		return NULL;
-	word = verdict_of(verdict_load(verdict_slot(flow_id, SETTING(slots))), flow_id);
-	return verdict_action(word) ? action_load(verdict_action(word)) : NULL;
+	return SETTING(policy) && mark->action ? action_load(mark->action) : NULL;
 }
 
 /*
@@ -59,13 +42,12 @@ static __always_inline struct action *action_of(__u64 flow_id)
  */
 static __always_inline int mark_to_act(struct mark *mark)
 {
-	if (!action_of(mark->flow_id))
+	if (!action_of(mark))
 		return 0;
 	mark->timestamp_ns = 0;
 	mark->magic = mark_magic();
 	mark->rank = RANK_ACT;
 	mark->direction = 0;
-	mark->pad = 0;
 	return 1;
 }
 
@@ -131,9 +113,9 @@ static __always_inline void set_dscp(struct __sk_buff *skb, __u8 dscp)
 }
 
 /* Do what the flow's verdict asks for. Returns the hook's answer. */
-static __always_inline int act(struct __sk_buff *skb, __u64 flow_id)
+static __always_inline int act(struct __sk_buff *skb, const struct mark *mark)
 {
-	struct action *action = action_of(flow_id);
+	struct action *action = action_of(mark);
 
 	if (!action || !action->flags)
 		return TC_ACT_UNSPEC;

@@ -101,7 +101,8 @@ struct flow_state {
 	__u8 tcp_flags[2];	/* all flags seen */
 	__u8 initiator;		/* 1: end b of the key opened the flow */
 	__u8 status;		/* enum flow_status */
-	__u8 pad[6];
+	__u16 verdict;		/* low half of its word in bpf/verdict.h, once seen with a policy */
+	__u8 pad[4];
 };
 
 /* Why a flow left the table. */

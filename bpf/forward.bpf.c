@@ -75,9 +75,9 @@ static __always_inline int to_port_and_consumer(struct xdp_md *ctx, struct flow_
 	return bpf_redirect_map(&forward_group, 0, BPF_F_BROADCAST | BPF_F_EXCLUDE_INGRESS);
 }
 
-static __always_inline int is_dropped(__u64 flow_id)
+static __always_inline int is_dropped(const struct mark *mark)
 {
-	struct action *action = action_of(flow_id);
+	struct action *action = action_of(mark);
 
 	return action && action->flags & ACTION_DROP;
 }
@@ -98,7 +98,7 @@ int xdp_forward(struct xdp_md *ctx)
 	}
 	flow = track(&p, len, 1, &mark);
 	remember_fragment(&p);
-	if (is_dropped(mark.flow_id)) {
+	if (is_dropped(&mark)) {
 		count(PACKETS_POLICY_DROP);
 		if (flow) {
 			count(PACKETS_CLONE_FAILED);

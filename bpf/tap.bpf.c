@@ -52,7 +52,7 @@ static __always_inline int track_in_tc(struct __sk_buff *skb)
 	remember_fragment(&p);
 	if (flow)
 		flow->lost += capture_skb(skb, &p, &mark, segments);
-	return act(skb, mark.flow_id);
+	return act(skb, &mark);
 }
 
 SEC("tc")
@@ -130,7 +130,7 @@ int tc_mirror(struct __sk_buff *skb)
 	mark = *meta;
 	if (mark.rank != RANK_ACT && capture_one(skb, &mark))
 		tell_lost(skb);
-	return act(skb, mark.flow_id);
+	return act(skb, &mark);
 }
 
 SEC("xdp")

@@ -7,6 +7,7 @@
 #define ETCPIPE_TRACK_H
 
 #include "maps.h"
+#include "verdict.h"
 
 #define HEADERS_MAX 512		/* bytes made linear where a packet's headers are not */
 
@@ -17,7 +18,7 @@ struct mark {
 	__u32 magic;
 	__u16 rank;
 	__u8 direction;
-	__u8 pad;
+	__u8 action;		/* of the flow's verdict, 0: none */
 };
 
 /* Of this tap, not of another one on a device stacked upon this one. */
@@ -87,6 +88,33 @@ static __always_inline __u64 flow_clock(const struct flow_state *flow)
 	return (long long)(now - flow->last_ns) < 0 ? flow->last_ns : now;
 }
 
+static __always_inline __u64 verdict_load(__u32 slot)
+{
+#ifdef ETCPIPE_BCC
+	__u64 *word = verdicts.lookup(&slot);
+#else
+	__u64 *word = bpf_map_lookup_elem(&verdicts, &slot);
+#endif
+
+	return word ? *word : 0;
+}
+
+/*
+ * The action of the flow's verdict. It is kept in the flow, since its slot goes to a newer
+ * flow that is judged, after as many flows as there are slots: some seconds in a flood.
+ */
+static __always_inline __u8 flow_action(struct flow_state *flow)
+{
+	__u64 word;
+
+	if (!SETTING(policy))
+		return 0;
+	word = verdict_of(verdict_load(verdict_slot(flow->flow_id, SETTING(slots))), flow->flow_id);
+	if (word && flow->verdict != (__u16)word)
+		flow->verdict = word;
+	return flow->verdict >> VERDICT_ACTION_SHIFT;
+}
+
 /* Account a packet to its flow. Returns the flow and fills @mark if it must be mirrored. */
 static __always_inline struct flow_state *track(struct packet *p, __u32 wire_len,
 						__u32 segments, struct mark *mark)
@@ -109,6 +137,7 @@ static __always_inline struct flow_state *track(struct packet *p, __u32 wire_len
 		return NULL;
 	count(PACKETS_TRACKED);
 	mark->flow_id = flow->flow_id;	/* of packets past N too: their verdict acts */
+	mark->action = flow_action(flow);
 	rank = flow_update(flow, p, wire_len, segments, now, SETTING(count_rule));
 	if (rank >= SETTING(first_n))
 		return NULL;
@@ -118,7 +147,6 @@ static __always_inline struct flow_state *track(struct packet *p, __u32 wire_len
 	mark->magic = mark_magic();
 	mark->rank = rank;
 	mark->direction = flow_direction(flow, p);
-	mark->pad = 0;
 	return flow;
 }
 

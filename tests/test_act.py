@@ -166,3 +166,22 @@ def test_without_a_policy_nothing_acts():
     with bench("libbpf", slots=SLOTS) as tap:
         judged(tap, frame, "{drop = true}")
         assert run(tap, frame) == (TC_ACT_UNSPEC, frame, 0, 0)
+
+
+@pytest.mark.parametrize("program", ["tc_track", "xdp_track"])
+def test_a_verdict_outlives_its_slot(tap: Bench, program: str) -> None:
+    """A newer flow takes the slot, as it does after so many judged flows as there are slots."""
+    frame = ether(PACKETS["IPv4"])
+    judged(tap, frame, "{mark = 7}")
+    tap.run(program, frame)
+    flow_id = int(tap.flow()["flow_id"])
+    give_verdict(tap, flow_id + SLOTS, action=6)
+
+    assert tap.flow()["verdict"] == 5 << 8 | 4
+    for _ in range(3):
+        assert run(tap, frame)[2] == 7
+
+    give_verdict(tap, flow_id, action=0)  # judged again: the later verdict holds
+    assert run(tap, frame)[2] == 0
+    give_verdict(tap, flow_id + SLOTS, action=6)
+    assert run(tap, frame)[2] == 0
