@@ -8,7 +8,8 @@
  *   mirror, second end  mirror_pop: into the socket; its metadata came with the frame
  *
  * What is not IP is forwarded too. Packets are dropped only by a policy, or where the other
- * port does not take them: forward_dropped counts those.
+ * port does not take them: the kernel tells that to tracepoints alone, and two programs
+ * there count it.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
@@ -22,6 +23,26 @@
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define FORWARD_PORTS 2
+
+/* What the tracepoints need of the kernel's own structures, found by BTF at load. */
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+struct ns_common {
+	unsigned int inum;
+};
+
+struct net {
+	struct ns_common ns;
+};
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
+struct net_device {
+	int ifindex;
+	possible_net_t nd_net;
+};
+#pragma clang attribute pop
 
 /* The port to go out at, by the one that a packet came in at; and ports and mirror together. */
 MAP(BPF_MAP_TYPE_DEVMAP_HASH, forward_ports, __u32, __u32, FORWARD_PORTS, 0);
@@ -127,4 +148,34 @@ int mirror_pop(struct xdp_md *ctx)
 	action = xsks_redirect(ctx);
 	count(action == XDP_REDIRECT ? PACKETS_REDIRECTED : PACKETS_NO_CONSUMER);
 	return action;
+}
+
+/* A number is a device of ours only in our network namespace. */
+static __always_inline int is_port(const struct net_device *device)
+{
+	__u32 ifindex = device->ifindex;
+
+	return device->nd_net.net->ns.inum == SETTING(netns_inode) &&
+	       (ifindex == SETTING(device_ifindex) || ifindex == SETTING(port_ifindex));
+}
+
+/* (from, to, sent, drops, error): the driver had no room, or the far end takes no frames. */
+SEC("tp_btf/xdp_devmap_xmit")
+int forward_dropped(__u64 *args)
+{
+	const struct net_device *to = (void *)args[1];
+	int drops = args[3];
+
+	if (drops > 0 && is_port(to))
+		count_n(PACKETS_NOT_FORWARDED, drops);
+	return 0;
+}
+
+/* (from, program, target, error ..): the other port is down, or the frame too long for it. */
+SEC("tp_btf/xdp_redirect_err")
+int forward_refused(__u64 *args)
+{
+	if (is_port((void *)args[0]))
+		count(PACKETS_NOT_FORWARDED);
+	return 0;
 }

@@ -31,6 +31,8 @@ struct tap_settings {
 	__u32 policy;		/* 1: verdicts act, see act.h */
 	__u32 capture;		/* enum capture */
 	__u32 queues;		/* of the mirror, 1 .. QUEUES_MAX */
+	__u32 port_ifindex;	/* forward mode: the other end of the wire */
+	__u32 netns_inode;	/* in which these numbers hold */
 };
 
 #ifdef ETCPIPE_BCC

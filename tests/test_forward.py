@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import monotonic
+from time import monotonic, sleep
 
 import captures
 import numpy as np
@@ -262,6 +262,23 @@ def test_a_policy_drops_past_the_stack(bed):
         with pytest.raises(TimeoutError):
             server.recv(100)
         assert box.counters()["PACKETS_POLICY_DROP"] == 1
+
+
+DOWN = [
+    pytest.param("ip -n {server} link set s0 down", id="far end"),
+    pytest.param("ip -n {box} link set p1 down", id="port"),
+]
+
+
+@pytest.mark.parametrize("command", DOWN)
+def test_what_the_other_port_does_not_take_is_counted(bed, command):
+    with wire(bed) as box, udp(bed) as (client, server):
+        exchange(client, server, 10)  # past the first N
+        run(command.format(box=bed.box, server=bed.server))
+        for _ in range(5):
+            client.send(b"gone")
+        sleep(SETTLE_S)
+        assert box.counters()["PACKETS_NOT_FORWARDED"] == 5
 
 
 def test_links_are_as_found_afterwards(bed):

@@ -23,6 +23,7 @@ PROG_LOAD = 5
 OBJ_PIN, OBJ_GET = 6, 7
 PROG_TEST_RUN = 10
 PROG_GET_FD_BY_ID = 13
+RAW_TRACEPOINT_OPEN = 17
 OBJ_GET_INFO = 15
 MAP_LOOKUP_AND_DELETE = 21
 MAP_LOOKUP_BATCH = 24
@@ -77,6 +78,7 @@ _Link = _attr(
     *((n, _U32) for n in ("program_fd", "target", "attach_type", "flags", "relative_fd", "pad")),
     ("revision", _U64),
 )
+_Tracepoint = _attr("_Tracepoint", ("name", _U64), ("program_fd", _U32), ("pad", _U32))
 _LinkUpdate = _attr("_LinkUpdate", *((n, _U32) for n in ("link_fd", "program_fd", "flags", "old")))
 _Batch = _attr(
     "_Batch",
@@ -138,6 +140,11 @@ def pinned(path: Path) -> int:
 def link_create(program_fd: int, ifindex: int, attach_type: int, flags: int = 0) -> int:
     """Attach a program by a link; it stays until the last descriptor and pin are gone."""
     return _call(LINK_CREATE, _Link(program_fd, ifindex, attach_type, flags))
+
+
+def tracepoint_open(program_fd: int) -> int:
+    """Attach a program to the tracepoint that it was loaded for; returns the link."""
+    return _call(RAW_TRACEPOINT_OPEN, _Tracepoint(program_fd=program_fd))
 
 
 def link_update(link_fd: int, program_fd: int) -> None:

@@ -6,6 +6,8 @@ tap's. The programs stay without a consumer: the wire does not depend on one.
 """
 
 import logging
+import os
+import platform
 import socket
 from dataclasses import replace
 
@@ -17,7 +19,7 @@ from etcpipe.kernel import netns as namespaces
 from etcpipe.kernel.guard import explained, no_interrupt
 from etcpipe.kernel.journal import Journal
 from etcpipe.kernel.ports import Ports
-from etcpipe.kernel.settings import Build, source_digest
+from etcpipe.kernel.settings import DROP_PROGRAMS, Build, Loaded, source_digest
 from etcpipe.kernel.tap import NOT_OPEN, Tap
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 # Names of the pinned links, by the port in Journal.ports.
 LINKS = ("link_xdp", "link_xdp_other")
 PROGRAM = "xdp_forward"
+BROADCAST_SINCE = (5, 14)
 
 
 class Forward(Tap):
@@ -84,28 +87,43 @@ class Forward(Tap):
     def _make(self, ip, device: links.Device, inode: int) -> None:
         pair = ports.check(ip, device, self.settings.forward)
         uses_mirror = self.settings.capture == "afxdp"
-        names = [f"etcm{device.ifindex}{end}" for end in "ab"] if uses_mirror else []
-        state = Journal(device.name, device.ifindex, inode, self.settings.asdict(), names)
-        replace(state, sides=list(links.SIDES)).remove()
-        self._journal = state
-        state.mode, state.mode_reason = "forward", f"a wire to {self.settings.forward}"
-        state.ports = list(pair.indexes)
-        state.write()
         if uses_mirror:
-            state.mirror_ifindex = list(links.create_mirror(ip, (names[0], names[1]), 1))
-            for index in state.mirror_ifindex:  # native XDP takes no longer frames than a page
-                ip.link("set", index=index, mtu=pair.mtu)
+            _need_broadcast()
+        state = self._begin_journal(device, inode, pair, uses_mirror)
+        if uses_mirror:
+            _make_mirror(ip, state, pair.mtu)
         mirror = state.mirror_ifindex[0] if uses_mirror else 0
-        self._loaded = libbpf.load(Build(self.settings, device.ifindex, mirror))
+        build = Build(
+            self.settings,
+            device.ifindex,
+            mirror,
+            port_ifindex=pair.indexes[1],
+            netns_inode=inode,
+        )
+        self._loaded = libbpf.load(build)
         self._connect(pair, mirror)
         state.loader, state.source_digest = self._loaded.loader, source_digest()
         state.tags = status.tags(self._loaded.programs)
         state.write()
         pins.put(self._loaded, state)
+        _watch_drops(state, self._loaded)
         if uses_mirror:
             pop = self._loaded.programs["mirror_pop"]
             hooks.attach_xdp(pop, state.mirror_ifindex[1], state.pins / "link_pop")
         links.set_up(ip, state.mirror_ifindex)
+
+    def _begin_journal(
+        self, device: links.Device, inode: int, pair: Ports, uses_mirror: bool
+    ) -> Journal:
+        names = [f"etcm{device.ifindex}{end}" for end in "ab"] if uses_mirror else []
+        state = Journal(device.name, device.ifindex, inode, self.settings.asdict(), names)
+        # what another version may have left, whose journal we cannot read
+        replace(state, sides=list(links.SIDES)).remove()
+        state.mode, state.mode_reason = "forward", f"a wire to {self.settings.forward}"
+        state.ports = list(pair.indexes)
+        self._journal = state
+        state.write()
+        return state
 
     def _connect(self, pair: Ports, mirror: int) -> None:
         """Tell the programs where packets go: the ports of this namespace, and the mirror."""
@@ -118,6 +136,19 @@ class Forward(Tap):
                 bpf.update(self._maps[name], row[0], row[1])
 
 
+def _need_broadcast() -> None:
+    """An older kernel would refuse packet by packet, not at load."""
+    version = tuple(map(int, platform.release().split("-")[0].split(".")[:2]))
+    if version < BROADCAST_SINCE:
+        raise UnsupportedError("forward mode needs Linux 5.14, before that --capture ringbuf")
+
+
+def _make_mirror(ip, state: Journal, mtu: int) -> None:
+    state.mirror_ifindex = list(links.create_mirror(ip, (state.mirror[0], state.mirror[1]), 1))
+    for index in state.mirror_ifindex:
+        ip.link("set", index=index, mtu=mtu)  # native XDP takes no frame longer than a page
+
+
 def _listen_to_all(ip, state: Journal) -> None:
     """Have the ports take frames for all addresses, as those of a bridge do."""
     for ifindex in state.ports:
@@ -125,3 +156,13 @@ def _listen_to_all(ip, state: Journal) -> None:
             state.promiscuous.append(ifindex)
             state.write()
             links.set_promiscuous(ip, ifindex, True)
+
+
+def _watch_drops(state: Journal, loaded: Loaded) -> None:
+    """Have the kernel's tracepoints count; pinned, but no link that can be detached."""
+    for name in set(DROP_PROGRAMS) & loaded.programs.keys():
+        link = bpf.tracepoint_open(loaded.programs[name])
+        try:
+            bpf.pin(link, state.pins / f"tracepoint_{name}")
+        finally:
+            os.close(link)

@@ -112,6 +112,8 @@ def _features(device: str) -> dict[str, bool]:
 
 def _far_namespace(ip, near) -> str | None:
     """Return a path to the namespace of a veth's other end, by the kernel's number for it."""
+    from pyroute2 import NetlinkError
+
     number = near.get_attr("IFLA_LINK_NETNSID")
     if number is None:
         return str(netns.CURRENT)
@@ -124,6 +126,8 @@ def _far_namespace(ip, near) -> str | None:
         try:
             if ip.get_netnsid(fd=fd)["nsid"] == number:
                 return str(path)
+        except NetlinkError:
+            continue  # a name whose namespace is just being made or removed
         finally:
             os.close(fd)
     return None

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from etcpipe.timeouts import TIMEOUTS
 TC_MODE_PROGRAMS = ("tc_track", "tc_matched", "mirror_pop")
 XDP_MODE_PROGRAMS = ("xdp_track", "xdp_matched", "tc_mirror", "xdp_canary", "tc_canary")
 FORWARD_PROGRAMS = ("xdp_forward", "mirror_pop")
+DROP_PROGRAMS = ("forward_dropped", "forward_refused")  # where the kernel has BTF
 XDP_PROGRAMS = ("xdp_track", "xdp_matched", "mirror_pop", "xdp_canary")  # by type
 MAPS = (
     "flows",
@@ -34,6 +36,7 @@ MAPS = (
     "filters_tc",
     "filters_xdp",
 )
+KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 FORWARD_MAPS = ("forward_ports", "forward_group")
 
 MODES = ("auto", "tc", "xdp")
@@ -149,6 +152,7 @@ class Build:
     """One load of the programs: the settings and the two interfaces they are made for.
 
     Attributes:
+        port_ifindex, netns_inode: forward mode: the other port, and where both are.
         with_xdp: load also what XDP mode needs; the verifier takes its time for each program.
         maps: descriptors of an earlier tap's maps by name, to go on with (libbpf only).
     """
@@ -157,13 +161,15 @@ class Build:
     device_ifindex: int
     mirror_ifindex: int
     with_xdp: bool = True
+    port_ifindex: int = 0
+    netns_inode: int = 0
     maps: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def programs(self) -> tuple[str, ...]:
         """The programs to load."""
         if self.settings.forward:
-            return FORWARD_PROGRAMS
+            return FORWARD_PROGRAMS + (DROP_PROGRAMS if KERNEL_BTF.exists() else ())
         return TC_MODE_PROGRAMS + (XDP_MODE_PROGRAMS if self.with_xdp else ())
 
     @property
@@ -186,6 +192,8 @@ class Build:
         record["slots"] = self.settings.slots
         record["policy"] = self.settings.policy
         record["mirror_ifindex"] = self.mirror_ifindex
+        record["port_ifindex"] = self.port_ifindex
+        record["netns_inode"] = self.netns_inode
         record["capture"] = CAPTURES.index(self.settings.capture)
         record["queues"] = self.settings.queues
         record["n_cpus"] = bpf.possible_cpus()
