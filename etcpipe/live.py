@@ -98,7 +98,8 @@ class Live:
             if self._netns:
                 stack.enter_context(namespaces.enter(self._netns))
             stack.enter_context(self._tap)
-            self._ring = stack.enter_context(_open_ring(self._tap))
+            self._ring = _open_ring(self._tap)
+            stack.enter_context(self._ring)
             if self._policy:
                 self._tap.set_actions(self._policy.actions())
             self._tap.set_filter(self._filter)
@@ -187,7 +188,7 @@ class Live:
         self._tap.verdicts[slots[told]] = words[told]
 
 
-def _open_ring(tapped: tap.Tap) -> "Ring | RingBuffer | Queues":
+def _open_ring(tapped: tap.Tap) -> Ring | RingBuffer | Queues:
     """Return the consuming end of an open tap, by the way that its settings name."""
     settings = tapped.settings
     if settings.capture == "ringbuf":
@@ -198,9 +199,8 @@ def _open_ring(tapped: tap.Tap) -> "Ring | RingBuffer | Queues":
             ring = Ring(tapped.mirror_ifindex, queue, ring_size=RING_SIZE)
             rings.append(stack.enter_context(ring))
             tapped.bind(ring.fd, queue)
-        opened = rings[0] if len(rings) == 1 else Queues(rings)
         stack.pop_all()
-    return opened
+    return rings[0] if len(rings) == 1 else Queues(rings)
 
 
 class _TapSource:

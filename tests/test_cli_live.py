@@ -66,6 +66,29 @@ def test_verdict_lines_come_while_traffic_flows(wire, tmp_path):
     assert wire.leftovers() == []
 
 
+@pytest.mark.parametrize(
+    "options", [("--capture", "ringbuf"), ("--queues", "3")], ids=["ring buffer", "three queues"]
+)
+def test_packets_come_by_the_way_that_is_asked_for(wire, tmp_path, options):
+    with attached(wire, tmp_path, *options) as etcpipe:
+        etcpipe.until_attached()
+        send_flows(wire, 9)
+        etcpipe.until(lambda: etcpipe.stdout.count("\n") >= 9)
+        assert etcpipe.signalled(signal.SIGINT) == 0
+    events = [json.loads(line) for line in etcpipe.stdout.splitlines()]
+    ours = [event for event in events if event["dest_port"] == 4433]
+    assert {e["src_port"] for e in ours} == set(range(20000, 20009))
+    assert {e["etcpipe"]["packets_used"] for e in ours} == {FIRST_N}
+    assert wire.leftovers() == []
+
+
+def test_a_ring_buffer_has_one_queue(wire):
+    line = fails(
+        *("-n", wire.near, "attach", wire.device, "--capture", "ringbuf", "--queues", "2"), status=2
+    )
+    assert "a ring buffer has one" in line
+
+
 def _unix(text: str) -> float:
     from datetime import datetime
 
