@@ -24,6 +24,8 @@ def main() -> None:
     parser.add_argument("netns")
     parser.add_argument("--loader", default="auto")
     parser.add_argument("--mode", default="auto")
+    parser.add_argument("--forward")
+    parser.add_argument("--capture", default="afxdp")
     parser.add_argument("--first-packet", action="store_true")
     options = parser.parse_args()
 
@@ -31,7 +33,12 @@ def main() -> None:
     import etcpipe
 
     live = etcpipe.attach(
-        options.device, netns=options.netns, loader=options.loader, mode=options.mode
+        options.device,
+        netns=options.netns,
+        loader=options.loader,
+        mode=options.mode,
+        forward=options.forward,
+        capture=options.capture,
     )
     signal.signal(signal.SIGTERM, lambda number, frame: live.stop())
     flows = packets_used = 0

@@ -1,0 +1,231 @@
+"""Measures TCP through a box between two hosts: etcpipe as a wire, beside bridges.
+
+    python tools/bench/wire.py [--quick] [--json]          needs root
+
+One subnet, the box in its middle: a Linux bridge, etcpipe's forward mode with its two ways of
+capture, tracking and classifying, and Open vSwitch's user-space datapath, which the paper
+compares with. Packets are those of a wire: the hosts neither segment nor leave checksums to
+the device. Cases are interleaved, and the first packets of all flows accounted for.
+"""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import bed as beds
+import common
+import forward
+from common import Goal, Report, Samples, Table
+
+from etcpipe.lab.network import ip
+
+STREAMS = (1, 8, 32, 128)
+SECONDS = 3.0
+GOAL = 1.1
+CLIENT, SERVER = "10.89.0.1", "10.89.0.2"
+# what forward mode asks of a veth's far end; the same for everybody
+FAR_END = "gro on tso off gso off tx off txvlan off tx-vlan-stag-hw-insert off"
+
+BRIDGE, OVS = "Linux bridge", "Open vSwitch, user space"
+AFXDP, RINGBUF = "etcpipe --forward", "etcpipe --forward, ring buffer"
+CASES = (BRIDGE, AFXDP, RINGBUF, OVS)
+OVS_SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """The namespaces, as beds.Bed knows them."""
+
+    client: str
+    router: str
+    server: str
+    device: str = "p0"
+
+
+@contextmanager
+def wire_bed() -> Iterator[beds.Bed]:
+    """Make client - box - server for the length of the block."""
+    hosts = Hosts(*(f"etcwire-{os.getpid()}-{end}" for end in ("client", "box", "server")))
+    with ExitStack() as stack:
+        for namespace in (hosts.client, hosts.router, hosts.server):
+            beds._check(["ip", "netns", "add", namespace])
+            stack.callback(subprocess.run, ["ip", "netns", "del", namespace])
+        for port, namespace, address in (
+            ("p0", hosts.client, CLIENT),
+            ("p1", hosts.server, SERVER),
+        ):
+            ip(hosts.router, f"link add {port} type veth peer name wan0 netns {namespace}")
+            ip(hosts.router, f"link set {port} up")
+            ip(namespace, f"addr add {address}/24 dev wan0")
+            ip(namespace, "link set wan0 up")
+            _inside(namespace, f"ethtool -K wan0 {FAR_END}")
+        yield beds.Bed(hosts, SERVER)
+
+
+@contextmanager
+def bridged(bed: beds.Bed, work: Path) -> Iterator[None]:
+    """Join the ports by the kernel's bridge."""
+    ip(bed.router, "link add br0 type bridge")
+    for port in ("p0", "p1"):
+        ip(bed.router, f"link set {port} master br0")
+    ip(bed.router, "link set br0 up")
+    try:
+        yield
+    finally:
+        ip(bed.router, "link del br0")
+
+
+@contextmanager
+def switched(bed: beds.Bed, work: Path) -> Iterator[None]:
+    """Join the ports by Open vSwitch's own datapath, its daemons in the box alone."""
+    folder = work / "ovs"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    os.environ |= {name: str(folder) for name in ("OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR")}
+    database = f"unix:{folder}/db.sock"
+    beds._check(["ovsdb-tool", "create", folder / "conf.db", OVS_SCHEMA])
+    with ExitStack() as stack:
+        for command in (
+            f"ovsdb-server {folder}/conf.db --remote=punix:{folder}/db.sock",
+            f"ovs-vswitchd {database}",
+        ):
+            name = command.split()[0]
+            pid = folder / f"{name}.pid"
+            _inside(bed.router, f"{command} --pidfile={pid} --log-file={folder}/log --detach")
+            stack.callback(_end, pid)
+            if name == "ovsdb-server":
+                _inside(bed.router, f"ovs-vsctl --db={database} --no-wait init")
+        _inside(
+            bed.router,
+            f"ovs-vsctl --db={database} -t 10 add-br ob0 -- set bridge ob0 datapath_type=netdev"
+            " -- add-port ob0 p0 -- add-port ob0 p1",
+        )
+        yield
+
+
+def _end(pid: Path) -> None:
+    number = int(pid.read_text())
+    os.kill(number, 15)
+    while Path(f"/proc/{number}").exists():
+        time.sleep(0.05)
+
+
+def _inside(namespace: str, command: str) -> None:
+    beds._check(["nsenter", f"--net=/run/netns/{namespace}", *command.split()])
+
+
+def joined(bed: beds.Bed, case: str, work: Path):
+    """Return what joins the ports in this case, to be entered."""
+    if case in (BRIDGE, OVS):
+        return bridged(bed, work) if case == BRIDGE else switched(bed, work)
+    return beds.Consumer(bed, "--forward", "p1", "--capture", CAPTURES[case])
+
+
+CAPTURES = {AFXDP: "afxdp", RINGBUF: "ringbuf"}
+
+
+def measure(options, streams: list[int], cases: list[str]) -> dict:
+    """Return (Gbit/s, account) of every repeat, by case and streams."""
+    runs: dict = {(case, n): [] for n in streams for case in cases}
+    with wire_bed() as bed:
+        for n in streams:
+            for repeat in range(options.repeats):
+                turn = repeat % len(cases)
+                for case in cases[turn:] + cases[:turn]:
+                    common.progress(f"{n} streams {repeat + 1}/{options.repeats} {case}")
+                    way = joined(bed, case, options.work)
+                    with way:
+                        cpus = (0, os.cpu_count() - 1)
+                        gbits = bed.throughput(n, options.seconds, cpus, options.fifo)
+                        time.sleep(forward.SETTLE_S)
+                    account = forward.account(way, n) if case in CAPTURES else None
+                    runs[case, n].append((gbits, account))
+    return runs
+
+
+def ratio(runs: dict, case: str, n: int) -> float:
+    """Return the median ratio to the Linux bridge, repeat by repeat."""
+    pairs = zip(runs[case, n], runs[BRIDGE, n], strict=True)
+    return Samples([gbits / bridge for (gbits, _), (bridge, _) in pairs]).median
+
+
+def throughput_table(runs: dict, streams: list[int], cases: list[str]) -> Table:
+    """Return Gbit/s of every case and its ratio to the bridge."""
+    columns = ["box", *(f"{n} stream{'s' * (n > 1)}" for n in streams)]
+    table = Table("TCP through the box, Gbit/s", columns)
+    for case in cases:
+        cells = [
+            f"{Samples([g for g, _ in runs[case, n]]).text()}, x {ratio(runs, case, n):.2f}"
+            for n in streams
+        ]
+        table.rows.append([case, *cells])
+    return table
+
+
+def goals(runs: dict, streams: list[int], cases: list[str]) -> list[Goal]:
+    """Return the project's goals for forward mode beside what was measured."""
+    result = []
+    for case in CAPTURES:
+        for n in streams:
+            value = ratio(runs, case, n)
+            measure = f"{case} / {BRIDGE}, {n} streams"
+            result.append(Goal(measure, f">= {GOAL}", f"{value:.2f}", value >= GOAL))
+    for case in CASES[:-1]:
+        measured, met = common.NOT_MEASURED, None
+        if OVS in cases:
+            least = min(ratio(runs, case, n) / ratio(runs, OVS, n) for n in streams)
+            measured, met = f"{least:.1f} at least", least > 1
+        result.append(Goal(f"{case} / {OVS}", "> 1", measured, met))
+    accounts = [account for run in runs.values() for _, account in run if account]
+    wrong = sum(abs(account.missing) for account in accounts)
+    result.append(Goal("first packets unaccounted for", "0", str(wrong), wrong == 0))
+    return result
+
+
+def main() -> None:
+    """Measure and print the report."""
+    parser = common.parser(__doc__.splitlines()[0], repeats=5)
+    parser.add_argument("--streams", help="numbers of connections, as 1,8,32,128")
+    parser.add_argument("--seconds", type=float, help=f"of a run ({SECONDS})")
+    parser.add_argument("--fifo", action="store_true", help="real-time priority for iperf3")
+    options = parser.parse_args()
+    common.need_root()
+    options.repeats = options.repeats or (1 if options.quick else options.default_repeats)
+    options.seconds = options.seconds or (1.0 if options.quick else SECONDS)
+    default = "1,8" if options.quick else ",".join(map(str, STREAMS))
+    streams = [int(n) for n in (options.streams or default).split(",")]
+    versions = {
+        "iperf3": common.tool_version(["iperf3", "--version"], r"iperf ([\d.]+)"),
+        "Open vSwitch": common.tool_version(["ovs-vswitchd", "--version"], r"([\d.]+)"),
+    }
+    cases = [case for case in CASES if case != OVS or versions["Open vSwitch"]]
+    report = Report("wire", "A wire between two hosts", versions)
+    runs = measure(options, streams, cases)
+    report.tables = [throughput_table(runs, streams, cases)]
+    report.goals = [] if options.quick else goals(runs, streams, cases)
+    report.notes = [
+        f"iperf3, client to server, {options.seconds:g} s after a first second that does not "
+        f"count; {options.repeats} interleaved repeats; median (min .. max, MAD), x the median "
+        "ratio to the Linux bridge in the same repeat.",
+        "veth: its native XDP copies each packet and costs some 780 ns that no network card "
+        "asks for; end hosts without TSO in every case.",
+    ]
+    report.notes += [common.quick_note()] if options.quick else []
+    report.results = {
+        f"{case}, {n}": {
+            "gbits": Samples([gbits for gbits, _ in run]).summary(),
+            "missing": sum(account.missing for _, account in run if account),
+            "lost": [account.lost for _, account in run if account],
+        }
+        for (case, n), run in runs.items()
+    }
+    report.show(options.json)
+
+
+if __name__ == "__main__":
+    main()
