@@ -8,6 +8,7 @@ import click
 
 from etcpipe import timeouts as times
 from etcpipe.layout import COUNT_RULES
+from etcpipe.parsing import parse_key
 
 
 def _parsed(parse: Callable[[str], Mapping[str, Any]]) -> Callable[..., Mapping[str, Any]]:
@@ -35,6 +36,17 @@ OPTIONS = (
         metavar="NAME=S,...",
         help="When flows end: establish=5,idle=120,active=1800,tombstone=30.",
     ),
+    click.option(
+        "--decap",
+        is_flag=True,
+        help="The flow inside GRE, VXLAN, GENEVE, GTP-U, IP in IP, MPLS and PPPoE.",
+    ),
+    click.option(
+        "--key",
+        callback=_parsed(parse_key),
+        metavar="vlan,tunnel",
+        help="Also part of a flow's key: VLAN ids; the tunnel's id, with --decap.",
+    ),
 )
 
 
@@ -47,9 +59,13 @@ def tracking_options(command: Callable[..., Any]) -> Callable[..., Any]:
         counting: str | None,
         sample: Mapping[str, int],
         timeouts: Mapping[str, float],
+        decap: bool,
+        key: Mapping[str, bool],
         **others: Any,
     ) -> Any:
-        tracking = {**sample, **timeouts, **({"count": counting} if counting else {})}
+        tracking = {**sample, **timeouts, **key, **({"count": counting} if counting else {})}
+        if decap:
+            tracking["decap"] = True
         return command(*args, tracking=tracking, **others)
 
     for option in reversed(OPTIONS):

@@ -4,14 +4,28 @@ Written from the protocols' headers, to be read beside the C and to test it; not
 speed matters.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from etcpipe.gpu.decap_cpu import (
+    ETHERTYPE_IPV4,
+    ETHERTYPE_IPV6,
+    ETHERTYPES_VLAN,
+    VLAN_TAGS_MAX,
+    LaterFragment,
+    Unparsable,
+    decap,
+    decap_link,
+)
+from etcpipe.gpu.decap_cpu import need as _need
+from etcpipe.gpu.decap_cpu import number as _u16
 from etcpipe.layout import CONSTANTS
 
 VLAN_NONE = CONSTANTS["VLAN_NONE"]
-ETHERTYPE_IPV4, ETHERTYPE_IPV6 = 0x0800, 0x86DD
-ETHERTYPES_VLAN = (0x8100, 0x88A8)
-VLAN_TAGS_MAX = 2
+DECAP, KEY_VLAN, KEY_TUNNEL = (
+    CONSTANTS[f"PARSE_{name}"] for name in ("DECAP", "KEY_VLAN", "KEY_TUNNEL")
+)
+TUNNELS_MAX = 1
+OFFSET_MAX = 0x3FFF  # of IP and transport headers
 
 LINK_NULL, LINK_ETHERNET, LINK_LOOP, LINK_SLL, LINK_SLL2 = 0, 1, 108, 113, 276
 LINKS_RAW = (12, 14, 101, 228, 229)
@@ -39,6 +53,8 @@ class Packet:
     tcp_window: int
     tcp_flags: int
     ttl: int
+    zones: tuple[int, int] = (0, 0)  # VLAN ids
+    tunnel: int = 0
 
     @property
     def from_b(self) -> bool:
@@ -50,27 +66,63 @@ class Packet:
         """The fields of a FLOW_KEY without its padding: the smaller end is a."""
         ends = [(self.source, self.sport), (self.destination, self.dport)]
         a, b = reversed(ends) if self.from_b else ends
-        return a[0], b[0], a[1], b[1], self.protocol, self.ip_version, 0, 0, 0
+        ports = a[1], b[1]
+        return a[0], b[0], *ports, self.protocol, self.ip_version, *self.zones, self.tunnel
 
 
-class Unparsable(Exception):
-    """A header is cut short or contradicts itself, or the packet is not IP."""
-
-
-def parse(frame: bytes, wire_len: int, link_type: int) -> Packet:
+def parse(
+    frame: bytes, wire_len: int, link_type: int, options: int = 0, vlan: int = VLAN_NONE
+) -> Packet:
     """Return what a captured frame is.
+
+    Args:
+        options: PARSE_ bits, see etcpipe.parsing.
+        vlan: TCI of the tag that the kernel moved out of the frame.
 
     Raises:
         Unparsable: not an IP packet with readable headers, or a later fragment.
     """
-    ethertype, network = _link(frame, link_type)
-    if wire_len < network:
+    ethertype, network, tags = _link(frame, link_type)
+    zones = _zones(vlan, tags) if options & KEY_VLAN else (0, 0)
+    tunnel = 0
+    if options & DECAP:
+        ethertype, network, tunnel = decap_link(frame, ethertype, network)
+    depth = TUNNELS_MAX if options & DECAP else 0
+    packet = _packet(frame, wire_len, ethertype, network, tunnel, depth)
+    return replace(packet, zones=zones, tunnel=packet.tunnel if options & KEY_TUNNEL else 0)
+
+
+def _packet(
+    frame: bytes, wire_len: int, ethertype: int, network: int, tunnel: int, depth: int
+) -> Packet:
+    """Return the packet at `network`, or one inside it; itself where the inside is unreadable."""
+    if wire_len < network or network > OFFSET_MAX:
         raise Unparsable
     if ethertype == ETHERTYPE_IPV4:
-        return _ipv4(frame, network, wire_len - network)
-    if ethertype == ETHERTYPE_IPV6:
-        return _ipv6(frame, network, wire_len - network)
-    raise Unparsable
+        packet = _ipv4(frame, network, wire_len - network)
+    elif ethertype == ETHERTYPE_IPV6:
+        packet = _ipv6(frame, network, wire_len - network)
+    else:
+        raise Unparsable
+    packet = replace(packet, tunnel=tunnel)
+    if not depth:
+        return packet
+    try:
+        inner, at, id_ = decap(
+            frame, packet.protocol, packet.transport, packet.payload, packet.dport
+        )
+        return _packet(frame, wire_len, inner, at, id_ or tunnel, depth - 1)
+    except LaterFragment:
+        raise
+    except Unparsable:
+        return packet
+
+
+def _zones(vlan: int, tags: list[int]) -> tuple[int, int]:
+    """Return the VLAN ids of a key; a tag that repeats the outer one is the same tag."""
+    outer = vlan if vlan != VLAN_NONE else tags[0] if tags else VLAN_NONE
+    inner = [tag for tag in tags if tag != outer]
+    return outer & 0xFFF if outer != VLAN_NONE else 0, inner[-1] & 0xFFF if inner else 0
 
 
 def extension_len(kind: int, header: bytes) -> int:
@@ -90,42 +142,33 @@ def _be(port: int) -> int:
     return int.from_bytes(port.to_bytes(2, "big"), "little")
 
 
-def _need(frame: bytes, at: int, size: int) -> bytes:
-    if at + size > len(frame):
-        raise Unparsable
-    return frame[at : at + size]
-
-
-def _u16(data: bytes, at: int) -> int:
-    return int.from_bytes(data[at : at + 2], "big")
-
-
-def _link(frame: bytes, link_type: int) -> tuple[int, int]:
-    """Return the ethertype and where the network header begins."""
+def _link(frame: bytes, link_type: int) -> tuple[int, int, list[int]]:
+    """Return the ethertype, where the network header begins, and the VLAN tags before it."""
     if link_type == LINK_ETHERNET:
         return _ethernet(frame, 12)
     if link_type == LINK_SLL:
         return _ethernet(frame, 14)
     if link_type == LINK_SLL2:
-        return _u16(_need(frame, 0, 20), 0), 20
+        return _u16(_need(frame, 0, 20), 0), 20, []
     if link_type in (LINK_NULL, LINK_LOOP):
         _need(frame, 0, 4)
-        return _by_version(frame, 4), 4
+        return _by_version(frame, 4), 4, []
     if link_type in LINKS_RAW:
-        return _by_version(frame, 0), 0
+        return _by_version(frame, 0), 0, []
     raise Unparsable
 
 
-def _ethernet(frame: bytes, at: int) -> tuple[int, int]:
-    """Return the ethertype behind any VLAN tags; the first one is at `at`."""
+def _ethernet(frame: bytes, at: int) -> tuple[int, int, list[int]]:
+    """Return the ethertype behind any VLAN tags, the first one of which is at `at`, and these."""
     ethertype = _u16(_need(frame, at, 2), 0)
     at += 2
-    for _ in range(VLAN_TAGS_MAX):
-        if ethertype not in ETHERTYPES_VLAN:
-            break
-        ethertype = _u16(_need(frame, at, 4), 2)
+    tags: list[int] = []
+    while len(tags) < VLAN_TAGS_MAX and ethertype in ETHERTYPES_VLAN:
+        tag = _need(frame, at, 4)
+        tags.append(_u16(tag, 0))
+        ethertype = _u16(tag, 2)
         at += 4
-    return ethertype, at
+    return ethertype, at, tags
 
 
 def _by_version(frame: bytes, at: int) -> int:
@@ -142,7 +185,7 @@ def _ipv4(frame: bytes, network: int, network_len: int) -> Packet:
     if header[0] >> 4 != 4 or header_len < 20 or total < header_len:
         raise Unparsable
     if _u16(header, 6) & 0x1FFF:
-        raise Unparsable
+        raise LaterFragment
     mapped = bytes(10) + b"\xff\xff"
     source, destination = mapped + header[12:16], mapped + header[16:20]
     ip = {"ip_version": 4, "ttl": header[8], "source": source, "destination": destination}
@@ -162,9 +205,11 @@ def _ipv6(frame: bytes, network: int, network_len: int) -> Packet:
             break
         extension = _need(frame, at, 8)
         if kind == FRAGMENT and _u16(extension, 2) & 0xFFF8:
-            raise Unparsable
+            raise LaterFragment
         at += extension_len(kind, extension)
         kind = extension[0]
+        if at - network - 40 > OFFSET_MAX:
+            raise Unparsable
     source, destination = header[8:24], header[24:40]
     ip = {"ip_version": 6, "ttl": header[7], "source": source, "destination": destination}
     return _transport(frame, network, at, kind, total, ip)
@@ -174,6 +219,8 @@ def _transport(
     frame: bytes, network: int, transport: int, protocol: int, ip_len: int, ip: dict
 ) -> Packet:
     sport = dport = header_len = window = flags = 0
+    if transport > OFFSET_MAX:
+        raise Unparsable
     if protocol == TCP:
         header = _need(frame, transport, 20)
         header_len = (header[12] >> 4) * 4

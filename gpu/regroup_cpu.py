@@ -95,7 +95,7 @@ class Backend:
         if rank >= self._set.first_n:
             return "REGROUP_BEYOND"
         try:
-            frame, packet = _parse(batch, i)
+            frame, packet = _parse(batch, i, self._set.parse)
         except Unparsable:
             return "REGROUP_UNPARSED"
         row = row or self._open(batch, i, packet)
@@ -193,12 +193,13 @@ class Backend:
         )
 
 
-def _parse(batch: PacketBatch, i: int) -> tuple[bytes, Packet]:
+def _parse(batch: PacketBatch, i: int, options: int) -> tuple[bytes, Packet]:
     start, captured = int(batch.offset[i]), int(batch.captured[i])
     if start + captured > len(batch.memory):
         raise Unparsable
     frame = batch.memory[start : start + captured].tobytes()
-    return frame, parse(frame, int(batch.wire_len[i]), batch.link_type)
+    wire_len, vlan = int(batch.wire_len[i]), int(batch.vlan[i])
+    return frame, parse(frame, wire_len, batch.link_type, options, vlan)
 
 
 def _keys(rows: list[Row]) -> np.ndarray:

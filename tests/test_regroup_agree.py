@@ -156,6 +156,7 @@ def test_native_equals_the_definition(seed, flows, mask):
         "max_rows": rng.choice([2, 50, 1000]),
         "wait_s": rng.choice([0.005, 0.2]),
         "mask": mask,
+        "parse": rng.choice([0, 7]),
     }
     batches = split(packets, cuts(rng, 1025))
     assert outputs("cpu", batches, **options) == outputs("reference", batches, **options)
@@ -200,12 +201,13 @@ def test_rows_do_not_depend_on_the_batches(device, seed):
     wire_len=st.integers(0, 2**32 - 1),
     link_type=st.sampled_from([*LINK_HEADERS, 113, 276, 9999]),
     mask=st.sampled_from(["strict", "standard", "none"]),
+    parse=st.integers(0, 7),
     segment_len=st.sampled_from([0, 1, 1448, 65535]),
 )
-def test_garbage_is_read_alike(frame, wire_len, link_type, mask, segment_len):
+def test_garbage_is_read_alike(frame, wire_len, link_type, mask, parse, segment_len):
     columns = {"wire_len": wire_len, "flow_id": 1, "segment_len": segment_len}
     packets = batch([{"frame": frame, **columns}], link_type)
-    options = {"first_n": 3, "raw_len": 128, "mask": mask}
+    options = {"first_n": 3, "raw_len": 128, "mask": mask, "parse": parse}
     assert outputs("cpu", [packets], **options) == outputs("reference", [packets], **options)
 
 

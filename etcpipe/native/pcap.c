@@ -265,7 +265,8 @@ static void take_packet(struct chunk *chunk, struct tracker *t, int link_type,
 	struct tracked tracked;
 	struct packet p = {};
 
-	if (parse_captured(&c, meta.wire_len, link_type, VLAN_NONE, tracker_parse(t), &p)) {
+	if (parse_captured(&c, meta.wire_len, link_type, VLAN_NONE, tracker_parse(t), &p) &&
+	    tracker_join(t, &p, meta.timestamp_ns)) {
 		tracker_refuse(t, p.refusal);
 		return;
 	}

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "flow_table.h"
+#include "fragment_table.h"
 
 /*
  * Flows that went silent are found by a hand that walks over the entries, SWEEP_ENTRIES
@@ -28,6 +29,7 @@
 struct tracker {
 	struct tracker_settings settings;
 	struct flow_table table;
+	struct fragment_table fragments;
 	uint64_t counters[N_PACKET_COUNTERS];
 	uint64_t last_id;
 	uint64_t clock_ns;	/* the last packet's */
@@ -57,6 +59,7 @@ struct tracker *tracker_new(const struct tracker_settings *settings)
 void tracker_free(struct tracker *t)
 {
 	flow_table_destroy(&t->table);
+	free(t->fragments.entries);
 	free(t->ended);
 	free(t);
 }
@@ -191,12 +194,28 @@ int tracker_add(struct tracker *t, const struct packet *p, uint32_t wire_len, ui
 		return -1;
 	}
 	t->counters[PACKETS_TRACKED]++;
+	if (p->fragment == FRAGMENT_FIRST)
+		fragment_table_put(&t->fragments, &t->table.hash_key, p, now);
 	tracked->flow_id = flow->flow_id;
 	tracked->direction = flow_direction(flow, p);
 	tracked->rank = flow_update(flow, p, wire_len, 1, now, t->settings.count_rule);
 	if (tracked->rank < t->settings.first_n)
 		t->counters[PACKETS_FIRST_N]++;
 	return 0;
+}
+
+int tracker_join(const struct tracker *t, struct packet *p, uint64_t now)
+{
+	const struct fragment_flow *flow;
+
+	if (p->fragment != FRAGMENT_LATER)
+		return -1;
+	flow = fragment_table_find(&t->fragments, &t->table.hash_key, p, now);
+	if (!flow)
+		return -1;
+	p->key = flow->key;
+	p->from_b = flow->from_b;
+	return tracker_find(t, &p->key) ? 0 : -1;
 }
 
 uint32_t tracker_parse(const struct tracker *t)

@@ -42,6 +42,9 @@ uint32_t tracker_parse(const struct tracker *t);
 /* Count a packet that no flow takes, by enum packet_counter. */
 void tracker_refuse(struct tracker *t, uint32_t reason);
 
+/* Give a later fragment the key of its first one. Returns -1 if nobody knows it. */
+int tracker_join(const struct tracker *t, struct packet *p, uint64_t now);
+
 /*
  * Account a packet to its flow, beginning one if need be. Returns 0, or -1 if the flow is
  * not of the sample or there is no room for it (counted).
