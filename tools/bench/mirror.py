@@ -92,7 +92,7 @@ def measure(repeats: int, packets: int, work: Path) -> dict[str, list[float]]:
 
 
 def copy_costs(costs: dict[str, list[float]]) -> dict[str, float]:
-    """Return ns a copy by way: the smallest beyond the smallest without, for what is copied more."""
+    """Return ns a copy by way: the smallest run beyond the smallest without copies."""
     more = 1 - 1 / PACKETS_A_FLOW
     return {way: (min(v) - min(costs["none"])) / more for way, v in costs.items() if way != "none"}
 
