@@ -184,3 +184,17 @@ def test_check_exits_with_usage(tmp_path):
     assert done.stderr == (
         f"etcpipe: {path}:2: the model has no class 'shs_shell' (did you mean ssh_shell?)\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("action", "options", "said"),
+    [
+        ("{dscp = 64}", (), "3: dscp is 64, must be a name as CS1, or 0 to 63"),
+        ("{dscp = 1}", ("--forward", "b"), "2: in forward mode the only action is drop"),
+    ],
+)
+def test_attach_refuses_a_wrong_policy_first_of_all(tmp_path, action, options, said):
+    path = tmp_path / "policy.toml"
+    path.write_text(rule(action))
+    done = run("attach", "nosuchdevice", "--policy", path, *options, check=2)
+    assert done.stderr == f"etcpipe: {path}:{said}\n"
