@@ -35,7 +35,7 @@ def main() -> int:
     print(f"kernel {platform.release()}")
     for path in libbpf.object_paths():
         print(f"{path.name} {verdict_on(path)}", flush=True)
-    options = ["-q", "-p", "no:cacheprovider", "--color=no", "-o", "console_output_style=none"]
+    options = ["-q", "-p", "no:cacheprovider", "--color=no", "-o", "console_output_style=classic"]
     return pytest.main([*options, "-k", SELECTION, *(str(ROOT / test) for test in TESTS)])
 
 
