@@ -1,7 +1,7 @@
-# etcpipe: make setup | run | test | lint | man | bench | sanitize | clean
+# etcpipe: make setup | run | test | lint | man | bench | sanitize | fuzz | clean
 PYTEST_ARGS ?=
 
-.PHONY: setup run test lint man bench sanitize clean
+.PHONY: setup run test lint man bench sanitize fuzz clean
 
 setup:
 	tools/setup
@@ -45,6 +45,12 @@ sanitize: setup
 	tests/test_ring.py tests/test_capture*.py tests/test_tracker.py tests/test_regroup*.py \
 	tests/test_mask*.py -k "not memory_of_a_pending_flow"; \
 	status=$$?; $(BUILD_NATIVE); exit $$status
+
+# The packet parser under libFuzzer; what it found stays in build/fuzz.
+FUZZ_SECONDS ?= 60
+fuzz:
+	tools/setup lab test
+	tests/fuzz/run $(FUZZ_SECONDS)
 
 clean:
 	$(MAKE) -s -C bpf clean

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tunnels
 from frames import (
     batch,
     client_hello,
@@ -86,8 +87,24 @@ def random_packet(rng):
     return ipv6(protocol, segment, *(f"2001:db8::{end}" for end in ends), extensions=chain)
 
 
+def random_tunnel(rng, packet):
+    """The packet inside something."""
+    return rng.choice(
+        [
+            lambda: tunnels.ip(47, tunnels.gre(packet, key=rng.choice([None, 5]))),
+            lambda: tunnels.ip(47, tunnels.teb(packet, key=5, vlans=(3,))),
+            lambda: tunnels.udp(tunnels.vxlan(packet), rng.choice([4789, 8472])),
+            lambda: tunnels.udp(tunnels.geneve(packet, options=rng.randrange(64)), 6081),
+            lambda: tunnels.udp(tunnels.gtpu(packet, extensions=rng.randrange(6)), 2152),
+            lambda: tunnels.ip(4 if packet[0] >> 4 == 4 else 41, packet),
+        ]
+    )()
+
+
 def random_frame(rng, link_type):
     packet = random_packet(rng)
+    if rng.random() < 0.3:
+        packet = random_tunnel(rng, packet)
     if link_type == 1:
         frame = ether(packet, vlans=[5, 6, 7][: rng.choice([0, 0, 1, 2, 3])])
     else:

@@ -127,6 +127,7 @@ class TapSettings:
         _check_choice("loader", self.loader, LOADERS)
         _check_choice("hook", self.hook, HOOKS)
         _check_choice("capture", self.capture, CAPTURES)
+        parse_bits(self.decap, self.key_vlan, self.key_tunnel)
         _check_queues(self.queues, self.capture)
         _check_ringbuf(self.ringbuf_bytes)
         if self.forward:
