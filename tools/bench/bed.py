@@ -149,6 +149,13 @@ class Consumer:
 @contextmanager
 def empty_program(bed: Bed, work: Path) -> Iterator[None]:
     """Attach a TC program that does nothing, both ways, on the hook that etcpipe takes."""
+    with loaded_empty(work) as program_fd, attached(bed, program_fd):
+        yield
+
+
+@contextmanager
+def loaded_empty(work: Path) -> Iterator[int]:
+    """Load a TC program that does nothing; gives its descriptor."""
     work.mkdir(parents=True, exist_ok=True)
     path = work / "empty.bpf.o"
     multiarch = f"/usr/include/{os.uname().machine}-linux-gnu"
@@ -156,17 +163,16 @@ def empty_program(bed: Bed, work: Path) -> Iterator[None]:
     _check(["clang", "-O2", "-g", "-target", "bpf", f"-I{multiarch}", "-c", source, "-o", path])
     handle, program_fd = _load(path, "tc_empty")
     try:
-        with netns.enter(bed.router):
-            ifindex = socket.if_nametoindex(bed.device)
-            with _attached(program_fd, ifindex):
-                yield
+        yield program_fd
     finally:
         libbpf.library().bpf_object__close(handle)
 
 
 @contextmanager
-def _attached(program_fd: int, ifindex: int) -> Iterator[None]:
-    with ExitStack() as stack:
+def attached(bed: Bed, program_fd: int) -> Iterator[None]:
+    """Attach a TC program to the router's device, both ways, on the hook that etcpipe takes."""
+    with netns.enter(bed.router), ExitStack() as stack:
+        ifindex = socket.if_nametoindex(bed.device)
         if hooks.tcx_works(program_fd, ifindex):
             for side in hooks.TCX.values():
                 link = bpf.link_create(program_fd, ifindex, side)

@@ -7,10 +7,11 @@ of the sender's processor; so its time a packet is the cost of the way.
 
 import json
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from pathlib import Path
@@ -18,9 +19,10 @@ from pathlib import Path
 import bed as beds
 import common
 import numpy as np
-from packet_cost import undisturbed
+from packet_cost import NO_DEVICE, undisturbed
 
-from etcpipe.kernel import netns
+from etcpipe.kernel import netns, programs
+from etcpipe.kernel.settings import Build
 from etcpipe.kernel.tap import Tap, TapSettings
 from etcpipe.lab.network import ip
 from etcpipe.layout import CONSTANTS
@@ -33,7 +35,6 @@ FRAME = 124
 GATHER = 256
 NONE, EMPTY, TAP = "no program", "empty tc program", "etcpipe, past the first N"
 SWALLOWED = -5  # the address of the server's /24 that the server drops
-SENDS = 5
 RING_SIZE = 8192
 PACKETS_A_FLOW = 60  # in a drain; all of them are among the first N
 TIMEOUT_S = 60.0
@@ -46,6 +47,7 @@ class Drain:
     Attributes:
         sent_kpps: thousand packets a second of the sender.
         cpu_ns: consumer's processor time a packet, GATHER bytes of each copied together.
+        full_cpu_ns: the same of a ring that was full before, nobody sending: the floor.
         p50_ms, p99_ms: from the tracker to the consumer.
         batch: packets a call.
         missing: packets that the tracker selected, neither arrived nor counted as lost.
@@ -54,6 +56,7 @@ class Drain:
 
     sent_kpps: list[float] = field(default_factory=list)
     cpu_ns: list[float] = field(default_factory=list)
+    full_cpu_ns: list[float] = field(default_factory=list)
     p50_ms: list[float] = field(default_factory=list)
     p99_ms: list[float] = field(default_factory=list)
     batch: list[float] = field(default_factory=list)
@@ -105,32 +108,30 @@ class Sender:
 
 
 def measure_path(repeats: int, packets: int, work: Path) -> dict[str, list[float]]:
-    """Return ns a packet of one flow by what the router's device carries.
-
-    A value a repeat: the smallest of SENDS, since whatever disturbs only adds.
-    """
+    """Return ns a packet of one flow, a value a repeat, by what the router's device carries."""
     costs: dict[str, list[float]] = {NONE: [], EMPTY: [], TAP: []}
-    with beds.bed() as bed:
+    with beds.bed() as bed, _tracker(bed) as tracker, beds.loaded_empty(work) as empty:
         sender = Sender(bed, work)
+        programs_of = {EMPTY: empty, TAP: tracker}
         for repeat in range(repeats):
             common.progress(f"path {repeat + 1}/{repeats}")
             for case, values in costs.items():
-                with _attached(bed, case, work):
-                    values.append(min(sender.send(1, packets) for _ in range(SENDS)))
+                program = programs_of.get(case)
+                with beds.attached(bed, program) if program else nullcontext():
+                    values.append(sender.send(1, packets))
     return costs
 
 
-def _attached(bed: beds.Bed, case: str, work: Path) -> AbstractContextManager:
-    if case == EMPTY:
-        return beds.empty_program(bed, work)
-    return _tap(bed, TapSettings(mode="tc")) if case == TAP else nullcontext()
-
-
 @contextmanager
-def _tap(bed: beds.Bed, settings: TapSettings) -> Iterator[Tap]:
-    with Tap(bed.device, settings, netns=bed.router) as tap:
-        tap.start()
-        yield tap
+def _tracker(bed: beds.Bed) -> Iterator[int]:
+    """Load the tracker for the router's device; the copies of the flow's first N fail."""
+    with netns.enter(bed.router):
+        ifindex = socket.if_nametoindex(bed.device)
+    loaded = programs.load(Build(TapSettings(), ifindex, NO_DEVICE, with_xdp=False))
+    try:
+        yield loaded.programs["tc_track"]
+    finally:
+        loaded.close()
 
 
 def measure_drain(repeats: int, packets: int, work: Path) -> Drain:
@@ -149,9 +150,23 @@ def measure_drain(repeats: int, packets: int, work: Path) -> Drain:
     return drain
 
 
+def _drain_full(ring: Ring, sender: Sender, flows: int, drain: Drain) -> int:
+    """Fill most of the ring, then drain it. Returns packets that arrived."""
+    sender.send(flows, min(flows, RING_SIZE // 2))
+    arrived = 0
+    with undisturbed(os.cpu_count() - 1):
+        started = time.thread_time_ns()
+        while len(batch := ring.receive(deadline_s=0.0)):
+            _gather(batch.memory, batch.offset)
+            arrived += len(batch)
+        drain.full_cpu_ns.append((time.thread_time_ns() - started) / arrived)
+    return arrived
+
+
 def _drain_once(tap: Tap, ring: Ring, sender: Sender, packets: int, drain: Drain) -> None:
-    waits, arrived, calls = [], 0, 0
     flows = -(-packets // PACKETS_A_FLOW)
+    before = _drain_full(ring, sender, flows, drain)
+    waits, arrived, calls = [], 0, 0
     with sender.sending(flows, packets) as process, undisturbed(os.cpu_count() - 1):
         started = time.thread_time_ns()
         end = time.monotonic() + TIMEOUT_S
@@ -175,7 +190,7 @@ def _drain_once(tap: Tap, ring: Ring, sender: Sender, packets: int, drain: Drain
     drain.p99_ms.append(float(p99))
     drain.batch.append(arrived / calls)
     drain.lost.append(lost)
-    drain.missing.append(counters["PACKETS_FIRST_N"] - arrived - lost)
+    drain.missing.append(counters["PACKETS_FIRST_N"] - before - arrived - lost)
 
 
 def _gather(memory: np.ndarray, offset: np.ndarray) -> np.ndarray:
