@@ -1,6 +1,7 @@
 """Filters against libpcap's own interpreter, and what becomes of packets that they leave out."""
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -242,3 +243,24 @@ def test_instructions_of_live_captures_are_refused(tap: Bench) -> None:
     vlan_tag = np.array([(C_LD | 0x20, 0, 0, 0xFFFFF000 + 44), (C_RET, 0, 0, 1)], CLASSIC)
     with pytest.raises(UnsupportedError, match="live capture"):
         classic.translate(vlan_tag, classic.Tc(), 0, 0)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_no_packet_falls_between_two_filters(tap: Bench, program: str) -> None:
+    """Many packets while the filter changes among ones that all want them."""
+    runs, changes = 200_000, 0
+    filters.replace(tap.loaded.maps, None)
+    before = tap.counters()
+    flood = threading.Thread(
+        target=bpf.time_run, args=(tap.loaded.programs[program], FRAMES[0], runs)
+    )
+    flood.start()
+    while flood.is_alive():
+        filters.replace(tap.loaded.maps, ("tcp", "ip", "port 443", None)[changes % 4])
+        changes += 1
+    flood.join()
+    after = tap.counters()
+    moved = {name: after[name] - before[name] for name in after}
+    assert changes > 3
+    assert (moved["PACKETS_SEEN"], moved["PACKETS_TRACKED"]) == (runs, runs)
+    assert moved["PACKETS_FILTERED"] == 0

@@ -6,6 +6,8 @@ it was on the wire: each translation for TC has a second half for such frames, w
 see the tag in band. So `vlan 7` and `tcp port 80` mean what they mean for a capture.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from etcpipe.errors import UnsupportedError
@@ -218,7 +220,7 @@ class _Translation:
         self._code.constant(A, 0)
         self._code.constant(INDEX, 0)
         self._clear_memory(classic)
-        steps = {
+        steps: dict[int, Callable[..., None]] = {
             C_LD: self._load,
             C_LDX: self._load_index,
             C_ST: self._store,

@@ -4,7 +4,7 @@ import json
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from time import monotonic_ns, time_ns
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -91,4 +91,5 @@ def open_flow_lines(path: str, in_iface: str) -> AbstractContextManager:
     """
     if path == "-":
         return nullcontext(FlowLines(sys.stdout.buffer, in_iface))
-    return Output(path, lambda file: FlowLines(file, in_iface))
+    # the file is opened and its errors are told as those of verdicts are
+    return Output(path, cast(Any, lambda file: FlowLines(file, in_iface)))
