@@ -138,11 +138,6 @@ class TapSettings:
         """How packets are parsed, for Regroup."""
         return parse_bits(self.decap, self.key_vlan, self.key_tunnel)
 
-    @property
-    def parse(self) -> int:
-        """How packets are parsed, for Regroup."""
-        return parse_bits(self.decap, self.key_vlan, self.key_tunnel)
-
     def asdict(self) -> dict:
         """Return the settings as JSON takes them."""
         return asdict(self)
