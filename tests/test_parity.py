@@ -1,5 +1,6 @@
 """A capture replayed through the kernel gives what `etcpipe classify` sees in the file."""
 
+import os
 import subprocess
 from contextlib import ExitStack
 from pathlib import Path
@@ -49,7 +50,7 @@ def live(
     path: Path, mask: str, capture: str
 ) -> tuple[FlowBatch, np.ndarray, dict[str, int], dict[str, int]]:
     """Replay the file over a veth pair in a namespace; a tap listens at its far end."""
-    name = "etcparity"
+    name = f"etcparity{os.getpid()}"
     with ExitStack() as stack:
         subprocess.run(["ip", "netns", "add", name], check=True)
         stack.callback(subprocess.run, ["ip", "netns", "del", name], check=True)
