@@ -201,7 +201,8 @@ def classify(
     )
     # Somebody may be waiting at the end of a pipe; files are read for throughput.
     rows_min = 1 if STDIN in map(str, paths) else pipeline.ROWS_MAX
-    return Classification(capture, loaded, regroup_for(loaded, depth, wait_s, capture.parse), rows_min)
+    regroup = regroup_for(loaded, depth, wait_s, capture.parse)
+    return Classification(capture, loaded, regroup, rows_min)
 
 
 def _of_captures(tracking: dict[str, Any]) -> dict[str, Any]:
@@ -224,9 +225,7 @@ def depth_for(model: models.Model, first_n: int | None) -> int:
     return first_n
 
 
-def regroup_for(
-    model: models.Model, first_n: int, wait_s: float | None, parse: int = 0
-) -> Regroup:
+def regroup_for(model: models.Model, first_n: int, wait_s: float | None, parse: int = 0) -> Regroup:
     """Return a Regroup that builds what the model needs."""
     wait = model.wait_s if wait_s is None else wait_s
     return Regroup(first_n, raw_len=model.raw_len, wait_s=wait, mask=model.mask, parse=parse)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from test_bpf_parsing import EVERYTHING, NOTHING, TABLE, fragments  # noqa: E402
+from test_bpf_parsing import EVERYTHING, NOTHING, TABLE, fragments
 
-from etcpipe.capture import Capture  # noqa: E402
-from etcpipe.parsing import parse_bits  # noqa: E402
+from etcpipe.capture import Capture
+from etcpipe.parsing import parse_bits
 
 PACKETS_A_CAPTURE = 200
 
