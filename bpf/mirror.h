@@ -14,7 +14,7 @@
 
 #define STAMP_FROM 18		/* within the headers of the shortest packet that counts */
 #define PENDING_SCAN 16		/* copies in a row that may vanish unnoticed */
-#define PENDING_STALE_NS 1000000000ull
+#define PENDING_STALE_NS 1000000000ll
 
 /* A sender on a raw socket writes the tag itself; the stack keeps it beside the frame. */
 static __always_inline __u16 vlan_in_band(struct __sk_buff *skb)
@@ -57,23 +57,28 @@ static __always_inline __u32 frame_stamp(const __u32 words[6])
 	return words[0] ^ words[5];
 }
 
-static __always_inline int is_stale(const struct mirror_entry *entry)
+/*
+ * Copies that are on their way for so long do not come any more: the kernel had no memory for
+ * them, or does not run generic XDP on them (act_mirred redirected the packet before).
+ */
+static __always_inline void pending_expire(struct mirror_list *list, __u64 now)
 {
-	return bpf_ktime_get_ns() - entry->meta.timestamp_ns > PENDING_STALE_NS;
+	struct mirror_entry *oldest = mirror_pending_at(list->tail);
+
+	if (!oldest || (long long)(now - oldest->meta.timestamp_ns) < PENDING_STALE_NS)
+		return;
+	count_n(PACKETS_POP_FAILED, list->head - list->tail);
+	list->tail = list->head;
 }
 
-/* Room for one more copy on its way; where none was left for long, none of them will come. */
-static __always_inline struct mirror_entry *pending_next(struct mirror_list *list)
+/* Room for one more copy on its way. */
+static __always_inline struct mirror_entry *pending_next(struct mirror_list *list, __u64 now)
 {
-	struct mirror_entry *entry = mirror_pending_at(list->head);
-
-	if (!entry || list->head - list->tail < MIRROR_PENDING)
-		return entry;
-	if (!is_stale(entry))
+	if (list->head != list->tail)
+		pending_expire(list, now);
+	if (list->head - list->tail >= MIRROR_PENDING)
 		return NULL;
-	count_n(PACKETS_POP_FAILED, MIRROR_PENDING);
-	list->tail = list->head;
-	return entry;
+	return mirror_pending_at(list->head);
 }
 
 /* A flow always takes one queue, and the original keeps what it had. */
@@ -95,7 +100,7 @@ static __always_inline int mirror_one(struct __sk_buff *skb, const struct mark *
 				      const struct segment_cut *cut)
 {
 	struct mirror_list *list = mirror_list();
-	struct mirror_entry *entry = list ? pending_next(list) : NULL;
+	struct mirror_entry *entry = list ? pending_next(list, mark->timestamp_ns) : NULL;
 	__u32 words[6] = {};
 
 	if (!entry) {
@@ -139,11 +144,6 @@ NO_UNROLL
 			count_n(PACKETS_POP_FAILED, i);	/* those before it vanished */
 		list->tail += i;
 		return entry;
-	}
-	entry = mirror_pending_at(list->tail);
-	if (entry && is_stale(entry)) {
-		count_n(PACKETS_POP_FAILED, list->head - list->tail);
-		list->tail = list->head;
 	}
 	return NULL;
 }

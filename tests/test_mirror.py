@@ -1,6 +1,8 @@
 """Every reason for which a copy can be refused: counted, told to the flow, exact to the packet."""
 
 import socket
+import subprocess
+import time
 from contextlib import ExitStack, contextmanager
 
 import captures
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from kernel_fixtures import Wire, mapped, run
 
+from etcpipe.errors import UnsupportedError
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.kernel import hooks, netns
 from etcpipe.kernel.tap import Tap, TapSettings
@@ -120,6 +123,31 @@ def test_copies_that_vanish_on_their_way_are_counted(wire: Wire) -> None:
     assert ranks == [0, 4, 5]
     assert counted["PACKETS_CLONED"] == 6
     assert (counted["PACKETS_POP_FAILED"], counted["PACKETS_REDIRECTED"]) == (3, 3)
+
+
+def test_copies_that_never_come_are_counted_after_a_second(wire: Wire) -> None:
+    with tapped(wire) as (tap, _, sender):
+        hooks.release(tap._state.pins / "link_pop")
+        for _ in range(3):
+            sender.send(packet())
+        time.sleep(1.1)
+        sender.send(packet())
+        counted = tap.counters()
+
+    assert (counted["PACKETS_CLONED"], counted["PACKETS_POP_FAILED"]) == (4, 3)
+
+
+def test_redirected_packets_need_the_ring_buffer(wire: Wire) -> None:
+    """Generic XDP does not see what act_mirred redirected, as all packets of an ifb are."""
+    try:
+        run(f"ip -n {wire.near} link add ifbx type ifb")
+    except subprocess.CalledProcessError:
+        pytest.skip("no ifb in this kernel")
+    with pytest.raises(UnsupportedError, match="ifbx: packets that tc redirected miss the mirror"):
+        Tap("ifbx", netns=wire.near).__enter__()
+    with Tap("ifbx", TapSettings(capture="ringbuf", mode="tc"), netns=wire.near) as tap:
+        tap.start()
+    assert wire.leftovers() == []
 
 
 def test_somebody_elses_packet_on_the_mirror_takes_nobodys_place(wire: Wire) -> None:

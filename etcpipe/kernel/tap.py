@@ -22,7 +22,7 @@ from types import TracebackType
 
 import numpy as np
 
-from etcpipe.errors import DataplaneError, UsageError
+from etcpipe.errors import DataplaneError, UnsupportedError, UsageError
 from etcpipe.kernel import bpf, checks, filters, journal, links, modes, pins, programs, status
 from etcpipe.kernel import netns as namespaces
 from etcpipe.kernel.guard import explained, no_interrupt
@@ -266,6 +266,10 @@ class Tap:
 
     def _make(self, ip, device: links.Device, inode: int) -> None:
         uses_mirror = self.settings.capture == "afxdp"
+        if uses_mirror and device.kind == "ifb":
+            raise UnsupportedError(
+                f"{device.name}: packets that tc redirected miss the mirror: use --capture ringbuf"
+            )
         names = [f"etcm{device.ifindex}{end}" for end in "ab"] if uses_mirror else []
         state = Journal(device.name, device.ifindex, inode, self.settings.asdict(), names)
         # what another version may have left, whose journal we cannot read
