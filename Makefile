@@ -1,7 +1,8 @@
-# etcpipe: make setup | run | test | lint | man | bench | sanitize | fuzz | clean
+# etcpipe: make setup | run | test | lint | man | bench | sanitize | fuzz | test-kernels |
+#   test-arm64 | clean
 PYTEST_ARGS ?=
 
-.PHONY: setup run test lint man bench sanitize fuzz clean
+.PHONY: setup run test lint man bench sanitize fuzz test-kernels test-arm64 clean
 
 setup:
 	tools/setup
@@ -51,6 +52,16 @@ FUZZ_SECONDS ?= 60
 fuzz:
 	tools/setup lab test
 	tests/fuzz/run $(FUZZ_SECONDS)
+
+# The kernel programs on Debian's kernels, and the native extension on arm64, both under qemu:
+# see docs/kernels.md
+test-kernels:
+	tools/setup kernels
+	tools/kernels/matrix
+
+test-arm64:
+	tools/setup arm64
+	tools/arm64/test
 
 clean:
 	$(MAKE) -s -C bpf clean
