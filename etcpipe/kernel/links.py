@@ -107,9 +107,7 @@ def create_mirror(ip, names: tuple[str, str], n_queues: int) -> tuple[int, int]:
 
 def is_promiscuous(ip, ifindex: int) -> bool:
     """Return whether somebody had the device take frames for all addresses."""
-    return any(
-        link["index"] == ifindex and link["flags"] & IFF_PROMISC for link in ip.get_links()
-    )
+    return any(link["index"] == ifindex and link["flags"] & IFF_PROMISC for link in ip.get_links())
 
 
 def set_promiscuous(ip, ifindex: int, is_on: bool) -> None:
