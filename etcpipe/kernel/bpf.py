@@ -324,7 +324,10 @@ def test_run(fd: int, packet: bytes, context: bytes = b"") -> int:
 def test_run_out(fd: int, packet: bytes, context: bytes) -> tuple[int, bytes, bytes]:
     """Run a program once on a packet; returns its action, the packet and the context after."""
     room = len(packet) + 256  # what a program may put in front
-    data, after = ctypes.create_string_buffer(packet, len(packet)), ctypes.create_string_buffer(room)
+    data, after = (
+        ctypes.create_string_buffer(packet, len(packet)),
+        ctypes.create_string_buffer(room),
+    )
     area = ctypes.create_string_buffer(context, len(context))
     area_after = ctypes.create_string_buffer(len(context))
     attr = _TestRun(program_fd=fd, size_in=len(packet), data_in=ctypes.addressof(data), repeat=1)
