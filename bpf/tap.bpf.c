@@ -60,10 +60,10 @@ int tc_track(struct __sk_buff *skb)
 {
 	count(PACKETS_SEEN);
 	filter_tc(skb);
-	return track_in_tc(skb);
+	return TC_ACT_UNSPEC;
 }
 
-/* Where the filter sends what it wants. */
+/* The tracker, behind the filter if there is one. */
 SEC("tc")
 int tc_matched(struct __sk_buff *skb)
 {
@@ -109,7 +109,7 @@ int xdp_track(struct xdp_md *ctx)
 {
 	count(PACKETS_SEEN);
 	filter_xdp(ctx);
-	return track_in_xdp(ctx);
+	return XDP_PASS;
 }
 
 SEC("xdp")
