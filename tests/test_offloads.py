@@ -33,6 +33,7 @@ NEAR6, END6 = "fd00:78::1", "fd00:78::2"
 FIRST_N, RAW_LEN, NEVER_S = 40, 1500, 86400.0
 SIZE = 400_000
 UDP_SEGMENT, SO_RCVBUFFORCE, ETH_P_ALL = 103, 33, 3
+TCP_PSH = 0x08
 OFF = "tso off gso off gro off tx-udp-segmentation off"
 
 
@@ -200,14 +201,18 @@ def of_port(flows: FlowBatch) -> FlowBatch:
 def by_content(flows: FlowBatch) -> tuple[np.ndarray, np.ndarray]:
     """Return packets without their times and bytes without their transport checksums.
 
-    The device computes that checksum behind the tap. Packets of the two directions may
-    overtake each other between the tap and the end: each direction is compared in its order.
+    The device computes that checksum behind the tap. Merging on the way between the tap and
+    the end (GRO) moves PSH to the last packet of what it merged. Packets of the two directions
+    may overtake each other there too: each direction is compared in its order.
     """
     packets, raw = flows.packets[0].copy(), flows.raw[0].copy()
     packets["timestamp_ns"] = 0
     ip_version, protocol = flows.key["ip_version"][0], flows.key["protocol"][0]
     at = (20 if ip_version == 4 else 40) + (16 if protocol == 6 else 6)
     raw[:, at : at + 2] = 0
+    if protocol == 6:
+        packets["tcp_flags"] &= ~np.uint8(TCP_PSH)
+        raw[:, at - 3] &= ~np.uint8(TCP_PSH)
     order = np.argsort(packets["direction"], kind="stable")
     return packets[order], raw[order]
 

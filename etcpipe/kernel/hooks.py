@@ -39,9 +39,7 @@ def attach_tcx(program_fd: int, ifindex: int, side: str, pin: Path) -> None:
     _keep(link, pin)
 
 
-def attach_xdp(
-    program_fd: int, ifindex: int, pin: Path, flags: int = XDP_DRIVER_MODE
-) -> None:
+def attach_xdp(program_fd: int, ifindex: int, pin: Path, flags: int = XDP_DRIVER_MODE) -> None:
     """Attach XDP, in the driver if not told otherwise.
 
     Raises:
