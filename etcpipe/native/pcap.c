@@ -19,6 +19,7 @@
 
 #define PCAP_CAPSULE "etcpipe.pcap"
 #define FILE_BUFFER (256 * 1024)
+#define PIPE_BUFFER 4096	/* few packets: see must_wait */
 #define FRAME_ALIGN 16
 #define SIGNALS_EVERY_MS 50
 
@@ -31,8 +32,8 @@ struct reader {
 	size_t taken;		/* bytes of the buffer that libpcap has */
 	size_t filled;
 	PyThreadState *thread;	/* while the GIL is released */
-	/* Our own, as stdio neither takes a size without memory nor tells what is in its. */
-	char buffer[FILE_BUFFER];
+	char buffer[FILE_BUFFER];	/* what came through a pipe and stdio has not asked for */
+	char stdio[FILE_BUFFER];	/* setvbuf takes a size only with memory of ours */
 };
 
 /* One call of pcap_read. */
@@ -78,7 +79,7 @@ static ssize_t fill_buffer(struct reader *reader)
 {
 	ssize_t n;
 
-	if (!reader->is_file && wait_for_pipe(reader))
+	if (wait_for_pipe(reader))
 		return -1;
 	do {
 		n = read(reader->fd, reader->buffer, sizeof(reader->buffer));
@@ -94,6 +95,11 @@ static ssize_t read_file(void *cookie, char *to, size_t size)
 	struct reader *reader = cookie;
 	ssize_t n;
 
+	if (reader->is_file) {
+		n = read(reader->fd, to, size);
+		reader->bytes_read += n > 0 ? n : 0;
+		return n;
+	}
 	if (reader->taken == reader->filled) {
 		n = fill_buffer(reader);
 		if (n <= 0)
@@ -107,7 +113,10 @@ static ssize_t read_file(void *cookie, char *to, size_t size)
 	return n;
 }
 
-/* Would the next packet have to wait for whoever writes into the pipe? */
+/*
+ * May the next packet have to wait for whoever writes into the pipe? Stdio may hold some
+ * already: then the caller comes back for them one by one.
+ */
 static int must_wait(const struct reader *reader)
 {
 	struct pollfd pipe = { .fd = reader->fd, .events = POLLIN };
@@ -132,7 +141,7 @@ static pcap_t *open_pcap(struct reader *reader, char *error)
 		snprintf(error, PCAP_ERRBUF_SIZE, "out of memory");
 		return NULL;
 	}
-	setvbuf(file, NULL, _IONBF, 0);	/* struct reader has the buffer */
+	setvbuf(file, reader->stdio, _IOFBF, reader->is_file ? FILE_BUFFER : PIPE_BUFFER);
 	pcap = pcap_fopen_offline_with_tstamp_precision(file, PCAP_TSTAMP_PRECISION_NANO, error);
 	if (!pcap)
 		fclose(file);
