@@ -67,8 +67,12 @@ class Running:
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
+            self.process.terminate()  # it takes its tap down, also where a test failed
+        try:
+            self.process.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired:
             self.process.kill()
-        self.process.wait()
+            self.process.wait()
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something is so; fail if the process ends or time runs out first."""

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import signal
 import socket
 import subprocess
@@ -109,6 +110,7 @@ class Wire:
         self.near, self.far = f"{name}n", f"{name}f"
         for namespace in (self.near, self.far):
             run(f"ip netns add {namespace}")
+            remove_remains(netns.inode(namespace))
             # a link-local address at once, and no reports of it later
             self.shell(namespace, "sysctl -qw net.ipv6.conf.default.accept_dad=0")
         run(
@@ -152,7 +154,16 @@ class Wire:
 
     def close(self) -> None:
         for namespace in (self.near, self.far):
+            inode = netns.inode(namespace)
             run(f"ip netns del {namespace}")
+            remove_remains(inode)
+
+
+def remove_remains(inode: int) -> None:
+    """Remove pins and journals of a namespace that is new or gone: killed taps of another
+    one that had the same inode left them, or a test that failed."""
+    for path in (PINS / str(inode), RUN / str(inode)):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture
