@@ -53,7 +53,7 @@ def test_the_next_tap_adopts_what_a_killed_one_left(wire: Wire, hook: str) -> No
         before = flows(opened)
         with wire.raw() as sender:
             sender.send(captures.ether(captures.udp(b"x" * 40, sport=4)))
-        assert (before >= 1, flows(opened)) == (True, before + 1)
+        assert 1 <= before < flows(opened)  # a host may also report a group it joins
     assert wire.leftovers() == []
 
 
