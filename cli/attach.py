@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etcpipe.cli.common import Device, Verb, is_json, option
+from etcpipe.cli.common import Device, Verb, compute_option, is_json, option
 from etcpipe.cli.stopper import Stopper
 from etcpipe.cli.tracking import tracking_options
 from etcpipe.errors import EtcpipeError
@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="AF_XDP queues, each with a thread that waits at it.",
 )
+@compute_option
 @click.option("--duration", type=float, metavar="S", help="End after so many seconds.")
 @click.option(
     "-c", "--count", type=click.IntRange(1), metavar="FLOWS", help="End after so many verdicts."
@@ -98,6 +99,7 @@ def attach(
     loader: str,
     capture: str,
     queues: int,
+    compute: str,
     duration: float | None,
     count: int | None,
     policy: str | None,
@@ -132,6 +134,7 @@ def attach(
             loader=loader,
             capture=capture,
             queues=queues,
+            compute=compute,
             netns=option(ctx, "netns"),
             wait_s=wait,
             filter=expression,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etcpipe.cli.common import Verb, is_json, warn
+from etcpipe.cli.common import Verb, compute_option, is_json, warn
 from etcpipe.cli.tracking import tracking_options
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ EXIT_INTERRUPTED = 130
     "--wait", type=float, metavar="S", help="Judge a flow that was silent for so many seconds."
 )
 @tracking_options
+@compute_option
 @click.option("--all", "show_all", is_flag=True, help=f"Show all flows, not {FLOWS_SHOWN}.")
 @click.pass_context
 def classify(
@@ -49,6 +50,7 @@ def classify(
     expression: str | None,
     wait: float | None,
     tracking: Mapping[str, Any],
+    compute: str,
     show_all: bool,
 ) -> int:
     """Classify the flows of pcap and pcapng files; `-` reads standard input.
@@ -77,6 +79,7 @@ def classify(
         wait_s=wait,
         filter=expression,
         tracking=tracking,
+        device=compute,
         on_progress=progress.update,
     )
     interrupted = False

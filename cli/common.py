@@ -1,7 +1,7 @@
 """What all verbs share: lazy loading, prefixes, `help` as a word, JSON or text."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from gettext import gettext
 from importlib import import_module
 from pathlib import Path
@@ -103,6 +103,18 @@ class Device(click.ParamType):
             return []
         names = sorted(path.name for path in NETWORK_DEVICES.iterdir())
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def compute_option(verb: Callable) -> Callable:
+    """Add --device, where rows are made and the model runs; its value comes as `compute`."""
+    return click.option(
+        "--device",
+        "compute",
+        type=click.Choice(["auto", "cpu", "gpu"]),
+        default="auto",
+        help="Where flows are regrouped and the model runs; auto: the GPU if there is one "
+        "and the model is a network.",
+    )(verb)
 
 
 def is_json(ctx: click.Context) -> bool:

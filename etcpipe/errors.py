@@ -30,6 +30,10 @@ class UnsupportedError(EtcpipeError):
     exit_code = 5
 
 
+class EngineError(UnsupportedError):
+    """An inference engine is missing, refuses the model, or failed: another one can do it."""
+
+
 class LayoutError(EtcpipeError):
     """The shared header breaks its own rules."""
 

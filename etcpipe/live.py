@@ -62,6 +62,7 @@ class Live:
         keep: bool,
         wait_s: float | None,
         duration_s: float | None,
+        compute: str = "cpu",
         policy: Policy | None = None,
         filter: str | None = None,
     ):
@@ -72,7 +73,7 @@ class Live:
         self._netns = netns
         opened = Forward if settings.forward else tap.Tap
         self._tap = opened(device, settings, keep=keep)
-        self._regroup = regroup_for(model, settings.first_n, wait_s, settings.parse)
+        self._regroup = regroup_for(model, settings.first_n, wait_s, settings.parse, compute)
         self._filter = filter
         self._duration_s = duration_s
         self._stack = ExitStack()
@@ -230,6 +231,7 @@ def attach(
     forward: str | None = None,
     capture: str = "afxdp",
     queues: int = 1,
+    compute: str = "auto",
     loader: str = "auto",
     netns: str | None = None,
     wait_s: float | None = None,
@@ -252,6 +254,7 @@ def attach(
         forward: a second device: both become one wire past the stack, see docs/operations.md.
         capture: how packets come from the kernel: "afxdp" sockets, or the cheaper "ringbuf".
         queues: AF_XDP sockets, each with a queue of the mirror.
+        compute: where flows are regrouped and the model runs, as `device` of classify().
         loader: "libbpf", "bcc", or "auto".
         netns: name or path of the network namespace that the device is in.
         wait_s: a flow is judged by what there is when nothing came for so long.
@@ -278,7 +281,7 @@ def attach(
         filters.compile_filter(filter)  # a fault in it is found before anything is made
     # pyroute2 takes longer to import than all else here: meanwhile the model loads in C++
     threading.Thread(target=import_module, args=("pyroute2",), daemon=True).start()
-    loaded = models.load(model)
+    loaded = models.load(model, device=compute)
     settings = tap.TapSettings(
         first_n=depth_for(loaded, first_n),
         mode=mode,
@@ -297,6 +300,7 @@ def attach(
         keep=keep,
         wait_s=wait_s,
         duration_s=duration_s,
+        compute=compute,
         policy=rules,
         filter=filter,
     )

@@ -63,6 +63,16 @@ class Model:
     def __str__(self) -> str:
         return f"{self.name}@{self.digest}"
 
+    @property
+    def device(self) -> str:
+        """Where inference runs: "cpu" or "gpu"."""
+        return self._runner.device
+
+    @property
+    def engine(self) -> str:
+        """What runs it, with its version."""
+        return self._runner.engine
+
     def rows(self, flows: FlowBatch) -> np.ndarray:
         """Return the model's input, one row a flow."""
         return compute(self.view, flows, self.first_n, self.columns)
@@ -138,20 +148,22 @@ def _top_two(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
     return best, others.argmax(axis=1), probability
 
 
-def load(path: str | PathLike[str] | None = None, threads: int = 1) -> Model:
+def load(path: str | PathLike[str] | None = None, threads: int = 1, device: str = "cpu") -> Model:
     """Return the model in a file.
 
     Args:
         path: a file, or the name of a model that ships; None for the default one.
         threads: CPU threads that inference may use.
+        device: where inference runs, see etcpipe.gpu.inference.open_runner.
 
     Raises:
         ModelError: the file is missing, damaged, foreign, or made for other inputs.
+        UnsupportedError: there is no such device here.
     """
     file = find(path)
     contents = _read(file)
     try:
-        runner = open_runner(contents, threads)
+        runner = open_runner(contents, threads, device)
         text = runner.metadata.get(DESCRIPTION_KEY)
         if text is None:
             raise ModelError("made by another program: it says nothing about its input")

@@ -1,6 +1,8 @@
 """Classify captures: the pipeline over files, each flow reported once it has ended."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from types import TracebackType
 from typing import Any
@@ -11,10 +13,12 @@ from etcpipe import model as models
 from etcpipe import pipeline
 from etcpipe.batch import FlowBatch
 from etcpipe.capture import STDIN, Capture
-from etcpipe.errors import UsageError
+from etcpipe.errors import UnsupportedError, UsageError
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.layout import CONSTANTS, FLOW_KEY, FLOW_STATE, PACKET_FIELDS, READY_REASONS
 from etcpipe.verdict import SOURCE_UNKNOWN, VerdictBatch
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int | None], None]
 
@@ -164,6 +168,7 @@ def classify(
     wait_s: float | None = None,
     filter: str | None = None,
     tracking: Mapping[str, Any] | None = None,
+    device: str = "auto",
     on_progress: Progress | None = None,
 ) -> Classification:
     """Return an iterator over the verdicts on all flows of some captures.
@@ -179,18 +184,21 @@ def classify(
         filter: packets to look at, in libpcap's syntax.
         tracking: more arguments of Capture by name: timeouts, sample, count (which packets
             count towards the first N; else as the model was trained).
+        device: where flows are regrouped and the model runs: "cpu", "gpu", or "auto" for the
+            GPU if there is one and it can run the model.
         on_progress: called about ten times a second with bytes read and bytes in all.
 
     Raises:
         CaptureError: a file cannot be opened or read at all.
         ModelError: the model is damaged, foreign, or made for other inputs.
         UsageError: first_n, wait_s or the filter is not valid.
+        UnsupportedError: the device is not there.
     """
     if isinstance(paths, (str, PathLike)):
         paths = [paths]
     if not paths:
         raise UsageError("no capture given")
-    loaded = models.load(model)
+    loaded = models.load(model, device=device)
     depth = depth_for(loaded, first_n)
     capture = Capture(
         [str(path) for path in paths],
@@ -201,7 +209,7 @@ def classify(
     )
     # Somebody may be waiting at the end of a pipe; files are read for throughput.
     rows_min = 1 if STDIN in map(str, paths) else pipeline.ROWS_MAX
-    regroup = regroup_for(loaded, depth, wait_s, capture.parse)
+    regroup = regroup_for(loaded, depth, wait_s, capture.parse, device)
     return Classification(capture, loaded, regroup, rows_min)
 
 
@@ -225,7 +233,31 @@ def depth_for(model: models.Model, first_n: int | None) -> int:
     return first_n
 
 
-def regroup_for(model: models.Model, first_n: int, wait_s: float | None, parse: int = 0) -> Regroup:
-    """Return a Regroup that builds what the model needs."""
-    wait = model.wait_s if wait_s is None else wait_s
-    return Regroup(first_n, raw_len=model.raw_len, wait_s=wait, mask=model.mask, parse=parse)
+def regroup_for(
+    model: models.Model,
+    first_n: int,
+    wait_s: float | None,
+    parse: int = 0,
+    device: str = "cpu",
+) -> Regroup:
+    """Return a Regroup that builds what the model needs; on device "auto", where it runs.
+
+    Raises:
+        UnsupportedError: the device cannot regroup here.
+    """
+
+    on = partial(
+        Regroup,
+        first_n,
+        raw_len=model.raw_len,
+        wait_s=model.wait_s if wait_s is None else wait_s,
+        mask=model.mask,
+        parse=parse,
+    )
+    if device != "auto":
+        return on(device=device)
+    try:
+        return on(device=model.device)
+    except UnsupportedError as error:
+        log.warning("flows are regrouped on the CPU: %s", error)
+        return on(device="cpu")

@@ -1,23 +1,58 @@
-"""Runners: one model, rows in, scores out. Each engine is a module beside this one."""
+"""Runners: one model, rows in, scores out. Each engine is a module beside this one.
 
+    tensorrt       TensorRT 10 or 11             networks; it cannot read tree ensembles
+    tensorrt_rtx   TensorRT for RTX              the same code
+    cuda           ONNX Runtime, CUDA provider   networks (trees would run on the CPU in it)
+    cpu            ONNX Runtime                  every model; what the others are held to
+
+On the GPU a model has its precision from its file: none is lowered, TF32 is off.
+"""
+
+import logging
 import os
-from typing import Protocol
+from importlib import import_module
+from typing import Any, Protocol
 
 import numpy as np
 
+from etcpipe.errors import EngineError, UsageError
+from etcpipe.gpu import cuda_device
+
+log = logging.getLogger(__name__)
+
+# In the order in which they are tried, with the module and the class of each.
+GPU_ENGINES = {
+    "tensorrt": ("inference_tensorrt", "TensorRTRunner"),
+    "tensorrt_rtx": ("inference_tensorrt", "TensorRTRunner"),
+    "cuda": ("inference_cuda", "CudaRunner"),
+}
+DEVICES = ("auto", "cpu", "gpu", *GPU_ENGINES)
+
+# ONNX spells an operator's name out in the file. A text that says the same by chance costs
+# the GPU only: the CPU runs everything.
+_TREES = b"TreeEnsemble"
+
 
 class Runner(Protocol):
-    """Does the inference of one model.
+    """Does the inference of one model, for one thread at a time.
 
     Attributes:
         metadata: the text that travels in the model file, by key.
         input_shape: of one row.
         input_dtype: of the rows, as NumPy names it.
+        device: "cpu" or "gpu", where it computes.
+        engine: what computes, with its version.
     """
 
     metadata: dict[str, str]
     input_shape: tuple[int | str | None, ...]
     input_dtype: str
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def engine(self) -> str: ...
 
     def infer(self, rows: np.ndarray) -> np.ndarray:
         """Return (flows, classes) float32, one unnormalised score a class.
@@ -27,19 +62,118 @@ class Runner(Protocol):
         """
         ...
 
+    def infer_device(self, rows: Any, stream: Any) -> Any:
+        """Return the scores of rows that are on the GPU, as a CuPy array there.
 
-def open_runner(model: bytes, threads: int = 1) -> Runner:
+        A runner on the GPU reads the rows where they lie and waits for nothing: the scores
+        are ready when the stream is, and are overwritten by the next call.
+
+        Args:
+            rows: (flows, *input_shape) CuPy array of input_dtype, C contiguous.
+            stream: the CuPy stream that writes rows; not the legacy default one.
+        """
+        ...
+
+
+def open_runner(model: bytes, threads: int = 1, device: str = "cpu") -> Runner:
     """Return a runner for the contents of an ONNX file.
 
     Args:
         threads: CPU threads that one call may use.
+        device: "cpu"; "gpu"; "auto", the GPU where there is one that can run the model; or
+            a name of GPU_ENGINES for that engine and no other. What "auto" or "gpu" cannot
+            run on the GPU runs on the CPU, after one line of warning that says why.
 
     Raises:
         ModelError: the bytes are not an ONNX model that the engine can run.
+        UnsupportedError: a GPU or an engine was asked for by name and is not there.
+        UsageError: device is none of these.
     """
+    if device not in DEVICES:
+        raise UsageError(f"device {device!r} is none of {', '.join(DEVICES)}")
+    on_cpu = _open_on_cpu(model, threads)  # checks the file, and stands in for the GPU
+    if device == "cpu":
+        return on_cpu
+    if device in GPU_ENGINES:
+        return _open_engine(device, model, on_cpu)
+    if device == "gpu":
+        cuda_device.find()
+    elif _TREES in model or not cuda_device.is_present():
+        return on_cpu
+    if _TREES in model:
+        log.warning("the model is made of trees: it runs on the CPU, its rows too")
+        return on_cpu
+    return _open_first(model, on_cpu)
+
+
+def _open_on_cpu(model: bytes, threads: int) -> Runner:
     # Official builds of ONNX Runtime send usage events to their vendor unless this is set
     # before they are loaded (their Privacy.md); a tool on a network tap sends nothing.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     from etcpipe.gpu.inference_onnx import OnnxRunner
 
     return OnnxRunner(model, threads)
+
+
+def _open_first(model: bytes, on_cpu: Runner) -> Runner:
+    """Return the first engine that runs the model on the GPU, or the CPU with a warning."""
+    failures = []
+    for name in GPU_ENGINES:
+        try:
+            runner = FallbackRunner(_open_engine(name, model, on_cpu), on_cpu)
+        except EngineError as error:
+            failures.append(f"{name}: {error}")
+            continue
+        for failure in failures:
+            log.info("not used, %s", failure)
+        return runner
+    log.warning("the model runs on the CPU: %s", "; ".join(failures))
+    return on_cpu
+
+
+def _open_engine(name: str, model: bytes, on_cpu: Runner) -> Runner:
+    device = cuda_device.find()
+    module, runner = GPU_ENGINES[name]
+    try:
+        opened = getattr(import_module(f"etcpipe.gpu.{module}"), runner)
+        return opened(name, model, on_cpu, device)
+    except ModuleNotFoundError as error:
+        raise EngineError(f"needs the Python package {error.name}") from error
+
+
+class FallbackRunner:
+    """A runner on the GPU until that fails, then on the CPU; see Runner.
+
+    The batch that failed is run again: no flow goes without its scores.
+    """
+
+    def __init__(self, on_gpu: Runner, on_cpu: Runner) -> None:
+        self.metadata = on_cpu.metadata
+        self.input_shape, self.input_dtype = on_cpu.input_shape, on_cpu.input_dtype
+        self._runner, self._on_cpu = on_gpu, on_cpu
+
+    @property
+    def device(self) -> str:
+        return self._runner.device
+
+    @property
+    def engine(self) -> str:
+        return self._runner.engine
+
+    def infer(self, rows: np.ndarray) -> np.ndarray:
+        try:
+            return self._runner.infer(rows)
+        except EngineError as error:
+            self._fall_back(error)
+            return self._runner.infer(rows)
+
+    def infer_device(self, rows: Any, stream: Any) -> Any:
+        try:
+            return self._runner.infer_device(rows, stream)
+        except EngineError as error:
+            self._fall_back(error)
+            return self._runner.infer_device(rows, stream)
+
+    def _fall_back(self, error: EngineError) -> None:
+        log.warning("the model goes on on the CPU: %s: %s", self._runner.engine, error)
+        self._runner = self._on_cpu

@@ -1,12 +1,14 @@
 """Inference on the CPU by ONNX Runtime."""
 
+from typing import Any
+
 import numpy as np
 import onnxruntime
 
 from etcpipe.errors import ModelError
 
 # Names of ONNX tensor types that models of ours take.
-_DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 
 _ERRORS_ONLY = 3
 onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
@@ -14,6 +16,9 @@ onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
 
 class OnnxRunner:
     """A Runner; see etcpipe.gpu.inference."""
+
+    device = "cpu"
+    engine = f"ONNX Runtime {onnxruntime.__version__}, CPU"
 
     def __init__(self, model: bytes, threads: int = 1) -> None:
         """Load a model.
@@ -25,31 +30,46 @@ class OnnxRunner:
         Raises:
             ModelError: the bytes are damaged, not ONNX, or use what this version lacks.
         """
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _ERRORS_ONLY + 1  # what goes wrong is raised below
+        options = session_options(threads)
         try:
             self._session = onnxruntime.InferenceSession(
                 model, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # the runtime's own exceptions share no base class
-            raise ModelError(f"damaged or not an ONNX model: {_reason(error)}") from error
+            raise ModelError(f"damaged or not an ONNX model: {reason(error)}") from error
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
             raise ModelError(f"{len(inputs)} inputs and {len(outputs)} outputs; one of each needed")
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         self.input_shape = tuple(inputs[0].shape[1:])
-        self.input_dtype = _DTYPES.get(inputs[0].type, inputs[0].type)
+        self.input_dtype = DTYPES.get(inputs[0].type, inputs[0].type)
         self._input, self._output = inputs[0].name, outputs[0].name
 
     def infer(self, rows: np.ndarray) -> np.ndarray:
         try:
             return self._session.run([self._output], {self._input: rows})[0]
         except Exception as error:
-            raise ModelError(f"inference failed: {_reason(error)}") from error
+            raise ModelError(f"inference failed: {reason(error)}") from error
+
+    def infer_device(self, rows: Any, stream: Any) -> Any:
+        import cupy
+
+        stream.synchronize()
+        scores = self.infer(cupy.asnumpy(rows))
+        with stream:
+            return cupy.asarray(scores)
 
 
-def _reason(error: Exception) -> str:
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """Return what every session of ours is made with."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY + 1  # what goes wrong is raised
+    return options
+
+
+def reason(error: Exception) -> str:
+    """Return what an error says, as one line of bounded length."""
     text = " ".join(str(error).split())
     return text if len(text) <= 120 else text[:117] + "..."
