@@ -8,7 +8,7 @@ Two kinds of folders are read:
 import csv
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from etcpipe.gpu.regroup import Regroup
 from etcpipe.gpu.views import VIEWS, compute
 from etcpipe.lab import Truth, label_of, read_truth
 
-STATS, SEQ = VIEWS["stats"], VIEWS["seq"]
+STATS = VIEWS["stats"]
 
 Endpoint = tuple[str, int]
 
@@ -52,6 +52,8 @@ class Dataset:
         capture: (flows,) int32, index into captures; flows of one capture stay together
             when data are split.
         unlabelled: flows that were read and have no label.
+        views: (flows, ...) rows of further views by name, under mask.
+        mask: of the bytes in views.
     """
 
     stats: np.ndarray
@@ -61,9 +63,19 @@ class Dataset:
     classes: tuple[str, ...]
     captures: tuple[str, ...]
     unlabelled: int = 0
+    views: dict[str, np.ndarray] = field(default_factory=dict)
+    mask: str = "strict"
 
     def __len__(self) -> int:
         return len(self.label)
+
+    def rows(self, view: str) -> np.ndarray:
+        """Return (flows, ...), the rows of a view that was read.
+
+        Raises:
+            KeyError: it was not.
+        """
+        return {"stats": self.stats, "seq": self.seq, **self.views}[view]
 
     def columns(self, names: Sequence[str]) -> np.ndarray:
         """Return (flows, names) float32, some columns of stats in the order given."""
@@ -73,8 +85,9 @@ class Dataset:
     def digest(self) -> str:
         """Return 16 hex digits over rows, labels and how captures divide them."""
         digest = hashlib.sha256()
-        for array in (self.stats, self.seq, self.label, self.capture):
-            digest.update(np.ascontiguousarray(array).tobytes())
+        further = [self.views[name] for name in sorted(self.views)]
+        for array in (self.stats, self.seq, self.label, self.capture, *further):
+            digest.update(np.ascontiguousarray(array))
         digest.update("\n".join(self.classes).encode())
         return digest.hexdigest()[:16]
 
@@ -126,22 +139,27 @@ def read(
     recordings: Sequence[Recording],
     settings: Input,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    views: Sequence[str] = (),
+    mask: str = "strict",
 ) -> Dataset:
     """Return the labelled flows of some captures.
 
     Args:
         on_progress: called with captures read and captures in all.
+        views: to read beside stats and seq, names of VIEWS.
+        mask: of their bytes, a name of gpu.mask.MASKS.
 
     Raises:
         CaptureError: a capture cannot be read.
         UsageError: no flow has a label.
     """
+    wanted = tuple(dict.fromkeys(("stats", "seq", *views)))
     parts, labels, captures, unlabelled = [], [], [], 0
     for i, recording in enumerate(recordings):
-        for rows, names in _read_one(recording, settings):
+        for rows, names in _read_one(recording, settings, wanted, mask):
             keep = np.array([name is not None for name in names], bool)
             unlabelled += int((~keep).sum())
-            parts.append(tuple(view[keep] for view in rows))
+            parts.append([rows[name][keep] for name in wanted])
             labels += [name for name in names if name is not None]
             captures += [i] * int(keep.sum())
         on_progress(i + 1, len(recordings))
@@ -149,22 +167,26 @@ def read(
         raise UsageError("no flow of these captures has a label")
     classes = tuple(sorted(set(labels)))
     used, capture = np.unique(captures, return_inverse=True)
+    stats, seq, *further = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Dataset(
-        stats=np.concatenate([stats for stats, _ in parts]),
-        seq=np.concatenate([seq for _, seq in parts]),
+        stats=stats,
+        seq=seq,
         label=np.array([classes.index(name) for name in labels], np.int32),
         capture=capture.astype(np.int32),
         classes=classes,
         captures=tuple(str(recordings[i].path) for i in used),
         unlabelled=unlabelled,
+        views=dict(zip(wanted[2:], further, strict=True)),
+        mask=mask,
     )
 
 
 def _read_one(
-    recording: Recording, settings: Input
-) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], list[str | None]]]:
+    recording: Recording, settings: Input, views: Sequence[str], mask: str
+) -> Iterator[tuple[dict[str, np.ndarray], list[str | None]]]:
     capture = Capture([recording.path], settings.first_n, settings.count)
-    regroup = Regroup(settings.first_n, wait_s=settings.wait_s)
+    raw_len = max(VIEWS[name].raw_len for name in views)
+    regroup = Regroup(settings.first_n, raw_len, wait_s=settings.wait_s, mask=mask)
     batches = [regroup.add(batch, capture.clock_ns()) for batch in capture]
     batches.append(regroup.flush())
     ended = np.concatenate([capture.ended(), capture.finish()])["state"]
@@ -172,15 +194,12 @@ def _read_one(
     for flows in batches:
         if len(flows):
             names = [recording.label(flow) for flow in _identify(flows, first_us)]
-            yield rows_of(flows, settings.first_n), names
+            yield {name: rows_of(name, flows, settings.first_n) for name in views}, names
 
 
-def rows_of(flows: FlowBatch, first_n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows that a Dataset keeps of flows: stats under no mask, and seq."""
-    return (
-        compute(STATS, flows, first_n, STATS.column_names("none")),
-        compute(SEQ, flows, first_n),
-    )
+def rows_of(view: str, flows: FlowBatch, first_n: int) -> np.ndarray:
+    """Return the rows that a Dataset keeps of flows: of a view, stats under no mask."""
+    return compute(VIEWS[view], flows, first_n, VIEWS[view].column_names("none"))
 
 
 def _identify(flows: FlowBatch, first_us: dict[int, int]) -> Iterator[Flow]:

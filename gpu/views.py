@@ -155,6 +155,24 @@ VIEWS: dict[str, View] = {
             packets=10,
             raw_len=1000,
         ),
+        View(
+            "raw1500",
+            "as raw, but whole packets of Ethernet",
+            "uint8",
+            (10, 1500),
+            (),
+            packets=10,
+            raw_len=1500,
+        ),
+        View(
+            "packet",
+            "masked bytes of the first packet from the IP header on",
+            "uint8",
+            (1, 1500),
+            (),
+            packets=1,
+            raw_len=1500,
+        ),
     )
 }
 
@@ -173,7 +191,7 @@ def compute(
         (flows, ...) of the view's shape (stats: as many as columns) and dtype.
 
     Raises:
-        ValueError: depth below 1, an unknown column, or flows without the bytes for raw.
+        ValueError: depth below 1, an unknown column, or flows without the bytes that it shows.
     """
     from etcpipe.gpu import views_cpu
 
@@ -182,7 +200,9 @@ def compute(
     if view.name == "stats":
         names = view.column_names() if columns is None else columns
         return views_cpu.stats(flows, depth, tuple(names))
-    return {"seq": views_cpu.seq, "raw": views_cpu.raw}[view.name](flows, depth)
+    if view.name == "seq":
+        return views_cpu.seq(flows, depth)
+    return views_cpu.raw(view, flows, depth)
 
 
 def schema_hash(

@@ -11,7 +11,7 @@ from functools import reduce
 import numpy as np
 
 from etcpipe.batch import FlowBatch
-from etcpipe.gpu.views import MISSING, VIEWS
+from etcpipe.gpu.views import MISSING, VIEWS, View
 
 _TCP = 6
 _NS = 1e9
@@ -56,15 +56,16 @@ def seq(flows: FlowBatch, depth: int) -> np.ndarray:
     return rows
 
 
-def raw(flows: FlowBatch, depth: int) -> np.ndarray:
-    """Return (flows, 10, 1000) uint8, as regrouping masked them; zeros beyond depth.
+def raw(view: View, flows: FlowBatch, depth: int) -> np.ndarray:
+    """Return (flows, *view.shape) uint8, bytes as regrouping masked them; zeros beyond depth.
 
     Raises:
         ValueError: regrouping kept fewer bytes a packet.
     """
-    ranks, length = VIEWS["raw"].shape
-    if flows.raw.shape[2] < length:
-        raise ValueError(f"the flows keep {flows.raw.shape[2]} bytes a packet, raw needs {length}")
+    ranks, length = view.shape
+    kept = flows.raw.shape[2]
+    if kept < length:
+        raise ValueError(f"the flows keep {kept} bytes a packet, {view.name} needs {length}")
     taken = _Packets(flows, depth).taken[:ranks].T
     rows = np.zeros((len(flows), ranks, length), np.uint8)
     rows[:, : taken.shape[1]][taken] = flows.raw[:, :ranks, :length][taken]

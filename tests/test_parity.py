@@ -21,7 +21,7 @@ from etcpipe.ringbuf import RingBuffer
 pytestmark = pytest.mark.root
 
 FIRST_N = 10
-RAW_LEN = 1000
+RAW_LEN = max(view.raw_len for view in VIEWS.values())
 # No gap is ever above it: a replay at another speed then closes no row earlier.
 NEVER_S = 86400.0
 QUIET_S = 0.5

@@ -273,6 +273,18 @@ def test_raw_is_what_regrouping_kept():
         compute(VIEWS["raw"], flow_batch([[packet()]]), 1)
 
 
+@pytest.mark.parametrize("name", ["packet", "raw1500"])
+def test_views_of_longer_packets_show_1500_bytes(name):
+    flows = flow_batch([[packet(0), packet(1)]], raw_len=1500)
+    flows.raw[0, :2] = np.arange(1500) % 251
+    shown = min(VIEWS[name].packets, 2)
+    rows = compute(VIEWS[name], flows, 10)
+    assert rows.shape == (1, *VIEWS[name].shape)
+    assert (rows[0, :shown] == np.arange(1500) % 251).all() and not rows[0, shown:].any()
+    with pytest.raises(ValueError, match=f"{name} needs 1500"):
+        compute(VIEWS[name], flow_batch([[packet()]], raw_len=1000), 1)
+
+
 def test_schema_hash_changes_with_the_meaning():
     names = STATS.column_names()
     hashes = [
