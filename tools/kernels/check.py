@@ -1,42 +1,113 @@
 """What works on this kernel; tools/kernels/matrix runs it in each emulated machine.
 
-Prints one line an object: how the verifier likes it. Then the packet table, and live taps
-whose counters must be exact, as pytest has them. The status is pytest's.
+Prints how the verifier likes each object: a line a program with the instructions that it
+walked, or the refusal. Then the packet tables, live taps and the wire between two ports, as
+pytest has them. The status is pytest's.
 """
 
+import argparse
+import ctypes
 import platform
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # wherever the environment's etcpipe is
 
 from etcpipe.errors import EtcpipeError
 from etcpipe.kernel import libbpf
 from etcpipe.kernel.settings import Build, TapSettings
 
-ROOT = Path(__file__).parents[2]
+TESTS = Path(__file__).parents[2] / "tests"
 NO_SUCH_IFINDEX = 0x7FFFFFF0
-TESTS = ("tests/test_bpf_tap.py", "tests/test_tap_traffic.py", "tests/test_tap_lifecycle.py")
-# bcc compiles for minutes under emulation, and what it loads is the plain object's source
-SELECTION = "not bcc and not slow"
+LOG_STATS = 4  # BPF_LOG_STATS: the log is the verifier's last words alone
+LOG_BYTES = 1 << 16
+WALKED = re.compile(rb"processed (\d+) insns")
+
+# What changes the code that the verifier sees.
+VARIANTS = {
+    "tap": {},
+    "tap --policy": {"policy": True},
+    "tap --capture ringbuf": {"capture": "ringbuf"},
+    "tap --decap --key-vlan --key-tunnel": {"decap": True, "key_vlan": True, "key_tunnel": True},
+    "forward": {"forward": "other"},
+    "forward --capture ringbuf": {"forward": "other", "capture": "ringbuf"},
+}
+FILES = (
+    "test_bpf_tap.py",  # the table of packets
+    "test_bpf_parsing.py",  # tunnels, tags and fragments, and --decap with them
+    "test_act.py",  # what verdicts do to a packet
+    "test_tap_traffic.py",  # live taps whose counters must be exact
+    "test_forward.py",
+)
+# bcc compiles for minutes under emulation, and what it loads is the plain object's source;
+# the host's parser is the same on every kernel
+SELECTION = "not bcc and not slow and not test_the_host"
 
 
-def verdict_on(path: Path) -> str:
-    """Return what this kernel says to an object."""
+@contextmanager
+def last_words(names: tuple[str, ...]) -> Iterator[dict[str, ctypes.Array]]:
+    """Have the verifier say what it walked of each program that is loaded in the block."""
+    lib = libbpf.library()
+    lib.bpf_program__set_log_level.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
+    lib.bpf_program__set_log_buf.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t]
+    buffers = {name: ctypes.create_string_buffer(LOG_BYTES) for name in names}
+    load = lib.bpf_object__load
+
+    def load_with_log(handle: int) -> int:
+        for name, buffer in buffers.items():
+            program = lib.bpf_object__find_program_by_name(handle, name.encode())
+            lib.bpf_program__set_log_level(program, LOG_STATS)
+            lib.bpf_program__set_log_buf(program, buffer, LOG_BYTES)
+        return load(handle)
+
+    lib.bpf_object__load = load_with_log
     try:
-        libbpf.load_object(path, Build(TapSettings(), 1, NO_SUCH_IFINDEX)).close()
-    except (OSError, EtcpipeError) as error:
-        return f"refused ({error})"
-    return "loads"
+        yield buffers
+    finally:
+        lib.bpf_object__load = load
+
+
+def verify(path: Path, build: Build) -> str:
+    """Return what this kernel says to an object: each program's instructions, or why not."""
+    with last_words(build.programs) as logs:
+        try:
+            libbpf.load_object(path, build).close()
+        except (OSError, EtcpipeError) as error:
+            return f"refused: {error}"
+    walked = ((name, WALKED.search(log.value)) for name, log in logs.items())
+    return ", ".join(f"{name} {int(found[1]):,}" for name, found in walked if found)
+
+
+def verify_all() -> None:
+    """Print what this kernel says to every object, in every variant."""
+    for variant, settings in VARIANTS.items():
+        build = Build(TapSettings(**settings), 1, NO_SUCH_IFINDEX)
+        for path in libbpf.object_paths(build.source):
+            started = monotonic()
+            said = verify(path, build)
+            print(f"{path.name} [{variant}]: {said} ({monotonic() - started:.1f} s)", flush=True)
 
 
 def main() -> int:
     """Check this kernel."""
-    print(f"kernel {platform.release()}")
-    for path in libbpf.object_paths():
-        print(f"{path.name} {verdict_on(path)}", flush=True)
-    options = ["-q", "-p", "no:cacheprovider", "--color=no", "-o", "console_output_style=classic"]
-    return pytest.main([*options, "-k", SELECTION, *(str(ROOT / test) for test in TESTS)])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--verify", action="store_true", help="ask the verifier only")
+    parser.add_argument("tests", nargs="*", default=FILES, help="files of tests/")
+    chosen = parser.parse_args()
+    print(f"kernel {platform.release()}", flush=True)
+    verify_all()
+    if chosen.verify:
+        return 0
+    options = ["-q", "-p", "no:cacheprovider", "--color=no", "--tb=short", "--durations=10"]
+    # a line a test: what was done is known also if the machine is stopped
+    options += ["-v", "-o", "console_output_style=classic", "-k", SELECTION]
+    return pytest.main([*options, *(str(TESTS / name) for name in chosen.tests)])
 
 
 if __name__ == "__main__":
