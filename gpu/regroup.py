@@ -48,6 +48,7 @@ SLOTS = 1 << 20
 ROWS_MAX = 1 << 18
 RAW_MEMORY = 512 << 20
 RAW_LEN_MAX = 65535
+THREADS_MAX = 64
 
 COUNTERS = (
     "REGROUP_STORED",
@@ -77,6 +78,7 @@ class Settings:
     wait_ns: int
     mask: str
     parse: int = 0
+    threads: int = 1
 
 
 class Backend(Protocol):
@@ -116,6 +118,7 @@ class Regroup:
         raw_memory: int = RAW_MEMORY,
         parse: int = 0,
         device: str = "cpu",
+        threads: int = 1,
     ):
         """Make an empty table.
 
@@ -130,6 +133,8 @@ class Regroup:
             raw_memory: bytes for raw views of pending flows at most, bounds max_rows too.
             parse: how packets are parsed, etcpipe.parsing.parse_bits(), as the tracker does.
             device: "cpu", "gpu" or "reference".
+            threads: processors that "cpu" uses, worth it where raw bytes are kept: each takes
+                some of the slots and its share of max_rows, and rows come out by thread.
 
         Raises:
             UsageError: a setting is out of range.
@@ -142,10 +147,11 @@ class Regroup:
         _require(0 < wait_s <= 86400, f"wait_s {wait_s}", "above 0 and at most a day")
         _require(mask in MASKS, f"mask {mask!r}", ", ".join(MASKS))
         _require(device in BACKENDS, f"device {device!r}", ", ".join(BACKENDS))
+        _require(1 <= threads <= THREADS_MAX, f"threads {threads}", f"1 to {THREADS_MAX}")
         if raw_len:
             max_rows = max(1, min(max_rows, raw_memory // (first_n * raw_len)))
         wait_ns = round(wait_s * 1e9)
-        self.settings = Settings(first_n, raw_len, slots, max_rows, wait_ns, mask, parse)
+        self.settings = Settings(first_n, raw_len, slots, max_rows, wait_ns, mask, parse, threads)
         self._backend = _load(device)(self.settings)
 
     def add(self, batch: PacketBatch, now_ns: int | None = None) -> FlowBatch:

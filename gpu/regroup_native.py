@@ -1,4 +1,11 @@
-"""Regrouping in C (etcpipe/native/regroup.c): checks arrays and hands over their addresses."""
+"""Regrouping in C (etcpipe/native/regroup.c): checks arrays and hands over their addresses.
+
+With several threads each has a regroup of its own, which sees every batch whole and takes the
+packets of its flows; C works without the interpreter's lock.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -19,17 +26,9 @@ class Backend:
 
     def __init__(self, settings: Settings):
         self._settings = settings
-        self._regroup = _native.regroup_new(
-            settings.first_n,
-            settings.raw_len,
-            settings.slots,
-            settings.max_rows,
-            settings.wait_ns,
-            GRACE_NS,
-            EXPIRE_MAX,
-            MASKS.index(settings.mask),
-            settings.parse,
-        )
+        threads = settings.threads
+        self._shards = [_new(settings, shard) for shard in range(threads)]
+        self._others = ThreadPoolExecutor(threads - 1) if threads > 1 else None
         self._nothing = self._rows(0)
 
     def add(self, batch: PacketBatch, now_ns: int | None) -> FlowBatch:
@@ -39,39 +38,55 @@ class Backend:
         for (name, dtype), column in zip(COLUMNS.items(), columns, strict=True):
             _check(name, column, dtype, n)
         addresses = _addresses(columns)
-        closed = _native.regroup_add(
-            self._regroup,
+        now = NOW_NEWEST if now_ns is None else now_ns
+        arguments = (
             batch.memory.ctypes.data,
             len(batch.memory),
             addresses.ctypes.data,
             n,
             batch.link_type,
-            NOW_NEWEST if now_ns is None else now_ns,
+            now,
         )
-        return self._take(closed)
+        return self._take(lambda shard: _native.regroup_add(shard, *arguments))
 
     def expire(self, now_ns: int) -> FlowBatch:
-        return self._take(_native.regroup_expire(self._regroup, now_ns))
+        return self._take(lambda shard: _native.regroup_expire(shard, now_ns))
 
     def flush(self) -> FlowBatch:
-        return self._take(_native.regroup_flush(self._regroup))
+        return self._take(_native.regroup_flush)
 
     @property
     def counters(self) -> dict[str, int]:
-        values, _ = _native.regroup_counters(self._regroup)
-        return dict(zip(COUNTERS, values, strict=True))
+        each = [_native.regroup_counters(shard)[0] for shard in self._shards]
+        return dict(zip(COUNTERS, map(sum, zip(*each, strict=True)), strict=True))
 
     @property
     def pending(self) -> int:
-        return _native.regroup_counters(self._regroup)[1]
+        return sum(_native.regroup_counters(shard)[1] for shard in self._shards)
 
-    def _take(self, flows: int) -> FlowBatch:
+    def _take(self, close: Callable[[object], int]) -> FlowBatch:
+        """Return the rows that `close` closed in each shard."""
+        closed = self._each(lambda i: close(self._shards[i]))
+        flows = sum(closed)
         if not flows:
             return self._nothing
         rows = self._rows(flows)
-        addresses = _addresses(list(vars(rows).values()))
-        _native.regroup_take(self._regroup, flows, addresses.ctypes.data)
+        columns = list(vars(rows).values())
+        first = [sum(closed[:i]) for i in range(len(closed))]
+
+        def take(i: int) -> None:
+            addresses = _addresses([column[first[i] :] for column in columns])
+            _native.regroup_take(self._shards[i], closed[i], addresses.ctypes.data)
+
+        self._each(take)
         return rows
+
+    def _each(self, work: Callable[[int], int | None]) -> list:
+        """Return what `work` returns for each shard's number, all at the same time."""
+        if self._others is None:
+            return [work(0)]
+        others = [self._others.submit(work, i) for i in range(1, len(self._shards))]
+        return [work(0), *(other.result() for other in others)]
 
     def _rows(self, flows: int) -> FlowBatch:
         """Return room for rows, in the order of struct flow_columns in native/regroup.h."""
@@ -82,12 +97,28 @@ class Backend:
             initiator=np.empty(flows, np.uint8),
             vlan=np.empty(flows, np.uint16),
             ifindex=np.empty(flows, np.uint32),
-            packets=np.zeros((flows, first_n), PACKET_FIELDS),
-            raw=np.zeros((flows, first_n, raw_len), np.uint8),
+            packets=np.empty((flows, first_n), PACKET_FIELDS),
+            raw=np.empty((flows, first_n, raw_len), np.uint8),
             lost=np.empty(flows, np.uint16),
             reason=np.empty(flows, np.uint8),
             ready_ns=np.empty(flows, np.uint64),
         )
+
+
+def _new(settings: Settings, shard: int) -> object:
+    return _native.regroup_new(
+        settings.first_n,
+        settings.raw_len,
+        settings.slots,
+        -(-settings.max_rows // settings.threads),
+        settings.wait_ns,
+        GRACE_NS,
+        EXPIRE_MAX,
+        MASKS.index(settings.mask),
+        settings.parse,
+        settings.threads,
+        shard,
+    )
 
 
 def _check(name: str, column: np.ndarray, dtype: np.dtype, length: int) -> None:

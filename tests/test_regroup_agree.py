@@ -179,6 +179,25 @@ def test_native_equals_the_definition(seed, flows, mask):
     assert outputs("cpu", batches, **options) == outputs("reference", batches, **options)
 
 
+@pytest.mark.parametrize("threads", [2, 3, 7])
+@pytest.mark.parametrize("seed", range(3))
+def test_threads_equal_the_definition_but_for_the_order_of_rows(seed, threads):
+    rng = random.Random(f"{seed} {threads}")
+    packets = random_packets(rng, 1025, 100)
+    options = {"first_n": 6, "raw_len": 33, "slots": rng.choice([10, 64, 1000]), "wait_s": 0.05}
+    batches = split(packets, cuts(rng, 1025))
+
+    def by_flow(rows):
+        return sorted(rows, key=lambda row: (row["flow_id"], row["reason"]))
+
+    calls, last, counters = outputs("reference", batches, **options)
+    sharded = outputs("cpu", batches, threads=threads, **options)
+    assert [by_flow(rows) for rows in sharded[0]] == [by_flow(rows) for rows in calls]
+    assert by_flow(sharded[1]) == by_flow(last)
+    assert sharded[2] == counters
+    assert counters["REGROUP_EVICTED"] > 0 or options["slots"] == 1000
+
+
 @pytest.mark.parametrize("link_type", LINK_HEADERS)
 def test_native_equals_the_definition_on_every_link_type(link_type):
     packets = random_packets(random.Random(link_type), 500, 40, link_type)

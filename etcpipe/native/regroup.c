@@ -253,6 +253,12 @@ static void prefetch(const struct regroup *r, const struct packet_batch *batch, 
 	}
 }
 
+/* Flows of one slot belong to one shard: they are in each other's way as without shards. */
+static int is_mine(const struct regroup *r, uint64_t flow_id)
+{
+	return r->set.shards == 1 || flow_id % r->set.slots % r->set.shards == r->set.shard;
+}
+
 int regroup_add(struct regroup *r, const struct packet_batch *batch, uint64_t now_ns)
 {
 	uint64_t newest = 0;
@@ -262,14 +268,16 @@ int regroup_add(struct regroup *r, const struct packet_batch *batch, uint64_t no
 		struct packet_meta meta;
 		int counter;
 
+		if (batch->columns->timestamp_ns[i] > newest)
+			newest = batch->columns->timestamp_ns[i];
 		prefetch(r, batch, i);
+		if (!is_mine(r, batch->columns->flow_id[i]))
+			continue;
 		columns_get(batch->columns, i, &meta);
 		counter = add_packet(r, batch, i, &meta);
 		if (counter < 0)
 			return -1;
 		r->counters[counter]++;
-		if (meta.timestamp_ns > newest)
-			newest = meta.timestamp_ns;
 	}
 	close_holed(r, batch);
 	if (newest > r->clock_ns)

@@ -26,6 +26,7 @@ enum regroup_counter {
 };
 
 #define NOW_NEWEST UINT64_MAX	/* the batch's newest packet is the time */
+#define SHARDS_MAX 64
 
 struct regroup_settings {
 	uint32_t first_n;	/* 1 .. FIRST_N_MAX */
@@ -37,6 +38,8 @@ struct regroup_settings {
 	uint32_t expire_max;	/* rows that expiry closes at once */
 	enum mask mask;
 	uint32_t parse;		/* PARSE_ bits, as the tracker had them */
+	uint32_t shards;	/* regroups that see the same batches, 1 .. SHARDS_MAX, */
+	uint32_t shard;		/* and the number of this one: it takes its flows only */
 };
 
 /* A PacketBatch. */
@@ -48,7 +51,7 @@ struct packet_batch {
 	int link_type;
 };
 
-/* Where the columns of a FlowBatch lie, in its order; packets and raw start zeroed. */
+/* Where the columns of a FlowBatch lie, in its order. */
 struct flow_columns {
 	uint64_t *flow_id;
 	struct flow_key *key;

@@ -20,12 +20,13 @@ static PyObject *py_new(PyObject *module, PyObject *args)
 	int mask;
 
 	(void)module;
-	if (!PyArg_ParseTuple(args, "IIIIKKIiI", &set.first_n, &set.raw_len, &set.slots,
+	if (!PyArg_ParseTuple(args, "IIIIKKIiIII", &set.first_n, &set.raw_len, &set.slots,
 			      &set.max_rows, &wait_ns, &grace_ns, &set.expire_max,
-			      &mask, &set.parse))
+			      &mask, &set.parse, &set.shards, &set.shard))
 		return NULL;
 	if (set.first_n < 1 || set.first_n > FIRST_N_MAX || set.raw_len > UINT16_MAX ||
-	    !set.slots || !set.max_rows || mask < 0 || mask >= N_MASKS) {
+	    !set.slots || !set.max_rows || mask < 0 || mask >= N_MASKS ||
+	    set.shards < 1 || set.shards > SHARDS_MAX || set.shard >= set.shards) {
 		PyErr_SetString(PyExc_ValueError, "regroup_new: setting out of range");
 		return NULL;
 	}

@@ -3,6 +3,9 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+#define HUGE_PAGE (2u << 20)
 
 void list_init(struct row_list *list)
 {
@@ -56,6 +59,19 @@ void pool_free(struct row_pool *pool)
 	free(pool->rows);
 }
 
+/* Rows of raw bytes lie far apart, more of them than a TLB holds pages of 4 KiB. */
+static uint8_t *allocate_chunk(size_t size)
+{
+	void *chunk;
+
+	if (size < HUGE_PAGE)
+		return malloc(size);
+	if (posix_memalign(&chunk, HUGE_PAGE, size))
+		return NULL;
+	madvise(chunk, size, MADV_HUGEPAGE);	/* a kernel without them has small ones */
+	return chunk;
+}
+
 /* Add a chunk. Whatever was allocated stays owned by the pool when the rest fails. */
 static int grow(struct row_pool *pool)
 {
@@ -72,7 +88,7 @@ static int grow(struct row_pool *pool)
 	if (!chunks)
 		return -1;
 	pool->chunks = chunks;
-	chunks[pool->n_chunks] = malloc(CHUNK_ROWS * pool->stride);
+	chunks[pool->n_chunks] = allocate_chunk(CHUNK_ROWS * pool->stride);
 	if (!chunks[pool->n_chunks])
 		return -1;
 	pool->n_chunks++;
@@ -103,14 +119,22 @@ void row_copy(const struct row_pool *pool, uint32_t row, struct packet_fields *p
 {
 	const struct packet_fields *from = row_packets(pool, row);
 	const uint8_t *raw_from = row_raw(pool, row);
-	uint64_t present;
+	uint64_t present = pool->rows[row].present;
+	size_t raw_len = pool->raw_len;
+	uint32_t rank;
 
-	for (present = pool->rows[row].present; present; present &= present - 1) {
-		uint32_t rank = __builtin_ctzll(present);
-		size_t at = (size_t)rank * pool->raw_len;
+	for (rank = 0; rank < pool->first_n; rank++, raw += raw_len, raw_from += raw_len) {
+		size_t len = 0;
 
-		packets[rank] = from[rank];
-		if (pool->raw_len)
-			memcpy(raw + at, raw_from + at, from[rank].raw_len);
+		if (present >> rank & 1) {
+			packets[rank] = from[rank];
+			len = raw_len ? from[rank].raw_len : 0;
+		} else {
+			memset(&packets[rank], 0, sizeof(packets[rank]));
+		}
+		if (raw_len) {
+			memcpy(raw, raw_from, len);
+			memset(raw + len, 0, raw_len - len);
+		}
 	}
 }

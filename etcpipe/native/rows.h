@@ -54,7 +54,7 @@ uint32_t pool_take(struct row_pool *pool);
 
 /* Ranks below the highest one that is in the row, and are not. */
 uint32_t row_lost(const struct row *row);
-/* Copy the packets that are there; the others stay as they are in @packets and @raw: zero. */
+/* Copy a row out; what is not there is zero in @packets and @raw. */
 void row_copy(const struct row_pool *pool, uint32_t row, struct packet_fields *packets,
 	      uint8_t *raw);
 
