@@ -5,7 +5,7 @@ from time import sleep
 
 import numpy as np
 import pytest
-from kernel_fixtures import Wire
+from kernel_fixtures import NEEDS_TCX, Wire
 
 from etcpipe import policy
 from etcpipe.kernel import netns
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.root
 NEAR, FAR = "10.77.0.1", "10.77.0.2"
 PORT = 4433
 WAYS = [
-    pytest.param({"mode": "tc", "hook": "tcx"}, id="tc by tcx"),
+    pytest.param({"mode": "tc", "hook": "tcx"}, id="tc by tcx", marks=NEEDS_TCX),
     pytest.param({"mode": "tc", "hook": "clsact"}, id="tc by clsact"),
     pytest.param({"mode": "xdp"}, id="xdp"),
     pytest.param({"mode": "tc", "loader": "bcc"}, id="tc by bcc"),
