@@ -1,0 +1,178 @@
+"""Inference by TensorRT, on the device buffer that the rows are in."""
+
+from typing import Any
+
+import numpy as np
+
+from etcpipe.errors import EngineError
+from etcpipe.gpu import plan_cache, tensorrt_plan
+from etcpipe.gpu.cuda_device import CudaDevice
+from etcpipe.gpu.inference import Runner
+from etcpipe.gpu.tensorrt_plan import Profile
+
+PROFILE = Profile()
+# A batch of one of these sizes is launched as one CUDA graph instead of kernel by kernel.
+GRAPH_SIZES = (1, 8, 32, 64, 128, 256)
+# Each graph holds memory of its own; buffers beyond those that take turns get none.
+GRAPHS_MAX = 4 * len(GRAPH_SIZES)
+
+
+class TensorRTRunner:
+    """A Runner; see etcpipe.gpu.inference. For one thread and one stream at a time."""
+
+    device = "gpu"
+
+    def __init__(
+        self,
+        name: str,
+        model: bytes,
+        on_cpu: Runner,
+        gpu: CudaDevice,
+        cache: plan_cache.PlanCache | None = None,
+    ) -> None:
+        """Load the model's plan, and build it where the cache has none.
+
+        Args:
+            name: "tensorrt" or "tensorrt_rtx".
+            model: contents of an ONNX file.
+            on_cpu: a runner of the same model, which knows its metadata and shapes.
+            gpu: the device. That it was found is what makes TensorRT safe to call.
+
+        Raises:
+            EngineError: TensorRT is missing, cannot take the model, or lacks memory.
+            ModuleNotFoundError: CuPy is not installed.
+        """
+        import cupy
+
+        self.metadata = on_cpu.metadata
+        self.input_shape, self.input_dtype = on_cpu.input_shape, on_cpu.input_dtype
+        self._cupy = cupy
+        self._trt = tensorrt_plan.bindings(name)
+        self.engine = f"{name} {self._trt.__version__} on {gpu.name}"
+        try:
+            self._runtime = self._trt.Runtime(tensorrt_plan.messages(self._trt).logger)
+            self._engine = self._load(model, gpu, cache or plan_cache.PlanCache())
+            self._open()
+        except (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.memory.OutOfMemoryError) as error:
+            raise EngineError(f"{gpu.name}: {error}") from error
+
+    def infer(self, rows: np.ndarray) -> np.ndarray:
+        scores = np.empty((len(rows), self._scores.shape[1]), np.float32)
+        for start in range(0, len(rows), PROFILE.max):
+            part = rows[start : start + PROFILE.max]
+            scores[start : start + len(part)] = self._infer_part(part)
+        return scores
+
+    def infer_device(self, rows: Any, stream: Any) -> Any:
+        if len(rows) <= PROFILE.max:
+            self._launch(rows, stream)
+            return self._scores[: len(rows)]
+        with stream:
+            scores = self._cupy.empty((len(rows), self._scores.shape[1]), np.float32)
+            for start in range(0, len(rows), PROFILE.max):
+                part = rows[start : start + PROFILE.max]
+                self._launch(part, stream)
+                scores[start : start + len(part)] = self._scores[: len(part)]
+        return scores
+
+    def _load(self, model: bytes, gpu: CudaDevice, cache: plan_cache.PlanCache) -> Any:
+        """Return the engine of a plan that was kept, or else of a new one."""
+        trt = self._trt
+        name = plan_cache.key(
+            model,
+            module=trt.__name__,
+            version=trt.__version__,
+            gpu=f"{gpu.name}, {gpu.capability}",
+            driver=gpu.driver,
+            options=tensorrt_plan.options(PROFILE),
+        )
+        kept = cache.load(name)
+        engine = self._runtime.deserialize_cuda_engine(kept) if kept else None
+        if engine is None:
+            plan = tensorrt_plan.build(trt, model, PROFILE)
+            engine = self._runtime.deserialize_cuda_engine(plan)
+            if engine is None:
+                told = tensorrt_plan.messages(trt).last_error
+                raise EngineError(f"{gpu.name} does not take the plan: {told}")
+            cache.store(name, plan)
+        return engine
+
+    def _open(self) -> None:
+        """Make the context and the buffers that last as long as the runner."""
+        trt, engine = self._trt, self._engine
+        names = {
+            engine.get_tensor_mode(name): name
+            for name in map(engine.get_tensor_name, range(engine.num_io_tensors))
+        }
+        self._input, self._output = names[trt.TensorIOMode.INPUT], names[trt.TensorIOMode.OUTPUT]
+        if trt.nptype(engine.get_tensor_dtype(self._output)) is not np.float32:
+            raise EngineError("scores are not float32: end the model with a cast")
+        classes = engine.get_tensor_shape(self._output)[-1]
+        self._context = engine.create_execution_context()
+        if self._context is None:
+            raise EngineError(f"no context: {tensorrt_plan.messages(trt).last_error}")
+        self._rows = self._cupy.zeros((PROFILE.max, *self.input_shape), self.input_dtype)
+        self._scores = self._cupy.empty((PROFILE.max, classes), np.float32)
+        self._stream = self._cupy.cuda.Stream(non_blocking=True)
+        self._graphs: dict[tuple[int, int], Any] = {}
+        self._captures = True
+
+    def _infer_part(self, rows: np.ndarray) -> np.ndarray:
+        """Run rows of the host, padded with zeros to a size that has a graph."""
+        size = min((size for size in GRAPH_SIZES if size >= len(rows)), default=len(rows))
+        with self._stream:
+            self._rows[: len(rows)].set(np.ascontiguousarray(rows), stream=self._stream)
+            self._rows[len(rows) : size].fill(0)
+            self._launch(self._rows[:size], self._stream)
+            scores = self._scores[: len(rows)].get(stream=self._stream)
+        self._stream.synchronize()
+        return scores
+
+    def _launch(self, rows: Any, stream: Any) -> None:
+        """Put the inference of at most PROFILE.max rows into the stream."""
+        if not len(rows):
+            return
+        try:
+            graph = self._graphs.get((rows.data.ptr, len(rows)))
+            if graph is not None:
+                graph.launch(stream)
+                return
+            self._enqueue(rows, stream)
+            if self._captures and len(rows) in GRAPH_SIZES and len(self._graphs) < GRAPHS_MAX:
+                self._capture(rows, stream)
+        except (
+            self._cupy.cuda.runtime.CUDARuntimeError,
+            self._cupy.cuda.memory.OutOfMemoryError,
+        ) as error:
+            raise EngineError(str(error)) from error
+
+    def _enqueue(self, rows: Any, stream: Any) -> None:
+        context = self._context
+        is_bound = (
+            context.set_input_shape(self._input, rows.shape)
+            and context.set_tensor_address(self._input, rows.data.ptr)
+            and context.set_tensor_address(self._output, self._scores.data.ptr)
+        )
+        if not (is_bound and context.execute_async_v3(stream.ptr)):
+            raise EngineError(tensorrt_plan.messages(self._trt).last_error)
+
+    def _capture(self, rows: Any, stream: Any) -> None:
+        """Record what was just run as a graph for the next time.
+
+        That run had to come first: it settles shapes, and loads kernels, which a capture
+        must not. What cannot be captured goes on kernel by kernel.
+        """
+        stream.synchronize()
+        # TensorRT for RTX can say beforehand; the others can always be captured.
+        ask = getattr(self._context, "is_stream_capturable", None)
+        try:
+            if ask and not ask(stream.ptr):
+                raise EngineError("cannot be captured")
+            stream.begin_capture()
+            try:
+                self._enqueue(rows, stream)
+            finally:
+                graph = stream.end_capture()
+            self._graphs[rows.data.ptr, len(rows)] = graph
+        except (EngineError, self._cupy.cuda.runtime.CUDARuntimeError):
+            self._captures = False
