@@ -141,7 +141,7 @@ static __always_inline int decap_protocol(struct cursor *c, struct packet *p, __
 static __always_inline int decap_gre(struct cursor *c, struct packet *p, struct inner *inner)
 {
 	struct gre_header *gre;
-	__u32 *word;
+	__be32 *word;
 	__u16 flags;
 
 	if (PULL(c, gre, sizeof(*gre)))

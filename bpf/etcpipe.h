@@ -7,14 +7,7 @@
 #ifndef ETCPIPE_H
 #define ETCPIPE_H
 
-#ifdef __CUDACC__
-typedef unsigned char __u8;
-typedef unsigned short __u16, __be16;
-typedef unsigned int __u32;
-typedef unsigned long long __u64;
-#else
 #include <linux/types.h>
-#endif
 
 /* Raised whenever a record or the meaning of a map changes: pins of another ABI are not adopted. */
 #define ETCPIPE_ABI 2

@@ -85,7 +85,9 @@ struct packet {
 	})
 
 /* Let the compiler forget what it knows of a variable. */
+#ifndef OPAQUE
 #define OPAQUE(variable) asm volatile("" : "+r"(variable))
+#endif
 
 static __always_inline int parse_refuse(struct packet *p, __u8 refusal)
 {
