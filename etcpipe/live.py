@@ -1,9 +1,7 @@
 """Classify live traffic: the pipeline between a tap in the kernel and the verdict map."""
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from importlib import import_module
 from os import PathLike
 from time import monotonic, monotonic_ns
 from types import TracebackType
@@ -279,8 +277,6 @@ def attach(
         if forward:
             raise UsageError("no filter in forward mode: the wire looks at every packet")
         filters.compile_filter(filter)  # a fault in it is found before anything is made
-    # pyroute2 takes longer to import than all else here: meanwhile the model loads in C++
-    threading.Thread(target=import_module, args=("pyroute2",), daemon=True).start()
     loaded = models.load(model, device=compute)
     settings = tap.TapSettings(
         first_n=depth_for(loaded, first_n),

@@ -2,7 +2,8 @@
 
 from functools import partial
 
-from etcpipe.doctor import OK, WARN, Check, Finding, ethtool
+from etcpipe.doctor import OK, WARN, Check, Finding
+from etcpipe.kernel import ethtool
 
 # Drivers with XDP in the driver as of Linux 6.12 (their ndo_bpf takes XDP_SETUP_PROG).
 NATIVE_XDP_DRIVERS = frozenset(
@@ -23,8 +24,9 @@ def checks(device: str) -> list[Check]:
     """
     from etcpipe.kernel import links
 
+    found = links.device(device)
     with links.iproute() as ip:
-        found = links.device(ip, device)
+        xdp_program = links.xdp_program(ip, found.ifindex)
         mtu = ip.get_links(found.ifindex)[0].get_attr("IFLA_MTU")
         filters = [(side, _filters(ip, found.ifindex, parent)) for side, parent in _sides()]
     return [
@@ -33,7 +35,7 @@ def checks(device: str) -> list[Check]:
         partial(_merging, device),
         partial(_splitting, device),
         partial(_hardware_offload, device),
-        partial(_xdp, found.xdp_program),
+        partial(_xdp, xdp_program),
         partial(_tc, filters),
     ]
 

@@ -9,7 +9,6 @@ import logging
 import os
 import platform
 import socket
-from dataclasses import replace
 
 import numpy as np
 
@@ -69,7 +68,7 @@ class Forward(Tap):
             state.ready = True
             state.write()
 
-    def _adopt(self, ip, previous: Journal, device: links.Device) -> bool:
+    def _adopt(self, previous: Journal, device: links.Device) -> bool:
         """Take over the wire only as it is; other programs would begin with empty ports."""
         names = (self.device, self.settings.forward)
         fits = (
@@ -79,19 +78,26 @@ class Forward(Tap):
             and all((previous.pins / link).exists() for link in LINKS)
         )
         if fits:
-            return super()._adopt(ip, previous, device)
+            return super()._adopt(previous, device)
         log.warning("%s: not adopting the earlier tap: it is another one", device.name)
         previous.remove()
         return False
 
-    def _make(self, ip, device: links.Device, inode: int) -> None:
+    def _make(self, device: links.Device, inode: int) -> None:
+        with links.iproute() as ip:
+            self._make_wire(ip, device, inode)
+
+    def _make_wire(self, ip, device: links.Device, inode: int) -> None:
         pair = ports.check(ip, device, self.settings.forward)
         uses_mirror = self.settings.capture == "afxdp"
         if uses_mirror:
             _need_broadcast()
-        state = self._begin_journal(device, inode, pair, uses_mirror)
+        state = self._begin_journal(device, inode, uses_mirror)
+        state.mode, state.mode_reason = "forward", f"a wire to {self.settings.forward}"
+        state.ports = list(pair.indexes)
+        state.write()
         if uses_mirror:
-            _make_mirror(ip, state, pair.mtu)
+            _make_native_mirror(ip, state, pair.mtu)
         mirror = state.mirror_ifindex[0] if uses_mirror else 0
         build = Build(
             self.settings,
@@ -112,19 +118,6 @@ class Forward(Tap):
             hooks.attach_xdp(pop, state.mirror_ifindex[1], state.pins / "link_pop")
         links.set_up(ip, state.mirror_ifindex)
 
-    def _begin_journal(
-        self, device: links.Device, inode: int, pair: Ports, uses_mirror: bool
-    ) -> Journal:
-        names = [f"etcm{device.ifindex}{end}" for end in "ab"] if uses_mirror else []
-        state = Journal(device.name, device.ifindex, inode, self.settings.asdict(), names)
-        # what another version may have left, whose journal we cannot read
-        replace(state, sides=list(links.SIDES)).remove()
-        state.mode, state.mode_reason = "forward", f"a wire to {self.settings.forward}"
-        state.ports = list(pair.indexes)
-        self._journal = state
-        state.write()
-        return state
-
     def _connect(self, pair: Ports, mirror: int) -> None:
         """Tell the programs where packets go: the ports of this namespace, and the mirror."""
         first, second = pair.indexes
@@ -143,7 +136,7 @@ def _need_broadcast() -> None:
         raise UnsupportedError("forward mode needs Linux 5.14, before that --capture ringbuf")
 
 
-def _make_mirror(ip, state: Journal, mtu: int) -> None:
+def _make_native_mirror(ip, state: Journal, mtu: int) -> None:
     state.mirror_ifindex = list(links.create_mirror(ip, (state.mirror[0], state.mirror[1]), 1))
     for index in state.mirror_ifindex:
         ip.link("set", index=index, mtu=mtu)  # native XDP takes no frame longer than a page

@@ -1,17 +1,23 @@
-"""Network devices through rtnetlink (pyroute2): what a device is, the mirror pair, clsact."""
+"""Network devices: what a device is, and through rtnetlink (pyroute2) the mirror pair, clsact."""
 
 import errno
 import socket
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fcntl import ioctl
 from pathlib import Path
 
 from etcpipe.errors import DataplaneError, PermissionDeniedError, UnsupportedError
+from etcpipe.kernel import ethtool
 
+SIOCGIFHWADDR = 0x8927
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772
 IFF_PROMISC = 0x100
 MIRROR_MTU = 65535  # before Linux 5.12 a longer copy would be refused
+# The mirror's index is known before the mirror is there: the kernel counts up from 1 itself.
+MIRROR_INDEX_BIT = 1 << 30
 
 # rtnetlink's names of the two sides of clsact, and where our filters stand: after filters
 # with a number given by hand (Cilium has 1), before those that tc numbers itself (49152 down).
@@ -27,20 +33,24 @@ class Device:
 
     name: str
     ifindex: int
-    kind: str
+    driver: str
     arp_type: int
-    xdp_program: int
 
     @property
     def is_loopback(self) -> bool:
         """Whether each packet passes twice, leaving and arriving."""
         return self.arp_type == ARPHRD_LOOPBACK
 
+    @property
+    def mirror_index(self) -> int:
+        """The index of its mirror's receiving end."""
+        return self.ifindex ^ MIRROR_INDEX_BIT
+
 
 @contextmanager
 def iproute() -> Iterator:
     """Open rtnetlink in the current namespace; a refused request is one of our errors."""
-    from pyroute2 import IPRoute, NetlinkError  # a third of a second: only when attaching
+    from pyroute2 import IPRoute, NetlinkError  # a tenth of a second: only when attaching
 
     with IPRoute() as ip:
         try:
@@ -52,31 +62,55 @@ def iproute() -> Iterator:
             raise DataplaneError(f"rtnetlink refused: {reason}") from error
 
 
-def device(ip, name: str) -> Device:
+def device(name: str) -> Device:
     """Return the device of that name in the current namespace.
+
+    By ioctl, for it is what decides which programs the kernel is to verify: that begins
+    before pyroute2 is imported.
 
     Raises:
         DataplaneError: there is none.
         UnsupportedError: its frames have no Ethernet header.
     """
-    links = [link for link in ip.get_links() if link.get_attr("IFLA_IFNAME") == name]
-    if not links:
+    index = ifindex_of(name)
+    if index is None:
         raise DataplaneError(f"no device {name} here: see `ip link`")
-    link = links[0]
-    info = link.get_attr("IFLA_LINKINFO")
-    xdp = link.get_attr("IFLA_XDP")
-    found = Device(
-        name,
-        link["index"],
-        (info.get_attr("IFLA_INFO_KIND") if info else None) or "",
-        link["ifi_type"],
-        (xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp else 0,
-    )
+    found = Device(name, index, _driver(name), _arp_type(name))
     if found.arp_type not in (ARPHRD_ETHER, ARPHRD_LOOPBACK):
         raise UnsupportedError(
             f"{name} carries no Ethernet frames: attach to the Ethernet device below it"
         )
     return found
+
+
+def _driver(name: str) -> str:
+    try:
+        return ethtool.driver(name)
+    except OSError:
+        return ""  # bridges, bonds and others that are software
+
+
+def _arp_type(name: str) -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        reply = ioctl(probe, SIOCGIFHWADDR, struct.pack("16s24x", name.encode()))
+    return struct.unpack_from("=H", reply, 16)[0]
+
+
+def kind(ip, ifindex: int) -> str:
+    """Return what rtnetlink calls a software device ("veth", "ifb"), empty for others."""
+    attributes = message(ip, ifindex).get_attr("IFLA_LINKINFO")
+    return (attributes.get_attr("IFLA_INFO_KIND") if attributes else None) or ""
+
+
+def xdp_program(ip, ifindex: int) -> int:
+    """Return the id of the XDP program on a device, 0 if there is none."""
+    xdp = message(ip, ifindex).get_attr("IFLA_XDP")
+    return (xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp else 0
+
+
+def message(ip, ifindex: int):
+    """Return what rtnetlink says of a device, as pyroute2 has it."""
+    return ip.get_links(ifindex)[0]
 
 
 def ifindex_of(name: str) -> int | None:
@@ -87,27 +121,31 @@ def ifindex_of(name: str) -> int | None:
         return None
 
 
-def create_mirror(ip, names: tuple[str, str], n_queues: int) -> tuple[int, int]:
+def create_mirror(ip, names: tuple[str, str], n_queues: int, index: int = 0) -> tuple[int, int]:
     """Create the mirror pair, silent, with so many queues; return its two indexes.
 
     Copies are injected into the second end's ingress. The first one is there because a
     veth comes in pairs, and is in every kernel, which a dummy device is not.
+
+    Args:
+        index: of the second end, 0 to have the kernel choose it.
     """
     queues = {"num_tx_queues": n_queues, "num_rx_queues": n_queues}
-    ip.link("add", ifname=names[0], kind="veth", peer={"ifname": names[1], **queues}, **queues)
+    peer = {"ifname": names[0], **queues}
+    ip.link("add", ifname=names[1], kind="veth", index=index, peer=peer, **queues)
     indexes = (socket.if_nametoindex(names[0]), socket.if_nametoindex(names[1]))
-    for name, index in zip(names, indexes, strict=True):
+    for name, made in zip(names, indexes, strict=True):
         # before it is up: else the stack greets its neighbours, and that is not traffic
         sysctl = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
         if sysctl.exists():
             sysctl.write_text("1")
-        ip.link("set", index=index, mtu=MIRROR_MTU, arp=False)
+        ip.link("set", index=made, mtu=MIRROR_MTU, arp=False)
     return indexes
 
 
 def is_promiscuous(ip, ifindex: int) -> bool:
     """Return whether somebody had the device take frames for all addresses."""
-    return any(link["index"] == ifindex and link["flags"] & IFF_PROMISC for link in ip.get_links())
+    return bool(message(ip, ifindex)["flags"] & IFF_PROMISC)
 
 
 def set_promiscuous(ip, ifindex: int, is_on: bool) -> None:
@@ -124,7 +162,7 @@ def set_up(ip, indexes: Iterable[int]) -> None:
 def delete(ip, name: str) -> None:
     """Delete a veth, and its peer with it; nothing happens if it is not there."""
     index = ifindex_of(name)
-    if index is not None and device(ip, name).kind == "veth":
+    if index is not None and kind(ip, index) == "veth":
         ip.link("del", index=index)
 
 

@@ -14,11 +14,11 @@ def may_use_xdp(device: links.Device, wanted: str) -> bool:
     return wanted == "xdp" or (wanted == "auto" and not _why_tc(device))
 
 
-def choose_hook(wanted: str, program_fd: int, own_ifindex: int) -> str:
-    """Return "tcx" or "clsact"; what "auto" means is tried on our own device."""
+def choose_hook(wanted: str, program_fd: int) -> str:
+    """Return "tcx" or "clsact"; what "auto" means the kernel is asked."""
     if wanted == "clsact":
         return wanted
-    if hooks.tcx_works(program_fd, own_ifindex):
+    if hooks.tcx_works(program_fd):
         return "tcx"
     if wanted == "tcx":
         raise UnsupportedError("no tcx before Linux 6.6: use the clsact hook")
@@ -42,7 +42,7 @@ def attach(ip, state: Journal, loaded: Loaded, wanted: str) -> None:
     Raises:
         UnsupportedError: XDP was wanted and cannot be had.
     """
-    device = links.device(ip, state.device)
+    device = links.device(state.device)
     if wanted == "auto" and (reason := _why_tc(device)):
         _attach_tc_mode(ip, state, loaded, device, reason)
         return
@@ -102,7 +102,7 @@ def _why_tc(device: links.Device) -> str:
     """Why XDP is not even tried, or an empty string."""
     if device.is_loopback:
         return "loopback has no native XDP"
-    return SLOW_XDP.get(device.kind, "")
+    return SLOW_XDP.get(device.driver, "")
 
 
 def _attach_tc_mode(ip, state: Journal, loaded: Loaded, device: links.Device, reason: str) -> None:
@@ -118,8 +118,8 @@ def _attach_xdp_canary(
 ) -> tuple[bool | None, str]:
     """Try the driver with a packet. Leaves the canary at XDP unless metadata is lost."""
     pin = state.pins / "link_xdp"
-    if device.xdp_program:
-        other = hooks.describe_program(device.xdp_program)
+    if program_id := links.xdp_program(ip, device.ifindex):
+        other = hooks.describe_program(program_id)
         return False, f"{device.name} has another XDP program ({other})"
     try:
         hooks.attach_xdp(loaded.programs["xdp_canary"], state.ifindex, pin)

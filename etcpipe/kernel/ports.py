@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from etcpipe.errors import DataplaneError, UnsupportedError, UsageError
-from etcpipe.kernel import hooks, journal, links, netns
+from etcpipe.kernel import ethtool, hooks, journal, links, netns
 
 # What the far end of a veth must not do beside a port that forwards, as `ethtool -K` says it:
 # a checksum or a tag that is left to the device is never put into the frame. And it takes
@@ -45,21 +45,21 @@ def check(ip, device: links.Device, other_name: str) -> Ports:
         DataplaneError: no such device, or it is tapped.
         UnsupportedError: frames would be lost; says what to change.
     """
-    other = links.device(ip, other_name)
+    other = links.device(other_name)
     if other.ifindex == device.ifindex:
         raise UsageError(f"{device.name} cannot forward to itself")
     if journal.run_path(netns.inode(), other.name, ".json").exists():
         raise DataplaneError(f"{other.name} is tapped itself: etcpipe detach {other.name}")
-    mtus = [_link(ip, port.ifindex).get_attr("IFLA_MTU") for port in (device, other)]
+    mtus = [links.message(ip, port.ifindex).get_attr("IFLA_MTU") for port in (device, other)]
     if mtus[0] != mtus[1]:
         raise UsageError(
             f"{device.name} has MTU {mtus[0]} and {other.name} {mtus[1]}: make them equal"
         )
     for port in (device, other):
-        if port.xdp_program:
-            program = hooks.describe_program(port.xdp_program)
+        if program_id := links.xdp_program(ip, port.ifindex):
+            program = hooks.describe_program(program_id)
             raise UnsupportedError(f"cannot forward: {port.name} has an XDP program ({program})")
-        if port.kind == "veth":
+        if port.driver == "veth":
             _check_far_end(ip, port)
         elif changes := _to_switch_off(_features(port.name), PORT_OFF):
             raise UnsupportedError(
@@ -70,12 +70,12 @@ def check(ip, device: links.Device, other_name: str) -> Ports:
 
 def _check_far_end(ip, port: links.Device) -> None:
     """Look at the other end of a veth; where nothing names its namespace it is not judged."""
-    near = _link(ip, port.ifindex)
+    near = links.message(ip, port.ifindex)
     namespace = _far_namespace(ip, near)
     if namespace is None:
         return
     with netns.enter(namespace), links.iproute() as far:
-        lacks = _lacks(_link(far, near.get_attr("IFLA_LINK")))
+        lacks = _lacks(links.message(far, near.get_attr("IFLA_LINK")))
     if lacks:
         raise UnsupportedError(f"cannot forward through {port.name}: {lacks}")
 
@@ -102,8 +102,6 @@ def _to_switch_off(features: dict[str, bool], unwanted: Mapping[str, tuple[str, 
 
 def _features(device: str) -> dict[str, bool]:
     """Return a device's offloads; none are known where the driver does not tell."""
-    from etcpipe.doctor import ethtool
-
     try:
         return ethtool.features(device)
     except OSError:
@@ -131,7 +129,3 @@ def _far_namespace(ip, near) -> str | None:
         finally:
             os.close(fd)
     return None
-
-
-def _link(ip, index: int):
-    return next(link for link in ip.get_links() if link["index"] == index)

@@ -1,5 +1,9 @@
 """Which loader loads the programs."""
 
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
 from etcpipe.errors import PermissionDeniedError, UnsupportedError
 from etcpipe.kernel import bcc_loader, libbpf
 from etcpipe.kernel.settings import Build, Loaded
@@ -28,3 +32,19 @@ def load(build: Build) -> Loaded:
             return bcc_loader.load(build)
         except UnsupportedError as also_missing:
             raise UnsupportedError(f"{missing}; {also_missing}") from also_missing
+
+
+@contextmanager
+def loading(build: Build) -> Iterator[Future[Loaded]]:
+    """Load beside the block, whose Python runs meanwhile: to verify takes the kernel a while.
+
+    What the future holds is closed again if the block fails.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(load, build)
+        try:
+            yield future
+        except BaseException:
+            if not future.exception():
+                future.result().close()
+            raise

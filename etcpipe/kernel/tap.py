@@ -240,63 +240,69 @@ class Tap:
         return self._loaded.maps
 
     def _set_up(self) -> None:
-        with links.iproute() as ip:
-            device = links.device(ip, self.device)
-            inode = namespaces.inode()
-            self._lock = Lock(inode, self.device)
-            self._lock.acquire()
-            previous = journal.read(journal.run_path(inode, self.device, ".json"))
-            if previous and self._adopt(ip, previous, device):
-                self._journal, self.adopted = previous, True
-            else:
-                self._make(ip, device, inode)
+        device = links.device(self.device)
+        inode = namespaces.inode()
+        self._lock = Lock(inode, self.device)
+        self._lock.acquire()
+        previous = journal.read(journal.run_path(inode, self.device, ".json"))
+        if previous and self._adopt(previous, device):
+            self._journal, self.adopted = previous, True
+        else:
+            self._make(device, inode)
         self._home_ns = namespaces.Held()
         self._probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._verdicts = mmap.mmap(self._maps["verdicts"], self.settings.slots * 8)
 
-    def _adopt(self, ip, previous: Journal, device: links.Device) -> bool:
+    def _adopt(self, previous: Journal, device: links.Device) -> bool:
         """Take over an earlier tap, or remove it and say why its flows are forgotten."""
         try:
-            self._loaded = pins.adopt(ip, previous, device, self.settings)
+            with links.iproute() as ip:
+                self._loaded = pins.adopt(ip, previous, device, self.settings)
             return True
         except pins.Misfit as reason:
             log.warning("%s: not adopting the earlier tap: %s", device.name, reason)
         previous.remove()
         return False
 
-    def _make(self, ip, device: links.Device, inode: int) -> None:
+    def _make(self, device: links.Device, inode: int) -> None:
         uses_mirror = self.settings.capture == "afxdp"
-        if uses_mirror and device.kind == "ifb":
-            raise UnsupportedError(
-                f"{device.name}: packets that tc redirected miss the mirror: use --capture ringbuf"
-            )
+        build = Build(
+            self.settings,
+            device.ifindex,
+            device.mirror_index if uses_mirror else 0,
+            with_xdp=modes.may_use_xdp(device, self.settings.mode),
+        )
+        with programs.loading(build) as loading, links.iproute() as ip:
+            state = self._begin_journal(device, inode, uses_mirror)
+            if uses_mirror:
+                self._make_mirror(ip, device, state)
+            self._loaded = loading.result()
+            state.loader = self._loaded.loader
+            state.source_digest = source_digest()
+            state.tags = status.tags(self._loaded.programs)
+            state.hook = modes.choose_hook(self.settings.hook, self._loaded.programs["tc_track"])
+            state.write()
+            pins.put(self._loaded, state)
+            modes.attach_mirror(ip, state, self._loaded)
+            links.set_up(ip, state.mirror_ifindex)
+
+    def _begin_journal(self, device: links.Device, inode: int, uses_mirror: bool) -> Journal:
         names = [f"etcm{device.ifindex}{end}" for end in "ab"] if uses_mirror else []
         state = Journal(device.name, device.ifindex, inode, self.settings.asdict(), names)
         # what another version may have left, whose journal we cannot read
         replace(state, sides=list(links.SIDES)).remove()
         self._journal = state
         state.write()
-        if uses_mirror:
-            pair = links.create_mirror(ip, (names[0], names[1]), self.settings.queues)
-            state.mirror_ifindex = list(pair)
-        self._loaded = programs.load(
-            Build(
-                self.settings,
-                device.ifindex,
-                state.mirror_ifindex[1] if uses_mirror else 0,
-                with_xdp=modes.may_use_xdp(device, self.settings.mode),
+        return state
+
+    def _make_mirror(self, ip, device: links.Device, state: Journal) -> None:
+        if links.kind(ip, device.ifindex) == "ifb":
+            raise UnsupportedError(
+                f"{device.name}: packets that tc redirected miss the mirror: use --capture ringbuf"
             )
-        )
-        state.loader = self._loaded.loader
-        state.source_digest = source_digest()
-        state.tags = status.tags(self._loaded.programs)
-        # on the device itself it would see a packet or two, which a ring of records keeps
-        own = state.mirror_ifindex[0] if uses_mirror else device.ifindex
-        state.hook = modes.choose_hook(self.settings.hook, self._loaded.programs["tc_track"], own)
-        state.write()
-        pins.put(self._loaded, state)
-        modes.attach_mirror(ip, state, self._loaded)
-        links.set_up(ip, state.mirror_ifindex)
+        first, second = state.mirror
+        pair = links.create_mirror(ip, (first, second), self.queues, device.mirror_index)
+        state.mirror_ifindex = list(pair)
 
     def _take_down(self, keep: bool) -> None:
         for held in (self._probe, self._home_ns):

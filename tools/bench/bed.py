@@ -173,7 +173,7 @@ def attached(bed: Bed, program_fd: int) -> Iterator[None]:
     """Attach a TC program to the router's device, both ways, on the hook that etcpipe takes."""
     with netns.enter(bed.router), ExitStack() as stack:
         ifindex = socket.if_nametoindex(bed.device)
-        if hooks.tcx_works(program_fd, ifindex):
+        if hooks.tcx_works(program_fd):
             for side in hooks.TCX.values():
                 link = bpf.link_create(program_fd, ifindex, side)
                 stack.callback(os.close, link)
