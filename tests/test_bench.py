@@ -122,6 +122,16 @@ def test_classify_counts_the_same_flows_as_ndpi(tmp_path: Path) -> None:
     assert report["environment"]["load_end"] >= 0
 
 
+def test_raw_path_keeps_the_same_bytes_masked_or_not(tmp_path: Path) -> None:
+    options = ["--quick", "--json", "--packets", PACKETS, "--no-nfstream", "--work", tmp_path]
+    results = json.loads(script("raw_path", *options))["results"]
+    masked, plain = results["etcpipe, masked"], results["etcpipe, bytes as they are"]
+    for measure in ("flows", "packets", "kept", "late"):
+        assert masked[measure] == plain[measure]
+    assert PACKETS / 10 < masked["packets"] < PACKETS
+    assert masked["kept"] > 100 * masked["packets"]
+
+
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("iperf3"), reason="needs iperf3")

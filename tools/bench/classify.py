@@ -66,7 +66,7 @@ def programs(work: Path, with_nfstream: bool) -> list[Program]:
     if common.tool_version(["ndpiReader", "-h"], "(.)"):
         found.append(Program(NDPI, lambda f: ["ndpiReader", "-i", f], _ndpi_flows))
     if with_nfstream:
-        python = _nfstream_python(work)
+        python = nfstream_python(work)
         script = HERE / "nfstream_count.py"
         found.append(Program(NFSTREAM_NAME, lambda f: [python, script, f], _nfstream_flows))
     return found
@@ -74,7 +74,7 @@ def programs(work: Path, with_nfstream: bool) -> list[Program]:
 
 def install_nfstream(work: Path) -> str | None:
     """Return nfstream's version, installed into a virtual environment of its own if need be."""
-    python = _nfstream_python(work)
+    python = nfstream_python(work)
     query = [python, "-c", "from importlib.metadata import version; print(version('nfstream'))"]
     if not python.exists():
         common.progress("installing nfstream")
@@ -87,25 +87,27 @@ def install_nfstream(work: Path) -> str | None:
     return done.stdout.strip() or None
 
 
-def make_captures(work: Path, recordings: Path, packets: int) -> dict[str, Path]:
-    """Return the captures: mix, short, and half as many of the short flows.
+def captures_of(work: Path, recordings: Path, packets: int, *names: str) -> dict[str, Path]:
+    """Return the captures of these names.
 
     They are made by another process: what this one holds in memory would count in the
     peak memory of every process that it starts.
     """
+    command = [sys.executable, HERE / "captures.py", work, "--recordings", recordings]
+    done = subprocess.run(
+        [*command, "--packets", str(packets), "--only", *names],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    return {n: Path(p) for n, p in (line.split("\t") for line in done.stdout.splitlines())}
 
-    def made(count: int, *names: str) -> dict[str, Path]:
-        command = [sys.executable, HERE / "captures.py", work, "--recordings", recordings]
-        done = subprocess.run(
-            [*command, "--packets", str(count), "--only", *names],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        if done.returncode:
-            raise SystemExit(done.returncode)
-        return {n: Path(p) for n, p in (line.split("\t") for line in done.stdout.splitlines())}
 
-    return {**made(packets, "mix", "short"), "half": made(packets // 2, "short")["short"]}
+def make_captures(work: Path, recordings: Path, packets: int) -> dict[str, Path]:
+    """Return the captures: mix, short, and half as many of the short flows."""
+    half = captures_of(work, recordings, packets // 2, "short")["short"]
+    return {**captures_of(work, recordings, packets, "mix", "short"), "half": half}
 
 
 def measure(
@@ -245,7 +247,8 @@ def _nfstream_flows(said: str) -> int:
     return int(said.strip().splitlines()[-1].split()[0])  # warnings come before
 
 
-def _nfstream_python(work: Path) -> Path:
+def nfstream_python(work: Path) -> Path:
+    """Return the interpreter of nfstream's virtual environment."""
     return work / "nfstream" / "bin" / "python"
 
 
