@@ -3,7 +3,8 @@
 import os
 
 import pytest
-from kernel_fixtures import wire  # noqa: F401  a fixture of several files
+from engine_fixtures import gpu  # noqa: F401  fixtures of several files
+from kernel_fixtures import wire  # noqa: F401
 
 
 def _gpu_reason() -> str | None:

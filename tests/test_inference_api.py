@@ -14,12 +14,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_inference_engines import gpu, networks  # noqa: F401
 from trt_stub import fake_cupy, fake_tensorrt
 
 from etcpipe.errors import EngineError
 from etcpipe.gpu import inference_tensorrt, tensorrt_plan
 from etcpipe.gpu.inference import open_runner
+
+networks = pytest.importorskip("networks", reason="making models needs etcpipe[train]")
 
 STUB = Path(__file__).parent / "trt_stub"
 INSTALLED = Path(__file__).parents[1] / "build" / "tensorrt"
@@ -65,7 +66,7 @@ def real(request, tmp_path_factory):
 
 
 @pytest.fixture
-def calls(gpu):  # noqa: F811
+def calls(gpu):
     """The calls of building, loading, running, capturing and failing."""
     fake_tensorrt.calls.clear()
     runner = open_runner(networks.transformer(), device="tensorrt")

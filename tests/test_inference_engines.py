@@ -19,26 +19,7 @@ from etcpipe.model import find
 
 networks = pytest.importorskip("networks", reason="making models needs etcpipe[train]")
 
-GPU = cuda_device.CudaDevice("NVIDIA Test", "9.0", "13.0")
 SIZES = (0, 1, 2, 8, 9, 64, 200, 255, 256, 257, 600)
-
-
-@pytest.fixture
-def gpu(monkeypatch, tmp_path):
-    """A machine with a GPU, CuPy and TensorRT, and an empty cache of plans."""
-    monkeypatch.setattr(cuda_device, "find", lambda: GPU)
-    monkeypatch.setattr(tensorrt_plan, "bindings", _bindings)
-    monkeypatch.setitem(sys.modules, "cupy", fake_cupy)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(fake_tensorrt.Builder, "built", 0)
-    monkeypatch.setattr(fake_tensorrt, "failing", set())
-    return fake_tensorrt
-
-
-def _bindings(name):
-    if name != "tensorrt":
-        raise EngineError("not installed (pip install)")
-    return fake_tensorrt
 
 
 @pytest.fixture(params=networks.NETWORKS)

@@ -1,0 +1,76 @@
+"""TensorRT for RTX really builds plans of networks here: its builder needs no GPU."""
+
+import sys
+
+import numpy as np
+import pytest
+from trt_stub import fake_cupy
+
+from etcpipe.errors import EngineError
+from etcpipe.gpu import cuda_device, tensorrt_plan
+from etcpipe.gpu.inference import open_runner
+from etcpipe.gpu.plan_cache import PlanCache
+from etcpipe.gpu.tensorrt_plan import Profile
+from etcpipe.model import find, list_shipped
+
+pytest.importorskip("tensorrt_rtx_bindings", reason="needs etcpipe[gpu-test]")
+networks = pytest.importorskip("networks", reason="making models needs etcpipe[train]")
+
+NO_TREES = [path for path in list_shipped() if b"TreeEnsemble" not in path.read_bytes()]
+MODELS = {**networks.NETWORKS, **{path.stem: path.read_bytes for path in NO_TREES}}
+
+
+@pytest.fixture(scope="module")
+def trt():
+    return tensorrt_plan.bindings("tensorrt_rtx")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_plan_is_built(trt, name):
+    plan = tensorrt_plan.build(trt, MODELS[name](), Profile())
+    assert len(plan) > 10_000
+
+
+def test_a_plan_is_built_for_the_profile(trt):
+    """The builder sees the shapes: one that makes no sense is refused."""
+    with pytest.raises(EngineError, match="cannot build the model"):
+        tensorrt_plan.build(trt, networks.mlp(), Profile(min=64, opt=8, max=4))
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (lambda: find(None).read_bytes(), "cannot read the model: node 0"),
+        (lambda: b"not a model", "cannot read the model"),
+        (lambda: networks.mlp()[:2000], "cannot read the model"),
+    ],
+    ids=["trees", "text", "cut"],
+)
+def test_what_it_cannot_read_is_an_error_of_ours(trt, model, reason):
+    with pytest.raises(EngineError, match=reason):
+        tensorrt_plan.build(trt, model(), Profile())
+
+
+def test_only_the_batch_may_be_of_any_size(trt):
+    import onnx
+
+    model = onnx.load_from_string(networks.mlp())
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "columns"
+    with pytest.raises(EngineError, match="only the batch may be of any size"):
+        tensorrt_plan.build(trt, model.SerializeToString(), Profile())
+
+
+def test_a_gpu_that_refuses_a_real_plan_leaves_it_to_the_cpu(monkeypatch, tmp_path, caplog):
+    """The real runtime, told that there is a GPU where there is none."""
+    if cuda_device.is_present():
+        pytest.skip("there is a GPU here")
+    gpu = cuda_device.CudaDevice("NVIDIA Nowhere", "8.9", "13.0")
+    monkeypatch.setattr(cuda_device, "find", lambda: gpu)
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(EngineError, match="NVIDIA Nowhere does not take the plan"):
+        open_runner(networks.mlp(), device="tensorrt_rtx")
+    runner = open_runner(networks.mlp(), device="auto")
+    assert runner.device == "cpu" and "the model runs on the CPU" in caplog.text
+    assert runner.infer(np.zeros((2, 48), np.float32)).shape == (2, networks.CLASSES)
+    assert not PlanCache().folder.exists()  # a plan that does not load is not kept
