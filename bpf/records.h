@@ -20,21 +20,35 @@
 #define RECORD_LARGE 3328
 #define RECORD_ROOM(size) ((size) - sizeof(struct packet_record))
 
+/*
+ * Does a helper take this length, 1 to @most? The verifier of Linux 5.10 learns nothing from a
+ * comparison with zero, so it is one with 1, signed; and clang must not make one of the two.
+ */
+static __always_inline int length_fits(__u64 *len, __u64 most)
+{
+	if ((__s64)*len < 1)
+		return 0;
+	KEEP(*len);	/* the very number that is compared goes to the helper */
+	return *len <= most;
+}
+
 /* bpf_xdp_load_bytes (Linux 5.18) is left out where older kernels must take the object. */
 #if defined(ETCPIPE_FETCH_ADD)
-static __always_inline int xdp_copy(struct xdp_md *ctx, void *to, __u64 len)
+static __always_inline int xdp_copy(struct xdp_md *ctx, void *to, __u64 len, __u32 room)
 {
+	(void)room;
 	return bpf_xdp_load_bytes(ctx, 0, to, len);
 }
 #else
-static __always_inline int xdp_copy(struct xdp_md *ctx, void *to, __u64 len)
+/* @room is a constant: the verifier of Linux 5.10 does not see that @len is below it. */
+static __always_inline int xdp_copy(struct xdp_md *ctx, void *to, __u64 len, __u32 room)
 {
 	void *from = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	__u8 *bytes = to;
 	__u32 i;
 
 NO_UNROLL
-	for (i = 0; i < RECORD_ROOM(RECORD_LARGE); i++) {
+	for (i = 0; i < room; i++) {
 		KEEP(i);
 		if (i >= len || from + i + 1 > end)
 			break;
@@ -54,8 +68,8 @@ static __always_inline __u32 record_frame(struct __sk_buff *skb, __u8 *frame, __
 {
 	__u64 len = record_needs(skb->len);
 
-	KEEP(len);	/* the very number that is compared goes to the helper */
-	if (!len || len > room || bpf_skb_load_bytes(skb, 0, frame, len))
+	KEEP(len);
+	if (!length_fits(&len, room) || bpf_skb_load_bytes(skb, 0, frame, len))
 		return 0;
 	return len;
 }
@@ -69,7 +83,8 @@ static __always_inline __u32 record_segment_frame(struct __sk_buff *skb, __u8 *f
 
 	KEEP(len);
 	KEEP(headers);
-	if (!headers || headers > SEGMENT_HEADERS_MAX || !len || len > room - SEGMENT_HEADERS_MAX)
+	if (!length_fits(&headers, SEGMENT_HEADERS_MAX) ||
+	    !length_fits(&len, room - SEGMENT_HEADERS_MAX))
 		return 0;
 	if (bpf_skb_load_bytes(skb, 0, frame, headers) ||
 	    bpf_skb_load_bytes(skb, headers + cut->skip, frame + headers, len))
@@ -153,7 +168,8 @@ static __always_inline int record_write_xdp(struct xdp_md *ctx, const struct mar
 	record->meta.vlan = p->vlan;
 	record->meta.direction = mark->direction;
 	KEEP(bytes);
-	if (bytes && bytes <= RECORD_ROOM(size) && !xdp_copy(ctx, record + 1, bytes))
+	if (length_fits(&bytes, RECORD_ROOM(size)) &&
+	    !xdp_copy(ctx, record + 1, bytes, RECORD_ROOM(size)))
 		record->captured = bytes;
 	record_submit(record);
 	count(PACKETS_CLONED);
