@@ -75,6 +75,7 @@ struct packet {
 };
 
 /* Point *hdr at the next @size bytes, or fail if they are not all in the packet. */
+#ifndef PULL
 #define PULL(cursor, hdr, size)						\
 	({								\
 		(hdr) = (cursor)->pos;					\
@@ -83,6 +84,7 @@ struct packet {
 			(cursor)->pos += (size);			\
 		__short ? -1 : 0;					\
 	})
+#endif
 
 /* Let the compiler forget what it knows of a variable. */
 #ifndef OPAQUE
