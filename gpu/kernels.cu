@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+/* All kernels as one source: for nvcc and NVRTC, and for a host compiler by tests/cuda/shim.h. */
+#include "wire.cuh"
+
+#include "regroup.cu"

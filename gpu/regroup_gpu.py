@@ -1,0 +1,271 @@
+"""Regrouping on a GPU: the host's side of gpu/regroup.cu.
+
+The device has the slots, the rows and their bytes. Per batch of at most BATCH_MAX packets the
+host uploads the columns, learns which rows were closed, and asks for them.
+"""
+
+import numpy as np
+
+from etcpipe.batch import FlowBatch, PacketBatch, concatenate
+from etcpipe.columns import DTYPES
+from etcpipe.gpu.cuda import Columns, Device, DeviceArray, Record, launch
+from etcpipe.gpu.cuda_frames import Frames
+from etcpipe.gpu.cuda_source import CONSTANTS, RECORDS
+from etcpipe.gpu.mask import MASKS
+from etcpipe.gpu.regroup import COUNTERS, EXPIRE_MAX, GRACE_NS, Settings
+from etcpipe.layout import FLOW_KEY, PACKET_FIELDS
+
+BATCH_MAX = CONSTANTS["BATCH_MAX"]
+ROW_NONE = CONSTANTS["ROW_NONE"]
+DEPTH, IDLE, END = (CONSTANTS[f"READY_{name}"] for name in ("DEPTH", "IDLE", "END"))
+ALL = (1 << 64) - 1
+PARSE_BLOCKS = BATCH_MAX // 128
+# Rows and bytes that one gather hands over.
+GATHER_ROWS = 4096
+GATHER_BYTES = 64 << 20
+
+
+class Backend:
+    """See etcpipe.gpu.regroup.
+
+    Args:
+        device: where to compute; None: the GPU.
+        scatter_blocks: thread blocks that copy a batch's packets, 8 packets at a time each;
+            None: one a multiprocessor. The paper has one in all.
+
+    Raises:
+        UnsupportedError: there is no GPU that can be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        device: Device | None = None,
+        scatter_blocks: int | None = None,
+    ):
+        if device is None:
+            from etcpipe.gpu.cuda_cupy import CupyDevice
+
+            device = CupyDevice()
+        self._set = settings
+        self._device = device
+        self._scatter_blocks = scatter_blocks or device.processors
+        self._scan_blocks = device.processors
+        self._tables = _Tables(device, settings)
+        self._batch = _Batch(device)
+        self._output = _Output(device, settings)
+        self._added = 0
+        self._clock_ns = 0
+
+    def add(self, batch: PacketBatch, now_ns: int | None) -> FlowBatch:
+        _check(batch)
+        newest = int(batch.timestamp_ns.max(initial=0))
+        self._clock_ns = max(self._clock_ns, newest)
+        self._tables.idle.write(now_ns=newest if now_ns is None else now_ns)
+        closed: list[FlowBatch] = []
+        holed: dict[int, int] = {}  # flow id -> row
+        for start in range(0, len(batch), BATCH_MAX):
+            state = self._plan(batch, start, min(start + BATCH_MAX, len(batch)))
+            rows = state["closed"][: state["n_closed"]]
+            closed += self._gather(rows)
+            gone = set(rows.tolist())
+            holed = {flow: row for flow, row in holed.items() if row not in gone}
+            packets = start + state["holed_packet"][: state["n_holed"]]
+            found = state["holed_row"][: state["n_holed"]]
+            holed |= dict(zip(batch.flow_id[packets].tolist(), found.tolist(), strict=True))
+        if holed:
+            closed += self._close_holed(holed, batch.flow_id)
+        return self._joined(closed + self._close_idle())
+
+    def expire(self, now_ns: int) -> FlowBatch:
+        self._tables.idle.write(now_ns=now_ns)
+        return self._joined(self._close_idle())
+
+    def flush(self) -> FlowBatch:
+        rows, last_ns = self._find_idle(after_ns=ALL)
+        silent_ns = self._clock_ns - last_ns.astype(object)
+        why = np.where(silent_ns > self._set.wait_ns, IDLE, END).astype(np.uint8)
+        return self._joined(self._close(rows, why))
+
+    @property
+    def counters(self) -> dict[str, int]:
+        values = self._tables.state.read()["counters"].tolist()
+        return dict(zip(COUNTERS, values, strict=True))
+
+    @property
+    def pending(self) -> int:
+        return int(self._tables.state.read()["pending"])
+
+    def _launch(self, kernel: str, blocks: int, record: Record) -> None:
+        launch(self._device, kernel, blocks, self._tables.table, record)
+
+    def _plan(self, batch: PacketBatch, start: int, end: int) -> np.void:
+        """Take some packets; return what that did to the tables."""
+        self._batch.write(batch, start, end, self._added + 1)
+        self._added += end - start
+        self._launch("regroup_parse", PARSE_BLOCKS, self._batch.record)
+        self._launch("regroup_plan", 1, self._batch.record)
+        self._launch("regroup_scatter", self._scatter_blocks, self._batch.record)
+        return self._tables.state.read()
+
+    def _close_holed(self, holed: dict[int, int], flow_ids: np.ndarray) -> list[FlowBatch]:
+        """Close rows in the order in which their flows come in the batch."""
+        ids, at = np.unique(flow_ids, return_index=True)
+        first = dict(zip(ids.tolist(), at.tolist(), strict=True))
+        rows = np.array([holed[i] for i in sorted(holed, key=first.__getitem__)], np.uint32)
+        return self._close(rows, np.full(len(rows), DEPTH, np.uint8))
+
+    def _close_idle(self) -> list[FlowBatch]:
+        rows = self._find_idle(self._set.wait_ns + GRACE_NS)[0][:EXPIRE_MAX]
+        return self._close(rows, np.full(len(rows), IDLE, np.uint8))
+
+    def _find_idle(self, after_ns: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the open rows that are idle and their last times, oldest first."""
+        self._tables.idle.write(after_ns=after_ns, limit=ALL)
+        self._launch("regroup_idle_limit", self._scan_blocks, self._tables.idle)
+        self._launch("regroup_idle", self._scan_blocks, self._tables.idle)
+        return self._tables.found_rows()
+
+    def _close(self, rows: np.ndarray, why: np.ndarray) -> list[FlowBatch]:
+        for part in self._output.parts(len(rows)):
+            self._output.choose(rows[part], why[part])
+            self._launch("regroup_close", -(-len(rows[part]) // 256), self._output.record)
+        return self._gather(rows)
+
+    def _gather(self, rows: np.ndarray) -> list[FlowBatch]:
+        """Return closed rows and make them free."""
+        batches = []
+        for part in self._output.parts(len(rows)):
+            self._output.choose(rows[part])
+            self._launch("regroup_gather", len(rows[part]), self._output.record)
+            batches.append(self._output.read(len(rows[part])))
+        return batches
+
+    def _joined(self, batches: list[FlowBatch]) -> FlowBatch:
+        return concatenate(batches) if batches else self._output.read(0)
+
+
+class _Tables:
+    """What stays on the device between batches."""
+
+    def __init__(self, device: Device, settings: Settings):
+        row_room = settings.max_rows + BATCH_MAX
+        cells = (row_room, settings.first_n)
+        free_rows = DeviceArray(device, row_room, np.uint32)
+        free_rows.write(np.arange(row_room, dtype=np.uint32)[::-1])
+        slot_rows = DeviceArray(device, settings.slots, np.uint32)
+        slot_rows.write(np.full(settings.slots, ROW_NONE, np.uint32))
+        self.state = Record(device, "regroup_state", n_free=row_room)
+        self.table = Record(
+            device,
+            "regroup_table",
+            owners=DeviceArray(device, settings.slots, np.uint64),
+            slot_rows=slot_rows,
+            rows=DeviceArray(device, row_room, RECORDS["row"]),
+            packets=DeviceArray(device, cells, PACKET_FIELDS),
+            raw=DeviceArray(device, (*cells, settings.raw_len), np.uint8),
+            free_rows=free_rows,
+            state=self.state.address,
+            slots=settings.slots,
+            wait_ns=settings.wait_ns,
+            first_n=settings.first_n,
+            raw_len=settings.raw_len,
+            max_rows=settings.max_rows,
+            row_room=row_room,
+            mask=MASKS.index(settings.mask),
+            parse=settings.parse,
+        )
+        self._found = {
+            "touched": DeviceArray(device, row_room, np.uint64),
+            "last_ns": DeviceArray(device, row_room, np.uint64),
+            "row": DeviceArray(device, row_room, np.uint32),
+        }
+        self.idle = Record(device, "idle_rows", **self._found)
+
+    def found_rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows that regroup_idle() found and their last times, oldest first."""
+        n = int(self.state.read()["n_idle"])
+        touched, last_ns, rows = (array.read(n) for array in self._found.values())
+        order = np.argsort(touched)
+        return rows[order], last_ns[order]
+
+
+class _Batch:
+    """Room for one batch's columns and for what becomes of its packets."""
+
+    def __init__(self, device: Device):
+        self._frames = Frames(device)
+        kinds = {name: (dtype, ()) for name, dtype in DTYPES.items()}
+        self._columns = Columns(device, BATCH_MAX, kinds)
+        self.record = Record(
+            device,
+            "regroup_batch",
+            parsed=DeviceArray(device, (BATCH_MAX, CONSTANTS["PARSED_SIZE"]), np.uint8),
+            place_row=DeviceArray(device, BATCH_MAX, np.uint32),
+            place_ranks=DeviceArray(device, BATCH_MAX, np.uint64),
+            **self._columns.addresses(BATCH_MAX),
+        )
+
+    def write(self, batch: PacketBatch, start: int, end: int, first_number: int) -> None:
+        columns = {name: getattr(batch, name)[start:end] for name in DTYPES}
+        self._columns.write(end - start, columns)
+        self.record.write(
+            memory=self._frames.place(batch.memory, columns["offset"], columns["captured"]),
+            memory_len=len(batch.memory),
+            first_number=first_number,
+            packets=end - start,
+            link_type=batch.link_type,
+            **self._columns.addresses(end - start),
+        )
+
+
+class _Output:
+    """Room for the rows that come out."""
+
+    def __init__(self, device: Device, settings: Settings):
+        first_n = settings.first_n
+        row_bytes = first_n * (settings.raw_len + PACKET_FIELDS.itemsize)
+        self._room = max(1, min(GATHER_ROWS, GATHER_BYTES // row_bytes))
+        # the columns of a FlowBatch
+        self._columns = Columns(
+            device,
+            self._room,
+            {
+                "flow_id": (np.uint64, ()),
+                "key": (FLOW_KEY, ()),
+                "initiator": (np.uint8, ()),
+                "vlan": (np.uint16, ()),
+                "ifindex": (np.uint32, ()),
+                "packets": (PACKET_FIELDS, (first_n,)),
+                "raw": (np.uint8, (first_n, settings.raw_len)),
+                "lost": (np.uint16, ()),
+                "reason": (np.uint8, ()),
+                "ready_ns": (np.uint64, ()),
+            },
+        )
+        self._rows = DeviceArray(device, self._room, np.uint32)
+        self._why = DeviceArray(device, self._room, np.uint8)
+        self.record = Record(device, "row_output", row=self._rows, why=self._why)
+
+    def parts(self, rows: int) -> list[slice]:
+        """Return how many rows are handed over in pieces that there is room for."""
+        return [slice(at, min(at + self._room, rows)) for at in range(0, rows, self._room)]
+
+    def choose(self, rows: np.ndarray, why: np.ndarray | None = None) -> None:
+        """Name the rows that the next kernel is for, and why they are closed."""
+        self._rows.write(rows)
+        if why is not None:
+            self._why.write(why)
+        self.record.write(rows=len(rows), **self._columns.addresses(len(rows)))
+
+    def read(self, n: int) -> FlowBatch:
+        return FlowBatch(**self._columns.read(n))
+
+
+def _check(batch: PacketBatch) -> None:
+    expected = {"memory": (np.uint8, len(batch.memory))}
+    expected |= {name: (dtype, len(batch)) for name, dtype in DTYPES.items()}
+    for name, (dtype, length) in expected.items():
+        column = getattr(batch, name)
+        if column.dtype != dtype or column.shape != (length,):
+            raise ValueError(f"{name} must be an array of {length} {np.dtype(dtype)}")

@@ -1,0 +1,18 @@
+"""Where the tests of CUDA code run: on the host's shim always, and on a GPU where there is one.
+
+`pytest -m gpu tests/test_cuda_*.py` runs the same cases on the GPU alone.
+"""
+
+import pytest
+from cuda_shim import ShimDevice
+
+ON = [pytest.param("shim"), pytest.param("gpu", marks=pytest.mark.gpu)]
+
+
+def device(on: str, seed: int = 1):
+    """Return a device of its own: "shim" or "gpu"."""
+    if on == "shim":
+        return ShimDevice(seed)
+    from etcpipe.gpu.cuda_cupy import CupyDevice
+
+    return CupyDevice()

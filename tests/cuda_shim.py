@@ -1,0 +1,105 @@
+"""The kernels on the CPU: gpu/*.cu compiled with tests/cuda/shim.h, as a device.
+
+ETCPIPE_SHIM chooses the build: "g++" (default), "clang++", or "sanitized", for which the
+sanitizers' libraries must be preloaded (tests/test_cuda_sanitized.py does).
+"""
+
+import ctypes
+import functools
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from etcpipe.gpu import cuda_source
+
+HERE = Path(__file__).parent / "cuda"
+BUILD = Path(__file__).parent.parent / "build" / "shim"
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+BUILDS = {
+    "g++": ["g++", "-O1"],
+    "clang++": ["clang++", "-O1"],
+    "sanitized": ["g++", "-O1", "-fno-omit-frame-pointer", *SANITIZE],
+}
+FLAGS = ["-std=c++20", "-g", "-fPIC", "-shared", "-ffp-contract=off"]
+
+
+class ShimError(Exception):
+    """A kernel's threads did not meet at their barriers."""
+
+
+def compile_shim(folder: Path, build: str, defines: tuple[str, ...] = ()) -> Path:
+    """Compile the sources that are in a folder there, and return the library."""
+    library = folder / "shim.so"
+    includes = [f"-I{folder}", f"-I{HERE}"]
+    source = str(HERE / "host.cpp")
+    command = [*BUILDS[build], *FLAGS, *defines, *includes, "-o", str(library), source]
+    subprocess.run(command, check=True)
+    return library
+
+
+@functools.cache
+def library(defines: tuple[str, ...] = ()) -> ctypes.CDLL:
+    """Return the compiled kernels, compiled now if they or the shim changed."""
+    build = os.environ.get("ETCPIPE_SHIM", "g++")
+    shim = sum(path.stat().st_mtime_ns for path in HERE.iterdir())
+    folder = BUILD / f"{cuda_source.digest()}-{shim:x}-{build}{''.join(defines)}"
+    if not (folder / "shim.so").exists():
+        # other test runs may compile the same
+        temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
+        cuda_source.write_sources(temporary)
+        compile_shim(temporary, build, defines)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            pass
+    return load(folder / "shim.so")
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """Return a compiled library."""
+    loaded = ctypes.CDLL(str(path))
+    loaded.shim_launch.restype = ctypes.c_char_p
+    loaded.shim_launch.argtypes = [ctypes.c_void_p, *[ctypes.c_uint] * 3, *[ctypes.c_void_p] * 2]
+    return loaded
+
+
+class ShimDevice:
+    """A Device of etcpipe.gpu.cuda in the host's memory; the seed orders its threads."""
+
+    processors = 2
+
+    def __init__(self, seed: int = 1, lib: ctypes.CDLL | None = None):
+        self._allocated: list[int] = []
+        self._lib = lib or library()
+        self._libc = ctypes.CDLL(None)
+        self._libc.calloc.restype = ctypes.c_void_p
+        self._libc.calloc.argtypes = [ctypes.c_size_t] * 2
+        self._libc.free.argtypes = [ctypes.c_void_p]
+        self._seed = seed
+
+    def __del__(self):
+        for address in self._allocated:
+            self._libc.free(address)
+
+    def allocate(self, size: int) -> int:
+        # not NumPy's memory: that has room behind its end, which the sanitizer would not see
+        address = self._libc.calloc(1, size)
+        if not address:
+            raise MemoryError
+        self._allocated.append(address)
+        return address
+
+    def write(self, address: int, array: np.ndarray) -> None:
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+
+    def read(self, address: int, array: np.ndarray) -> None:
+        ctypes.memmove(array.ctypes.data, address, array.nbytes)
+
+    def launch(self, kernel: str, blocks: int, threads: int, first: int, second: int) -> None:
+        function = ctypes.cast(getattr(self._lib, kernel), ctypes.c_void_p)
+        wrong = self._lib.shim_launch(function, blocks, threads, self._seed, first, second)
+        if wrong:
+            raise ShimError(f"{kernel}: {wrong.decode()}")
+        self._seed += 2  # stays even or odd
