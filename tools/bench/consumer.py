@@ -1,7 +1,7 @@
 """Attaches etcpipe to a device until SIGTERM and prints, one JSON object a line:
 
-    once attached               {"attach_s", "attached_at", "cpu_s", "mode", "reason", "loader",
-                                 "first_n"}
+    once attached               {"import_s", "model_s", "enter_s", "attach_s" (their sum),
+                                 "attached_at", "cpu_s", "mode", "reason", "loader", "first_n"}
     --first-packet: seen one    {"first_packet_at"}
     at the end                  {"counters", "lost", "flows", "packets_used", "cpu_s"}
 
@@ -30,9 +30,10 @@ def main() -> None:
     options = parser.parse_args()
 
     called = time.monotonic()
-    import etcpipe
+    from etcpipe import attach
 
-    live = etcpipe.attach(
+    imported = time.monotonic()
+    live = attach(
         options.device,
         netns=options.netns,
         loader=options.loader,
@@ -40,11 +41,15 @@ def main() -> None:
         forward=options.forward,
         capture=options.capture,
     )
+    opened = time.monotonic()
     signal.signal(signal.SIGTERM, lambda number, frame: live.stop())
     flows = packets_used = 0
     with live:
         attached = time.monotonic()
         _print(
+            import_s=imported - called,
+            model_s=opened - imported,
+            enter_s=attached - opened,
             attach_s=attached - called,
             attached_at=attached,
             cpu_s=time.process_time(),

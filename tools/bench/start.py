@@ -6,6 +6,7 @@ A sender in the lab's client namespace sends a packet of a new flow every millis
 first packet is seen when the kernel has handed one to the consumer's socket.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -18,6 +19,14 @@ ATTACH_GOAL_S = 0.5
 IMPORT_GOAL_S = 0.150
 IMPORTS = ("import etcpipe", "from etcpipe import classify, attach")
 LOADERS = ("libbpf", "bcc")
+# Where the time until the first packet goes, in order.
+PARTS = {
+    "import_s": "import",
+    "model_s": "attach(): the model",
+    "enter_s": "with: programs, devices, ring, hooks",
+    "packet_s": "until the first packet",
+}
+MEASURES = ("attach_s", "first_packet_s", "from_start_s", "cpu_s", "rss", "peak_rss", *PARTS)
 
 # Runs with the interpreter inside the client's namespace: address and pause as arguments.
 SENDER = """
@@ -43,10 +52,7 @@ def measure_import(statement: str, repeats: int) -> Samples:
 
 def measure_attach(loader: str, repeats: int) -> dict[str, Samples]:
     """Return seconds from attach() and from the process's start to the first packet, and memory."""
-    measures: dict[str, list[float]] = {
-        name: []
-        for name in ("attach_s", "first_packet_s", "from_start_s", "cpu_s", "rss", "peak_rss")
-    }
+    measures: dict[str, list[float]] = {name: [] for name in MEASURES}
     with beds.bed() as bed, _sender(bed):
         for repeat in range(repeats + 1):  # the first one fills the page cache
             common.progress(f"attach with {loader} {repeat}/{repeats}")
@@ -54,16 +60,23 @@ def measure_attach(loader: str, repeats: int) -> dict[str, Samples]:
             with beds.Consumer(bed, "--loader", loader, "--first-packet") as consumer:
                 first_packet_at = consumer.line()["first_packet_at"]
                 memory = consumer.memory()
-            ready = consumer.ready
-            called = ready["attached_at"] - ready["attach_s"]
             if repeat:
-                measures["attach_s"].append(ready["attach_s"])
-                measures["first_packet_s"].append(first_packet_at - called)
-                measures["from_start_s"].append(first_packet_at - started)
-                measures["cpu_s"].append(ready["cpu_s"])
-                measures["rss"].append(memory["VmRSS"])
-                measures["peak_rss"].append(memory["VmHWM"])
+                took = _times(started, consumer.ready, first_packet_at)
+                took |= {"rss": memory["VmRSS"], "peak_rss": memory["VmHWM"]}
+                for name, values in measures.items():
+                    values.append(took[name])
     return {name: Samples(values) for name, values in measures.items()}
+
+
+def _times(started: float, ready: dict, first_packet_at: float) -> dict[str, float]:
+    """Return what consumer.py said once attached, and what follows from it."""
+    packet_s = first_packet_at - ready["attached_at"]
+    return {
+        **ready,
+        "packet_s": packet_s,
+        "first_packet_s": ready["attach_s"] + packet_s,
+        "from_start_s": first_packet_at - started,
+    }
 
 
 class _sender:
@@ -101,6 +114,15 @@ def attach_table(measured: dict[str, dict[str, Samples]]) -> Table:
     return result
 
 
+def parts_table(measures: dict[str, Samples]) -> Table:
+    """Return a row a part, in the order of the call."""
+    result = Table("Attach with libbpf, ms", ["part", "median (min .. max, MAD)"])
+    for name, text in PARTS.items():
+        samples = Samples([1000 * s for s in measures[name].values])
+        result.rows.append([text, samples.text(1)])
+    return result
+
+
 def import_table(imports: dict[str, Samples]) -> Table:
     """Return a row a statement."""
     result = Table("Import, ms", ["statement", "median (min .. max, MAD)"])
@@ -129,12 +151,15 @@ def main() -> None:
     parser.add_argument("--loaders", default=",".join(LOADERS), help="libbpf,bcc")
     options = parser.parse_args()
     common.need_root()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # as for users, the first start compiles
     repeats = options.repeats or (2 if options.quick else options.default_repeats)
 
     report = Report("start", "Starting", {})
     imports = {statement: measure_import(statement, repeats) for statement in IMPORTS}
     measured = {loader: measure_attach(loader, repeats) for loader in options.loaders.split(",")}
     report.tables = [attach_table(measured), import_table(imports)]
+    if "libbpf" in measured:
+        report.tables.insert(1, parts_table(measured["libbpf"]))
     report.goals = [] if options.quick else goals(imports, measured)
     report.notes = [
         f"{repeats} fresh processes each, after one that is not counted.",
