@@ -15,11 +15,16 @@ INCLUDED = ("CAP_PERFMON", "CAP_BPF")
 
 def capabilities() -> None:
     """Raise PermissionDeniedError naming the capabilities that this process lacks."""
-    status = Path("/proc/thread-self/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("CapEff:"))
-    missing = missing_capabilities(int(line.split()[1], 16))
+    missing = missing_capabilities(effective_capabilities())
     if missing:
         raise PermissionDeniedError(f"needs root, or {', '.join(missing)}")
+
+
+def effective_capabilities() -> int:
+    """Return this thread's effective capabilities, a bit each."""
+    status = Path("/proc/thread-self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("CapEff:"))
+    return int(line.split()[1], 16)
 
 
 def missing_capabilities(effective: int) -> list[str]:

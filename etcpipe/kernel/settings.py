@@ -3,6 +3,7 @@
 import errno
 import mmap
 import os
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -12,8 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from etcpipe.errors import DataplaneError, EtcpipeError, PermissionDeniedError, UsageError
-from etcpipe.kernel import bpf
+from etcpipe.errors import (
+    DataplaneError,
+    EtcpipeError,
+    PermissionDeniedError,
+    UnsupportedError,
+    UsageError,
+)
+from etcpipe.kernel import bpf, checks
 from etcpipe.layout import CONSTANTS, COUNT_RULES, read_header
 from etcpipe.parsing import parse_bits
 from etcpipe.timeouts import TIMEOUTS
@@ -37,6 +44,8 @@ MAPS = (
     "filters_xdp",
 )
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
+# what the verifier, or a kernel that lacks a map type or a helper, answers to a load
+REFUSALS = (errno.EACCES, errno.EINVAL, errno.E2BIG, errno.ENOTSUP, 524)
 FORWARD_MAPS = ("forward_ports", "forward_group")
 
 MODES = ("auto", "tc", "xdp")
@@ -272,14 +281,23 @@ def source_digest() -> str:
 
 
 def load_error(error: OSError) -> EtcpipeError:
-    """Return what a refused load means to a user."""
-    if error.errno in (errno.EPERM, errno.EACCES):
+    """Return what a refused load means to a user.
+
+    The verifier answers EACCES too, to those who may load programs: then it is the kernel.
+    """
+    lacking = checks.missing_capabilities(checks.effective_capabilities())
+    if error.errno == errno.EPERM or (error.errno == errno.EACCES and lacking):
         return PermissionDeniedError(
             "the kernel refused to load BPF programs: needs root, or CAP_BPF, CAP_PERFMON and"
             " CAP_NET_ADMIN (and on Linux before 5.11 a higher RLIMIT_MEMLOCK)"
         )
     if error.errno == errno.ENOMEM:
         return DataplaneError("no memory for the flow table: ask for a smaller one (max_flows)")
+    if error.errno in REFUSALS:
+        return UnsupportedError(
+            f"Linux {platform.release()} does not take these BPF programs ({error.strerror}):"
+            " see docs/kernels.md"
+        )
     return DataplaneError(f"the kernel refused the BPF programs: {error.strerror}")
 
 
