@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
+
+from etcpipe import _native
 
 LINKTYPE_ETHERNET = 1
 
@@ -53,6 +56,30 @@ class PacketBatch:
         """Return the captured bytes of packet i, (captured,) uint8, not copied."""
         start = int(self.offset[i])
         return self.memory[start : start + int(self.captured[i])]
+
+    def heads(self, rows: np.ndarray) -> np.ndarray:
+        """Copy the first bytes of each frame into rows, zeros beyond what was captured.
+
+        Args:
+            rows: (at least packets, length) uint8, C-contiguous.
+
+        Returns:
+            Those rows that were written, (packets, length).
+
+        Raises:
+            ValueError: rows is not that, or a frame is not within memory.
+        """
+        if rows.ndim != 2 or rows.dtype != np.uint8 or not rows.flags.c_contiguous:
+            raise ValueError(f"rows {rows.dtype} {rows.shape}: two dimensions of uint8")
+        if len(rows) < len(self):
+            raise ValueError(f"{len(rows)} rows for {len(self)} packets")
+        _native.copy_heads(*self._addresses, len(self), rows.ctypes.data, rows.shape[1])
+        return rows[: len(self)]
+
+    @cached_property
+    def _addresses(self) -> tuple[int, int, int, int]:
+        where = self.memory.ctypes.data, len(self.memory)
+        return *where, self.offset.ctypes.data, self.captured.ctypes.data
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class Ring:
         except OSError as error:
             self.close()
             raise _explain(error, self._where, frames * frame_size) from error
-        self._lost_before = dict.fromkeys(LOSSES, 0)
+        self._seen: tuple[int, ...] = (0,) * len(STATISTICS)
         self._is_drained = True
 
     def __enter__(self) -> "Ring":
@@ -117,9 +117,10 @@ class Ring:
     def receive(self, max_packets: int = BATCH_MAX, deadline_s: float = 0.001) -> PacketBatch:
         """Return the packets that have come, after waiting for a batch to fill.
 
-        Waits until max_packets are there or the oldest is deadline_s old. The batch is
-        empty if nothing came for idle_s. Its columns and frames are valid until the next
-        call, which gives the frames back to the kernel.
+        Waits until max_packets are there or the oldest is deadline_s old; after a batch, as
+        packets are flowing, no longer than deadline_s. The batch is empty if nothing came
+        for idle_s. It is valid until the next call, with its columns and frames: that gives
+        the frames back to the kernel.
 
         Raises:
             UsageError: max_packets is not 1 .. BATCH_MAX.
@@ -138,7 +139,10 @@ class Ring:
         except OSError as error:
             raise _explain(error, self._where) from error
         self._is_drained = n < max_packets
-        return self._columns.batch(self._memory, n, lost=self._lost_since())
+        seen, self._seen = self._seen, _native.xsk_statistics(self._xsk)
+        if seen == self._seen:
+            return self._columns.live_batch(self._memory, n)
+        return self._columns.batch(self._memory, n, lost=_lost_between(seen, self._seen))
 
     @property
     def is_drained(self) -> bool:
@@ -149,12 +153,6 @@ class Ring:
         """Return an empty batch."""
         return PacketColumns(0).batch(self._memory, 0)
 
-    def _lost_since(self) -> dict[str, int]:
-        now = self.statistics()
-        lost = {name: now[name] - before for name, before in self._lost_before.items()}
-        self._lost_before = {name: now[name] for name in LOSSES}
-        return {name: n for name, n in lost.items() if n}
-
     def statistics(self) -> dict[str, int]:
         """Return what the kernel did not deliver since the socket was bound, by reason."""
         return dict(zip(STATISTICS, _native.xsk_statistics(self._xsk), strict=True))
@@ -162,6 +160,12 @@ class Ring:
     def close(self) -> None:
         """Free the queue. Batches that were handed out stay readable."""
         _native.xsk_close(self._xsk)
+
+
+def _lost_between(before: tuple[int, ...], now: tuple[int, ...]) -> dict[str, int]:
+    """Return how many packets did not reach us meanwhile, by those reasons that there were."""
+    grown = {name: b - a for name, a, b in zip(STATISTICS, before, now, strict=True)}
+    return {name: grown[name] for name in LOSSES if grown[name]}
 
 
 def _check_sizes(frames: int, frame_size: int, ring_size: int) -> None:

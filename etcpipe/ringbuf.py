@@ -90,7 +90,7 @@ class RingBuffer:
             self._idle_ns,
         )
         self._is_drained = n < max_packets
-        return self._columns.batch(self._memory, n)
+        return self._columns.live_batch(self._memory, n)
 
     @property
     def is_drained(self) -> bool:

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -149,6 +150,21 @@ def test_frames_stay_untouched_until_the_next_receive(pair, ring):
     batch = ring.receive()
     pair.send_many(3000)
     assert batch.frame(0).tobytes() == b"first" * 20
+
+
+@root
+def test_heads_are_copied_side_by_side_and_end_with_zeros(pair, ring):
+    for length in (60, 100, 300):
+        pair.send(bytes([length % 251]) * length)
+    rows = np.full((4, 100), 7, np.uint8)
+    batch = ring.receive()
+    assert batch.heads(rows).tolist() == [[60] * 60 + [0] * 40, [100] * 100, [49] * 100]
+    assert rows[3].tolist() == [7] * 100
+    for unfit in (rows[:2], rows[:, ::2], rows.astype(np.int8), rows[0]):
+        with pytest.raises(ValueError, match="rows"):
+            batch.heads(unfit)
+    with pytest.raises(ValueError, match="not within memory"):
+        replace(batch, offset=batch.offset + np.uint64(1 << 40)).heads(rows)
 
 
 @root

@@ -23,5 +23,6 @@ extern PyMethodDef tracker_methods[];
 extern PyMethodDef regroup_methods[];
 extern PyMethodDef filter_methods[];
 extern PyMethodDef ringbuf_methods[];
+extern PyMethodDef heads_methods[];
 
 #endif /* ETCPIPE_NATIVE_H */

@@ -18,9 +18,10 @@
 #define NS_PER_MS 1000000
 /*
  * Packets are waited for in naps: a wake-up a packet costs ten times what the packet
- * itself does, as the consumer then works against the sender on every one.
+ * itself does, as the consumer then works against the sender on every one. And no more
+ * naps than one a batch: after each the caches are cold.
  */
-#define NAP_NS 500000
+#define NAP_NS 1000000
 #define SLICE_NS 50000000	/* a signal between two naps interrupts none: let the caller look */
 #define COMPLETIONS 64		/* the kernel wants the ring even where nothing is sent */
 #define PREFETCH_AHEAD 8
@@ -35,7 +36,7 @@ uint64_t xsk_now_ns(void)
 
 static int nap(uint64_t ns)
 {
-	struct timespec t = { .tv_nsec = ns };	/* less than a second */
+	struct timespec t = { .tv_nsec = ns < NAP_NS ? ns : NAP_NS };
 
 	return nanosleep(&t, NULL);
 }
@@ -216,23 +217,39 @@ static int wait_batch(struct xsk *xsk, uint32_t max, uint64_t deadline_ns)
 	while (rx_available(xsk) < max) {
 		uint64_t now = xsk_now_ns();
 		uint64_t age = now - first;	/* huge if the stamp is of the future */
-		uint64_t left = deadline_ns - age;
 
 		if (age >= deadline_ns)
 			return 0;
 		if (now >= slice_end)
 			return 1;
-		if (nap(left < NAP_NS ? left : NAP_NS))
+		if (nap(deadline_ns - age))
 			return -1;
 	}
 	return 0;
 }
 
+/*
+ * Packets are flowing: the next batch collects from the end of the last one, without the
+ * wake-up by its first packet. Returns 1 if it is there, 0 if not, -1 as nap().
+ */
+static int wait_flowing(struct xsk *xsk, uint32_t max, uint64_t deadline_ns)
+{
+	if (rx_available(xsk) < max && nap(deadline_ns))
+		return -1;
+	return rx_available(xsk) && deadline_ns <= NAP_NS;
+}
+
 int xsk_wait(struct xsk *xsk, uint32_t max, uint64_t deadline_ns, uint64_t idle_end)
 {
+	int is_flowing = xsk->n_held && deadline_ns;
 	int status;
 
 	release_held(xsk);
+	if (is_flowing) {
+		status = wait_flowing(xsk, max, deadline_ns);
+		if (status)
+			return status < 0 ? status : 0;
+	}
 	status = wait_first(xsk, idle_end);
 	if (status || !rx_available(xsk))
 		return status;

@@ -52,7 +52,8 @@ uint64_t xsk_now_ns(void);
 
 /*
  * Give the last batch's frames back and wait for the next: until @max packets are there,
- * or the first is @deadline_ns old, or nothing came until @idle_end. Returns 0 then, 1 to
+ * or the first is @deadline_ns old, or, where there was a batch, after @deadline_ns from now;
+ * or nothing came until @idle_end. Returns 0 then, 1 to
  * be called again (after a look at the signals), or -1 with errno: EINTR to be called
  * again too, or why the socket is dead.
  */

@@ -27,7 +27,7 @@ from etcpipe.kernel.tap import Tap, TapSettings
 from etcpipe.lab.network import ip
 from etcpipe.layout import CONSTANTS
 from etcpipe.live import LOSSES
-from etcpipe.ring import Ring
+from etcpipe.ring import BATCH_MAX, Ring
 
 HERE = Path(__file__).parent
 SENDER_CPU = 0
@@ -73,6 +73,7 @@ class Sender:
         common.run(["gcc", "-O2", "-Wall", "-o", path, HERE / "sender.c"])
         network = bed.network
         swallowed = str(ip_interface(f"{bed.server_address}/24").network[SWALLOWED])
+        self._router, self._swallowed = network.router, swallowed
         ip(network.server, f"route add blackhole {swallowed}/32")
         server, router = _link(network.server, "wan0"), _link(network.router, network.device)
         ip(network.router, f"neigh replace {swallowed} lladdr {server['address']} dev lab1")
@@ -80,6 +81,10 @@ class Sender:
         self._argv = ["ip", "netns", "exec", network.client]
         self._argv += ["taskset", "-c", str(SENDER_CPU), "chrt", "-f", "1"]
         self._argv += [str(path), "wan0", router["address"], source, swallowed, str(FRAME)]
+
+    def swallow_early(self) -> None:
+        """Have the router drop what is sent once it is tracked, so that more can be sent."""
+        ip(self._router, f"route add blackhole {self._swallowed}/32")
 
     def send(self, flows: int, packets: int) -> float:
         """Return ns a packet."""
@@ -140,6 +145,7 @@ def measure_drain(repeats: int, packets: int, work: Path) -> Drain:
     settings = TapSettings(mode="tc", first_n=CONSTANTS["FIRST_N_MAX"])
     with beds.bed() as bed:
         sender = Sender(bed, work)
+        sender.swallow_early()
         for repeat in range(repeats):
             common.progress(f"drain {repeat + 1}/{repeats}")
             with netns.enter(bed.router), Tap(bed.device, settings) as tap:
@@ -153,11 +159,11 @@ def measure_drain(repeats: int, packets: int, work: Path) -> Drain:
 def _drain_full(ring: Ring, sender: Sender, flows: int, drain: Drain) -> int:
     """Fill most of the ring, then drain it. Returns packets that arrived."""
     sender.send(flows, min(flows, RING_SIZE // 2))
-    arrived = 0
+    arrived, rows = 0, np.zeros((BATCH_MAX, GATHER), np.uint8)
     with undisturbed(os.cpu_count() - 1):
         started = time.thread_time_ns()
         while len(batch := ring.receive(deadline_s=0.0)):
-            _gather(batch.memory, batch.offset)
+            batch.heads(rows)
             arrived += len(batch)
         drain.full_cpu_ns.append((time.thread_time_ns() - started) / arrived)
     return arrived
@@ -166,17 +172,18 @@ def _drain_full(ring: Ring, sender: Sender, flows: int, drain: Drain) -> int:
 def _drain_once(tap: Tap, ring: Ring, sender: Sender, packets: int, drain: Drain) -> None:
     flows = -(-packets // PACKETS_A_FLOW)
     before = _drain_full(ring, sender, flows, drain)
-    waits, arrived, calls = [], 0, 0
+    rows = np.zeros((BATCH_MAX, GATHER), np.uint8)
+    stamps, ends, arrived = np.zeros(packets, np.uint64), [], 0
     with sender.sending(flows, packets) as process, undisturbed(os.cpu_count() - 1):
         started = time.thread_time_ns()
         end = time.monotonic() + TIMEOUT_S
         while time.monotonic() < end:
             batch = ring.receive()
             if len(batch):
-                _gather(batch.memory, batch.offset)
-                now = np.uint64(time.monotonic_ns())
-                waits.append(now - batch.timestamp_ns)
-                arrived, calls = arrived + len(batch), calls + 1
+                batch.heads(rows)
+                stamps[arrived : arrived + len(batch)] = batch.timestamp_ns
+                arrived += len(batch)
+                ends.append((time.monotonic_ns(), arrived))
             elif process.poll() is not None:
                 break
         used_ns = time.thread_time_ns() - started
@@ -184,19 +191,19 @@ def _drain_once(tap: Tap, ring: Ring, sender: Sender, packets: int, drain: Drain
     counters = tap.counters()
     counters |= {f"RING_{name.upper()}": n for name, n in ring.statistics().items()}
     lost = sum(counters.get(name, 0) for name in LOSSES)
-    p50, p99 = np.percentile(np.concatenate(waits), [50, 99]) / 1e6
+    p50, p99 = np.percentile(_waits(stamps, ends), [50, 99]) / 1e6
     drain.cpu_ns.append(used_ns / arrived)
     drain.p50_ms.append(float(p50))
     drain.p99_ms.append(float(p99))
-    drain.batch.append(arrived / calls)
+    drain.batch.append(arrived / len(ends))
     drain.lost.append(lost)
     drain.missing.append(counters["PACKETS_FIRST_N"] - before - arrived - lost)
 
 
-def _gather(memory: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """Return the first GATHER bytes of each frame, (packets,), copied together."""
-    windows = np.ndarray(len(memory) - GATHER, f"V{GATHER}", memory, strides=(1,))
-    return windows[offset]
+def _waits(stamps: np.ndarray, ends: list[tuple[int, int]]) -> np.ndarray:
+    """Return ns from each packet's stamp to when its batch was done."""
+    done, arrived = np.array(ends, np.uint64).T
+    return np.repeat(done, np.diff(arrived, prepend=0).astype(int)) - stamps[: arrived[-1]]
 
 
 def _link(namespace: str, device: str) -> dict:
