@@ -13,11 +13,11 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.resources import files
 from pathlib import Path
 
 from etcpipe.errors import DataplaneError, UnsupportedError
 from etcpipe.kernel.settings import TAP_SETTINGS, XDP_PROGRAMS, Build, Loaded, load_error
+from etcpipe.layout import BPF
 
 UAPI = Path("/usr/include")
 SOURCE = "tap.bpf.c"
@@ -138,14 +138,13 @@ def _link_missing(target: Path, source: Path) -> None:
 
 def _source() -> str:
     """Return the programs with our own headers put in: bcc rewrites one file only."""
-    folder = Path(str(files("etcpipe") / "bpf"))
     seen: set[str] = set()
 
     def expand(name: str) -> str:
         if name in seen:
             return ""
         seen.add(name)
-        text = (folder / name).read_text()
+        text = (BPF / name).read_text()
         return INCLUDE.sub(lambda found: expand(found[1]), text)
 
     return expand(SOURCE)

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from ctypes import c_bool, c_char_p, c_int, c_size_t, c_uint32, c_void_p
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from etcpipe.errors import DataplaneError, UnsupportedError
 from etcpipe.kernel import bpf
 from etcpipe.kernel.settings import DROP_PROGRAMS, XDP_MODE_PROGRAMS, Build, Loaded, load_error
+from etcpipe.layout import BPF
 
 # Newest first: the plain object lacks fetching atomics and loads from Linux 5.10.
 OBJECTS = ("tap.v3.bpf.o", "tap.plain.bpf.o")
@@ -63,9 +63,8 @@ def library() -> ctypes.CDLL:
 
 def object_paths(source: str = "tap") -> list[Path]:
     """Return a source's precompiled objects that are there, the one to try first in front."""
-    folder = Path(str(files("etcpipe") / "bpf"))
     names = FORWARD_OBJECTS if source == "forward" else OBJECTS
-    return [folder / name for name in names if (folder / name).exists()]
+    return [BPF / name for name in names if (BPF / name).exists()]
 
 
 def load(build: Build) -> Loaded:

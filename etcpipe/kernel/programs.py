@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 from etcpipe.errors import PermissionDeniedError, UnsupportedError
-from etcpipe.kernel import bcc_loader, libbpf
+from etcpipe.kernel import libbpf
 from etcpipe.kernel.settings import Build, Loaded
 
 
@@ -22,16 +22,22 @@ def load(build: Build) -> Loaded:
     if wanted == "libbpf":
         return libbpf.load(build)
     if wanted == "bcc":
-        return bcc_loader.load(build)
+        return _load_by_bcc(build)
     try:
         return libbpf.load(build)
     except PermissionDeniedError:
         raise
     except UnsupportedError as missing:
         try:
-            return bcc_loader.load(build)
+            return _load_by_bcc(build)
         except UnsupportedError as also_missing:
             raise UnsupportedError(f"{missing}; {also_missing}") from also_missing
+
+
+def _load_by_bcc(build: Build) -> Loaded:
+    from etcpipe.kernel import bcc_loader  # rarely needed, and what it imports takes a while
+
+    return bcc_loader.load(build)
 
 
 @contextmanager

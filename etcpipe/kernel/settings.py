@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from hashlib import sha256
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from etcpipe.errors import (
     UsageError,
 )
 from etcpipe.kernel import bpf, checks
-from etcpipe.layout import CONSTANTS, COUNT_RULES, read_header
+from etcpipe.layout import BPF, CONSTANTS, COUNT_RULES, read_header
 from etcpipe.parsing import parse_bits
 from etcpipe.timeouts import TIMEOUTS
 
@@ -56,15 +55,11 @@ HOOKS = ("auto", "tcx", "clsact")
 SNAP_LEN_MIN, SNAP_LEN_MAX = 128, 3072
 RINGBUF_BYTES_MAX = 1 << 30
 
-_TEXT = (files("etcpipe") / "bpf" / "settings.h").read_text()
-TAP_SETTINGS = read_header(_TEXT)[2]["tap_settings"]
-_MAPS = read_header(
-    "".join((files("etcpipe") / "bpf" / name).read_text() for name in ("etcpipe.h", "maps.h"))
-)
+TAP_SETTINGS = read_header((BPF / "settings.h").read_text())[2]["tap_settings"]
+_MAPS = read_header("".join((BPF / name).read_text() for name in ("etcpipe.h", "maps.h")))
 CANARY_COUNTS = _MAPS[1]["canary_count"]
 QUEUES_MAX = _MAPS[0]["QUEUES_MAX"]
-_FILTER_TEXT = (files("etcpipe") / "bpf" / "filter.h").read_text()
-FILTER_SLOTS = read_header(_FILTER_TEXT)[1]["filter_slot"]
+FILTER_SLOTS = read_header((BPF / "filter.h").read_text())[1]["filter_slot"]
 FILTER_TARGETS = {"filters_tc": "tc_matched", "filters_xdp": "xdp_matched"}
 
 
@@ -272,9 +267,8 @@ class Loaded:
 @cache
 def source_digest() -> str:
     """Return what changes with the programs' source: old pins are not adopted then."""
-    folder = files("etcpipe") / "bpf"
     digest = sha256()
-    sources = [file for file in folder.iterdir() if file.name.endswith((".h", ".bpf.c"))]
+    sources = [file for file in BPF.iterdir() if file.name.endswith((".h", ".bpf.c"))]
     for source in sorted(sources, key=lambda file: file.name):
         digest.update(source.read_bytes())
     return digest.hexdigest()
