@@ -1,11 +1,16 @@
-"""etcpipe model: what models there are, and what one says of itself."""
+"""etcpipe model: what models there are, what one says of itself, how fast it is here."""
+
+from typing import TYPE_CHECKING
 
 import click
 
 from etcpipe.cli.common import Group, Verb, is_json, print_json
 
+if TYPE_CHECKING:
+    from etcpipe.model_bench import Speed
 
-@click.group(cls=Group, short_help="List models, or show what one is.")
+
+@click.group(cls=Group, short_help="List models, show what one is, measure it.")
 def model() -> None:
     """Models: those that ship, and what a model file holds."""
 
@@ -41,6 +46,75 @@ def show_model(ctx: click.Context, file: str | None) -> None:
         print_json(ctx, asdict(loaded.description) | {"digest": loaded.digest})
         return
     click.echo(_as_text(loaded))
+
+
+@model.command("bench", cls=Verb)
+@click.argument("file", required=False, metavar="[FILE]")
+@click.option(
+    "--device",
+    default="auto",
+    metavar="WHERE",
+    help="auto, cpu or gpu as classify has it; or an engine: tensorrt, tensorrt_rtx, cuda.",
+)
+@click.option(
+    "--batch",
+    "batches",
+    type=click.IntRange(1, 65536),
+    multiple=True,
+    metavar="FLOWS",
+    help="Flows at once; may be given several times.",
+)
+@click.option("--threads", type=click.IntRange(1, 256), default=1, help="CPU threads of a call.")
+@click.option(
+    "--seconds", type=click.FloatRange(0, 60), default=1.0, help="To spend on each batch size."
+)
+@click.pass_context
+def bench_model(
+    ctx: click.Context,
+    file: str | None,
+    device: str,
+    batches: tuple[int, ...],
+    threads: int,
+    seconds: float,
+) -> None:
+    """Measure how fast a model is here: inference alone, from rows to probabilities.
+
+    \b
+    Examples:
+      etcpipe model bench
+      etcpipe model bench mine.onnx --device tensorrt --batch 1 --batch 256
+    """
+    from dataclasses import asdict
+
+    from etcpipe import model as models
+    from etcpipe import model_bench
+
+    loaded = models.load(file, threads, device)
+    speeds = model_bench.measure(loaded, batches or model_bench.BATCHES, seconds)
+    if is_json(ctx):
+        about = {"model": str(loaded), "engine": loaded.engine, "threads": threads}
+        print_json(ctx, about | {"batches": [asdict(speed) for speed in speeds]})
+        return
+    click.echo(f"{loaded}, {loaded.engine}, {threads} thread{'s' * (threads > 1)}\n")
+    click.echo("\n".join(_speed_lines(speeds)))
+
+
+def _speed_lines(speeds: list["Speed"]) -> list[str]:
+    from etcpipe.outputs.table import Table
+
+    table = Table([">flows", ">flows/s", ">CPU us/flow", ">p50 us", ">p99 us", ">calls"])
+    rows = [
+        [
+            str(speed.flows),
+            f"{speed.flows_per_s:,.0f}",
+            f"{speed.cpu_us_per_flow:.1f}",
+            f"{speed.p50_us:,.0f}",
+            f"{speed.p99_us:,.0f}",
+            str(speed.calls),
+        ]
+        for speed in speeds
+    ]
+    return table.lines(rows)
 
 
 def _summary(loaded) -> dict:

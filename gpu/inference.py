@@ -10,7 +10,10 @@ On the GPU a model has its precision from its file: none is lowered, TF32 is off
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
 import numpy as np
@@ -106,6 +109,28 @@ def open_runner(model: bytes, threads: int = 1, device: str = "cpu") -> Runner:
     return _open_first(model, on_cpu)
 
 
+def installed() -> list[str]:
+    """Return which GPU_ENGINES have a package here, with versions; nothing is imported."""
+    packages = {
+        "TensorRT": ("tensorrt_cu13_bindings", "tensorrt_cu12_bindings", "tensorrt"),
+        "TensorRT for RTX": ("tensorrt_rtx_cu13_bindings", "tensorrt_rtx"),
+        "ONNX Runtime with CUDA": ("onnxruntime-gpu",),
+    }
+    return [
+        f"{engine} {found}" for engine, names in packages.items() if (found := version_of(*names))
+    ]
+
+
+def version_of(*packages: str) -> str | None:
+    """Return the version of the first of some packages that is installed."""
+    for package in packages:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
 def _open_on_cpu(model: bytes, threads: int) -> Runner:
     # Official builds of ONNX Runtime send usage events to their vendor unless this is set
     # before they are loaded (their Privacy.md); a tool on a network tap sends nothing.
@@ -139,6 +164,17 @@ def _open_engine(name: str, model: bytes, on_cpu: Runner) -> Runner:
         return opened(name, model, on_cpu, device)
     except ModuleNotFoundError as error:
         raise EngineError(f"needs the Python package {error.name}") from error
+
+
+@contextmanager
+def cuda_errors() -> Iterator[None]:
+    """Raise what CuPy says of CUDA inside the block as an EngineError."""
+    from cupy import cuda
+
+    try:
+        yield
+    except (cuda.runtime.CUDARuntimeError, cuda.memory.OutOfMemoryError) as error:
+        raise EngineError(" ".join(str(error).split())) from error
 
 
 class FallbackRunner:

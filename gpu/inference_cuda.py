@@ -7,7 +7,7 @@ import onnxruntime
 
 from etcpipe.errors import EngineError
 from etcpipe.gpu.cuda_device import CudaDevice
-from etcpipe.gpu.inference import Runner
+from etcpipe.gpu.inference import Runner, cuda_errors
 from etcpipe.gpu.inference_onnx import reason, session_options
 
 PROVIDER = "CUDAExecutionProvider"
@@ -42,7 +42,8 @@ class CudaRunner:
         self.engine = f"ONNX Runtime {onnxruntime.__version__} on {gpu.name}"
         self._cupy = cupy
         # The session works in this stream, so that callers' streams can wait for it.
-        self._stream = cupy.cuda.Stream(non_blocking=True)
+        with cuda_errors():
+            self._stream = cupy.cuda.Stream(non_blocking=True)
         self._session = _open(model, self._stream)
         (rows,), (scores,) = self._session.get_inputs(), self._session.get_outputs()
         self._input, self._output, self._classes = rows.name, scores.name, scores.shape[-1]
@@ -54,7 +55,7 @@ class CudaRunner:
             raise EngineError(reason(error)) from error
 
     def infer_device(self, rows: Any, stream: Any) -> Any:
-        with stream:
+        with cuda_errors(), stream:
             scores = self._cupy.empty((len(rows), self._classes), np.float32)
         if not len(rows):
             return scores

@@ -7,7 +7,7 @@ import numpy as np
 from etcpipe.errors import EngineError
 from etcpipe.gpu import plan_cache, tensorrt_plan
 from etcpipe.gpu.cuda_device import CudaDevice
-from etcpipe.gpu.inference import Runner
+from etcpipe.gpu.inference import Runner, cuda_errors
 from etcpipe.gpu.tensorrt_plan import Profile
 
 PROFILE = Profile()
@@ -49,25 +49,25 @@ class TensorRTRunner:
         self._cupy = cupy
         self._trt = tensorrt_plan.bindings(name)
         self.engine = f"{name} {self._trt.__version__} on {gpu.name}"
-        try:
+        with cuda_errors():
             self._runtime = self._trt.Runtime(tensorrt_plan.messages(self._trt).logger)
             self._engine = self._load(model, gpu, cache or plan_cache.PlanCache())
             self._open()
-        except (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.memory.OutOfMemoryError) as error:
-            raise EngineError(f"{gpu.name}: {error}") from error
 
     def infer(self, rows: np.ndarray) -> np.ndarray:
         scores = np.empty((len(rows), self._scores.shape[1]), np.float32)
-        for start in range(0, len(rows), PROFILE.max):
-            part = rows[start : start + PROFILE.max]
-            scores[start : start + len(part)] = self._infer_part(part)
+        with cuda_errors():
+            for start in range(0, len(rows), PROFILE.max):
+                part = rows[start : start + PROFILE.max]
+                scores[start : start + len(part)] = self._infer_part(part)
         return scores
 
     def infer_device(self, rows: Any, stream: Any) -> Any:
         if len(rows) <= PROFILE.max:
-            self._launch(rows, stream)
+            with cuda_errors():
+                self._launch(rows, stream)
             return self._scores[: len(rows)]
-        with stream:
+        with cuda_errors(), stream:
             scores = self._cupy.empty((len(rows), self._scores.shape[1]), np.float32)
             for start in range(0, len(rows), PROFILE.max):
                 part = rows[start : start + PROFILE.max]
@@ -132,19 +132,13 @@ class TensorRTRunner:
         """Put the inference of at most PROFILE.max rows into the stream."""
         if not len(rows):
             return
-        try:
-            graph = self._graphs.get((rows.data.ptr, len(rows)))
-            if graph is not None:
-                graph.launch(stream)
-                return
-            self._enqueue(rows, stream)
-            if self._captures and len(rows) in GRAPH_SIZES and len(self._graphs) < GRAPHS_MAX:
-                self._capture(rows, stream)
-        except (
-            self._cupy.cuda.runtime.CUDARuntimeError,
-            self._cupy.cuda.memory.OutOfMemoryError,
-        ) as error:
-            raise EngineError(str(error)) from error
+        graph = self._graphs.get((rows.data.ptr, len(rows)))
+        if graph is not None:
+            graph.launch(stream)
+            return
+        self._enqueue(rows, stream)
+        if self._captures and len(rows) in GRAPH_SIZES and len(self._graphs) < GRAPHS_MAX:
+            self._capture(rows, stream)
 
     def _enqueue(self, rows: Any, stream: Any) -> None:
         context = self._context
@@ -174,5 +168,5 @@ class TensorRTRunner:
             finally:
                 graph = stream.end_capture()
             self._graphs[rows.data.ptr, len(rows)] = graph
-        except (EngineError, self._cupy.cuda.runtime.CUDARuntimeError):
+        except (EngineError, RuntimeError):  # CuPy's errors are RuntimeErrors
             self._captures = False

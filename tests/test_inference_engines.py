@@ -185,6 +185,18 @@ def test_a_gpu_that_fails_later_leaves_the_batch_to_the_cpu(gpu, failing, caplog
     assert caplog.text.count("the model goes on on the CPU") == 1
 
 
+def test_a_device_that_is_lost_leaves_the_batch_to_the_cpu(gpu, monkeypatch, caplog):
+    def lost(*_, **__):
+        raise fake_cupy.CUDARuntimeError("cudaErrorDeviceUnavailable")
+
+    cpu = on_cpu(networks.mlp())
+    runner = open_runner(networks.mlp(), device="auto")
+    rows = networks.rows_for(cpu, 5)
+    monkeypatch.setattr(fake_cupy.Array, "set", lost)
+    np.testing.assert_array_equal(runner.infer(rows), cpu.infer(rows))
+    assert "cudaErrorDeviceUnavailable" in caplog.text and runner.device == "cpu"
+
+
 def test_memory_that_is_short_leaves_it_to_the_cpu(gpu, monkeypatch, caplog):
     def short(*_):
         raise fake_cupy.OutOfMemoryError("out of memory allocating 2,560,000 bytes")

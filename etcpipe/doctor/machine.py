@@ -6,7 +6,7 @@ import re
 import resource
 import socket
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -138,10 +138,12 @@ def captures() -> Finding:
 
 def engine() -> Finding:
     """Models can be run."""
-    try:
-        return Finding("engine", OK, f"ONNX Runtime {version('onnxruntime')}, CPU")
-    except PackageNotFoundError:
+    from etcpipe.gpu import inference
+
+    found = inference.version_of("onnxruntime", "onnxruntime-gpu")
+    if not found:
         return Finding("engine", FAIL, "no ONNX Runtime", "pip install onnxruntime")
+    return Finding("engine", OK, f"ONNX Runtime {found}, CPU")
 
 
 def model() -> Finding:
@@ -154,10 +156,20 @@ def model() -> Finding:
 
 
 def gpu() -> Finding:
-    """Whether there is an accelerator; nothing here needs one."""
-    if Path("/dev/nvidiactl").exists():
-        return Finding("gpu", OK, "present; this release runs on the CPU")
-    return Finding("gpu", OK, "not present: CPU path")
+    """Whether there is a GPU, and what could run models on it; nothing here needs one."""
+    from etcpipe.gpu import cuda_device, inference
+
+    try:
+        device = cuda_device.find()
+    except UnsupportedError as error:
+        return Finding("gpu", OK, f"{error}; everything runs on the CPU")
+    if not find_spec("cupy"):
+        return Finding("gpu", WARN, f"{device}; not used", "pip install cupy-cuda13x")
+    found = inference.installed()
+    if not found:
+        remedy = "pip install tensorrt-cu13, or onnxruntime-gpu instead of onnxruntime"
+        return Finding("gpu", WARN, f"{device}; networks run on the CPU", remedy)
+    return Finding("gpu", OK, f"{device}; networks run by {', '.join(found)}")
 
 
 def parquet() -> Finding:
