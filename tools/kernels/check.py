@@ -94,20 +94,29 @@ def verify_all() -> None:
             print(f"{path.name} [{variant}]: {said} ({monotonic() - started:.1f} s)", flush=True)
 
 
+class Reporter:
+    """Tells a failure as soon as it is there: the machine may be stopped before the summary."""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            print(f"\n{report.nodeid}: {report.longreprtext}", flush=True)
+
+
 def main() -> int:
     """Check this kernel."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--verify", action="store_true", help="ask the verifier only")
+    parser.add_argument("-k", dest="select", default=SELECTION, help="as pytest has it")
     parser.add_argument("tests", nargs="*", default=FILES, help="files of tests/")
     chosen = parser.parse_args()
     print(f"kernel {platform.release()}", flush=True)
-    verify_all()
+    if chosen.verify or chosen.tests == FILES:
+        verify_all()
     if chosen.verify:
         return 0
-    options = ["-q", "-p", "no:cacheprovider", "--color=no", "--tb=short", "--durations=10"]
-    # a line a test: what was done is known also if the machine is stopped
-    options += ["-v", "-o", "console_output_style=classic", "-k", SELECTION]
-    return pytest.main([*options, *(str(TESTS / name) for name in chosen.tests)])
+    options = ["-v", "-p", "no:cacheprovider", "--color=no", "--tb=short", "--durations=10"]
+    tests = [str(TESTS / name) for name in chosen.tests]
+    return pytest.main([*options, "-k", chosen.select, *tests], plugins=[Reporter()])
 
 
 if __name__ == "__main__":
