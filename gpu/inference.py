@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
 import numpy as np
@@ -123,6 +122,8 @@ def installed() -> list[str]:
 
 def version_of(*packages: str) -> str | None:
     """Return the version of the first of some packages that is installed."""
+    from importlib.metadata import PackageNotFoundError, version  # 15 ms, which `attach` saves
+
     for package in packages:
         try:
             return version(package)
