@@ -3,7 +3,7 @@
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import captures
 import numpy as np
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kernel_fixtures import Bench, bench
 
 from etcpipe import _native
-from etcpipe.errors import UnsupportedError, UsageError
+from etcpipe.errors import DataplaneError, UnsupportedError, UsageError
 from etcpipe.kernel import bpf, classic, filters
 from etcpipe.kernel.classic import C_ALU, C_JMP, C_LD, C_LDX, C_MISC, C_RET, C_ST, C_STX, CLASSIC
 from etcpipe.kernel.ebpf import EXIT, JMP, R1, R2, R3, R6, Assembler
@@ -206,10 +206,11 @@ def test_any_classic_program_means_the_same(tap: Bench, steps: list, frame: byte
     clear = [(C_ST, 0, 0, word) for word in range(16)]
     written = np.array([*clear, *steps, *END], CLASSIC)
     for (name, hook), program in zip(filters.HOOKS.items(), PROGRAMS, strict=True):
-        translated = classic.translate(
-            written, hook, tap.loaded.maps[name], tap.loaded.maps["packet_counters"]
-        )
-        filters._put(tap.loaded.maps[name], hook, translated)
+        maps = tap.loaded.maps
+        translated = classic.translate(written, hook, maps[name], maps["packet_counters"])
+        with ExitStack() as stack:
+            fd = filters._load(stack, hook, translated)
+            bpf.update(maps[name], filters._slot("FILTER_CHOOSE"), np.array([fd], np.uint32))
         assert wants(tap, program, frame) == _native.filter_match(written.tobytes(), frame)
 
 
@@ -237,6 +238,23 @@ def test_a_filter_works_with_the_bcc_loader() -> None:
 def test_a_fault_in_an_expression_is_explained(expression: str, complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         filters.compile_filter(expression)
+
+
+def test_a_filter_that_one_hook_refuses_changes_neither(tap: Bench, monkeypatch) -> None:
+    """Half of a change would let ingress look at other packets than egress."""
+    filters.replace(tap.loaded.maps, "tcp")
+    load = bpf.program_load
+
+    def refuse_xdp(program, program_type, *rest):
+        if program_type == bpf.PROGRAM_XDP:
+            raise OSError(7, "too long")
+        return load(program, program_type, *rest)
+
+    monkeypatch.setattr(bpf, "program_load", refuse_xdp)
+    with pytest.raises(DataplaneError, match="the kernel refused the filter: too long"):
+        filters.replace(tap.loaded.maps, "udp")
+    assert [wants(tap, program, FRAMES[0]) for program in PROGRAMS] == [True, True]
+    assert [wants(tap, program, FRAMES[4]) for program in PROGRAMS] == [False, False]
 
 
 def test_instructions_of_live_captures_are_refused(tap: Bench) -> None:

@@ -46,14 +46,20 @@ def edit(path: Path, **change: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
 
 
-class Traffic:
-    """Datagrams of one flow, sent from the far end until stop()."""
+def datagram(port: int) -> bytes:
+    """Return a frame of the flow from that port at the far end, which nobody answers."""
+    return captures.ether(captures.udp(b"x" * 100, FAR, NEAR, port, 9))
 
-    FRAME = captures.ether(captures.udp(b"x" * 100, FAR, NEAR, 1001, 9))
+
+class Traffic:
+    """Datagrams of one flow or of several in turn, from the far end until stop()."""
+
+    FRAME = datagram(1001)
     AT_MOST = 50_000
 
-    def __init__(self, wire: Wire):
+    def __init__(self, wire: Wire, frames: tuple[bytes, ...] = (FRAME,)):
         self.sent = 0
+        self._frames = frames
         self._wire = wire
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._send)
@@ -61,7 +67,7 @@ class Traffic:
     def _send(self) -> None:
         with self._wire.raw() as sender:
             while self.sent < self.AT_MOST and not self._stopping.wait(0.0002):
-                sender.send(self.FRAME)
+                sender.send(self._frames[self.sent % len(self._frames)])
                 self.sent += 1
 
     def __enter__(self) -> "Traffic":
@@ -83,11 +89,11 @@ class Traffic:
         self._thread.join()
 
 
-def tracked(opened: Tap) -> np.void:
-    """Return what the kernel knows of the traffic's flow."""
+def tracked(opened: Tap, port: int = 1001) -> np.void:
+    """Return what the kernel knows of the flow of datagram(port)."""
     key = np.zeros(1, FLOW_KEY)
     key["a_addr"], key["b_addr"] = (np.frombuffer(mapped(end), np.uint8) for end in (NEAR, FAR))
-    key["a_port"], key["b_port"], key["protocol"], key["ip_version"] = 9, 1001, 17, 4
+    key["a_port"], key["b_port"], key["protocol"], key["ip_version"] = 9, port, 17, 4
     return opened.records(key)[0]
 
 

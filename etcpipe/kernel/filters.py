@@ -48,10 +48,14 @@ def replace(maps: dict[str, int], expression: str | None) -> None:
             _clear(maps[name])
         return
     classic = compile_filter(expression)
+    counters = maps["packet_counters"]
+    # both before either is put: a hook that refuses its own leaves the other's as it was
+    programs = {name: translate(classic, HOOKS[name], maps[name], counters) for name in HOOKS}
     try:
-        for name, hook in HOOKS.items():
-            program = translate(classic, hook, maps[name], maps["packet_counters"])
-            _put(maps[name], hook, program)
+        with ExitStack() as stack:
+            loaded = {name: _load(stack, HOOKS[name], programs[name]) for name in HOOKS}
+            for name, fd in loaded.items():
+                bpf.update(maps[name], _slot("FILTER_CHOOSE"), np.array([fd], np.uint32))
     except OSError as error:
         raise DataplaneError(f"the kernel refused the filter: {error.strerror}") from error
 
@@ -64,16 +68,14 @@ def _clear(fd: int) -> None:
             raise DataplaneError(f"cannot clear the filter: {error.strerror}") from error
 
 
-def _put(fd: int, hook: Hook, program: np.ndarray) -> None:
-    """Load a filter and put it in its place, declared as the tracker's programs are."""
-    loaded = _load(hook, program)
-    try:
-        bpf.update(fd, _slot("FILTER_CHOOSE"), np.array([loaded], np.uint32))
-    finally:
-        os.close(loaded)
+def _load(stack: ExitStack, hook: Hook, program: np.ndarray) -> int:
+    """Return a filter's descriptor until the stack is left; declared as the tracker's are."""
+    fd = _load_declared(hook, program)
+    stack.callback(os.close, fd)
+    return fd
 
 
-def _load(hook: Hook, program: np.ndarray) -> int:
+def _load_declared(hook: Hook, program: np.ndarray) -> int:
     *others, last = hook.attach_types
     for attach_type in others:
         try:
