@@ -2,6 +2,7 @@
 
 import json
 import time
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -98,8 +99,8 @@ def test_installed_engines_have_versions(monkeypatch):
 
     def version(package):
         if package not in there:
-            raise inference.PackageNotFoundError(package)
+            raise metadata.PackageNotFoundError(package)
         return there[package]
 
-    monkeypatch.setattr(inference, "version", version)
+    monkeypatch.setattr(metadata, "version", version)
     assert inference.installed() == ["TensorRT 10.16.1", "ONNX Runtime with CUDA 1.31.1"]
