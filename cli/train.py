@@ -2,11 +2,15 @@
 
 import sys
 from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING
 
 import click
 
 from etcpipe.cli.common import Verb, is_json, print_json
+from etcpipe.cli.fitting import fitting_options
+from etcpipe.fitting import Fitting
+from etcpipe.zoo import ARCHS
 
 if TYPE_CHECKING:
     from etcpipe.train import Result
@@ -19,9 +23,17 @@ SIZES = click.IntRange(1, 64)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The model.")
 @click.option("--task", help="Which labels of a bundle with tasks.csv to learn.")
 @click.option("--name", help="The model's name; default: that of the file.")
-@click.option("--arch", type=click.Choice(["lightgbm"]), default="lightgbm", show_default=True)
-@click.option("--view", type=click.Choice(["stats"]), default="stats", show_default=True)
-@click.option("--first", default=10, type=SIZES, show_default=True, help="Packets of a flow.")
+@click.option(
+    "--arch",
+    type=click.Choice(["lightgbm", *ARCHS]),
+    default="lightgbm",
+    show_default=True,
+    metavar="NAME",
+    help=f"lightgbm, or a network: {', '.join(ARCHS)}.",
+)
+@click.option(
+    "--first", type=SIZES, help="Packets of a flow; default: 10, or as many as the network takes."
+)
 @click.option(
     "--count",
     type=click.Choice(["payload", "all", "non_ack"]),
@@ -45,6 +57,7 @@ SIZES = click.IntRange(1, 64)
 )
 @click.option("--folds", default=5, type=click.IntRange(2), show_default=True, help="Of captures.")
 @click.option("--seed", default=1, show_default=True, help="Makes folds and fits repeatable.")
+@fitting_options
 @click.pass_context
 def train(
     ctx: click.Context,
@@ -53,19 +66,20 @@ def train(
     task: str | None,
     name: str | None,
     arch: str,
-    view: str,
-    first: int,
+    first: int | None,
     count: str,
     wait: float,
     mask: str,
     folds: int,
     seed: int,
+    fitting: Fitting,
 ) -> None:
-    """Train gradient boosted trees on DATA and write them as one .onnx file.
+    """Train gradient boosted trees, or a network, on DATA and write them as one .onnx file.
 
     DATA are folders with captures and a labels.csv (as `etcpipe lab record` makes them),
     or a bundle with flows.csv and tasks.csv. Every score that is printed comes from
-    captures that were held out.
+    captures that were held out. The training of a network that was cut off goes on where it
+    was when the same command runs again.
 
     \b
     Example:
@@ -77,16 +91,24 @@ def train(
     if not output.absolute().parent.is_dir():
         raise click.BadParameter(f"no folder {output.parent}", ctx, param_hint="-o")
     trains, datasets = _import_training()
+    network = ARCHS.get(arch)
+    first = first or (network.first_n if network else datasets.Input.first_n)
     settings = trains.Settings(
-        datasets.Input(first, count, wait), name or output.stem, mask, seed, folds
+        datasets.Input(first, count, wait), name or output.stem, mask, seed, folds, arch, fitting
     )
     recordings = [one for path in data for one in datasets.find_recordings(path, task)]
     with _Progress() as progress:
         dataset = datasets.read(
-            recordings, settings.input, lambda done, total: progress("reading", done, total)
+            recordings,
+            settings.input,
+            lambda done, total: progress("reading", done, total),
+            [network.view] if network else [],
+            mask,
         )
         result = trains.train(dataset, settings, on_step=progress)
     output.write_bytes(result.model)
+    if fitting.checkpoints:
+        rmtree(fitting.checkpoints, ignore_errors=True)
     if is_json(ctx):
         made = {"model": str(output), "us_per_flow": round(result.us_per_flow, 2)}
         print_json(ctx, made | result.report)
@@ -151,6 +173,12 @@ def as_text(report: dict) -> str:
         f"baselines (macro-F1): majority {base['majority']:.3f}, k-NN {base['knn']:.3f}, "
         f"hidden fields alone {base['ids_only']:.3f}",
     ]
+    if "lightgbm" in base:
+        above, low, high = report["above_baselines"]["lightgbm"]
+        lines.append(
+            f"trees on the same folds: {base['lightgbm']:.3f}; difference to this model "
+            f"{above:+.3f} ({low:+.3f} to {high:+.3f})"
+        )
     if report["shortcut"]:
         lines.append("  ports, TTL or window would tell the class here: keep them masked")
     if unknown["strange_refused"] is not None:
@@ -162,7 +190,8 @@ def as_text(report: dict) -> str:
 
 
 def _cost(output: Path, result: "Result") -> str:
+    kind = "trees" if "trees" in result.report else "parameters"
     return (
-        f"{output}: {len(result.model) / 1e3:.0f} kB, {result.report['trees']} trees, "
+        f"{output}: {len(result.model) / 1e3:.0f} kB, {result.report[kind]} {kind}, "
         f"{result.us_per_flow:.1f} us a flow on one core"
     )

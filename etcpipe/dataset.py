@@ -87,7 +87,7 @@ class Dataset:
         digest = hashlib.sha256()
         further = [self.views[name] for name in sorted(self.views)]
         for array in (self.stats, self.seq, self.label, self.capture, *further):
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         digest.update("\n".join(self.classes).encode())
         return digest.hexdigest()[:16]
 

@@ -1,18 +1,18 @@
 """Verdicts on flows whose captures were held out: the only ones that scores come from.
 
-Captures are dealt into folds. Each fold is judged by an ensemble that saw none of its
-captures. What a model does with classes that it never saw is judged by ensembles that
-miss one class each.
+Captures are dealt into folds. Each fold is judged by a fit that saw none of its captures.
+What a model does with classes that it never saw is judged by fits that miss some classes.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from etcpipe import evaluate, trees
+from etcpipe import trees
 from etcpipe.dataset import STATS, Dataset
 from etcpipe.errors import UsageError
+from etcpipe.learner import Learner, Tell, TreeLearner
 from etcpipe.verdict import UNKNOWN
 
 OnStep = Callable[[str, int, int], None]
@@ -25,10 +25,10 @@ class Judged:
     Attributes:
         fold: (flows,) int, a capture is in one fold only.
         scores: (flows, classes) float64, unnormalised.
-        rounds: boosting rounds, the median of what the folds stopped at.
-        strange: (strange flows, classes) float64, scores by ensembles that never saw the
-            flow's class, nor its capture; -inf for that class.
-        baselines: (classes, classes) int confusion matrix by name.
+        rounds: of training, the median of what the folds stopped at.
+        strange: (strange flows, classes) float64, scores by fits that never saw the flow's
+            class, nor its capture; -inf for classes that they did not know.
+        baselines: (flows,) int, the class that simple classifiers said, by name.
     """
 
     fold: np.ndarray
@@ -44,20 +44,22 @@ class _Steps:
     def __init__(self, on_step: OnStep, total: int) -> None:
         self._on_step, self._done, self._total = on_step, 0, total
 
-    def next(self, what: str) -> None:
-        self._on_step(what, self._done, self._total)
-        self._done += 1
+    def next(self, what: str) -> Tell:
+        """Begin a step; what is returned takes more detailed news of it."""
+        done, self._done = self._done, self._done + 1
+        self._on_step(what, done, self._total)
+        return lambda more: self._on_step(f"{what}: {more}", done, self._total)
 
 
 @dataclass(frozen=True)
 class _Task:
-    """One dataset in the form that ensembles are fitted to."""
+    """One dataset in the form that a learner fits."""
 
+    learner: Learner
     rows: np.ndarray
     label: np.ndarray
     fold: np.ndarray
     classes: int
-    seed: int
 
     @property
     def folds(self) -> int:
@@ -65,19 +67,33 @@ class _Task:
 
 
 def judge(
-    dataset: Dataset, columns: tuple[str, ...], folds: int, seed: int, on_step: OnStep
+    dataset: Dataset,
+    learner: Learner,
+    folds: int,
+    seed: int,
+    on_step: OnStep,
+    beside: TreeLearner | None = None,
 ) -> Judged:
     """Return how a dataset's flows are judged when their captures are held out.
+
+    Args:
+        beside: trees to judge the same folds, as the baseline "lightgbm".
 
     Raises:
         UsageError: the data cannot be split by capture.
     """
     fold = deal_folds(dataset, folds, seed)
-    task = _Task(dataset.columns(columns), dataset.label, fold, len(dataset.classes), seed)
-    steps = _Steps(on_step, 2 * task.folds + task.classes + 1)
-    scores, rounds = _scores(task, steps)
-    strange = _strange_scores(task, dataset.classes, rounds, steps)
-    return Judged(fold, scores, rounds, strange, _baselines(task, dataset, steps))
+    classes = len(dataset.classes)
+    task = _Task(learner, learner.rows(dataset), dataset.label, fold, classes)
+    groups = _groups(dataset.classes, learner.left_out)
+    steps = _Steps(on_step, task.folds * (1 + (beside is not None)) + len(groups) + 1)
+    scores, rounds = _scores(task, steps, "")
+    strange = _strange_scores(task, dataset.classes, groups, rounds, steps)
+    baselines = _baselines(task, dataset, seed, steps)
+    if beside:
+        trees_task = replace(task, learner=beside, rows=beside.rows(dataset))
+        baselines["lightgbm"] = _scores(trees_task, steps, "trees beside: ")[0].argmax(axis=1)
+    return Judged(fold, scores, rounds, strange, baselines)
 
 
 def deal_folds(dataset: Dataset, folds: int, seed: int) -> np.ndarray:
@@ -110,46 +126,58 @@ def deal_folds(dataset: Dataset, folds: int, seed: int) -> np.ndarray:
     return fold
 
 
-def _scores(task: _Task, steps: _Steps) -> tuple[np.ndarray, int]:
-    """Return (flows, classes) scores by ensembles that saw no flow's capture, and the rounds.
+def _scores(task: _Task, steps: _Steps, prefix: str) -> tuple[np.ndarray, int]:
+    """Return (flows, classes) scores by fits that saw no flow's capture, and the rounds.
 
-    Rounds are found by stopping early on one more fold, then that fold is fitted too.
+    When to stop is told by one more fold, which is no part of the one that is judged.
     """
     scores, rounds = np.zeros((len(task.rows), task.classes)), []
     for i in range(task.folds):
         seen = task.fold != i
-        rows, label = task.rows[seen], task.label[seen]
         stop = task.fold[seen] == (i + 1) % task.folds if task.folds > 2 else None
-        steps.next(f"fold {i + 1} of {task.folds}: rounds")
-        best = trees.fit(rows, label, task.classes, task.seed, held_out=stop).rounds
-        steps.next(f"fold {i + 1} of {task.folds}: fit")
-        ensemble = trees.fit(rows, label, task.classes, task.seed, best)
-        scores[~seen] = ensemble.scores(task.rows[~seen])
-        rounds.append(best)
+        tell = steps.next(f"{prefix}fold {i + 1} of {task.folds}")
+        fitted = task.learner.fit(
+            task.rows[seen], task.label[seen], task.classes, f"fold-{i}", stop=stop, tell=tell
+        )
+        scores[~seen] = fitted.scores(task.rows[~seen])
+        rounds.append(fitted.rounds)
     return scores, int(np.median(rounds))
 
 
-def _strange_scores(task: _Task, names: tuple[str, ...], rounds: int, steps: _Steps) -> np.ndarray:
-    """Return scores that flows get from ensembles that know all classes but theirs.
+def _groups(names: tuple[str, ...], groups: int | None) -> list[list[int]]:
+    """Return the classes that are left out together; two or more always stay."""
+    classes = [i for i, name in enumerate(names) if name != UNKNOWN]
+    size = len(classes) if groups is None else min(groups, len(classes))
+    dealt = [classes[i::size] for i in range(size)]
+    return [group for group in dealt if len(names) - len(group) >= 2]
+
+
+def _strange_scores(
+    task: _Task, names: tuple[str, ...], groups: list[list[int]], rounds: int, steps: _Steps
+) -> np.ndarray:
+    """Return scores that flows get from fits that know all classes but a group with theirs.
 
     The flows are those of fold 0, so that neither their class nor their capture was seen.
     """
     parts = [np.zeros((0, task.classes))]
-    for left_out, name in enumerate(names):
-        steps.next(f"unknown: without {name}")
-        seen = (task.fold != 0) & (task.label != left_out)
-        strange = (task.fold == 0) & (task.label == left_out)
-        if name == UNKNOWN or task.classes < 3 or not strange.any():
+    for group in groups:
+        tell = steps.next(f"unknown: without {', '.join(names[i] for i in group)}")
+        is_out = np.isin(task.label, group)
+        seen, strange = (task.fold != 0) & ~is_out, (task.fold == 0) & is_out
+        if not strange.any():
             continue
-        others = task.label[seen] - (task.label[seen] > left_out)
-        ensemble = trees.fit(task.rows[seen], others, task.classes - 1, task.seed, rounds)
-        scores = ensemble.scores(task.rows[strange])
-        parts.append(np.insert(scores, left_out, -np.inf, axis=1))
+        known = np.setdiff1d(np.arange(task.classes), group)
+        others = np.searchsorted(known, task.label[seen])
+        key = f"without-{group[0]}"
+        fitted = task.learner.fit(task.rows[seen], others, len(known), key, rounds, tell=tell)
+        scores = np.full((int(strange.sum()), task.classes), -np.inf)
+        scores[:, known] = fitted.scores(task.rows[strange])
+        parts.append(scores)
     return np.concatenate(parts)
 
 
-def _baselines(task: _Task, dataset: Dataset, steps: _Steps) -> dict[str, np.ndarray]:
-    """Return confusion matrices of simple classifiers on the same folds.
+def _baselines(task: _Task, dataset: Dataset, seed: int, steps: _Steps) -> dict[str, np.ndarray]:
+    """Return what simple classifiers say on the same folds.
 
     majority says the commonest class; knn looks at sizes, directions and gaps (the bar to
     clear, arXiv 2506.08655); ids_only sees nothing but what the strict mask hides.
@@ -166,9 +194,6 @@ def _baselines(task: _Task, dataset: Dataset, steps: _Steps) -> dict[str, np.nda
         said["majority"][~seen] = np.bincount(label[seen], minlength=classes).argmax()
         nearest = KNeighborsClassifier(min(5, int(seen.sum())), metric="manhattan")
         said["knn"][~seen] = nearest.fit(shapes[seen], label[seen]).predict(shapes[~seen])
-        ensemble = trees.fit(ids[seen], label[seen], classes, task.seed, 10)
+        ensemble = trees.fit(ids[seen], label[seen], classes, seed, 10)
         said["ids_only"][~seen] = ensemble.scores(ids[~seen]).argmax(axis=1)
-    return {
-        name: evaluate.confusion_matrix(label, predicted, classes)
-        for name, predicted in said.items()
-    }
+    return said

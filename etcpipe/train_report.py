@@ -6,6 +6,7 @@ import numpy as np
 
 from etcpipe import evaluate
 from etcpipe.dataset import Dataset
+from etcpipe.held_out import Judged
 
 
 def on_classes(dataset: Dataset, predicted: np.ndarray, seed: int) -> dict[str, Any]:
@@ -72,9 +73,27 @@ def has_shortcut(ids_only: np.ndarray) -> bool:
     return bool(found.mean() > 1 / len(ids_only) + 0.05)
 
 
-def top_columns(gains: np.ndarray, columns: tuple[str, ...]) -> dict[str, float]:
-    """Return the ten columns that the trees use most, with their share of gain."""
-    return {columns[i]: rounded(gains[i]) for i in np.argsort(-gains)[:10]}
+def on_baselines(dataset: Dataset, judged: Judged, seed: int) -> dict[str, Any]:
+    """Return the macro-F1 of simple classifiers, and how far the model is above each."""
+    label, classes, captures = dataset.label, len(dataset.classes), dataset.capture
+    ours = judged.scores.argmax(axis=1)
+    confusions = {
+        name: evaluate.confusion_matrix(label, said, classes)
+        for name, said in judged.baselines.items()
+    }
+    above = {
+        name: evaluate.difference(label, ours, said, captures, classes, seed)
+        for name, said in judged.baselines.items()
+    }
+    return {
+        "baselines": {
+            name: rounded(evaluate.macro_f1(confusion)) for name, confusion in confusions.items()
+        },
+        "above_baselines": {
+            name: [rounded(value) for value in values] for name, values in above.items()
+        },
+        "shortcut": has_shortcut(confusions["ids_only"]),
+    }
 
 
 def rounded(value: float) -> float:

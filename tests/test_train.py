@@ -7,11 +7,12 @@ from struct import pack
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from labelled import EVERY, made_up
 
 from etcpipe import dataset as datasets
 from etcpipe import evaluate
 from etcpipe.cli.command import cli
-from etcpipe.dataset import STATS, Dataset, Input
+from etcpipe.dataset import STATS, Input
 from etcpipe.errors import UsageError
 from etcpipe.gpu.inference import open_runner
 from etcpipe.model import load
@@ -20,7 +21,6 @@ pytest.importorskip("lightgbm", reason="training needs etcpipe[train]")
 from etcpipe import held_out, train, trees
 from etcpipe.model_file import Description
 
-EVERY = STATS.column_names("none")
 SETTINGS = train.Settings(Input(), folds=3)
 
 
@@ -28,22 +28,6 @@ SETTINGS = train.Settings(Input(), folds=3)
 def few_trees(monkeypatch):
     """Enough for what is learnt here, and fast."""
     monkeypatch.setattr(trees, "TREES_MAX", 60)
-
-
-def made_up(classes=3, captures=6, flows=480, seed=0, is_shuffled=False):
-    """A dataset whose classes differ in s_bytes_mean alone, or in nothing if shuffled."""
-    rng = np.random.default_rng(seed)
-    label = rng.integers(0, classes, flows).astype(np.int32)
-    stats = rng.normal(500, 100, (flows, len(EVERY))).astype(np.float32)
-    stats[:, EVERY.index("s_bytes_mean")] += 400 * label
-    return Dataset(
-        stats=stats,
-        seq=rng.normal(0, 1, (flows, 30, 3)).astype(np.float32),
-        label=rng.permutation(label) if is_shuffled else label,
-        capture=(np.arange(flows) % captures).astype(np.int32),
-        classes=tuple(f"class{i}" for i in range(classes)),
-        captures=tuple(f"{i}.pcap" for i in range(captures)),
-    )
 
 
 def test_a_separable_problem_is_learnt():

@@ -1,0 +1,61 @@
+"""Options on how a network is fitted."""
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from etcpipe.fitting import Fitting
+
+OPTIONS = (
+    click.option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+        show_default=True,
+        help="Where a network is trained; auto: CUDA if it is there.",
+    ),
+    click.option(
+        "--rounds",
+        type=click.IntRange(1),
+        help="Of a network's training at most; default: by architecture.",
+    ),
+    click.option(
+        "--batch",
+        type=click.IntRange(2),
+        default=Fitting.batch,
+        show_default=True,
+        help="Flows of one step of a network's training.",
+    ),
+    click.option(
+        "--patience",
+        type=click.IntRange(1),
+        default=Fitting.patience,
+        show_default=True,
+        help="Rounds without a better score before a network's training stops.",
+    ),
+)
+
+
+def fitting_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options; the command gets them as one Fitting `fitting`."""
+
+    @wraps(command)
+    def with_fitting(
+        *args: Any,
+        output: Path,
+        device: str,
+        rounds: int | None,
+        batch: int,
+        patience: int,
+        **others: Any,
+    ) -> Any:
+        unfinished = output.with_name(f"{output.name}.unfinished")
+        fitting = Fitting(rounds, batch, patience, device, checkpoints=unfinished)
+        return command(*args, output=output, fitting=fitting, **others)
+
+    for option in reversed(OPTIONS):
+        with_fitting = option(with_fitting)
+    return with_fitting

@@ -1,0 +1,26 @@
+"""How networks are fitted; apart from the network itself, so that no PyTorch is needed here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """Settings of a network's training.
+
+    Attributes:
+        rounds: at most; a round is a pass over the rows, or a bounded number of batches.
+            None: as many as the network's architecture asks for.
+        batch: rows of one step, at most as many as there are.
+        patience: rounds without a better score on held-out captures before it stops.
+        device: "cpu", "cuda", or "auto" for CUDA where it is there.
+        checkpoints: folder for the state of unfinished fits; None keeps none.
+        pretrained: file of `etcpipe train --pretrain` to begin with.
+    """
+
+    rounds: int | None = None
+    batch: int = 128
+    patience: int = 10
+    device: str = "auto"
+    checkpoints: Path | None = None
+    pretrained: Path | None = None

@@ -1,0 +1,25 @@
+"""What the training may ask of a network of the zoo; each has a default that does nothing."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class ZooNetwork(nn.Module):
+    """A network that takes the rows of a view and gives (flows, classes) scores."""
+
+    def extra_loss(self) -> torch.Tensor:
+        """Return what is added to the loss of the last forward(), a scalar."""
+        return torch.zeros(())
+
+    def after_step(self) -> None:
+        """Do what follows each step of the optimiser."""
+
+    def learning_rates(self, rate: float) -> list[dict[str, Any]]:
+        """Return groups of parameters with the learning rate of each."""
+        return [{"params": [one for one in self.parameters() if one.requires_grad], "lr": rate}]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the report says of a fitted network, beside its number of parameters."""
+        return {}
