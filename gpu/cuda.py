@@ -5,6 +5,7 @@ header, and which records a kernel takes from its own source, so a call that doe
 error here and not a crash there.
 """
 
+from collections.abc import Mapping
 from math import prod
 from typing import Any, Protocol
 
@@ -109,7 +110,9 @@ class Record:
 class Columns:
     """Columns of one table, one behind the other, so that one copy moves them all."""
 
-    def __init__(self, device: Device, room: int, columns: dict[str, tuple[Any, tuple[int, ...]]]):
+    def __init__(
+        self, device: Device, room: int, columns: Mapping[str, tuple[Any, tuple[int, ...]]]
+    ):
         self._device = device
         self._columns = {name: (np.dtype(kind), shape) for name, (kind, shape) in columns.items()}
         self._address = device.allocate(self._layout(room)[1])

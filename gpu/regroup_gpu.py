@@ -263,9 +263,9 @@ class _Output:
 
 
 def _check(batch: PacketBatch) -> None:
-    expected = {"memory": (np.uint8, len(batch.memory))}
-    expected |= {name: (dtype, len(batch)) for name, dtype in DTYPES.items()}
-    for name, (dtype, length) in expected.items():
+    columns: dict[str, tuple[type, int]] = {"memory": (np.uint8, len(batch.memory))}
+    columns |= {name: (dtype, len(batch)) for name, dtype in DTYPES.items()}
+    for name, (dtype, length) in columns.items():
         column = getattr(batch, name)
         if column.dtype != dtype or column.shape != (length,):
             raise ValueError(f"{name} must be an array of {length} {np.dtype(dtype)}")
