@@ -11,7 +11,7 @@ from etcpipe.cli.common import Verb, is_json, print_json
 from etcpipe.errors import UnsupportedError
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "tools" / "bench"
-BENCHMARKS = ("classify", "raw_path", "forward", "wire", "start", "kernel")
+BENCHMARKS = ("classify", "raw_path", "gpu", "forward", "wire", "start", "kernel")
 
 
 @click.command(cls=Verb)
@@ -26,7 +26,7 @@ def bench(
     """Measure this machine: classify beside its peers, forwarding, start, the kernel side.
 
     Reports are Markdown tables with the machine and its load (docs/benchmarks). Takes
-    ten to twenty minutes in all; all but classify and raw_path need root.
+    ten to twenty minutes in all; all but classify, raw_path and gpu need root.
 
     \b
     Examples:

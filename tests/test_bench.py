@@ -5,14 +5,19 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from etcpipe.batch import concatenate
 from etcpipe.capture import Capture
 from etcpipe.cli import bench
 from etcpipe.errors import UnsupportedError
+from etcpipe.gpu.regroup import Regroup
 
 ROOT = Path(__file__).parents[1]
 RECORDINGS = ROOT / "tests" / "data" / "lab"
@@ -130,6 +135,50 @@ def test_raw_path_keeps_the_same_bytes_masked_or_not(tmp_path: Path) -> None:
         assert masked[measure] == plain[measure]
     assert PACKETS / 10 < masked["packets"] < PACKETS
     assert masked["kept"] > 100 * masked["packets"]
+
+
+@pytest.fixture(scope="module")
+def bench_tools() -> Iterator[None]:
+    """The scripts' own modules, importable."""
+    sys.path.insert(0, str(ROOT / "tools" / "bench"))
+    yield
+    sys.path.remove(str(ROOT / "tools" / "bench"))
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+@pytest.mark.parametrize("cores", [1, 3])
+def test_the_papers_algorithm_keeps_the_bytes_that_ours_keeps(
+    bench_tools: None, tmp_path: Path, cores: int
+) -> None:
+    paper_fe, flow_load = map(import_module, ("paper_fe", "flow_load"))
+    library = paper_fe.compile_library(tmp_path)
+    for case in flow_load.CASES:
+        load = flow_load.Load(case, 150)
+        regroup = Regroup(case.first_n, raw_len=case.raw_len, mask="none")
+        rows = concatenate([regroup.add(batch) for batch in load.batches(0)])
+        ours = rows.raw if case.raw_len else rows.packets["ip_len"] + flow_load.ETHERNET
+        frames = (load.batch.memory, load.batch.offset, load.batch.captured, load.flow)
+        with paper_fe.PaperExtraction(
+            library, *frames, case.first_n, case.raw_len, cores
+        ) as extraction:
+            assert extraction.run() == len(rows) == 150
+            theirs = extraction.features(150, ours.shape[1:]) if cores == 1 else None
+        if theirs is not None:
+            _, first = np.unique(load.flow, return_index=True)
+            by_flow = theirs[np.argsort(np.argsort(first))]
+            assert (by_flow == ours[np.argsort(rows.flow_id)]).all()
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+def test_gpu_measures_the_cpu_where_there_is_no_gpu(tmp_path: Path) -> None:
+    report = json.loads(script("gpu", "--quick", "--json", "--work", tmp_path))
+    for times in report["results"]["seconds"].values():
+        assert times["paper, 1 core"]["median"] > 0
+        assert times["etcpipe, 1 core"]["median"] > 0
+    assert report["results"]["latency_ms"]["cpu"]["logits of it"][0] > 0
+    if report["environment"]["GPU"].startswith("no GPU"):
+        assert report["results"]["link_bytes_a_second"] == "not measured"
+        assert "gpu" not in report["results"]["latency_ms"]
 
 
 @pytest.mark.root
