@@ -10,10 +10,10 @@ import os
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import bed as beds
 import common
+from common import Goal, Report, Samples, Table
 from path_cost import PACKETS_A_FLOW, Sender
 
 from etcpipe.kernel import netns
@@ -26,6 +26,7 @@ PACKETS = 60_000
 SENDS = 5
 RING_SIZE = 8192
 RINGBUF_BYTES = 1 << 26
+GOALS_NS = {"AF_XDP": 1200, "ring buffer": 200}
 COPIED = {"first_n": CONSTANTS["FIRST_N_MAX"], "mode": "tc"}
 # One packet of a flow's PACKETS_A_FLOW is copied where "none" are.
 WAYS = {
@@ -97,16 +98,48 @@ def copy_costs(costs: dict[str, list[float]]) -> dict[str, float]:
     return {way: (min(v) - min(costs["none"])) / more for way, v in costs.items() if way != "none"}
 
 
-def main() -> None:
-    arguments = common.parser(__doc__.splitlines()[0], repeats=5).parse_args()
-    common.need_root()
-    packets = PACKETS // 4 if arguments.quick else PACKETS
-    with TemporaryDirectory() as work:
-        costs = measure(arguments.repeats, packets, Path(work))
+def table(costs: dict[str, list[float]]) -> Table:
+    """Return ns a packet and a copy, by the way of the copy."""
+    result = Table("A copy to the consumer", ["way", "ns a packet", "ns a copy"])
+    copies = copy_costs(costs)
     for way, values in costs.items():
-        print(f"{way:22} {min(values):8.0f} ns a packet")
-    for way, cost in copy_costs(costs).items():
-        print(f"{way:22} {cost:8.0f} ns a copy")
+        copy = f"{copies[way]:,.0f}" if way in copies else "-"
+        result.rows.append([way, Samples(values).text(0), copy])
+    return result
+
+
+def goals(costs: dict[str, list[float]]) -> list[Goal]:
+    """Return the project's goals for a copy beside what was measured."""
+    copies = copy_costs(costs)
+    return [
+        Goal(f"a copy, {way}", f"<= {goal} ns", f"{copies[way]:.0f} ns", copies[way] <= goal)
+        for way, goal in GOALS_NS.items()
+    ]
+
+
+def main() -> None:
+    """Measure and print the report."""
+    options = common.parser(__doc__.splitlines()[0], repeats=5).parse_args()
+    common.need_root()
+    if os.cpu_count() < 2:
+        raise SystemExit("bench: the sender and the consumer each take a processor")
+    repeats = options.repeats or (1 if options.quick else options.default_repeats)
+    packets = PACKETS // 4 if options.quick else PACKETS
+    versions = {"gcc": common.tool_version(["gcc", "--version"], r" ([\d.]+)\n")}
+    report = Report("mirror", "What a copy costs", versions)
+    costs = measure(repeats, packets, options.work)
+    report.tables = [table(costs)]
+    report.goals = [] if options.quick else goals(costs)
+    report.notes = [
+        f"{repeats} interleaved repeats, each the smallest of {SENDS} sends of {packets:,} "
+        "packets; median (min .. max, MAD). A copy: the smallest less that without copies.",
+    ]
+    report.notes += [common.quick_note()] if options.quick else []
+    report.results = {
+        "packet_ns": {way: Samples(values).summary() for way, values in costs.items()},
+        "copy_ns": copy_costs(costs),
+    }
+    report.show(options.json)
 
 
 if __name__ == "__main__":
