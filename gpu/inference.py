@@ -71,7 +71,8 @@ class Runner(Protocol):
         are ready when the stream is, and are overwritten by the next call.
 
         Args:
-            rows: (flows, *input_shape) CuPy array of input_dtype, C contiguous.
+            rows: (flows, *input_shape) of input_dtype, C contiguous: a CuPy array, or what
+                has the address in a __cuda_array_interface__ as other libraries' arrays do.
             stream: the CuPy stream that writes rows; not the legacy default one.
         """
         ...

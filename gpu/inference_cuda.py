@@ -55,6 +55,7 @@ class CudaRunner:
             raise EngineError(reason(error)) from error
 
     def infer_device(self, rows: Any, stream: Any) -> Any:
+        rows = self._cupy.asarray(rows)  # copies nothing
         with cuda_errors(), stream:
             scores = self._cupy.empty((len(rows), self._classes), np.float32)
         if not len(rows):

@@ -55,7 +55,7 @@ class OnnxRunner:
         import cupy
 
         stream.synchronize()
-        scores = self.infer(cupy.asnumpy(rows))
+        scores = self.infer(cupy.asnumpy(cupy.asarray(rows)))
         with stream:
             return cupy.asarray(scores)
 

@@ -63,6 +63,7 @@ class TensorRTRunner:
         return scores
 
     def infer_device(self, rows: Any, stream: Any) -> Any:
+        rows = self._cupy.asarray(rows)  # copies nothing
         if len(rows) <= PROFILE.max:
             with cuda_errors():
                 self._launch(rows, stream)

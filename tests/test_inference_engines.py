@@ -5,6 +5,7 @@ provider with the same binding of pointers. What really runs on a GPU is marked 
 """
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -59,6 +60,17 @@ def test_rows_on_the_device_are_read_where_they_lie(gpu, model, flows):
         buffer[:flows] = rows
         scores = runner.infer_device(buffer[:flows], stream)
         np.testing.assert_allclose(fake_cupy.asnumpy(scores), cpu.infer(rows), atol=1e-3)
+
+
+def test_any_array_that_names_its_address_will_do(gpu):
+    cpu = on_cpu(networks.mlp())
+    rows = networks.rows_for(cpu, 9)
+
+    there = fake_cupy.asarray(rows)
+    foreign = SimpleNamespace(__cuda_array_interface__=there.__cuda_array_interface__)
+    runner = open_runner(networks.mlp(), device="tensorrt")
+    scores = runner.infer_device(foreign, fake_cupy.Stream())
+    np.testing.assert_allclose(fake_cupy.asnumpy(scores), cpu.infer(rows), atol=1e-3)
 
 
 def test_a_batch_size_becomes_a_graph_once(gpu):

@@ -4,6 +4,7 @@ Work that goes into a stream is done at once, or kept while the stream is captur
 is poisoned, so that a row which nobody wrote is noticed.
 """
 
+import ctypes
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -28,6 +29,11 @@ class Array(np.ndarray):
     def set(self, rows, stream=None):
         assert rows.flags.c_contiguous and rows.shape == self.shape and rows.dtype == self.dtype
         self[...] = rows
+
+    @property
+    def __cuda_array_interface__(self):
+        address = (self.ctypes.data, False)
+        return {"shape": self.shape, "typestr": self.dtype.str, "data": address, "version": 3}
 
     def get(self, stream=None):
         return np.array(self)
@@ -102,6 +108,14 @@ def zeros(shape, dtype):
 
 
 def asarray(rows):
+    """Host arrays are copied; what says that it is on the device is taken as it is."""
+    there = getattr(rows, "__cuda_array_interface__", None)
+    if there is not None:
+        size = int(np.prod(there["shape"])) * np.dtype(there["typestr"]).itemsize
+        memory = (ctypes.c_char * size).from_address(there["data"][0])
+        array = np.frombuffer(memory, there["typestr"]).reshape(there["shape"]).view(Array)
+        array.owner = rows  # memory lives as long as somebody looks at it
+        return array
     return np.array(rows).view(Array)
 
 
