@@ -90,11 +90,11 @@ def _hardware_offload(device: str) -> Finding:
 
 
 def _xdp(program_id: int) -> Finding:
-    from etcpipe.kernel import hooks
+    from etcpipe.kernel import occupied
 
     if not program_id:
         return Finding("xdp", OK, "free")
-    name = hooks.describe_program(program_id)
+    name = occupied.describe_program(program_id)
     if "xdp_track" in name:
         return Finding("xdp", OK, f"etcpipe's own program ({name})")
     return Finding("xdp", WARN, f"taken by program {name}; it is left alone, TC mode is taken")

@@ -23,8 +23,7 @@ PROG_LOAD = 5
 OBJ_PIN, OBJ_GET = 6, 7
 PROG_TEST_RUN = 10
 PROG_GET_FD_BY_ID = 13
-RAW_TRACEPOINT_OPEN = 17
-OBJ_GET_INFO = 15
+OBJ_GET_INFO, PROG_QUERY, RAW_TRACEPOINT_OPEN = 15, 16, 17
 MAP_LOOKUP_AND_DELETE = 21
 MAP_LOOKUP_BATCH = 24
 # what MAP_LOOKUP_AND_DELETE answers for a hash map before Linux 5.14
@@ -33,6 +32,7 @@ LINK_CREATE, LINK_UPDATE, LINK_DETACH = 28, 29, 34
 
 PROGRAM_TC, PROGRAM_XDP = 3, 6
 ATTACH_XDP, ATTACH_TCX_INGRESS, ATTACH_TCX_EGRESS = 37, 46, 47
+PROGRAMS_MAX = 64  # on one tcx hook
 BEFORE_ALL = 1 << 3  # BPF_F_BEFORE with no program named
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -80,6 +80,13 @@ _Link = _attr(
 )
 _Tracepoint = _attr("_Tracepoint", ("name", _U64), ("program_fd", _U32), ("pad", _U32))
 _LinkUpdate = _attr("_LinkUpdate", *((n, _U32) for n in ("link_fd", "program_fd", "flags", "old")))
+_Query = _attr(
+    "_Query",
+    *((n, _U32) for n in ("target", "attach_type", "query_flags", "attach_flags")),
+    ("program_ids", _U64),
+    *((n, _U32) for n in ("count", "pad")),
+    *((n, _U64) for n in ("program_flags", "link_ids", "link_flags", "revision")),
+)
 _Batch = _attr(
     "_Batch",
     *((n, _U64) for n in ("cursor_in", "cursor_out", "keys", "values")),
@@ -175,6 +182,15 @@ def program_load(
         return _call(PROG_LOAD, attr)
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror} {log.value.decode()}".rstrip()) from None
+
+
+def programs_at(ifindex: int, attach_type: int) -> list[int]:
+    """Return the ids of the programs on a tcx hook, in the order that packets meet them."""
+    ids = np.zeros(PROGRAMS_MAX, np.uint32)
+    attr = _Query(target=ifindex, attach_type=attach_type, count=len(ids))
+    attr.program_ids = ids.ctypes.data
+    _call(PROG_QUERY, attr)
+    return ids[: attr.count].tolist()
 
 
 def program_fd(program_id: int) -> int:

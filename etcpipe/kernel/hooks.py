@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from etcpipe.errors import DataplaneError, UnsupportedError
-from etcpipe.kernel import bpf, links
+from etcpipe.kernel import bpf, links, occupied
 
 XDP_GENERIC_MODE = 1 << 1  # XDP_FLAGS_SKB_MODE
 XDP_DRIVER_MODE = 1 << 2
@@ -40,7 +40,8 @@ def attach_tcx(program_fd: int, ifindex: int, side: str, pin: Path) -> None:
     except OSError as error:
         if error.errno in NO_TCX:
             raise UnsupportedError("no tcx before Linux 6.6: use the clsact hook") from error
-        raise DataplaneError(f"cannot attach at TC {side}: {error.strerror}") from error
+        refusal = occupied.tcx_refusal(ifindex, side, TCX[side], error)
+        raise DataplaneError(refusal) from error
     _keep(link, pin)
 
 
@@ -86,19 +87,6 @@ def xdp_refusal(device: str, error: OSError) -> str:
     if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
         return f"{device}: the driver has no native XDP"
     return f"{device}: the driver refused XDP, its MTU may be too large ({error.strerror})"
-
-
-def describe_program(program_id: int) -> str:
-    """Return how to name somebody else's program: its id, and its name if it has one."""
-    try:
-        fd = bpf.program_fd(program_id)
-    except OSError:
-        return f"id {program_id}"
-    try:
-        _, name, _ = bpf.program_info(fd)
-    finally:
-        os.close(fd)
-    return f"id {program_id} {name}".rstrip()
 
 
 def detach_clsact(ip, ifindex: int, sides: list[str], added: bool) -> None:

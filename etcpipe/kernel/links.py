@@ -50,7 +50,7 @@ class Device:
 @contextmanager
 def iproute() -> Iterator:
     """Open rtnetlink in the current namespace; a refused request is one of our errors."""
-    from pyroute2 import IPRoute, NetlinkError  # a tenth of a second: only when attaching
+    from etcpipe.kernel.rtnetlink import IPRoute, NetlinkError  # 70 ms: only when attaching
 
     with IPRoute() as ip:
         try:
@@ -168,8 +168,13 @@ def delete(ip, name: str) -> None:
 
 def has_clsact(ip, ifindex: int) -> bool:
     """Return whether the device has the qdisc that carries TC filters."""
+    return has_qdisc(ip, ifindex, "clsact")
+
+
+def has_qdisc(ip, ifindex: int, kind: str) -> bool:
+    """Return whether the device has a qdisc of this kind."""
     return any(
-        qdisc["index"] == ifindex and qdisc.get_attr("TCA_KIND") == "clsact"
+        qdisc["index"] == ifindex and qdisc.get_attr("TCA_KIND") == kind
         for qdisc in ip.get_qdiscs(index=ifindex)
     )
 
@@ -217,6 +222,18 @@ def delete_clsact(ip, ifindex: int) -> None:
     """Remove clsact, which we added, unless somebody else uses it by now."""
     if has_clsact(ip, ifindex) and not any(_filters(ip, ifindex, side) for side in SIDES):
         ip.tc("del", "clsact", ifindex)
+
+
+def filters_at_our_priority(ip, ifindex: int, side: str) -> list:
+    """Return the filters that keep ours off one side of clsact."""
+    if not has_clsact(ip, ifindex):
+        return []
+    return [
+        found
+        for found in _filters(ip, ifindex, side)
+        # the kernel lists a filter's kind once more, without a handle
+        if found["info"] >> 16 == FILTER_PRIORITY and found["handle"] and not _is_ours(found)
+    ]
 
 
 def _filters(ip, ifindex: int, side: str) -> list:

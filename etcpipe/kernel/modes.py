@@ -1,7 +1,7 @@
 """How a device is watched: by TC alone, or by XDP at ingress with TC behind it."""
 
 from etcpipe.errors import UnsupportedError
-from etcpipe.kernel import canary, hooks, links
+from etcpipe.kernel import canary, hooks, links, occupied
 from etcpipe.kernel.journal import Journal
 from etcpipe.kernel.settings import Loaded
 
@@ -119,7 +119,7 @@ def _attach_xdp_canary(
     """Try the driver with a packet. Leaves the canary at XDP unless metadata is lost."""
     pin = state.pins / "link_xdp"
     if program_id := links.xdp_program(ip, device.ifindex):
-        other = hooks.describe_program(program_id)
+        other = occupied.describe_program(program_id)
         return False, f"{device.name} has another XDP program ({other})"
     try:
         hooks.attach_xdp(loaded.programs["xdp_canary"], state.ifindex, pin)
@@ -148,11 +148,12 @@ def _attach_tc(ip, state: Journal, loaded: Loaded, side: str, name: str) -> None
     if state.hook == "tcx":
         hooks.attach_tcx(program, state.ifindex, side, state.pins / f"link_{side}")
         return
-    if not links.has_clsact(ip, state.ifindex):
-        state.clsact_added = True
-        state.write()
-        ip.tc("add", "clsact", state.ifindex)
-    links.add_filter(ip, state.ifindex, side, program, name)
+    with occupied.clsact_explained(ip, state.device, state.ifindex, side):
+        if not links.has_clsact(ip, state.ifindex):
+            state.clsact_added = True
+            state.write()
+            ip.tc("add", "clsact", state.ifindex)
+        links.add_filter(ip, state.ifindex, side, program, name)
 
 
 def _detach_tc(ip, state: Journal, side: str) -> None:

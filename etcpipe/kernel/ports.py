@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from etcpipe.errors import DataplaneError, UnsupportedError, UsageError
-from etcpipe.kernel import ethtool, hooks, journal, links, netns
+from etcpipe.kernel import ethtool, journal, links, netns, occupied
 
 # What the far end of a veth must not do beside a port that forwards, as `ethtool -K` says it:
 # a checksum or a tag that is left to the device is never put into the frame. And it takes
@@ -57,7 +57,7 @@ def check(ip, device: links.Device, other_name: str) -> Ports:
         )
     for port in (device, other):
         if program_id := links.xdp_program(ip, port.ifindex):
-            program = hooks.describe_program(program_id)
+            program = occupied.describe_program(program_id)
             raise UnsupportedError(f"cannot forward: {port.name} has an XDP program ({program})")
         if port.driver == "veth":
             _check_far_end(ip, port)
@@ -110,7 +110,7 @@ def _features(device: str) -> dict[str, bool]:
 
 def _far_namespace(ip, near) -> str | None:
     """Return a path to the namespace of a veth's other end, by the kernel's number for it."""
-    from pyroute2 import NetlinkError
+    from etcpipe.kernel.rtnetlink import NetlinkError
 
     number = near.get_attr("IFLA_LINK_NETNSID")
     if number is None:
