@@ -1,0 +1,39 @@
+"""pyroute2's rtnetlink without the rest of pyroute2.
+
+`import pyroute2` imports every protocol that it speaks, a network database and SQLite with
+it: 130 ms, of which rtnetlink's share is 70. So the package is imported without running its
+__init__, which runs when somebody asks the package for more than its modules.
+"""
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec
+from typing import Any
+
+
+def _defer(name: str) -> None:
+    """Make a package's modules importable, and its __init__ run at the first need of it."""
+    spec = find_spec(name)
+    if name in sys.modules or spec is None or spec.loader is None:
+        return  # somebody imported it in full, or the import below tells that it is missing
+    package, loader = module_from_spec(spec), spec.loader
+
+    def attribute(wanted: str) -> Any:
+        try:
+            return import_module(f"{name}.{wanted}")
+        except ModuleNotFoundError:
+            pass
+        vars(package).pop("__getattr__", None)
+        loader.exec_module(package)
+        return getattr(package, wanted)
+
+    vars(package)["__getattr__"] = attribute  # PEP 562
+    sys.modules[name] = package
+
+
+_defer("pyroute2")
+
+from pyroute2.iproute import IPRoute  # noqa: E402
+from pyroute2.netlink.exceptions import NetlinkError  # noqa: E402
+
+__all__ = ["IPRoute", "NetlinkError"]
