@@ -58,12 +58,12 @@ NO_UNROLL
 /* XDP marked this packet and its copy failed: find its flow to tell it. */
 static __always_inline void tell_lost(struct __sk_buff *skb)
 {
+	struct packet *p = parsed();
 	struct flow_state *flow;
-	struct packet p;
 
-	if (parse_skb(skb, &p))
+	if (!p || parse_skb(skb, p))
 		return;
-	flow = flows_find(&p.key);
+	flow = flows_find(&p->key);
 	if (flow)
 		flow->lost++;
 }

@@ -1,19 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * Tunnels: from a parsed packet to the one that travels in it. What does not look like the
+ * Tunnels in IP: from a parsed packet to the one that travels in it. What does not look like the
  * tunnel that its port or protocol says is no error: then there is nothing inside.
  */
 #ifndef ETCPIPE_DECAP_H
 #define ETCPIPE_DECAP_H
 
-#include <linux/if_ether.h>
 #include <linux/in.h>
 
-#include "packet.h"
+#include "ethernet.h"
 
-#define TUNNELS_MAX 1		/* IP in IP in IP */
-#define VLAN_TAGS_MAX 2
-#define MPLS_LABELS_MAX 6
 #define GTP_EXTENSIONS_MAX 4
 
 #define PORT_GTPU NET16(2152)		/* 3GPP TS 29.281, 4.4.2 */
@@ -31,22 +27,6 @@
 #define GTP_GPDU 255			/* the only message with a packet inside */
 #define GTP_OPTIONAL 0x07		/* any of these: 4 bytes more */
 #define GTP_EXTENDED 0x04
-#define PPPOE_VERSION 0x11
-#define PPP_IPV4 NET16(0x0021)
-#define PPP_IPV6 NET16(0x0057)
-#define MPLS_BOTTOM 0x100		/* of a label stack entry in host order */
-#define MPLS_LABEL_SHIFT 12
-
-/* What was found in a packet. */
-struct inner {
-	__be16 protocol;	/* ethertype, 0: nothing that can be parsed */
-	__u32 id;		/* of the tunnel, 0: it has none */
-};
-
-struct vlan_tag {
-	__be16 tci;
-	__be16 protocol;
-};
 
 struct gre_header {
 	__be16 flags;
@@ -79,63 +59,13 @@ struct gtp_optional {
 	__u8 next;		/* type of the first extension header, 0: none */
 };
 
-struct pppoe_header {
-	__u8 version;
-	__u8 code;		/* 0: a session's packet */
-	__be16 session;
-	__be16 len;
-	__be16 protocol;	/* PPP's first field */
-};
-
-static __always_inline int is_vlan(__be16 protocol)
-{
-	return protocol == NET16(ETH_P_8021Q) || protocol == NET16(ETH_P_8021AD);
-}
-
-/* The version tells IPv4 from IPv6 where no field does. */
-static __always_inline int decap_ip(struct cursor *c, struct packet *p, struct inner *inner)
-{
-	struct cursor ahead = *c;
-	__u8 *first;
-
-	if (PULL(&ahead, first, 1))
-		return parse_refuse(p, PACKETS_MALFORMED);
-	if (*first >> 4 == 4)
-		inner->protocol = NET16(ETH_P_IP);
-	else if (*first >> 4 == 6)
-		inner->protocol = NET16(ETH_P_IPV6);
-	return 0;
-}
-
-/* An inner frame's VLAN tags are skipped: the key has those of the outer one. */
-static __always_inline int decap_ethernet(struct cursor *c, struct packet *p, struct inner *inner)
-{
-	struct vlan_tag *tag;
-	struct ethhdr *eth;
-	int i;
-
-	if (PULL(c, eth, sizeof(*eth)))
-		return parse_refuse(p, PACKETS_MALFORMED);
-	inner->protocol = eth->h_proto;
-UNROLL
-	for (i = 0; i < VLAN_TAGS_MAX; i++) {
-		if (!is_vlan(inner->protocol))
-			break;
-		if (PULL(c, tag, sizeof(*tag)))
-			return parse_refuse(p, PACKETS_MALFORMED);
-		inner->protocol = tag->protocol;
-	}
-	return 0;
-}
-
 /* GRE and GENEVE name what they carry by its ethertype. */
 static __always_inline int decap_protocol(struct cursor *c, struct packet *p, __be16 protocol,
 					  struct inner *inner)
 {
 	if (protocol == NET16(ETH_P_TEB))
 		return decap_ethernet(c, p, inner);
-	inner->protocol = protocol;
-	return 0;
+	return decap_link(c, p, protocol, inner);
 }
 
 static __always_inline int decap_gre(struct cursor *c, struct packet *p, struct inner *inner)
@@ -256,52 +186,6 @@ static __always_inline int decap(struct cursor *c, struct packet *p, __be16 port
 	default:
 		return 0;
 	}
-}
-
-static __always_inline int decap_mpls(struct cursor *c, struct packet *p, struct inner *inner)
-{
-	__be32 *label;
-	__u32 entry = 0;
-	int i;
-
-NO_UNROLL
-	for (i = 0; i < MPLS_LABELS_MAX && !(entry & MPLS_BOTTOM); i++) {
-		if (PULL(c, label, sizeof(*label)))
-			return parse_refuse(p, PACKETS_MALFORMED);
-		entry = NET32(*label);
-	}
-	if (!(entry & MPLS_BOTTOM))
-		return 0;
-	inner->id = entry >> MPLS_LABEL_SHIFT;	/* the bottom label names the service */
-	return decap_ip(c, p, inner);
-}
-
-static __always_inline int decap_pppoe(struct cursor *c, struct packet *p, struct inner *inner)
-{
-	struct pppoe_header *pppoe;
-
-	if (PULL(c, pppoe, sizeof(*pppoe)))
-		return parse_refuse(p, PACKETS_MALFORMED);
-	if (pppoe->version != PPPOE_VERSION || pppoe->code)
-		return 0;
-	inner->id = NET16(pppoe->session);
-	if (pppoe->protocol == PPP_IPV4)
-		inner->protocol = NET16(ETH_P_IP);
-	else if (pppoe->protocol == PPP_IPV6)
-		inner->protocol = NET16(ETH_P_IPV6);
-	return 0;
-}
-
-/* What a frame carries that is neither IPv4 nor IPv6 itself, by its ethertype. */
-static __always_inline int decap_link(struct cursor *c, struct packet *p, __be16 protocol,
-				      struct inner *inner)
-{
-	if (protocol == NET16(ETH_P_MPLS_UC))
-		return decap_mpls(c, p, inner);
-	if (protocol == NET16(ETH_P_PPP_SES))
-		return decap_pppoe(c, p, inner);
-	inner->protocol = protocol;
-	return 0;
 }
 
 #endif /* ETCPIPE_DECAP_H */

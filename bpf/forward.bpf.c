@@ -106,19 +106,20 @@ static __always_inline int is_dropped(const struct mark *mark)
 SEC("xdp")
 int xdp_forward(struct xdp_md *ctx)
 {
-	struct cursor c = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
-	__u32 len = ctx->data_end - ctx->data;
+	struct packet *p = parsed();
+	__u32 len = len_xdp(ctx);
 	struct flow_state *flow;
-	struct packet p;
 	struct mark mark = {};
 
 	count(PACKETS_SEEN);
-	if (parse(&c, len, VLAN_NONE, &p) && join_fragment(&p)) {
-		count(p.refusal);
+	if (!p)
+		return to_port(ctx);
+	if (parse_xdp(ctx) && join_fragment(p)) {
+		count(p->refusal);
 		return to_port(ctx);
 	}
-	flow = track(&p, len, 1, &mark);
-	remember_fragment(&p);
+	flow = track(p, len, 1, &mark);
+	remember_fragment(p);
 	if (is_dropped(&mark)) {
 		count(PACKETS_POLICY_DROP);
 		if (flow) {
@@ -127,7 +128,7 @@ int xdp_forward(struct xdp_md *ctx)
 		}
 		return XDP_DROP;
 	}
-	return flow ? to_port_and_consumer(ctx, flow, &p, &mark) : to_port(ctx);
+	return flow ? to_port_and_consumer(ctx, flow, p, &mark) : to_port(ctx);
 }
 
 SEC("xdp")

@@ -32,7 +32,7 @@ BPF_XSKMAP(xsks, QUEUES_MAX);
 BPF_PERCPU_ARRAY(mirror_entries, struct mirror_entry, MIRROR_PENDING);
 BPF_PERCPU_ARRAY(mirror_lists, struct mirror_list, 1);
 BPF_PERCPU_ARRAY(mirror_scratches, struct mirror_scratch, 1);
-BPF_PERCPU_ARRAY(packet_scratch, struct packet, 1);
+BPF_PERCPU_ARRAY(packet_scratch, struct scratch, 1);
 BPF_TABLE("lru_hash", struct fragment_key, struct fragment_flow, fragments, FRAGMENTS_MAX);
 BPF_RINGBUF_OUTPUT(packet_records, RECORD_PAGES);
 #else
@@ -58,7 +58,7 @@ MAP(BPF_MAP_TYPE_XSKMAP, xsks, __u32, __u32, QUEUES_MAX, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, mirror_entries, __u32, struct mirror_entry, MIRROR_PENDING, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, mirror_lists, __u32, struct mirror_list, 1, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, mirror_scratches, __u32, struct mirror_scratch, 1, 0);
-MAP(BPF_MAP_TYPE_PERCPU_ARRAY, packet_scratch, __u32, struct packet, 1, 0);
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, packet_scratch, __u32, struct scratch, 1, 0);
 MAP(BPF_MAP_TYPE_LRU_HASH, fragments, struct fragment_key, struct fragment_flow, FRAGMENTS_MAX, 0);
 
 /* The loader sets its size: a page where it is not used. */
@@ -132,8 +132,8 @@ static __always_inline void flows_replace(struct flow_key *key, struct flow_stat
 #endif
 }
 
-/* Memory for a packet that is not the stack's: see parse(). */
-static __always_inline struct packet *scratch_packet(void)
+/* Memory for a packet that functions which are verified alone share: see parsed.h. */
+static __always_inline struct scratch *scratch(void)
 {
 	__u32 zero = 0;
 #ifdef ETCPIPE_BCC

@@ -1,251 +1,46 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * The packet parser, one for XDP, TC and user space. Each step checks bounds,
- * moves the cursor and returns 0 or -1; what it found leaves through pointers.
+ * The packet parser, one for XDP, TC and user space. Each step checks bounds, moves the
+ * cursor and returns 0 or -1; what it found leaves through pointers. From the wire up:
+ * ethernet.h, ip.h, and decap.h where a tunnel begins.
  */
 #ifndef ETCPIPE_PARSING_H
 #define ETCPIPE_PARSING_H
 
-#include <linux/if_ether.h>
-#include <linux/in.h>
-#include <linux/ip.h>
-#include <linux/ipv6.h>
-#include <linux/tcp.h>
-#include <linux/udp.h>
-
 #include "decap.h"
-#include "packet.h"
+#include "ip.h"
 
-#define OFFSET_MAX 0x3fff	/* a bound for the verifier, and more than tunnels add */
-#define VLAN_ID(tci) ((tci) & 0xfff)
-#define IPV6_EXTENSIONS_MAX 6
-#define IPV4_OFFSET_MASK NET16(0x1fff)
-#define IPV4_MORE NET16(0x2000)
-#define IPV6_OFFSET_MASK NET16(0xfff8)
-#define IPV6_MORE NET16(0x0001)
+#define TUNNELS_MAX 2		/* IP in IP in IP */
+#define LAYERS_MAX (2 * (TUNNELS_MAX + 1))	/* all of them, and all but the last one again */
 
-#define TCP_FIN 0x01
-#define TCP_SYN 0x02
-#define TCP_RST 0x04
-#define TCP_PSH 0x08
-#define TCP_ACK 0x10
-
-struct ipv6_extension {
-	__u8 next;
-	__u8 len;
-	__be16 offset;		/* of a fragment header */
-	__be32 id;
+/* Where the cursor stood in its frame. */
+struct origin {
+	void *frame;
+	__u32 wire_len;		/* of the frame, of which less may be in memory */
+	__be16 protocol;	/* of what follows */
 };
 
-/* Of an IP packet, before they are put in order. */
-struct ends {
-	union address source;
-	union address destination;
-	__be16 sport;
-	__be16 dport;
+/* How far a frame is parsed, from the outermost IP packet to the one whose flow is wanted. */
+struct layers {
+	__u64 start;		/* where the outermost one begins, from the frame's first byte */
+	__u64 offset;		/* and the next one */
+	__u32 wire_len;
+	__u32 transport_len;	/* of the last one's TCP or UDP header */
+	__u32 link_id;		/* of a tunnel around all of them */
+	__be16 link_protocol;	/* of the outermost one */
+	__be16 protocol;	/* of the next one, 0: there is none */
+	__u8 level;		/* how many are parsed */
+	__u8 depth;		/* how many may be parsed beyond the outermost one */
+	__u8 is_found;		/* the last one is the one that is wanted */
+	__u8 pad;
+	struct ends ends;	/* of the last one */
 };
 
-/* The key's ids. A tag that repeats the outer one is the same tag, in band and beside the frame. */
-static __always_inline void parse_zones(struct packet *p, __u16 inner_vlan)
-{
-	p->key.zone = p->vlan == VLAN_NONE ? 0 : VLAN_ID(p->vlan);
-	p->key.inner_zone = inner_vlan == VLAN_NONE ? 0 : VLAN_ID(inner_vlan);
-}
-
-/*
- * Say how far the cursor came, in a way that the verifier forgets how: it then checks what
- * follows once, and not again for each number of VLAN tags, labels and options.
- */
-static __always_inline int parse_rebase(struct cursor *c, void *from, __u64 *offset)
-{
-	*offset = c->pos - from;
-	if (*offset > OFFSET_MAX)
-		return -1;
-	OPAQUE(*offset);
-	c->pos = from + *offset;
-	return 0;
-}
-
-/* p->vlan is the tag that the kernel moved out of the frame, or VLAN_NONE. */
-static __always_inline int parse_ethernet(struct cursor *c, struct packet *p, __u32 options,
-					  __be16 *protocol)
-{
-	__u16 tci, inner_vlan = VLAN_NONE;
-	struct vlan_tag *tag;
-	struct ethhdr *eth;
-	int i;
-
-	if (PULL(c, eth, sizeof(*eth)))
-		return parse_refuse(p, PACKETS_MALFORMED);
-	*protocol = eth->h_proto;
-UNROLL
-	for (i = 0; i < VLAN_TAGS_MAX; i++) {
-		if (!is_vlan(*protocol))
-			break;
-		if (PULL(c, tag, sizeof(*tag)))
-			return parse_refuse(p, PACKETS_MALFORMED);
-		tci = NET16(tag->tci);
-		if (p->vlan == VLAN_NONE)
-			p->vlan = tci;
-		else if (tci != p->vlan)
-			inner_vlan = tci;
-		*protocol = tag->protocol;
-	}
-	if (options & PARSE_KEY_VLAN)
-		parse_zones(p, inner_vlan);
-	return 0;
-}
-
-/* Note what tells a fragment's datagram; the addresses are those of the IP header around it. */
-static __always_inline int parse_fragment(struct packet *p, const struct ends *ends, __be32 id,
-					  __u8 protocol, int is_later)
-{
-	struct fragment_key *key = &p->fragment_key;
-
-	p->fragment = is_later ? FRAGMENT_LATER : FRAGMENT_FIRST;
-	key->source = ends->source;
-	key->destination = ends->destination;
-	key->id = id;
-	key->tunnel = p->key.tunnel;
-	key->zone = p->key.zone;
-	key->inner_zone = p->key.inner_zone;
-	key->protocol = protocol;
-	key->ip_version = p->key.ip_version;
-	return is_later ? parse_refuse(p, PACKETS_FRAGMENT) : 0;
-}
-
-static __always_inline __u64 ipv4_mapped(__be32 address)
-{
-	return (__u64)address << 32 | 0xffff0000;
-}
-
-static __always_inline int parse_ipv4(struct cursor *c, struct packet *p, struct ends *ends,
-				      __u32 network_len)
-{
-	struct iphdr *ip;
-	__u32 header_len, total;
-
-	if (PULL(c, ip, sizeof(*ip)))
-		return parse_refuse(p, PACKETS_MALFORMED);
-	header_len = ip->ihl * 4;
-	total = NET16(ip->tot_len);
-	if (!total || total > network_len)
-		total = network_len;	/* a super-packet says 0, a cut one too much */
-	if (ip->version != 4 || header_len < sizeof(*ip) || total < header_len)
-		return parse_refuse(p, PACKETS_MALFORMED);
-	c->pos = (void *)ip + header_len;
-	ends->source.halves[0] = ends->destination.halves[0] = 0;
-	ends->source.halves[1] = ipv4_mapped(ip->saddr);
-	ends->destination.halves[1] = ipv4_mapped(ip->daddr);
-	p->key.protocol = ip->protocol;
-	p->key.ip_version = 4;
-	p->ttl = ip->ttl;
-	p->ip_len = total;
-	if (ip->frag_off & (IPV4_OFFSET_MASK | IPV4_MORE))
-		return parse_fragment(p, ends, ip->id, ip->protocol,
-				      ip->frag_off & IPV4_OFFSET_MASK);
-	return 0;
-}
-
-/* Walk the extension headers (RFC 8200, 4) up to the transport header. */
-static __always_inline int parse_ipv6_extensions(struct cursor *c, struct packet *p,
-						 const struct ends *ends, __u8 *next)
-{
-	struct ipv6_extension *ext;
-	void *start = c->pos;
-	__u64 offset;
-	__u32 len;
-	int i;
-
-UNROLL
-	for (i = 0; i < IPV6_EXTENSIONS_MAX; i++) {
-		if (*next != IPPROTO_HOPOPTS && *next != IPPROTO_ROUTING &&
-		    *next != IPPROTO_DSTOPTS && *next != IPPROTO_AH && *next != IPPROTO_FRAGMENT)
-			return 0;
-		if (PULL(c, ext, sizeof(*ext)))
-			return parse_refuse(p, PACKETS_MALFORMED);
-		if (*next == IPPROTO_FRAGMENT && ext->offset & (IPV6_OFFSET_MASK | IPV6_MORE))
-			if (parse_fragment(p, ends, ext->id, 0, ext->offset & IPV6_OFFSET_MASK))
-				return -1;
-		len = (ext->len + 1) * 8;
-		if (*next == IPPROTO_AH)
-			len = (ext->len + 2) * 4;	/* RFC 4302, 2.2: in 4-byte units */
-		else if (*next == IPPROTO_FRAGMENT)
-			len = sizeof(*ext);
-		c->pos = (void *)ext + len;
-		if (parse_rebase(c, start, &offset))
-			return parse_refuse(p, PACKETS_MALFORMED);
-		*next = ext->next;
-	}
-	return 0;
-}
-
-static __always_inline int parse_ipv6(struct cursor *c, struct packet *p, struct ends *ends,
-				      __u32 network_len)
-{
-	struct ipv6hdr *ip;
-	__u8 next;
-
-	if (PULL(c, ip, sizeof(*ip)))
-		return parse_refuse(p, PACKETS_MALFORMED);
-	if (ip->version != 6)
-		return parse_refuse(p, PACKETS_MALFORMED);
-	__builtin_memcpy(&ends->source, &ip->saddr, sizeof(ends->source));
-	__builtin_memcpy(&ends->destination, &ip->daddr, sizeof(ends->destination));
-	p->key.ip_version = 6;
-	p->ttl = ip->hop_limit;
-	p->ip_len = NET16(ip->payload_len) + sizeof(*ip);
-	if (!ip->payload_len || p->ip_len > network_len)
-		p->ip_len = network_len;
-	next = ip->nexthdr;
-	if (parse_ipv6_extensions(c, p, ends, &next))
-		return -1;
-	p->key.protocol = next;
-	return 0;
-}
-
-static __always_inline int parse_ip(struct cursor *c, struct packet *p, struct ends *ends,
-				    __be16 protocol, __u32 network_len)
-{
-	if (protocol == NET16(ETH_P_IP))
-		return parse_ipv4(c, p, ends, network_len);
-	if (protocol == NET16(ETH_P_IPV6))
-		return parse_ipv6(c, p, ends, network_len);
-	return parse_refuse(p, PACKETS_NOT_IP);
-}
-
-/* @header_len is that of the transport header; other protocols have no ports and no payload. */
-static __always_inline int parse_transport(struct cursor *c, struct packet *p, struct ends *ends,
-					   __u32 *header_len)
-{
-	struct tcphdr *tcp;
-	struct udphdr *udp;
-	__be16 *ports;
-
-	*header_len = 0;
-	ends->sport = ends->dport = 0;
-	if (p->key.protocol == IPPROTO_TCP) {
-		if (PULL(c, tcp, sizeof(*tcp)) || tcp->doff < 5)
-			return parse_refuse(p, PACKETS_MALFORMED);
-		ends->sport = tcp->source;
-		ends->dport = tcp->dest;
-		*header_len = tcp->doff * 4;
-		p->tcp_flags = ((__u8 *)tcp)[13];
-		p->tcp_window = NET16(tcp->window);
-	} else if (p->key.protocol == IPPROTO_UDP) {
-		if (PULL(c, udp, sizeof(*udp)))
-			return parse_refuse(p, PACKETS_MALFORMED);
-		ends->sport = udp->source;
-		ends->dport = udp->dest;
-		*header_len = sizeof(*udp);
-	} else if (p->key.protocol == IPPROTO_SCTP) {
-		if (PULL(c, ports, 2 * sizeof(*ports)))
-			return parse_refuse(p, PACKETS_MALFORMED);
-		ends->sport = ports[0];
-		ends->dport = ports[1];
-	}
-	return 0;
-}
+/* A packet on its way through the parser. */
+struct scratch {
+	struct packet packet;
+	struct layers layers;
+};
 
 /*
  * Put the two ends in canonical order, so that both directions have one key. Written in words
@@ -276,86 +71,121 @@ static __always_inline void parse_order(struct packet *p, const struct ends *end
 	__builtin_memcpy(&p->key, words, sizeof(p->key));
 }
 
-/* Where the cursor stood in its frame. */
-struct origin {
-	void *frame;
-	__u32 wire_len;		/* of the frame, of which less may be in memory */
-	__be16 protocol;	/* of what follows */
-};
-
-/* Parse an IP packet, or the one inside it, at most @depth deep; *level says how deep it came. */
-static __always_inline int parse_packet(struct cursor *c, const struct origin *origin,
-					__u32 options, __u64 depth, __u64 *level,
-					struct packet *p)
+/* Begin with the outermost IP packet, and go no deeper than @depth. */
+static __always_inline void layers_begin(struct layers *at, __u8 depth, __u32 options,
+					 struct packet *p)
 {
-	__u32 headers, transport_len = 0;
-	__u64 offset;
-	__be16 protocol = origin->protocol;
-	struct ends ends = {};
+	at->offset = at->start;
+	at->protocol = at->link_protocol;
+	at->level = 0;
+	at->depth = depth;
+	at->is_found = 0;
+	p->key.tunnel = options & PARSE_KEY_TUNNEL ? at->link_id : 0;
+	p->fragment = FRAGMENT_NONE;
+}
 
-NO_UNROLL
-	for (*level = 0; *level <= TUNNELS_MAX; (*level)++) {
-		struct inner inner = {};
+/* Look into the packet that was just parsed. at->protocol is that of what is inside, if any. */
+static __always_inline int parse_inside(struct cursor *c, struct layers *at, void *frame,
+					__u32 options, struct packet *p)
+{
+	struct inner inner = {};
 
-		if (parse_rebase(c, origin->frame, &offset) || origin->wire_len < offset)
-			return parse_refuse(p, PACKETS_MALFORMED);
-		if (parse_ip(c, p, &ends, protocol, origin->wire_len - offset))
-			return -1;
-		p->network_offset = offset;
-		if (parse_rebase(c, origin->frame, &offset))
-			return parse_refuse(p, PACKETS_MALFORMED);
-		p->transport_offset = offset;
-		if (parse_transport(c, p, &ends, &transport_len))
-			return -1;
-		if (*level >= depth)
-			break;
-		if (decap(c, p, ends.dport, &inner)) {
-			(*level)++;
-			return -1;
-		}
-		protocol = inner.protocol;
-		if (protocol != NET16(ETH_P_IP) && protocol != NET16(ETH_P_IPV6))
-			break;
-		if (options & PARSE_KEY_TUNNEL && inner.id)
-			p->key.tunnel = inner.id;
-	}
-	headers = p->transport_offset - p->network_offset + transport_len;
-	p->payload_offset = p->transport_offset + transport_len;
-	p->payload_len = transport_len && p->ip_len > headers ? p->ip_len - headers : 0;
-	parse_order(p, &ends);
+	if (decap(c, p, at->ends.dport, &inner))
+		return -1;
+	if (inner.protocol != NET16(ETH_P_IP) && inner.protocol != NET16(ETH_P_IPV6))
+		return 0;
+	if (options & PARSE_KEY_TUNNEL && inner.id)
+		p->key.tunnel = inner.id;
+	if (parse_rebase(c, frame, &at->offset))
+		return parse_refuse(p, PACKETS_MALFORMED);
+	at->protocol = inner.protocol;
 	return 0;
 }
 
-/*
- * Parse from what the link carries on. A tunnel whose inside cannot be read is parsed as what
- * it is itself: p->refusal then says why.
- */
-static __always_inline int parse_network(struct cursor *c, struct origin *origin, __u32 options,
-					 struct packet *p)
+/* Parse the next IP packet up to its transport header, and look into it. */
+static __always_inline int parse_layer(struct cursor *c, struct layers *at, void *frame,
+				       __u32 options, struct packet *p)
 {
-	__u64 level = 0, depth = options & PARSE_DECAP ? TUNNELS_MAX : 0;
-	struct inner link = {};
-	struct cursor start;
-	int attempt;
+	__be16 protocol = at->protocol;
+	__u64 offset = at->offset;
 
-	if (options & PARSE_DECAP) {
-		if (decap_link(c, p, origin->protocol, &link))
-			return -1;
-		origin->protocol = link.protocol;
+	if (offset > OFFSET_MAX || at->wire_len < offset)
+		return parse_refuse(p, PACKETS_MALFORMED);
+	c->pos = frame + offset;
+	if (parse_ip(c, p, &at->ends, protocol, at->wire_len - offset))
+		return -1;
+	p->network_offset = offset;
+	if (parse_rebase(c, frame, &offset))
+		return parse_refuse(p, PACKETS_MALFORMED);
+	p->transport_offset = offset;
+	if (parse_transport(c, p, &at->ends, &at->transport_len))
+		return -1;
+	at->protocol = 0;
+	return at->level++ < at->depth ? parse_inside(c, at, frame, options, p) : 0;
+}
+
+/*
+ * Take the next step of parsing; returns 1 when there is none any more. A tunnel whose inside
+ * cannot be read is parsed again as what it is itself: p->refusal then says why.
+ */
+static __always_inline int parse_step(struct cursor *c, struct layers *at, void *frame,
+				      __u32 options, struct packet *p)
+{
+	if (!parse_layer(c, at, frame, options, p)) {
+		at->is_found = !at->protocol;
+		return at->is_found;
 	}
-	start = *c;
+	if (!at->level || p->refusal == PACKETS_FRAGMENT)
+		return 1;
+	layers_begin(at, at->level - 1, options, p);
+	return 0;
+}
+
+/* Find the outermost IP packet: in the frame itself, or in a tunnel right behind its header. */
+static __always_inline int parse_outermost(struct cursor *c, const struct origin *origin,
+					   __u32 options, struct layers *at, struct packet *p)
+{
+	struct inner link = {};
+
+	if (options & PARSE_DECAP && decap_link(c, p, origin->protocol, &link))
+		return -1;
+	at->wire_len = origin->wire_len;
+	at->link_protocol = options & PARSE_DECAP ? link.protocol : origin->protocol;
+	at->link_id = link.id;
+	if (parse_rebase(c, origin->frame, &at->start))
+		return parse_refuse(p, PACKETS_MALFORMED);
+	layers_begin(at, options & PARSE_DECAP ? TUNNELS_MAX : 0, options, p);
+	return 0;
+}
+
+/* What is known of the packet when the last step was taken. */
+static __always_inline int parse_finish(const struct layers *at, struct packet *p)
+{
+	__u32 headers;
+
+	if (!at->is_found)
+		return -1;
+	headers = p->transport_offset - p->network_offset + at->transport_len;
+	p->payload_offset = p->transport_offset + at->transport_len;
+	p->payload_len = at->transport_len && p->ip_len > headers ? p->ip_len - headers : 0;
+	parse_order(p, &at->ends);
+	return 0;
+}
+
+/* Parse from what the link carries on. */
+static __always_inline int parse_network(struct cursor *c, const struct origin *origin,
+					 __u32 options, struct packet *p)
+{
+	struct layers at = {};
+	int i;
+
+	if (parse_outermost(c, origin, options, &at, p))
+		return -1;
 NO_UNROLL
-	for (attempt = 0; attempt < 2; attempt++) {
-		*c = start;
-		p->key.tunnel = options & PARSE_KEY_TUNNEL ? link.id : 0;
-		p->fragment = FRAGMENT_NONE;
-		if (!parse_packet(c, origin, options, depth, &level, p))
-			return 0;
-		if (!level || p->refusal == PACKETS_FRAGMENT)
-			return -1;
-		depth = level - 1;
-	}
-	return -1;
+	for (i = 0; i < LAYERS_MAX; i++)
+		if (parse_step(c, &at, origin->frame, options, p))
+			break;
+	return parse_finish(&at, p);
 }
 
 /*

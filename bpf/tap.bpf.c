@@ -35,23 +35,25 @@ static __always_inline __u32 canary_magic(void)
 
 static __always_inline int track_in_tc(struct __sk_buff *skb)
 {
+	struct packet *p = parsed();
 	struct flow_state *flow;
-	struct packet p;
 	struct mark mark = {};
 	__u32 segments, wire_len;
 
-	if (parse_skb(skb, &p) && join_fragment(&p)) {
-		count(p.refusal);
+	if (!p)
+		return TC_ACT_UNSPEC;
+	if (parse_skb(skb, p) && join_fragment(p)) {
+		count(p->refusal);
 		return TC_ACT_UNSPEC;
 	}
-	segments = skb_segments(skb, &p);
-	wire_len = skb->len + (segments - 1) * p.payload_offset;
+	segments = skb_segments(skb, p);
+	wire_len = skb->len + (segments - 1) * p->payload_offset;
 	if (skb->vlan_present)
 		wire_len += segments * sizeof(struct vlan_tag);
-	flow = track(&p, wire_len, segments, &mark);
-	remember_fragment(&p);
+	flow = track(p, wire_len, segments, &mark);
+	remember_fragment(p);
 	if (flow)
-		flow->lost += capture_skb(skb, &p, &mark, segments);
+		flow->lost += capture_skb(skb, p, &mark, segments);
 	return act(skb, &mark);
 }
 
@@ -72,20 +74,21 @@ int tc_matched(struct __sk_buff *skb)
 
 static __always_inline int track_in_xdp(struct xdp_md *ctx)
 {
-	struct cursor c = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
-	__u32 len = ctx->data_end - ctx->data;
-	struct flow_state *flow;
-	struct packet p;
+	struct packet *p = parsed();
 	struct mark mark = {}, *meta;
+	__u32 len = len_xdp(ctx);
+	struct flow_state *flow;
 
-	if (parse(&c, len, VLAN_NONE, &p) && join_fragment(&p)) {
-		count(p.refusal);
+	if (!p)
+		return XDP_PASS;
+	if (parse_xdp(ctx) && join_fragment(p)) {
+		count(p->refusal);
 		return XDP_PASS;
 	}
-	flow = track(&p, len, 1, &mark);
-	remember_fragment(&p);
+	flow = track(p, len, 1, &mark);
+	remember_fragment(p);
 	if (flow && SETTING(capture) == CAPTURE_RINGBUF) {
-		flow->lost += record_xdp(ctx, &mark, &p) != 0;
+		flow->lost += record_xdp(ctx, &mark, p) != 0;
 		flow = NULL;
 	}
 	if (!flow && !mark_to_act(&mark))

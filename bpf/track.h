@@ -6,10 +6,8 @@
 #ifndef ETCPIPE_TRACK_H
 #define ETCPIPE_TRACK_H
 
-#include "maps.h"
+#include "parsed.h"
 #include "verdict.h"
-
-#define HEADERS_MAX 512		/* bytes made linear where a packet's headers are not */
 
 /* What tracking says of a packet that must be mirrored; XDP's metadata for TC. */
 struct mark {
@@ -150,27 +148,6 @@ static __always_inline struct flow_state *track(struct packet *p, __u32 wire_len
 	return flow;
 }
 
-/*
- * Parse a frame. Tunnels give the verifier too many states of a packet on its stack, but it
- * does not look into maps: there it sees one, and one on the stack after the copy.
- */
-static __always_inline int parse(struct cursor *c, __u32 len, __u16 vlan, struct packet *p)
-{
-	struct packet *scratch;
-	int error;
-
-	__builtin_memset(p, 0, sizeof(*p));
-	if (!(SETTING(parse) & PARSE_DECAP))
-		return parse_frame(c, len, vlan, SETTING(parse), p);
-	scratch = scratch_packet();
-	if (!scratch)
-		return parse_refuse(p, PACKETS_MALFORMED);
-	__builtin_memset(scratch, 0, sizeof(*scratch));
-	error = parse_frame(c, len, vlan, SETTING(parse), scratch);
-	*p = *scratch;
-	return error;
-}
-
 /* Note which flow a first fragment belongs to. */
 static __always_inline void remember_fragment(struct packet *p)
 {
@@ -195,28 +172,6 @@ static __always_inline int join_fragment(struct packet *p)
 	p->key = flow->key;
 	p->from_b = flow->from_b;
 	return flows_find(&p->key) ? 0 : -1;
-}
-
-/* Parse, and make the headers linear only where that failed: it costs a copy of them. */
-static __always_inline int parse_skb(struct __sk_buff *skb, struct packet *p)
-{
-	__u32 len = skb->len;
-	int attempt;
-	__u16 vlan = skb->vlan_present ? skb->vlan_tci : VLAN_NONE;
-	int error = -1;
-
-NO_UNROLL
-	for (attempt = 0; attempt < 2; attempt++) {
-		struct cursor c = { (void *)(long)skb->data, (void *)(long)skb->data_end };
-		__u32 linear = skb->data_end - skb->data;
-
-		error = parse(&c, len, vlan, p);
-		if (p->refusal != PACKETS_MALFORMED || linear >= len)
-			break;
-		if (bpf_skb_pull_data(skb, len < HEADERS_MAX ? len : HEADERS_MAX))
-			break;
-	}
-	return error;
 }
 
 /* How many packets a super-packet (GSO, GRO) is on the wire. */

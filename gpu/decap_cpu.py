@@ -48,16 +48,16 @@ def decap(frame: bytes, protocol: int, transport: int, payload: int, dport: int)
     return NOTHING
 
 
-def decap_link(frame: bytes, ethertype: int, at: int) -> Inner:
-    """Return what a frame carries, behind MPLS labels or a PPPoE session's header."""
+def decap_link(frame: bytes, ethertype: int, at: int, tunnel: int = 0) -> Inner:
+    """Return what an ethertype announces: IP itself, or IP behind MPLS labels or PPPoE."""
     if ethertype == ETHERTYPE_MPLS:
-        return _mpls(frame, at)
+        return _mpls(frame, at, tunnel)
     if ethertype == ETHERTYPE_PPPOE:
         header = need(frame, at, 8)
         ppp = {0x0021: ETHERTYPE_IPV4, 0x0057: ETHERTYPE_IPV6}
         inner = ppp.get(number(header, 6), 0) if header[:2] == b"\x11\0" else 0
-        return inner, at + 8, number(header, 2)
-    return ethertype, at, 0
+        return inner, at + 8, number(header, 2) or tunnel
+    return ethertype, at, tunnel
 
 
 def _ip(frame: bytes, at: int, tunnel: int) -> Inner:
@@ -73,13 +73,13 @@ def _ethernet(frame: bytes, at: int, tunnel: int) -> Inner:
             break
         ethertype = number(need(frame, at, 4), 2)
         at += 4
-    return ethertype, at, tunnel
+    return decap_link(frame, ethertype, at, tunnel)
 
 
 def _carried(frame: bytes, at: int, ethertype: int, tunnel: int) -> Inner:
     if ethertype == ETHERTYPE_BRIDGED:
         return _ethernet(frame, at, tunnel)
-    return ethertype, at, tunnel
+    return decap_link(frame, ethertype, at, tunnel)
 
 
 def _gre(frame: bytes, at: int) -> Inner:
@@ -135,12 +135,12 @@ def _gtp_extensions(frame: bytes, at: int, following: int) -> int:
     return at
 
 
-def _mpls(frame: bytes, at: int) -> Inner:
+def _mpls(frame: bytes, at: int, tunnel: int) -> Inner:
     for _ in range(MPLS_LABELS_MAX):
         entry = number(need(frame, at, 4), 0, 4)
         at += 4
         if entry & 0x100:
-            return _ip(frame, at, entry >> 12)
+            return _ip(frame, at, entry >> 12 or tunnel)
     return NOTHING
 
 

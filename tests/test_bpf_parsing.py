@@ -85,8 +85,41 @@ TABLE = {
     "MPLS": (tunnels.mpls(TCP, 16, 17, 18), INNER, (0, 0), 18),
     "PPPoE": (tunnels.pppoe(TCP6, 9), INNER6, (0, 0), 9),
     "GRE over PPPoE": (tunnels.pppoe(tunnels.ip(47, tunnels.gre(TCP)), 9), INNER, (0, 0), 9),
-    "one tunnel deep": (
-        gre(tunnels.ip(4, TCP), key=3), ("192.0.2.1", "192.0.2.2", 0, 0, 4), (0, 0), 3,
+    "IPIP in GRE": (gre(tunnels.ip(4, TCP), key=3), INNER, (0, 0), 3),
+    "GTP-U in VXLAN": (
+        over("vxlan", tunnels.vxlan(tunnels.udp(tunnels.gtpu(TCP6, teid=9), 2152))),
+        INNER6, (0, 0), 9,
+    ),
+    "VXLAN in GTP-U": (
+        over("gtpu", tunnels.gtpu(tunnels.udp(tunnels.vxlan(TCP), 4789), extensions=4)),
+        INNER, (0, 0), 7,
+    ),
+    "GRE with key in IP6IP6": (
+        ether(captures.ip(41, captures.ip(47, tunnels.gre(TCP, key=5), "2001:db8::6",
+                                          "2001:db8::7"), "2001:db8::8", "2001:db8::9")),
+        INNER, (0, 0), 5,
+    ),
+    "MPLS in GRE": (gre(tunnels.mpls(TCP, 16, 18)[14:], protocol=0x8847), INNER, (0, 0), 18),
+    "MPLS in GRE, explicit null": (
+        gre(tunnels.mpls(TCP, 0)[14:], protocol=0x8847, key=3), INNER, (0, 0), 3,
+    ),
+    "MPLS in GRE, no bottom": (
+        gre(bytes(40), protocol=0x8847), outer(47), (0, 0), 0,
+    ),
+    "PPPoE in VXLAN": (
+        over("vxlan", tunnels.vxlan_frame(tunnels.pppoe(TCP6, 9))), INNER6, (0, 0), 9,
+    ),
+    "second tunnel cut": (
+        gre(tunnels.ip(47, tunnels.gre(TCP, key=1)[:7]), key=3),
+        ("192.0.2.1", "192.0.2.2", 0, 0, 47), (0, 0), 3,
+    ),
+    "inside of the second tunnel cut": (
+        gre(tunnels.ip(47, tunnels.gre(TCP[:30], key=1)), key=3),
+        ("192.0.2.1", "192.0.2.2", 0, 0, 47), (0, 0), 3,
+    ),
+    "two tunnels deep": (
+        gre(captures.ip(4, tunnels.ip(4, TCP), "198.51.100.1", "198.51.100.2"), key=3),
+        ("192.0.2.1", "192.0.2.2", 0, 0, 4), (0, 0), 3,
     ),
 }  # fmt: skip
 NOTHING = {
@@ -178,13 +211,6 @@ def test_tunnels_and_tags_are_left_alone_unless_asked(name: str, tmp_path) -> No
     else:
         flow = {"GRE": outer(47), "VXLAN": outer_udp(4789), "QinQ": INNER}[name]
         assert keys == [expected_key(flow, (0, 0), 0)]
-
-
-# struct __sk_buff: vlan_present at byte 20, vlan_tci at 24, vlan_proto at 28
-def beside(tci: int) -> bytes:
-    context = bytearray(192)
-    struct.pack_into("<III", context, 20, 1, tci, 0x0081)
-    return bytes(context)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,13 @@ def fragment_header(offset: int) -> bytes:
     return struct.pack(">BBHI", 0, 0, offset << 3, 7)
 
 
+def jumbogram() -> bytes:
+    """Return a UDP packet whose length stands in a hop-by-hop option (RFC 2675), 0 elsewhere."""
+    packet = bytearray(ipv6([(0, extension(1, first=b"\xc2\x04" + struct.pack(">I", 56)))]))
+    packet[18:20] = b"\0\0"
+    return bytes(packet)
+
+
 AUTHENTICATION = (b"\0\x04").ljust(24, b"\0")  # length in 4-byte units, less two
 SIX = [
     (0, extension(1)),
@@ -103,6 +110,7 @@ PACKETS = [
     pytest.param(ipv6([(51, AUTHENTICATION)]), FIRST, 40, id="IPv6 authentication"),
     pytest.param(ipv6([(44, fragment_header(0))]), FIRST, 40, id="IPv6 first fragment"),
     pytest.param(ipv6(SIX), FIRST, 40, id="IPv6 with six extension headers"),
+    pytest.param(jumbogram(), FIRST, 40, id="IPv6 jumbogram"),
     pytest.param(ether(UDP, [100]), FIRST, 40, id="VLAN"),
     pytest.param(ether(UDP, [100, 200]), FIRST, 40, id="QinQ"),
     pytest.param(ipv4(fragment=0x2000), FIRST, 40, id="first fragment"),

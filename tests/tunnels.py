@@ -26,7 +26,12 @@ def teb(packet: bytes, *, key: int | None = None, vlans: tuple[int, ...] = ()) -
 
 
 def vxlan(packet: bytes, vni: int = 7, flags: int = 8) -> bytes:
-    return struct.pack(">B3xI", flags, vni << 8) + captures.ether(packet)
+    return vxlan_frame(captures.ether(packet), vni, flags)
+
+
+def vxlan_frame(frame: bytes, vni: int = 7, flags: int = 8) -> bytes:
+    """Return VXLAN around an Ethernet frame."""
+    return struct.pack(">B3xI", flags, vni << 8) + frame
 
 
 def geneve(packet: bytes, vni: int = 7, *, options: int = 0, version: int = 0) -> bytes:
