@@ -1,0 +1,120 @@
+"""tools/gpu_check: what its steps come to, and that nothing hangs. No GPU is needed here."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from etcpipe.gpu import cuda_device
+
+SCRIPT = Path(__file__).parents[1] / "tools" / "gpu_check"
+
+
+@pytest.fixture(scope="module")
+def check() -> ModuleType:
+    loader = SourceFileLoader("gpu_check", str(SCRIPT))
+    module = module_from_spec(spec_from_loader("gpu_check", loader))
+    sys.modules["gpu_check"] = module  # dataclasses look their module up
+    loader.exec_module(module)
+    return module
+
+
+def shell(check: ModuleType, name: str, script: str, limit_s: int = 30, **options: object):
+    return check.Step(name, ["sh", "-c", script], limit_s, **options)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+def run_check(*options: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, SCRIPT, *options]
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True)
+
+
+def test_a_step_that_fails_does_not_stop_the_others(check: ModuleType, tmp_path: Path) -> None:
+    steps = [
+        shell(check, "bad", "echo broken; exit 7"),
+        shell(check, "good", "echo 3 passed", says=check.TESTS_PASSED),
+        shell(check, "skipped", "echo 5 skipped", says=check.TESTS_PASSED),
+        shell(check, "absent", "true", needs=("no-such-program",)),
+        shell(check, "no module", "true", needs=("module:no_such_module",)),
+    ]
+    outcomes = check.run_all(steps, tmp_path)
+    assert [(o.status, o.why) for o in outcomes] == [
+        (check.FAILED, "exit status 7"),
+        (check.PASSED, ""),
+        (check.FAILED, "no test ran"),
+        (check.NOT_TRIED, "no-such-program is missing"),
+        (check.NOT_TRIED, "Python package no_such_module is missing"),
+    ]
+    assert outcomes[0].tail == "broken\n"
+    assert "broken" in (tmp_path / "log.txt").read_text()
+    assert check.exit_status(outcomes) == 1
+    assert check.exit_status(outcomes[1:2]) == 0
+    assert check.exit_status(outcomes[3:]) == 3
+
+
+def test_a_step_that_hangs_ends_with_its_children(check: ModuleType, tmp_path: Path) -> None:
+    stubborn = "trap '' TERM; sleep 60 & echo $!; wait; wait"
+    check.KILL_AFTER_S, before = 0.5, check.KILL_AFTER_S
+    try:
+        start = time.monotonic()
+        outcome = check.run(shell(check, "hang", stubborn), tmp_path, 0.5)
+    finally:
+        check.KILL_AFTER_S = before
+    assert time.monotonic() - start < 20
+    assert outcome.status == check.TOO_LONG
+    until = time.monotonic() + 10  # a killed process goes when it is next scheduled
+    while is_running(int(outcome.tail)) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not is_running(int(outcome.tail))
+
+
+def test_output_of_a_step_can_be_a_file(check: ModuleType, tmp_path: Path) -> None:
+    step = shell(check, "bench", "echo '{}'; echo progress >&2", output="bench.json")
+    assert check.run(step, tmp_path, 30).status == check.PASSED
+    assert json.loads((tmp_path / "bench.json").read_text()) == {}
+    assert "progress" in (tmp_path / "log.txt").read_text()
+
+
+def test_no_step_begins_when_the_time_of_all_is_over(
+    check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "LIMIT_S", 0)
+    (outcome,) = check.run_all([shell(check, "late", "true")], tmp_path)
+    assert (outcome.status, outcome.why) == (check.NOT_TRIED, "no time left of 0 s")
+
+
+def test_the_steps_fit_into_eight_minutes(check: ModuleType) -> None:
+    assert sum(step.limit_s for step in check.STEPS) <= check.LIMIT_S == 8 * 60
+
+
+def test_dry_run_names_tests_and_scripts_that_are_there() -> None:
+    said = run_check("--dry-run")
+    assert said.returncode == 0
+    names = [line.split("\t")[0] for line in said.stdout.splitlines()]
+    assert names == ["device", "kernels", "properties", "memcheck", "racecheck", "engines", "bench"]
+    files = [word for word in said.stdout.split() if word.startswith(("tests/", "tools/"))]
+    assert len(files) >= 6
+    assert all((SCRIPT.parents[1] / file).exists() for file in files)
+
+
+@pytest.mark.skipif(cuda_device.is_present(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so_and_tries_nothing(tmp_path: Path) -> None:
+    environment = {**os.environ, "OUT": str(tmp_path / "out")}
+    done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, env=environment)
+    assert done.returncode == 5
+    assert "no GPU" in done.stdout
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {step["status"] for step in report["steps"]} == {"not tried"}
