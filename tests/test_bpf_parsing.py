@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterator
+from contextlib import closing
 
 import captures
 import numpy as np
@@ -13,6 +14,8 @@ from kernel_fixtures import Bench, bench, mapped
 from etcpipe.capture import Capture
 from etcpipe.gpu.parsing_cpu import Unparsable, parse
 from etcpipe.gpu.regroup import Regroup
+from etcpipe.kernel import libbpf
+from etcpipe.kernel.settings import Build, TapSettings
 from etcpipe.layout import CONSTANTS
 from etcpipe.parsing import parse_bits
 
@@ -243,6 +246,18 @@ def test_later_fragments_join_in_the_kernel(tap: Bench, program: str, version: i
     assert moved[3] == {"PACKETS_SEEN": 1, "PACKETS_FRAGMENT": 1}
     flow = tap.flow()
     assert (flow["packets"].tolist(), flow["counted"]) == ([3, 0], 1)
+
+
+@pytest.mark.root
+def test_later_fragments_join_after_an_upgrade() -> None:
+    first, *later, _ = fragments(4)
+    with bench("libbpf") as old:
+        old.run("tc_track", first)
+
+        with closing(libbpf.load(Build(TapSettings(), 1, 1, maps=old.loaded.maps))) as newer:
+            moved = [Bench(newer).run("tc_track", frame)[1] for frame in later]
+
+        assert [counted["PACKETS_TRACKED"] for counted in moved] == [1, 1]
 
 
 def fragments(version: int) -> list[bytes]:
