@@ -22,6 +22,7 @@ OWN = (
     "block.cuh",
     "packets.cuh",
     "regroup.cu",
+    "flow_sort.cu",
     "kernels.cu",
 )
 MAIN = "kernels.cu"

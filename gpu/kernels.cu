@@ -2,4 +2,5 @@
 /* All kernels as one source: for nvcc and NVRTC, and for a host compiler by tests/cuda/shim.h. */
 #include "wire.cuh"
 
+#include "flow_sort.cu"
 #include "regroup.cu"

@@ -99,6 +99,14 @@ static inline __device__ __u64 slot_of(const struct regroup_table *table, __u64 
 	return flow_id % table->slots;
 }
 
+/* The flow of packet @i, 0 if no row gets it. */
+static inline __device__ __u64 flow_of(const struct regroup_batch *batch, __u32 i)
+{
+	__u64 flow_id = column<__u64>(batch->flow_id, i);
+
+	return flow_id == FLOW_SKIP ? 0 : flow_id;
+}
+
 static inline __device__ struct turn turn_load(const struct regroup_table *table, __u64 slot)
 {
 	struct turn turn = {};
@@ -290,7 +298,7 @@ static inline __device__ void take_all(const struct plan *plan)
 	__u32 counter = 0;
 
 	for (__u32 i = 0; i < plan->batch->packets; i++) {
-		__u64 flow_id = column<__u64>(plan->batch->flow_id, i);
+		__u64 flow_id = flow_of(plan->batch, i);
 
 		if (!flow_id)
 			continue;
@@ -348,7 +356,7 @@ static inline __device__ void report_holed(const struct plan *plan, struct regro
 {
 	const struct regroup_table *table = plan->table;
 	__u32 i = threadIdx.x, row = ROW_NONE, end;
-	__u64 flow_id = i < plan->batch->packets ? column<__u64>(plan->batch->flow_id, i) : 0;
+	__u64 flow_id = i < plan->batch->packets ? flow_of(plan->batch, i) : 0;
 
 	if (flow_id && ((__u64 *)table->owners)[slot_of(table, flow_id)] == flow_id)
 		row = ((__u32 *)table->slot_rows)[slot_of(table, flow_id)];
@@ -373,7 +381,7 @@ KERNEL(BATCH_MAX) regroup_plan(const struct regroup_table *table, const struct r
 	struct regroup_state *state = (struct regroup_state *)table->state;
 	const struct plan plan = { table, batch, closings, counters, &pending };
 	const __u32 t = threadIdx.x;
-	__u64 flow_id = t < batch->packets ? column<__u64>(batch->flow_id, t) : 0, mine;
+	__u64 flow_id = t < batch->packets ? flow_of(batch, t) : 0, mine;
 
 	for (__u32 i = t; i < CLOSINGS_MAX; i += BATCH_MAX)
 		closings[i] = ROW_NONE;
@@ -386,7 +394,7 @@ KERNEL(BATCH_MAX) regroup_plan(const struct regroup_table *table, const struct r
 	mine = block_sort(flow_id ? slot_of(table, flow_id) << ARRIVAL_BITS | t : UNSORTED, sorted);
 	sorted[t] = mine;
 	__syncthreads();
-	if (t < batch->packets && !flow_id)
+	if (t < batch->packets && !column<__u64>(batch->flow_id, t))
 		count(&plan, REGROUP_UNPARSED, 1);
 	if (before + batch->packets > table->max_rows)
 		take_all(&plan);

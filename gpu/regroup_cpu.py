@@ -95,7 +95,7 @@ class Backend:
         if rank >= self._set.first_n:
             return "REGROUP_BEYOND"
         try:
-            frame, packet = _parse(batch, i, self._set.parse)
+            frame, packet = parse_packet(batch, i, self._set.parse)
         except Unparsable:
             return "REGROUP_UNPARSED"
         row = row or self._open(batch, i, packet)
@@ -193,7 +193,7 @@ class Backend:
         )
 
 
-def _parse(batch: PacketBatch, i: int, options: int) -> tuple[bytes, Packet]:
+def parse_packet(batch: PacketBatch, i: int, options: int) -> tuple[bytes, Packet]:
     start, captured = int(batch.offset[i]), int(batch.captured[i])
     if start + captured > len(batch.memory):
         raise Unparsable

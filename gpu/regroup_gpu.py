@@ -64,17 +64,19 @@ class Backend:
         self._tables.idle.write(now_ns=newest if now_ns is None else now_ns)
         closed: list[FlowBatch] = []
         holed: dict[int, int] = {}  # flow id -> row
+        flow_ids: list[np.ndarray] = []
         for start in range(0, len(batch), BATCH_MAX):
-            state = self._plan(batch, start, min(start + BATCH_MAX, len(batch)))
+            ids, state = self._plan(batch, start, min(start + BATCH_MAX, len(batch)))
+            flow_ids.append(ids)
             rows = state["closed"][: state["n_closed"]]
             closed += self._gather(rows)
             gone = set(rows.tolist())
             holed = {flow: row for flow, row in holed.items() if row not in gone}
-            packets = start + state["holed_packet"][: state["n_holed"]]
-            found = state["holed_row"][: state["n_holed"]]
-            holed |= dict(zip(batch.flow_id[packets].tolist(), found.tolist(), strict=True))
+            found = slice(state["n_holed"])
+            packets, rows = state["holed_packet"][found], state["holed_row"][found]
+            holed |= dict(zip(ids[packets].tolist(), rows.tolist(), strict=True))
         if holed:
-            closed += self._close_holed(holed, batch.flow_id)
+            closed += self._close_holed(holed, np.concatenate(flow_ids))
         return self._joined(closed + self._close_idle())
 
     def expire(self, now_ns: int) -> FlowBatch:
@@ -99,14 +101,19 @@ class Backend:
     def _launch(self, kernel: str, blocks: int, record: Record) -> None:
         launch(self._device, kernel, blocks, self._tables.table, record)
 
-    def _plan(self, batch: PacketBatch, start: int, end: int) -> np.void:
-        """Take some packets; return what that did to the tables."""
+    def _plan(self, batch: PacketBatch, start: int, end: int) -> tuple[np.ndarray, np.void]:
+        """Take some packets; return their flows and what that did to the tables."""
         self._batch.write(batch, start, end, self._added + 1)
         self._added += end - start
         self._launch("regroup_parse", PARSE_BLOCKS, self._batch.record)
+        flow_ids = self._track(batch, start, end)
         self._launch("regroup_plan", 1, self._batch.record)
         self._launch("regroup_scatter", self._scatter_blocks, self._batch.record)
-        return self._tables.state.read()
+        return flow_ids, self._tables.state.read()
+
+    def _track(self, batch: PacketBatch, start: int, end: int) -> np.ndarray:
+        """Return the flow of each packet, here as the tracker gave it."""
+        return batch.flow_id[start:end]
 
     def _close_holed(self, holed: dict[int, int], flow_ids: np.ndarray) -> list[FlowBatch]:
         """Close rows in the order in which their flows come in the batch."""
@@ -217,6 +224,10 @@ class _Batch:
             link_type=batch.link_type,
             **self._columns.addresses(end - start),
         )
+
+    def flow_ids(self, n: int) -> np.ndarray:
+        """Return the column as the device has it."""
+        return self._columns.read(n)["flow_id"]
 
 
 class _Output:

@@ -12,7 +12,7 @@
 #define ROW_NONE 0xffffffff
 #define PARSED_SIZE 192		/* bytes for a struct parsed of packets.cuh */
 #define CLOSINGS_MAX 3072	/* rows that a batch closes: 3 a packet */
-#define LINK_TYPE_NONE 0xffffffff
+#define FLOW_SKIP 0xffffffffffffffff	/* the packet is none of the first N of its flow */
 
 /* In the order of COUNTERS in gpu/regroup.py. A packet counts under one of the first six. */
 enum regroup_counter {
@@ -95,6 +95,49 @@ struct regroup_batch {
 	__u64 first_number;	/* of the batch's first packet, from 1 */
 	__u32 packets;
 	__u32 link_type;
+};
+
+/* In the order of COUNTERS in gpu/flow_sort.py. */
+enum sort_counter {
+	SORT_CREATED,
+	SORT_RESTARTED,
+	SORT_TABLE_FULL,
+	N_SORT_COUNTERS,
+};
+
+/* A flow that flow_sort() knows. */
+struct sorted_flow {
+	struct flow_key key;
+	struct flow_state state;
+};
+
+struct flow_sort_state {
+	__u64 counters[N_SORT_COUNTERS];
+	__u64 last_id;
+	__u32 n_flows;
+	__u32 pad;
+};
+
+/* A hash table with open addressing. Nothing is taken out of it: it is built anew without it. */
+struct flow_sort_table {
+	__u64 flows;		/* struct sorted_flow[mask + 1] */
+	__u64 used;		/* __u32[mask + 1], 1 where there is a flow */
+	__u64 state;		/* struct flow_sort_state */
+	__u64 seed;		/* of the hash */
+	__u64 establish_ns;
+	__u64 idle_ns;
+	__u64 tombstone_ns;
+	__u32 mask;		/* places - 1, of a power of two and twice flows_max at least */
+	__u32 flows_max;
+	__u32 first_n;
+	__u32 count_rule;
+};
+
+/* The table built anew: it lies in these arrays, and the old ones are empty. */
+struct flow_sweep {
+	__u64 flows;
+	__u64 used;
+	__u64 now_ns;		/* flows that are silent by then are left out */
 };
 
 /* Which open rows are wanted, and where they are written, in any order. */

@@ -1,0 +1,103 @@
+"""Sort and scan: the kernels against the definition, and the definition against captures."""
+
+import random
+
+import pytest
+from cuda_device import ON, device
+from cuda_shim import ShimDevice, library
+from frames import ACK, FIN, RST, SYN, batch, ether, ipv4, ipv6, rows_of, split, tcp, udp
+from test_cuda_agree import ORDERS
+from test_regroup_agree import cuts, random_frame
+
+from etcpipe.batch import PacketBatch
+from etcpipe.gpu import flow_sort_gpu
+from etcpipe.gpu.flow_sort import FlowRules, SortRegroup
+from etcpipe.layout import COUNT_RULES
+
+OPTIONS = {"first_n": 6, "raw_len": 50, "wait_s": 0.5, "slots": 4096, "max_rows": 2000}
+RULES = FlowRules(flows_max=1000, establish_ns=10**8, idle_ns=10**9, tombstone_ns=3 * 10**8)
+
+
+def outputs(on, batches: list[PacketBatch], seed: int = 1, rules: FlowRules = RULES, lib=None):
+    """All that comes out: the rows of each call, the last ones, and the counters."""
+    regroup = SortRegroup(**OPTIONS, rules=rules, device="reference")
+    if on != "reference":
+        where = ShimDevice(seed, lib) if lib else device(on, seed)
+        regroup._backend = flow_sort_gpu.Backend(regroup.settings, rules, where)
+    rows = [rows_of([regroup.add(part)]) for part in batches]
+    return rows, rows_of([regroup.flush()]), regroup.counters
+
+
+def segment(flow: int, flags: int = ACK, payload: bytes = b"x", back: bool = False) -> bytes:
+    """A frame of flow number `flow`."""
+    host = f"10.{flow >> 8 & 255}.{flow & 255}.1"
+    ends = ("192.0.2.1", host) if back else (host, "192.0.2.1")
+    ports = {"sport": 443, "dport": 1024 + flow} if back else {"sport": 1024 + flow, "dport": 443}
+    return ether(ipv4(6, tcp(payload, flags=flags, **ports), *ends))
+
+
+def conversation(seed: int, packets: int, flows: int, pause_s: float = 0.01) -> PacketBatch:
+    """Packets of some tuples, both ways, with handshakes, ends, silences and things unreadable."""
+    rng = random.Random(seed)
+    now, found = 0.0, []
+    for _ in range(packets):
+        now += rng.choice([0.0, 1e-5, 1e-3, pause_s])
+        flags = rng.choice([ACK] * 8 + [SYN, SYN | ACK, FIN | ACK, RST])
+        payload = rng.choice([b"", b"abc", rng.randbytes(200)])
+        frame = segment(rng.randrange(flows), flags, payload, rng.random() < 0.4)
+        if rng.random() < 0.1:
+            frame = random_frame(rng, 1)
+        found.append({"frame": frame, "at": max(0.0, now - rng.choice([0, 0, 0, 0.0005]))})
+    return batch(found)
+
+
+@pytest.mark.parametrize("on", ON)
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_every_order_of_flows(on, order):
+    packets = batch([{"frame": segment(flow), "at": i / 1e5} for i, flow in enumerate(order)])
+    assert outputs(on, [packets]) == outputs("reference", [packets])
+
+
+@pytest.mark.parametrize("on", ON)
+@pytest.mark.parametrize("rule", COUNT_RULES.values(), ids=COUNT_RULES)
+@pytest.mark.parametrize("flows", [3, 60, 700])
+def test_conversations(on, flows, rule):
+    rng = random.Random(flows)
+    batches = split(conversation(flows, 1500, flows), cuts(rng, 1500))[:30]
+    rules = FlowRules(1000, rule, RULES.establish_ns, RULES.idle_ns, RULES.tombstone_ns)
+    expected = outputs("reference", batches, rules=rules)
+    assert expected[2]["FLOWS_RESTARTED"] > 10 or flows > 60
+    assert outputs(on, batches, flows, rules) == expected
+
+
+@pytest.mark.parametrize("on", ON)
+def test_a_table_that_is_full_refuses_new_flows_until_old_ones_are_silent(on):
+    batches = split(conversation(7, 1200, 200, pause_s=0.05), [400, 300, 500])
+    rules = FlowRules(40, RULES.count_rule, RULES.establish_ns, RULES.idle_ns, 10**8)
+    expected = outputs("reference", batches, rules=rules)
+    assert expected[2]["PACKETS_TABLE_FULL"] > 100
+    assert expected[2]["FLOWS_CREATED"] > 60
+    assert outputs(on, batches, rules=rules) == expected
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_keys_with_the_same_hash_are_told_apart(seed):
+    three_bits = library(("-DHASH_BITS=3",))
+    batches = split(conversation(seed, 1000, 50), [500, 500])
+    assert outputs("shim", batches, seed, lib=three_bits) == outputs("reference", batches)
+
+
+@pytest.mark.parametrize("on", ON)
+def test_both_directions_and_both_versions_by_hand(on):
+    there = ether(ipv6(17, udp(b"?", sport=50000, dport=53), "2001:db8::1", "2001:db8::2"))
+    back = ether(ipv6(17, udp(b"!", sport=53, dport=50000), "2001:db8::2", "2001:db8::1"))
+    frames = [segment(1, SYN, b""), there, segment(1, SYN | ACK, b"", back=True), back, segment(1)]
+    regroup = SortRegroup(2, device="reference")
+    if on != "reference":
+        regroup._backend = flow_sort_gpu.Backend(regroup.settings, FlowRules(16), device(on))
+    full = regroup.add(batch([{"frame": frame} for frame in frames]))
+    rest = regroup.flush()
+    assert (full.flow_id.tolist(), rest.flow_id.tolist()) == ([2], [1])
+    assert full.packets["direction"].tolist() == [[0, 1]]
+    assert rest.packets["present"].tolist() == [[1, 0]]
+    assert rest.key["a_port"][0] == 1025
