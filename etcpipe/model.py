@@ -36,6 +36,11 @@ _SOURCE_OF_REASON = np.array(
 )
 
 
+# A network needs memory for each row, up to some MB. No rows never reach a runner: ONNX Runtime
+# aborts the process when a recurrent layer gets none.
+ROWS_AT_ONCE = 256
+
+
 class Model:
     """A loaded model, with what its Description says as attributes.
 
@@ -79,7 +84,12 @@ class Model:
 
     def infer(self, rows: np.ndarray) -> np.ndarray:
         """Return (flows, classes) float32, calibrated probabilities that add up to 1."""
-        return calibrated(self._runner.infer(rows), self.temperature)
+        parts = [
+            self._runner.infer(rows[first : first + ROWS_AT_ONCE])
+            for first in range(0, len(rows), ROWS_AT_ONCE)
+        ]
+        none = np.zeros((0, len(self.classes)), np.float32)
+        return calibrated(np.concatenate([none, *parts]), self.temperature)
 
     def verdicts(
         self, flows: FlowBatch, records: np.ndarray, start_ns: int | None = None

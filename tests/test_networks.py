@@ -20,7 +20,10 @@ from etcpipe.dataset import Input
 from etcpipe.errors import ModelError, UnsupportedError, UsageError
 from etcpipe.fitting import Fitting
 from etcpipe.gpu.inference import open_runner
+from etcpipe.gpu.views import VIEWS, schema_hash
 from etcpipe.model import load
+from etcpipe.model_file import Description
+from etcpipe.network_export import to_onnx
 from etcpipe.network_steps import Rows
 from etcpipe.zoo import ARCHS, Arch
 
@@ -187,10 +190,6 @@ def test_the_difference_of_two_models_is_resampled_together():
 def test_the_file_answers_as_the_network_in_any_batch(name):
     arch: Arch = ARCHS[name]
     torch.manual_seed(1)
-    from etcpipe.gpu.views import VIEWS
-    from etcpipe.model_file import Description
-    from etcpipe.network_export import to_onnx
-
     module = arch.build(5).eval()
     view = VIEWS[arch.view]
     rng = np.random.default_rng(1)
@@ -202,8 +201,20 @@ def test_the_file_answers_as_the_network_in_any_batch(name):
     with torch.inference_mode():
         expected = module(torch.from_numpy(rows)).numpy()
     assert runner.input_shape == view.shape and runner.input_dtype == view.dtype
-    for part in (rows[:1], rows, rows[:0]):
+    for part in (rows[:1], rows):
         np.testing.assert_allclose(runner.infer(part), expected[: len(part)], rtol=1e-3, atol=1e-4)
+
+
+def test_no_flows_and_many_are_answered(tmp_path):
+    """A recurrent layer that gets no rows would end the process, were it asked."""
+    arch = ARCHS["fsnet"]
+    schema = schema_hash(VIEWS["seq"], 30)
+    description = Description("fsnet", ("a", "b"), "seq", (), schema, 30)
+    (tmp_path / "fsnet.onnx").write_bytes(to_onnx(arch.build(2), description))
+    model = load(tmp_path / "fsnet.onnx")
+    rows = np.random.default_rng(1).normal(0, 1, (300, 30, 3)).astype(np.float32)
+    assert model.infer(rows[:0]).shape == (0, 2)
+    np.testing.assert_allclose(model.infer(rows)[299:], model.infer(rows[299:]), rtol=1e-3)
 
 
 def test_train_and_classify_on_the_command_line(tmp_path):

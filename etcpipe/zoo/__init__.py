@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from etcpipe.gpu.views import VIEWS
+
 if TYPE_CHECKING:
     from etcpipe.zoo.network import ZooNetwork
 
@@ -21,7 +23,7 @@ class Arch:
     Attributes:
         view: name of the view whose rows it takes.
         module, make: where its class is: etcpipe.zoo.MODULE.MAKE(classes, **options).
-        first_n: packets of a flow that it is given unless the user says otherwise.
+        first_n: packets of a flow that it waits for unless the user says otherwise.
         rounds: of training at most.
         smoothing: of labels, in the loss.
     """
@@ -44,8 +46,18 @@ class Arch:
         return made(classes, **self.options)
 
 
-def _on_packets(name: str, summary: str, **options: Any) -> Arch:
-    return Arch(name, summary, "seq", "df", "DeepFingerprinting", options, first_n=30)
+def _arch(
+    name: str,
+    view: str,
+    made: str,
+    summary: str,
+    options: dict[str, Any] | None = None,
+    **more: Any,
+) -> Arch:
+    """Return an architecture; made is MODULE.MAKE."""
+    module, make = made.split(".")
+    shown = VIEWS[view].packets
+    return Arch(name, summary, view, module, make, options or {}, shown or 10, **more)
 
 
 _LITE = {"channels": (32, 64, 128), "kernel": 5, "pools": (1, 2, 2), "hidden": 128}
@@ -53,8 +65,18 @@ _LITE = {"channels": (32, 64, 128), "kernel": 5, "pools": (1, 2, 2), "hidden": 1
 ARCHS: dict[str, Arch] = {
     arch.name: arch
     for arch in (
-        Arch("datanet_mlp", "one packet, perceptron", "packet", "datanet", "DatanetMlp", first_n=1),
-        _on_packets("df30", "30 packets, convolutions (Deep Fingerprinting)"),
-        _on_packets("df30_lite", "30 packets, fewer convolutions", **_LITE),
+        _arch("knn", "seq", "knn.Knn", "the five nearest flows"),
+        _arch("datanet_mlp", "packet", "datanet.DatanetMlp", "one packet, perceptron"),
+        _arch("deeppacket", "packet", "deeppacket.DeepPacket", "one packet, convolutions"),
+        _arch("deeppacket_1000", "packet", "deeppacket.DeepPacket", "the same on 1000 bytes",
+              {"length": 1000}),
+        _arch("bilstm_att", "raw1500", "bilstm_att.BiLstmAttention", "packets, LSTM, attention"),
+        _arch("bilstm_att_1000", "raw", "bilstm_att.BiLstmAttention", "the same on 1000 bytes",
+              {"length": 1000}),
+        _arch("tscrnn", "raw", "tscrnn.Tscrnn", "packets, convolutions and LSTM"),
+        _arch("matec", "raw", "matec.Matec", "packets, attention between them"),
+        _arch("df30", "seq", "df.DeepFingerprinting", "sizes, directions and gaps, convolutions"),
+        _arch("df30_lite", "seq", "df.DeepFingerprinting", "the same, fewer and smaller", _LITE),
+        _arch("fsnet", "seq", "fsnet.FsNet", "sizes, GRU encoder and decoder"),
     )
-}
+}  # fmt: skip

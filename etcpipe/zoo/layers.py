@@ -5,15 +5,64 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+FAR = -1e4  # instead of infinity, which half precision does not have
+
 
 def scaled(packets: torch.Tensor) -> torch.Tensor:
     """Return bytes as float32 from 0 to 1."""
     return packets.float() * (1 / 255)
 
 
-def perceptron(*widths: int) -> nn.Sequential:
+def has_bytes(packets: torch.Tensor) -> torch.Tensor:
+    """Return (flows, packets) bool, where a packet came: its first byte has an IP version."""
+    return packets[..., 0] != 0
+
+
+def perceptron(*widths: int, dropout: float = 0.0) -> nn.Sequential:
     """Return linear layers of these widths with ReLU between them, none behind the last."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers[: -2 if dropout else -1])
+
+
+class MultiHead(nn.Module):
+    """Attention of every token to every other one, in several heads."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.scale = heads, (width // heads) ** -0.5
+        self.inputs = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, tokens: torch.Tensor, shown: torch.Tensor | None = None) -> torch.Tensor:
+        """Return (flows, tokens, width) of the same.
+
+        Args:
+            shown: (flows, tokens) bool, tokens that may be attended to; None for all.
+        """
+        flows, count, width = tokens.shape
+        split = self.inputs(tokens).reshape(flows, count, 3, self.heads, width // self.heads)
+        queries, keys, values = split.permute(2, 0, 3, 1, 4).unbind(0)
+        weights = queries @ keys.transpose(-1, -2) * self.scale
+        if shown is not None:
+            weights = weights.masked_fill(~shown[:, None, None, :], FAR)
+        mixed = weights.softmax(dim=-1) @ values
+        return self.output(mixed.transpose(1, 2).reshape(flows, count, width))
+
+
+class Block(nn.Module):
+    """A layer of a transformer: normalised before attention and before the dense part."""
+
+    def __init__(self, width: int, heads: int, dense: nn.Module) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.attention = MultiHead(width, heads)
+        self.dense = dense
+
+    def forward(self, tokens: torch.Tensor, shown: torch.Tensor | None = None) -> torch.Tensor:
+        """Return (flows, tokens, width) of the same; see MultiHead."""
+        tokens = tokens + self.attention(self.norms[0](tokens), shown)
+        return tokens + self.dense(self.norms[1](tokens))
