@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from etcpipe.batch import FlowBatch
+from etcpipe.gpu import tokens
 
 MISSING = -1.0
 
@@ -173,6 +174,15 @@ VIEWS: dict[str, View] = {
             packets=1,
             raw_len=1500,
         ),
+        View(
+            "tok",
+            "fields of the first 10 packets in fixed places, for attention (gpu/tokens.py)",
+            "float32",
+            (tokens.PACKETS, tokens.TOKENS + len(tokens.META)),
+            tuple(Column(*texts) for texts in tokens.column_texts()),
+            packets=tokens.PACKETS,
+            raw_len=tokens.RAW_LEN,
+        ),
     )
 }
 
@@ -193,7 +203,7 @@ def compute(
     Raises:
         ValueError: depth below 1, an unknown column, or flows without the bytes that it shows.
     """
-    from etcpipe.gpu import views_cpu
+    from etcpipe.gpu import tokens_cpu, views_cpu
 
     if depth < 1:
         raise ValueError(f"depth is {depth}, a view needs at least one packet")
@@ -202,6 +212,8 @@ def compute(
         return views_cpu.stats(flows, depth, tuple(names))
     if view.name == "seq":
         return views_cpu.seq(flows, depth)
+    if view.name == "tok":
+        return tokens_cpu.tok(flows, views_cpu.seq(flows, depth))
     return views_cpu.raw(view, flows, depth)
 
 
