@@ -5,13 +5,15 @@ header, and which records a kernel takes from its own source, so a call that doe
 error here and not a crash there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, Protocol
 
 import numpy as np
 
 from etcpipe.gpu.cuda_source import KERNELS, RECORDS
+
+Launch = tuple[str, int, int, int, int]  # kernel, blocks, threads, addresses of two records
 
 BLOCK = 16  # bytes that the kernels read at once: alignment and unit of all memory
 
@@ -39,6 +41,14 @@ class Device(Protocol):
 
     def launch(self, kernel: str, blocks: int, threads: int, first: int, second: int) -> None:
         """Start a kernel."""
+        ...
+
+    def launch_all(self, launches: Sequence[Launch]) -> None:
+        """Start kernels one behind the other; cheaper where the same ones come again."""
+        ...
+
+    def map(self, memory: np.ndarray) -> int | None:
+        """Return where kernels can read memory of the host as it is, None: copy it."""
         ...
 
 
@@ -153,13 +163,25 @@ class Columns:
         return columns
 
 
+Call = tuple[str, int, Record, Record]  # kernel, blocks, the records that it takes
+
+
 def launch(device: Device, name: str, blocks: int, first: Record, second: Record) -> None:
     """Run a kernel.
 
     Raises:
         TypeError: the kernel takes other records.
     """
+    device.launch(*_checked(name, blocks, first, second))
+
+
+def launch_all(device: Device, calls: Sequence[Call]) -> None:
+    """Run kernels one behind the other; errors as of launch()."""
+    device.launch_all([_checked(*call) for call in calls])
+
+
+def _checked(name: str, blocks: int, first: Record, second: Record) -> Launch:
     kernel = KERNELS[name]
     if (first.kind, second.kind) != (kernel.first, kernel.second):
         raise TypeError(f"{name} takes {kernel.first} and {kernel.second}")
-    device.launch(name, blocks, kernel.threads, first.address, second.address)
+    return name, blocks, kernel.threads, first.address, second.address

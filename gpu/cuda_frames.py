@@ -6,7 +6,7 @@ from etcpipe.gpu.cuda import BLOCK, Device, DeviceArray
 
 
 class Frames:
-    """Copies the part of a batch's memory that holds its frames to the device."""
+    """Frames in memory that the device reads in place, else a copy of the part that holds them."""
 
     def __init__(self, device: Device):
         self._device = device
@@ -18,6 +18,9 @@ class Frames:
         Only bytes of frames may be read there, and of the blocks of 16 that these are in.
         Frames that are not inside the memory are left out.
         """
+        mapped = self._device.map(memory)
+        if mapped is not None:
+            return mapped
         size = np.uint64(len(memory))
         inside = (offset <= size) & (captured <= size - np.minimum(offset, size)) & (captured > 0)
         if not inside.any():

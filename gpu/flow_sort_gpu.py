@@ -7,7 +7,7 @@ import numpy as np
 
 from etcpipe.batch import FlowBatch, PacketBatch
 from etcpipe.gpu import regroup_gpu
-from etcpipe.gpu.cuda import Device, DeviceArray, Record, launch
+from etcpipe.gpu.cuda import Call, Device, DeviceArray, Record, launch
 from etcpipe.gpu.cuda_source import RECORDS
 from etcpipe.gpu.flow_sort import COUNTERS, SWEEP_SLACK_NS, FlowRules, SweepClock
 from etcpipe.gpu.regroup import Settings
@@ -54,8 +54,10 @@ class Backend(regroup_gpu.Backend):
         values = self._sort_state.read()["counters"].tolist()
         return super().counters | dict(zip(COUNTERS, values, strict=True))
 
-    def _track(self, batch: PacketBatch, start: int, end: int) -> np.ndarray:
-        launch(self._device, "flow_sort", 1, self._sort, self._batch.record)
+    def _tracking(self) -> list[Call]:
+        return [("flow_sort", 1, self._sort, self._batch.record)]
+
+    def _flow_ids(self, batch: PacketBatch, start: int, end: int) -> np.ndarray:
         return self._batch.flow_ids(end - start)
 
     def _forget_silent(self) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from etcpipe.batch import FlowBatch, PacketBatch, concatenate
 from etcpipe.columns import DTYPES
-from etcpipe.gpu.cuda import Columns, Device, DeviceArray, Record, launch
+from etcpipe.gpu.cuda import Call, Columns, Device, DeviceArray, Record, launch, launch_all
 from etcpipe.gpu.cuda_frames import Frames
 from etcpipe.gpu.cuda_source import CONSTANTS, RECORDS
 from etcpipe.gpu.mask import MASKS
@@ -105,14 +105,24 @@ class Backend:
         """Take some packets; return their flows and what that did to the tables."""
         self._batch.write(batch, start, end, self._added + 1)
         self._added += end - start
-        self._launch("regroup_parse", PARSE_BLOCKS, self._batch.record)
-        flow_ids = self._track(batch, start, end)
-        self._launch("regroup_plan", 1, self._batch.record)
-        self._launch("regroup_scatter", self._scatter_blocks, self._batch.record)
-        return flow_ids, self._tables.state.read()
+        table, record = self._tables.table, self._batch.record
+        launch_all(
+            self._device,
+            [
+                ("regroup_parse", PARSE_BLOCKS, table, record),
+                *self._tracking(),
+                ("regroup_plan", 1, table, record),
+                ("regroup_scatter", self._scatter_blocks, table, record),
+            ],
+        )
+        return self._flow_ids(batch, start, end), self._tables.state.read()
 
-    def _track(self, batch: PacketBatch, start: int, end: int) -> np.ndarray:
-        """Return the flow of each packet, here as the tracker gave it."""
+    def _tracking(self) -> list[Call]:
+        """Return the kernels that find the packets' flows: none, the tracker gave them."""
+        return []
+
+    def _flow_ids(self, batch: PacketBatch, start: int, end: int) -> np.ndarray:
+        """Return the flow of each packet."""
         return batch.flow_id[start:end]
 
     def _close_holed(self, holed: dict[int, int], flow_ids: np.ndarray) -> list[FlowBatch]:

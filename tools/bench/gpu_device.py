@@ -1,7 +1,7 @@
 """What gpu.py measures on a GPU: etcpipe's regrouping, its transfers, and the link itself."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,7 +9,7 @@ from common import Samples
 from flow_load import Case, Load
 
 from etcpipe.errors import UnsupportedError
-from etcpipe.gpu.cuda import Device
+from etcpipe.gpu.cuda import Device, Launch
 from etcpipe.gpu.regroup import Regroup
 
 LINK_BYTES = 64 << 20
@@ -39,6 +39,12 @@ class TimedDevice:
 
     def launch(self, kernel: str, blocks: int, threads: int, first: int, second: int) -> None:
         self.device.launch(kernel, blocks, threads, first, second)
+
+    def launch_all(self, launches: Sequence[Launch]) -> None:
+        self.device.launch_all(launches)
+
+    def map(self, memory: np.ndarray) -> int | None:
+        return self.device.map(memory)
 
     def _copy(self, copy: Callable[[int, np.ndarray], None], at: int, array: np.ndarray) -> None:
         self.synchronize()

@@ -1,0 +1,106 @@
+"""The calls that staging makes, by CuPy."""
+
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from etcpipe.errors import UnsupportedError
+from etcpipe.gpu import cuda_device
+from etcpipe.gpu.cuda import Launch
+from etcpipe.gpu.staging import StagedDevice
+
+PORTABLE, MAPPED = 1, 2  # flags of cudaHostRegister
+ANY_DIRECTION = 4  # cudaMemcpyDefault: the addresses say which memory each is of
+
+
+class CupyCuda:
+    """See etcpipe.gpu.staging.Cuda.
+
+    Args:
+        kernels: the file with the kernels' code; None: there are none to launch.
+
+    Raises:
+        UnsupportedError: no GPU, or no CuPy.
+    """
+
+    def __init__(self, kernels: Path | None = None) -> None:
+        found = cuda_device.find()
+        try:
+            import cupy
+        except ImportError as error:
+            raise UnsupportedError(f"{found}: install CuPy (cupy-cuda13x) to use it") from error
+        self._cupy = cupy
+        self._runtime = cupy.cuda.runtime
+        self._stream = cupy.cuda.Stream(non_blocking=True)
+        self._module = cupy.RawModule(path=str(kernels)) if kernels else None
+        self._kernels: dict[str, Any] = {}
+        self._memory: list[Any] = []
+        self.processors = cupy.cuda.Device().attributes["MultiProcessorCount"]
+
+    def allocate(self, size: int) -> int:
+        try:
+            memory = self._cupy.cuda.alloc(size)
+        except self._cupy.cuda.memory.OutOfMemoryError as error:
+            raise UnsupportedError(
+                f"the GPU has no {size} bytes left: use fewer rows, or --device cpu"
+            ) from error
+        memory.memset_async(0, size, self._stream)
+        self._memory.append(memory)
+        return memory.ptr
+
+    def pinned(self, size: int) -> np.ndarray:
+        return np.frombuffer(self._cupy.cuda.alloc_pinned_memory(size), np.uint8, size)
+
+    def register(self, address: int, size: int) -> int:
+        try:
+            self._runtime.hostRegister(address, size, PORTABLE | MAPPED)
+        except self._runtime.CUDARuntimeError as error:
+            raise UnsupportedError(f"cudaHostRegister: {error}") from error
+        return self._runtime.pointerGetAttributes(address).devicePointer
+
+    def unregister(self, address: int) -> None:
+        self._stream.synchronize()
+        self._runtime.hostUnregister(address)
+
+    def copy(self, to: int, source: int, size: int) -> None:
+        self._runtime.memcpyAsync(to, source, size, ANY_DIRECTION, self._stream.ptr)
+
+    def launch(self, kernel: str, blocks: int, threads: int, first: int, second: int) -> None:
+        if kernel not in self._kernels:
+            self._kernels[kernel] = self._module.get_function(kernel)
+        with self._stream:
+            self._kernels[kernel]((blocks,), (threads,), (np.uint64(first), np.uint64(second)))
+
+    def capture(self, launches: Sequence[Launch]) -> Any:
+        self._stream.begin_capture()
+        for launch in launches:
+            self.launch(*launch)
+        return self._stream.end_capture()
+
+    def replay(self, graph: Any) -> None:
+        graph.launch(self._stream)
+
+    def event(self) -> Any:
+        return self._cupy.cuda.Event(disable_timing=True)
+
+    def record(self, event: Any) -> None:
+        event.record(self._stream)
+
+    def wait(self, event: Any) -> None:
+        event.synchronize()
+
+
+def describe() -> str:
+    """Return how frames of the capture ring get to the GPU, for people.
+
+    Raises:
+        UnsupportedError: there is no GPU that can be used.
+    """
+    device = StagedDevice(CupyCuda(), mmap.PAGESIZE)
+    area = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if device.map(np.frombuffer(area, np.uint8)) is None:
+        return f"frames are copied through pinned memory: {device.copied_because}"
+    return "frames are read in place: the capture ring's memory is registered with CUDA"
