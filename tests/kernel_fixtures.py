@@ -40,7 +40,7 @@ LOADERS = [
 LINUX = tuple(map(int, platform.release().split(".")[:2]))
 NEEDS_TCX = pytest.mark.skipif(LINUX < (6, 6), reason="tcx needs Linux 6.6")
 NEEDS_FETCH_ADD = pytest.mark.skipif(LINUX < (5, 12), reason="fetching atomics need Linux 5.12")
-NEEDS_BROADCAST = pytest.mark.skipif(LINUX < (5, 14), reason="XDP broadcast needs Linux 5.14")
+NEEDS_FORWARD = pytest.mark.skipif(LINUX < (5, 14), reason="forward mode needs Linux 5.14")
 HOOKS = pytest.mark.parametrize("hook", [pytest.param("tcx", marks=NEEDS_TCX), "clsact"])
 
 

@@ -16,18 +16,18 @@ import captures
 import numpy as np
 import pytest
 from command import ROOT
-from kernel_fixtures import LINUX, NEEDS_BROADCAST, mapped, run
+from kernel_fixtures import NEEDS_FORWARD, mapped, run
 
 from etcpipe import policy
 from etcpipe.errors import DataplaneError, UnsupportedError, UsageError
 from etcpipe.kernel import journal, netns, tap
-from etcpipe.kernel.forward import BROADCAST_SINCE, Forward
+from etcpipe.kernel.forward import Forward
 from etcpipe.kernel.tap import TapSettings
 from etcpipe.layout import FLOW_KEY
 from etcpipe.ring import Ring
 from etcpipe.ringbuf import RingBuffer
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, NEEDS_FORWARD]
 
 ICMP = socket.IPPROTO_ICMP
 CLIENT, SERVER = "10.88.0.1", "10.88.0.2"
@@ -136,13 +136,9 @@ class Wire:
         self.forward.verdicts[int(flow_id[0]) % len(self.forward.verdicts)] = word[0]
 
 
-WAYS = [pytest.param("afxdp", marks=NEEDS_BROADCAST), "ringbuf"]
-ANY_WAY = "afxdp" if LINUX >= BROADCAST_SINCE else "ringbuf"
-
-
 @contextmanager
-def wire(bed: Bed, capture: str = ANY_WAY, **settings: object) -> Iterator[Wire]:
-    chosen = TapSettings(forward="p1", capture=capture, **settings)
+def wire(bed: Bed, **settings: object) -> Iterator[Wire]:
+    chosen = TapSettings(forward="p1", **settings)
     with netns.enter(bed.box), Forward("p0", chosen) as forward:
         if chosen.capture == "ringbuf":
             ring = RingBuffer(forward.records_fd, chosen.ringbuf_bytes)
@@ -153,6 +149,9 @@ def wire(bed: Bed, capture: str = ANY_WAY, **settings: object) -> Iterator[Wire]
                 forward.bind(ring.fd)
             forward.start()
             yield Wire(forward, ring)
+
+
+WAYS = ["afxdp", "ringbuf"]
 
 
 @contextmanager
@@ -300,7 +299,7 @@ def test_links_are_as_found_afterwards(bed):
 
 KILLED = """
 import sys, time
-from etcpipe.kernel.forward import BROADCAST_SINCE, Forward
+from etcpipe.kernel.forward import Forward
 from etcpipe.kernel.tap import TapSettings
 with Forward("p0", TapSettings(forward="p1"), netns=sys.argv[1]) as forward:
     forward.start()
@@ -309,7 +308,6 @@ with Forward("p0", TapSettings(forward="p1"), netns=sys.argv[1]) as forward:
 """
 
 
-@NEEDS_BROADCAST
 def test_the_wire_outlives_its_consumer_and_is_adopted(bed):
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, bed.box], stdout=subprocess.PIPE, text=True, cwd=ROOT
@@ -358,21 +356,22 @@ def test_what_cannot_forward_is_said_and_nothing_is_left(bed, other, command, er
         run(command.format(box=bed.box, server=bed.server))
     before = bed.links()
     with pytest.raises(error, match=message):
-        Forward("p0", TapSettings(forward=other, capture=ANY_WAY), netns=bed.box).__enter__()
+        Forward("p0", TapSettings(forward=other), netns=bed.box).__enter__()
     assert bed.links() == before
 
 
-def test_copies_that_an_older_kernel_cannot_make_are_refused(bed, monkeypatch):
+@pytest.mark.parametrize("capture", ["afxdp", "ringbuf"])
+def test_an_older_kernel_is_refused(bed, monkeypatch, capture):
     monkeypatch.setattr(platform, "release", lambda: "5.10.0-32-amd64")
     before = bed.links()
-    with pytest.raises(UnsupportedError, match=r"Linux 5\.14, before that --capture ringbuf"):
-        Forward("p0", TapSettings(forward="p1"), netns=bed.box).__enter__()
+    with pytest.raises(UnsupportedError, match=r"forward mode needs Linux 5\.14, this is 5"):
+        Forward("p0", TapSettings(forward="p1", capture=capture), netns=bed.box).__enter__()
     assert bed.links() == before
 
 
 def test_a_port_of_another_wire_is_named(bed):
     with wire(bed), pytest.raises(DataplaneError, match="p0 is tapped itself"):
-        Forward("p1", TapSettings(forward="p0", capture=ANY_WAY), netns=bed.box).__enter__()
+        Forward("p1", TapSettings(forward="p0"), netns=bed.box).__enter__()
 
 
 @pytest.mark.parametrize("settings", [{"mode": "tc"}, {"queues": 2}, {"loader": "bcc"}])

@@ -1,12 +1,15 @@
-"""What a refused load means: missing rights, a kernel too old, or too little memory."""
+"""What a refusal means: missing rights, a kernel too old, or too little memory."""
 
 import errno
 
 import pytest
+from kernel_fixtures import Wire
 
 from etcpipe.errors import DataplaneError, PermissionDeniedError, UnsupportedError
 from etcpipe.kernel import checks, settings
+from etcpipe.kernel.tap import Tap
 
+DEBIAN_11 = "5.10.0-32-amd64"
 ALL_RIGHTS, NO_RIGHTS = (1 << 41) - 1, 0
 
 
@@ -31,3 +34,25 @@ def test_a_refusal_is_told_by_whoever_can_do_something(
     assert type(error) is kind
     assert says in str(error)
     assert len(str(error).splitlines()) == 1
+
+
+def test_what_an_older_kernel_cannot_do_is_told_with_what_can(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checks.platform, "release", lambda: DEBIAN_11)
+    with pytest.raises(UnsupportedError) as caught:
+        checks.linux((5, 15), "this", "do that")
+    assert str(caught.value) == f"this needs Linux 5.15, this is {DEBIAN_11}: do that"
+    assert caught.value.exit_code == 5
+    checks.linux((5, 10), "what is old enough")
+
+
+@pytest.mark.root
+def test_capture_by_af_xdp_is_refused_there_and_leaves_nothing(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks.platform, "release", lambda: DEBIAN_11)
+    with pytest.raises(UnsupportedError, match="use --capture ringbuf"):
+        with Tap(wire.device, netns=wire.near):
+            pass
+    assert wire.leftovers() == []

@@ -2,9 +2,10 @@
 
 import ctypes
 import os
+import platform
 from pathlib import Path
 
-from etcpipe.errors import DataplaneError, PermissionDeniedError
+from etcpipe.errors import DataplaneError, PermissionDeniedError, UnsupportedError
 
 BPFFS = Path("/sys/fs/bpf")
 # bits of /proc/self/status CapEff; CAP_SYS_ADMIN includes the BPF ones
@@ -35,6 +36,21 @@ def missing_capabilities(effective: int) -> list[str]:
         for name, bit in NEEDED.items()
         if not effective >> bit & 1 and not (is_admin and name in INCLUDED)
     ]
+
+
+def linux(since: tuple[int, int], what: str, instead: str = "") -> None:
+    """Raise UnsupportedError on an older kernel: it takes the programs, and fails packet by packet.
+
+    Args:
+        since: the first version where `what` works.
+        instead: what to do on others.
+    """
+    release = platform.release()
+    version = tuple(map(int, release.split("-")[0].split(".")[:2]))
+    if version < since:
+        wanted = ".".join(map(str, since))
+        hint = f": {instead}" if instead else ""
+        raise UnsupportedError(f"{what} needs Linux {wanted}, this is {release}{hint}")
 
 
 def bpffs() -> None:

@@ -7,13 +7,12 @@ tap's. The programs stay without a consumer: the wire does not depend on one.
 
 import logging
 import os
-import platform
 import socket
 
 import numpy as np
 
 from etcpipe.errors import UnsupportedError, UsageError
-from etcpipe.kernel import bpf, hooks, libbpf, links, pins, ports, status
+from etcpipe.kernel import bpf, checks, hooks, libbpf, links, pins, ports, status
 from etcpipe.kernel import netns as namespaces
 from etcpipe.kernel.guard import explained, no_interrupt
 from etcpipe.kernel.journal import Journal
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 # Names of the pinned links, by the port in Journal.ports.
 LINKS = ("link_xdp", "link_xdp_other")
 PROGRAM = "xdp_forward"
-BROADCAST_SINCE = (5, 14)
+FORWARD_SINCE = (5, 14)  # broadcast; and 5.13 for a veth that forwards what no program awaits
 
 
 class Forward(Tap):
@@ -89,9 +88,8 @@ class Forward(Tap):
 
     def _make_wire(self, ip, device: links.Device, inode: int) -> None:
         pair = ports.check(ip, device, self.settings.forward)
+        checks.linux(FORWARD_SINCE, "forward mode")
         uses_mirror = self.settings.capture == "afxdp"
-        if uses_mirror:
-            _need_broadcast()
         state = self._begin_journal(device, inode, uses_mirror)
         state.mode, state.mode_reason = "forward", f"a wire to {self.settings.forward}"
         state.ports = list(pair.indexes)
@@ -127,13 +125,6 @@ class Forward(Tap):
             for key, value in entries.items():
                 row = np.array([[key], [value]], np.uint32)
                 bpf.update(self._maps[name], row[0], row[1])
-
-
-def _need_broadcast() -> None:
-    """An older kernel would refuse packet by packet, not at load."""
-    version = tuple(map(int, platform.release().split("-")[0].split(".")[:2]))
-    if version < BROADCAST_SINCE:
-        raise UnsupportedError("forward mode needs Linux 5.14, before that --capture ringbuf")
 
 
 def _make_native_mirror(ip, state: Journal, mtu: int) -> None:

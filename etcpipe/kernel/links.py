@@ -10,11 +10,12 @@ from fcntl import ioctl
 from pathlib import Path
 
 from etcpipe.errors import DataplaneError, PermissionDeniedError, UnsupportedError
-from etcpipe.kernel import ethtool
+from etcpipe.kernel import checks, ethtool
 
 SIOCGIFHWADDR = 0x8927
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772
 IFF_PROMISC = 0x100
+MIRROR_SINCE = (5, 15)
 MIRROR_MTU = 65535  # before Linux 5.12 a longer copy would be refused
 # The mirror's index is known before the mirror is there: the kernel counts up from 1 itself.
 MIRROR_INDEX_BIT = 1 << 30
@@ -129,7 +130,11 @@ def create_mirror(ip, names: tuple[str, str], n_queues: int, index: int = 0) -> 
 
     Args:
         index: of the second end, 0 to have the kernel choose it.
+
+    Raises:
+        UnsupportedError: this kernel does not cut copies that are longer than a page.
     """
+    checks.linux(MIRROR_SINCE, "capture by AF_XDP", "use --capture ringbuf")
     queues = {"num_tx_queues": n_queues, "num_rx_queues": n_queues}
     peer = {"ifname": names[0], **queues}
     ip.link("add", ifname=names[1], kind="veth", index=index, peer=peer, **queues)
