@@ -93,14 +93,13 @@ class CupyCuda:
         event.synchronize()
 
 
-def describe() -> str:
-    """Return how frames of the capture ring get to the GPU, for people.
+def copied_because() -> str:
+    """Return why frames of a capture ring have to be copied to the GPU, "" if they need not be.
 
     Raises:
         UnsupportedError: there is no GPU that can be used.
     """
     device = StagedDevice(CupyCuda(), mmap.PAGESIZE)
     area = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if device.map(np.frombuffer(area, np.uint8)) is None:
-        return f"frames are copied through pinned memory: {device.copied_because}"
-    return "frames are read in place: the capture ring's memory is registered with CUDA"
+    device.map(np.frombuffer(area, np.uint8))
+    return device.copied_because

@@ -205,4 +205,4 @@ def test_memory_that_is_always_another_is_copied_in_the_end():
 @pytest.mark.skipif(cuda_device.is_present(), reason="there is a GPU")
 def test_without_a_gpu_there_is_one_clear_line():
     with pytest.raises(UnsupportedError, match="no GPU"):
-        staging_gpu.describe()
+        staging_gpu.copied_because()

@@ -172,6 +172,19 @@ def gpu() -> Finding:
     return Finding("gpu", OK, f"{device}; networks run by {', '.join(found)}")
 
 
+def gpu_frames() -> Finding:
+    """How frames of the capture ring get to a GPU."""
+    from etcpipe.gpu import staging_gpu
+
+    try:
+        why = staging_gpu.copied_because()
+    except UnsupportedError:
+        return Finding("gpu frames", OK, "stay on the CPU")
+    if why:
+        return Finding("gpu frames", WARN, f"copied through pinned memory: {why}")
+    return Finding("gpu frames", OK, "read in place: CUDA takes the ring's memory")
+
+
 def parquet() -> Finding:
     """Verdicts can be written as Parquet."""
     if find_spec("pyarrow"):
@@ -195,6 +208,7 @@ CHECKS: tuple[Check, ...] = (
     model,
     parquet,
     gpu,
+    gpu_frames,
 )
 
 

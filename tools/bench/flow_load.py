@@ -11,7 +11,7 @@ from etcpipe.layout import CONSTANTS
 
 BATCH_MAX = CONSTANTS["BATCH_MAX"]
 ETHERNET = 14
-HEADERS = 54  # Ethernet, IPv4 and TCP
+SOURCE_AT, DESTINATION_AT = 26, 30  # first octets of the addresses: the same in all flows
 SIZES = (60, 1014)  # of frames where only sizes are kept
 TIME_NS = 1_700_000_000 * 10**9
 
@@ -80,6 +80,11 @@ class Load:
     def frame_bytes(self) -> int:
         """Bytes of all frames."""
         return int(self.batch.captured.sum())
+
+    def give_new_addresses(self, repeat: int) -> None:
+        """Make the frames those of other flows, for who goes by their addresses."""
+        frames = self.batch.memory.reshape(len(self.flow), -1)
+        frames[:, SOURCE_AT], frames[:, DESTINATION_AT] = repeat & 0xFF, repeat >> 8 & 0xFF
 
     def batches(self, repeat: int) -> list[PacketBatch]:
         """Return the packets in batches as a ring gives them; each repeat has flows of its own."""

@@ -11,6 +11,7 @@ from common import Samples
 from flow_load import CASES, Case, Load
 from gpu_device import Gpu
 
+from etcpipe.gpu.flow_sort import SortRegroup
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.model import Model
 
@@ -74,6 +75,7 @@ def measure(
             times[CPU.format(n)] = _regroup(load, regroup_for(case, threads=n), loops, repeats)
     if gpu:
         times[SCATTER] = _regroup(load, regroup_for(case, device="gpu"), loops, repeats)
+        times[SORTED] = _sorted(load, case, loops, repeats)
         times[TRANSFERS] = gpu.transfers(load, case, repeats)
     return times
 
@@ -117,6 +119,17 @@ def _paper(load: Load, case: Case, library: CDLL, cores: int, loops: int, repeat
             return paper.run
 
         return timed(prepare, load.flows, loops, repeats)
+
+
+def _sorted(load: Load, case: Case, loops: int, repeats: int) -> Samples:
+    regroup = SortRegroup(case.first_n, raw_len=case.raw_len, mask="none", device="gpu")
+
+    def prepare(run: int) -> Callable[[], int]:
+        load.give_new_addresses(run)
+        batches = load.batches(run)
+        return lambda: sum(len(regroup.add(batch)) for batch in batches)
+
+    return timed(prepare, load.flows, loops, repeats)
 
 
 def _regroup(load: Load, regroup: Regroup, loops: int, repeats: int) -> Samples:
