@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
+from etcpipe.gpu.views import VIEWS
 from etcpipe.layout import read_header
 
 # C that the device shares with the kernel programs and with the native extension; what these
@@ -23,6 +24,7 @@ OWN = (
     "packets.cuh",
     "regroup.cu",
     "flow_sort.cu",
+    "views.cu",
     "kernels.cu",
 )
 MAIN = "kernels.cu"
@@ -55,10 +57,17 @@ def device_code(text: str) -> str:
     return _FUNCTION.sub("__device__ ", text)
 
 
+def view_columns() -> str:
+    """Return the columns of the view stats as an enum, in the order in which it declares them."""
+    names = [f"STATS_{column.name.upper()}" for column in VIEWS["stats"].columns]
+    return "enum stats_column {\n\t" + ",\n\t".join([*names, "N_STATS"]) + ",\n};\n"
+
+
 def sources() -> dict[str, str]:
     """Return the text of every file by its name."""
     package = files("etcpipe")
     texts = {name: (package / "gpu" / name).read_text() for name in OWN}
+    texts["view_columns.h"] = view_columns()
     wanted = list(SHARED)
     while wanted:
         name = wanted.pop()

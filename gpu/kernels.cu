@@ -4,3 +4,4 @@
 
 #include "flow_sort.cu"
 #include "regroup.cu"
+#include "views.cu"

@@ -168,4 +168,24 @@ struct row_output {
 	__u32 pad;
 };
 
+/* Rows as regroup_gather() writes them, and how many of their packets a view shows. */
+struct view_input {
+	__u64 packets;		/* struct packet_fields[flows][first_n] */
+	__u64 key;		/* struct flow_key[flows] */
+	__u64 initiator;	/* __u8[flows] */
+	__u64 raw;		/* __u8[flows][first_n][raw_len] */
+	__u32 flows;
+	__u32 first_n;
+	__u32 raw_len;
+	__u32 depth;
+};
+
+/* Where a view is written. */
+struct view_output {
+	__u64 rows;		/* stats: float[flows][columns], seq: float[flows][ranks][columns], .. */
+	__u64 chosen;		/* __u8[columns], numbers of the columns of stats */
+	__u32 ranks;
+	__u32 columns;
+};
+
 #endif /* ETCPIPE_TABLES_H */

@@ -10,6 +10,7 @@
 #ifndef ETCPIPE_SHIM_H
 #define ETCPIPE_SHIM_H
 
+#include <math.h>
 #include <string.h>
 
 namespace shim {
