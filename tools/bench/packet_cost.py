@@ -21,13 +21,23 @@ from pathlib import Path
 import numpy as np
 
 from etcpipe.kernel import bpf, libbpf, programs, status
-from etcpipe.kernel.settings import Build, Loaded, TapSettings
+from etcpipe.kernel.settings import Build, Loaded, TapSettings, flow_entries
 from etcpipe.layout import CONSTANTS
 
 HERE = Path(__file__).parent
 NO_DEVICE = 0x7FFFFFF0  # no program here makes a copy
 PRIORITY = 5
-FLOORS = ("xdp_pass", "xdp_parse", "xdp_find", "xdp_touch", "xdp_walk", "tc_pass", "tc_walk")
+FLOORS = (
+    "xdp_pass",
+    "xdp_parse",
+    "xdp_find",
+    "xdp_find_hash",
+    "xdp_touch",
+    "xdp_await",
+    "xdp_walk",
+    "tc_pass",
+    "tc_walk",
+)
 WALK = np.dtype(
     [
         ("state", "u8"),
@@ -206,8 +216,9 @@ def _load_floors(entries: int) -> ctypes.c_void_p:
         handle = lib.bpf_object__open_file(os.fsencode(path), None)
     if not handle:
         raise SystemExit("bench: libbpf cannot read packet_cost.bpf.c's object")
-    for name in (b"known", b"entries"):
-        lib.bpf_map__set_max_entries(lib.bpf_object__find_map_by_name(handle, name), entries)
+    sizes = {b"known": flow_entries(entries), b"hashed": flow_entries(entries), b"entries": entries}
+    for name, size in sizes.items():
+        lib.bpf_map__set_max_entries(lib.bpf_object__find_map_by_name(handle, name), size)
     if lib.bpf_object__load(handle):
         raise SystemExit("bench: the kernel does not take packet_cost.bpf.c")
     return handle
