@@ -70,6 +70,15 @@ class DeviceArray:
         self._device = device
         self.address = device.allocate(padded(max(1, prod(self.shape)) * self.dtype.itemsize))
 
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """What lets CuPy look at the array where it is.
+
+        Source: CUDA Array Interface, version 3 (Numba's documentation).
+        """
+        place = {"shape": self.shape, "typestr": self.dtype.str, "data": (self.address, False)}
+        return {**place, "version": 3}
+
     def write(self, values: np.ndarray) -> None:
         """Set the first elements.
 
