@@ -98,8 +98,10 @@ class Steps:
         self.module.train()
         losses = []
         for i, batch in enumerate(batches):
-            self._set_rate(number * steps + i)
+            step = number * steps + i
+            self._set_rate(step)
             losses.append(self._step([part.to(self._device) for part in batch], loss_of))
+            self.module.after_step(min(step / self._steps, 1.0))
         mean = float(torch.stack(losses).mean())
         if not math.isfinite(mean):
             raise ModelError(
@@ -120,5 +122,4 @@ class Steps:
         loss.backward()
         nn.utils.clip_grad_norm_(self.module.parameters(), GRADIENT_MAX)
         self.optimiser.step()
-        self.module.after_step()
         return loss.detach()

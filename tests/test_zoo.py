@@ -24,6 +24,15 @@ PARAMETERS = {
     "df30": 1_445_008,
     "df30_lite": 276_976,
     "fsnet": 2_137_328,
+    "traffic_moe_tiny": 135_472,
+    "traffic_moe_small": 1_967_152,
+    "traffic_moe_base": 20_135_984,
+    "dense_active_tiny": 98_352,
+    "dense_active_small": 1_079_344,
+    "dense_active_base": 6_352_944,
+    "dense_total_tiny": 135_216,
+    "dense_total_small": 1_964_080,
+    "dense_total_base": 20_115_504,
 }
 
 
@@ -44,7 +53,8 @@ def rows_of(name, flows=4, seed=1):
     view = VIEWS[ARCHS[name].view]
     rng = np.random.default_rng(seed)
     if view.dtype == "float32":
-        return torch.from_numpy(rng.normal(0, 1, (flows, *view.shape)).astype(np.float32))
+        numbers = rng.normal(0, 1, (flows, *view.shape)).astype(np.float32)
+        return torch.from_numpy(np.abs(numbers) if view.name == "tok" else numbers)
     return torch.from_numpy(rng.integers(1, 256, (flows, *view.shape)).astype(view.dtype))
 
 

@@ -62,6 +62,12 @@ def _arch(
 
 _LITE = {"channels": (32, 64, 128), "kernel": 5, "pools": (1, 2, 2), "hidden": 128}
 
+_TRANSFORMERS = {
+    "traffic_moe": "fields of packets, transformer with experts",
+    "dense_active": "its twin with the units that a token meets, dense",
+    "dense_total": "its twin with all units, dense",
+}
+
 ARCHS: dict[str, Arch] = {
     arch.name: arch
     for arch in (
@@ -78,5 +84,10 @@ ARCHS: dict[str, Arch] = {
         _arch("df30", "seq", "df.DeepFingerprinting", "sizes, directions and gaps, convolutions"),
         _arch("df30_lite", "seq", "df.DeepFingerprinting", "the same, fewer and smaller", _LITE),
         _arch("fsnet", "seq", "fsnet.FsNet", "sizes, GRU encoder and decoder"),
+        *(
+            _arch(f"{kind}_{size}", "tok", "traffic_moe.TrafficMoe", summary,
+                  {"size": size, "kind": kind}, weight_decay=0.05, smoothing=0.05)
+            for kind, summary in _TRANSFORMERS.items() for size in ("tiny", "small", "base")
+        ),
     )
 }  # fmt: skip

@@ -53,6 +53,20 @@ class MultiHead(nn.Module):
         return self.output(mixed.transpose(1, 2).reshape(flows, count, width))
 
 
+class SwiGlu(nn.Module):
+    """A dense part with a gate. Source: Shazeer, GLU Variants, arXiv 2002.05202."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, tokens: torch.Tensor, shown: torch.Tensor | None = None) -> torch.Tensor:
+        """Return (flows, tokens, width) of the same."""
+        return self.down(nn.functional.silu(self.gate(tokens)) * self.up(tokens))
+
+
 class Block(nn.Module):
     """A layer of a transformer: normalised before attention and before the dense part."""
 
@@ -65,4 +79,4 @@ class Block(nn.Module):
     def forward(self, tokens: torch.Tensor, shown: torch.Tensor | None = None) -> torch.Tensor:
         """Return (flows, tokens, width) of the same; see MultiHead."""
         tokens = tokens + self.attention(self.norms[0](tokens), shown)
-        return tokens + self.dense(self.norms[1](tokens))
+        return tokens + self.dense(self.norms[1](tokens), shown)

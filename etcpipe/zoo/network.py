@@ -18,8 +18,12 @@ class ZooNetwork(nn.Module):
         """Return what is added to the loss of the last forward(), a scalar."""
         return torch.zeros(())
 
-    def after_step(self) -> None:
-        """Do what follows each step of the optimiser."""
+    def after_step(self, progress: float) -> None:
+        """Do what follows each step of the optimiser.
+
+        Args:
+            progress: of the training, 0 to 1.
+        """
 
     def learning_rates(self, rate: float) -> list[dict[str, Any]]:
         """Return groups of parameters with the learning rate of each."""

@@ -1,0 +1,174 @@
+"""Traffic-MoE: a transformer over fields of packets whose dense parts are experts.
+
+A flow is 91 tokens: one for the flow, and nine for each of ten packets, its eight patches of
+eight bytes and its numbers (etcpipe.gpu.tokens). The first layer is dense, the others are
+mixtures of experts. Two dense twins tell what the experts are worth: dense_active has as
+many units as a token meets, dense_total as many as there are.
+
+The idea is that of Traffic-MoE (arXiv 2601.00357, abstract); shapes and training are ours.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from etcpipe.gpu.tokens import META, NO_BYTE, PACKETS, PATCH, TOKENS
+from etcpipe.zoo.layers import Block, SwiGlu
+from etcpipe.zoo.moe import MixtureOfExperts
+from etcpipe.zoo.network import ZooNetwork
+
+MASKED = NO_BYTE + 1
+PATCHES = TOKENS // PATCH
+BYTE_WIDTH = 16
+DIRECTION = TOKENS + 1  # its place in a packet's row
+LAYER_DECAY = 0.75  # of the learning rate, a layer further from the head of a pre-trained one
+
+
+class Size(NamedTuple):
+    """How large a network is."""
+
+    width: int
+    layers: int
+    heads: int
+    hidden: int  # units of a routed expert
+    experts: int
+    chosen: int
+    shared: int  # units of the shared expert
+
+
+SIZES = {
+    "tiny": Size(64, 2, 4, 64, 4, 1, 64),
+    "small": Size(128, 4, 4, 128, 8, 2, 256),
+    "base": Size(256, 6, 8, 256, 16, 2, 512),
+}
+
+
+def dense_part(size: Size, kind: str, layer: int, balance: str) -> nn.Module:
+    """Return the dense part of a layer of traffic_moe, dense_active or dense_total."""
+    active = size.shared + size.chosen * size.hidden
+    if layer == 0 or kind == "dense_active":
+        return SwiGlu(size.width, active)
+    if kind == "dense_total":
+        return SwiGlu(size.width, size.shared + size.experts * size.hidden)
+    return MixtureOfExperts(
+        size.width, size.hidden, size.experts, size.chosen, size.shared, balance
+    )
+
+
+class Encoder(nn.Module):
+    """Tokens in, their states out."""
+
+    def __init__(self, size: Size, kind: str, balance: str) -> None:
+        super().__init__()
+        self.bytes = nn.Embedding(MASKED + 1, BYTE_WIDTH)
+        self.patch = nn.Linear(BYTE_WIDTH * PATCH, size.width)
+        self.numbers = nn.Linear(len(META), size.width)
+        self.packet = nn.Parameter(0.02 * torch.randn(PACKETS, 1, size.width))
+        self.place = nn.Parameter(0.02 * torch.randn(1 + PATCHES, size.width))
+        self.flow = nn.Parameter(torch.zeros(1, 1, size.width))
+        self.layers = nn.ModuleList(
+            Block(size.width, size.heads, dense_part(size, kind, layer, balance))
+            for layer in range(size.layers)
+        )
+        self.norm = nn.LayerNorm(size.width)
+
+    def forward(
+        self, values: torch.Tensor, numbers: torch.Tensor, came: torch.Tensor
+    ) -> torch.Tensor:
+        """Return (flows, 91, width), the flow's token first, then nine a packet.
+
+        Args:
+            values: (flows, 10, 64) int64, 0 .. MASKED.
+            numbers: (flows, 10, 8) float32.
+            came: (flows, 10) bool; what did not come is not looked at.
+        """
+        flows = values.shape[0]
+        patches = self.patch(self.bytes(values).reshape(flows, PACKETS, PATCHES, -1))
+        packets = torch.cat([self.numbers(numbers)[:, :, None], patches], dim=2)
+        packets = packets + self.packet + self.place
+        tokens = torch.cat([self.flow.expand(flows, -1, -1), packets.flatten(1, 2)], dim=1)
+        seen = came[..., None].expand(-1, -1, 1 + PATCHES).flatten(1)
+        shown = torch.cat([torch.ones_like(seen[:, :1]), seen], dim=1)
+        for layer in self.layers:
+            tokens = layer(tokens, shown)
+        return self.norm(tokens)
+
+
+class TrafficMoe(ZooNetwork):
+    """The encoder and a linear head on the flow's token."""
+
+    def __init__(
+        self, classes: int, size: str, kind: str = "traffic_moe", balance: str = "bias"
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(SIZES[size], kind, balance)
+        self.head = nn.Linear(SIZES[size].width, classes)
+        self._is_pretrained = False
+
+    def forward(self, packets: torch.Tensor) -> torch.Tensor:
+        """Return (flows, classes) scores of (flows, 10, 72) float32, the view tok."""
+        values, numbers, came = parts(packets)
+        return self.head(self.encoder(values, numbers, came)[:, 0])
+
+    def mixtures(self) -> list[MixtureOfExperts]:
+        """Return the layers of experts, the first one first."""
+        return [one for one in self.modules() if isinstance(one, MixtureOfExperts)]
+
+    def extra_loss(self) -> torch.Tensor:
+        """Return what the routers are to pay."""
+        losses = [one.extra_loss() for one in self.mixtures()]
+        return torch.stack(losses).sum() if losses else super().extra_loss()
+
+    def after_step(self, progress: float) -> None:
+        """Balance the loads of the experts."""
+        for one in self.mixtures():
+            one.after_step(progress)
+
+    def take_encoder(self, weights: dict[str, torch.Tensor], is_frozen: bool) -> None:
+        """Begin with an encoder that was trained before, and leave it so if it is frozen."""
+        self.encoder.load_state_dict(weights)
+        self.encoder.requires_grad_(not is_frozen)
+        self._is_pretrained = True
+
+    def learning_rates(self, rate: float) -> list[dict[str, Any]]:
+        """Return groups of parameters; what was trained before learns slower, layer by layer."""
+        if not self._is_pretrained:
+            return super().learning_rates(rate)
+        layers = len(self.encoder.layers)
+        groups: dict[int, list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups.setdefault(_distance(name, layers), []).append(parameter)
+        return [
+            {"params": parameters, "lr": rate * LAYER_DECAY**distance}
+            for distance, parameters in sorted(groups.items())
+        ]
+
+    def facts(self) -> dict[str, Any]:
+        """Return how evenly experts are asked, and how many parameters a token meets."""
+        mixtures = self.mixtures()
+        idle = sum(
+            (one.experts - one.chosen)
+            * sum(part[0].numel() for part in (one.gate, one.up, one.down))
+            for one in mixtures
+        )
+        total = sum(parameter.numel() for parameter in self.parameters())
+        facts: dict[str, Any] = {"active_parameters": total - idle}
+        if mixtures:
+            facts["experts"] = [one.facts() for one in mixtures]
+        return facts
+
+
+def parts(packets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the byte tokens, the numbers, and which packets came, of the view tok."""
+    return packets[..., :TOKENS].long(), packets[..., TOKENS:], packets[..., DIRECTION] != 0
+
+
+def _distance(name: str, layers: int) -> int:
+    """Return how many layers a parameter is from the head."""
+    if not name.startswith("encoder."):
+        return 0
+    if name.startswith("encoder.layers."):
+        return layers - int(name.split(".")[2])
+    return 1 if name.startswith("encoder.norm.") else layers + 1
