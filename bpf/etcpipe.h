@@ -10,7 +10,7 @@
 #include <linux/types.h>
 
 /* Raised whenever a record or the meaning of a map changes: pins of another ABI are not adopted. */
-#define ETCPIPE_ABI 2
+#define ETCPIPE_ABI 3
 
 #define SAMPLE_MAX 1000000	/* one flow of so many at least is tracked */
 #define FIRST_N_MAX 64		/* packets of a flow that may be asked for */
@@ -48,6 +48,7 @@ enum packet_counter {
 	PACKETS_POLICY_DROP,	/* dropped: the policy says so of the flow's verdict */
 	PACKETS_NOT_FORWARDED,	/* forward mode: the other port could not be had or did not take it */
 	PACKETS_RINGBUF_FULL,	/* loss: the consumer left no room in the ring of records */
+	FLOWS_ENDED,		/* live: taken out of the table, with a record; the consumer counts it */
 	N_PACKET_COUNTERS,
 };
 

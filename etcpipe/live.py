@@ -135,7 +135,7 @@ class Live:
     def counters(self) -> dict[str, int]:
         """Return packets by reason: the tap's, the socket's (RING_*) and regrouping's."""
         ring = {f"RING_{name.upper()}": n for name, n in self._ring.statistics().items()}
-        counters = {**self._tap.counters(), **self._sweeper.counters}
+        counters = {**self._sweeper.counters, **self._tap.counters()}
         return {**counters, **ring, **self._regroup.counters}
 
     def lost(self) -> dict[str, int]:

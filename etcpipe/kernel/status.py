@@ -18,6 +18,25 @@ def counters(fd: int) -> dict[str, int]:
     return dict(zip(PACKET_COUNTERS, values.sum(axis=1).tolist(), strict=True))
 
 
+def add(fd: int, counter: str, n: int) -> None:
+    """Add to a counter that no program writes; only the tap's one consumer may."""
+    key = np.array([PACKET_COUNTERS.index(counter)], np.uint32)
+    values = np.zeros((1, bpf.possible_cpus()), np.uint64)
+    bpf.lookup(fd, key, values)
+    values[0, 0] += np.uint64(n)
+    bpf.update(fd, key, values)
+
+
+def evicted(counted: dict[str, int], flows: int) -> int:
+    """Return how many flows the full table let go without a record.
+
+    Every flow began by one of two counters. Where a SYN took over its predecessor's tuple,
+    FLOWS_RESTARTED counts both. So begun = ended + restarted + evicted + in the table,
+    but for packets that pass while it is read.
+    """
+    return max(0, counted["FLOWS_CREATED"] - counted["FLOWS_ENDED"] - flows)
+
+
 def tags(programs: dict[str, int]) -> dict[str, str]:
     """Return the digest of each program's instructions."""
     return {name: bpf.program_info(fd)[2] for name, fd in programs.items()}
@@ -84,6 +103,7 @@ def _describe(state: Journal) -> dict:
             return described
         described["counters"] = counters(counters_fd)
         described["flows"] = len(bpf.entries(flows_fd, FLOW_KEY, FLOW_STATE)[0])
+        described["counters"]["FLOWS_EVICTED"] = evicted(described["counters"], described["flows"])
     return described
 
 

@@ -14,7 +14,7 @@ from time import monotonic, monotonic_ns
 import numpy as np
 
 from etcpipe.errors import EtcpipeError
-from etcpipe.kernel import bpf
+from etcpipe.kernel import bpf, status
 from etcpipe.kernel.settings import TapSettings
 from etcpipe.layout import END_REASONS, ENUMS, FLOW_KEY, FLOW_RECORD, FLOW_STATE
 
@@ -39,6 +39,8 @@ class Sweeper:
     Args:
         flows_fd: the table.
         settings: its timeouts.
+        counters_fd: the tap's packet_counters, to count FLOWS_ENDED where others see it and
+            a later consumer goes on; None: nowhere but in `counters`.
         on_records: called with (n,) FLOW_RECORD, n > 0, from the sweeper's thread: flows
             that ended, and every active_timeout_s those that go on (reason "active").
         period_s: seconds a round takes at least.
@@ -56,10 +58,11 @@ class Sweeper:
         settings: TapSettings,
         on_records: Callable[[np.ndarray], None] | None = None,
         period_s: float = PERIOD_S,
+        counters_fd: int | None = None,
     ):
         self.counters = {"FLOWS_ENDED": 0, "FLOWS_ACTIVE": 0, "FLOWS_CUT": 0}
         self.failure: Exception | None = None
-        self._fd = flows_fd
+        self._fd, self._counters_fd = flows_fd, counters_fd
         self._limits_ns = {
             name: np.int64(getattr(settings, f"{name}_timeout_s") * 1e9)
             for name in ("establish", "idle", "active", "tombstone")
@@ -148,12 +151,17 @@ class Sweeper:
         keys = np.ascontiguousarray(keys, FLOW_KEY)
         states = np.zeros(len(keys), FLOW_STATE)
         found = bpf.take(self._fd, keys, states)
-        self.counters["FLOWS_ENDED"] += int(found.sum())
+        self._count_ended(int(found.sum()))
         cut = found & (
             (states["last_ns"] != seen["last_ns"]) | (states["flow_id"] != seen["flow_id"])
         )
         self.counters["FLOWS_CUT"] += int(cut.sum())
         self._report(_records(keys[found], states[found], reasons[found]))
+
+    def _count_ended(self, n: int) -> None:
+        self.counters["FLOWS_ENDED"] += n
+        if self._counters_fd is not None:
+            status.add(self._counters_fd, "FLOWS_ENDED", n)
 
     def _report(self, records: np.ndarray) -> None:
         if self.on_records and len(records):

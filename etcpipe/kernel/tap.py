@@ -192,7 +192,8 @@ class Tap:
 
     def sweeper(self, on_records: Callable[[np.ndarray], None] | None = None) -> Sweeper:
         """Return a thread to be, which ends flows and reports them; enter it to start it."""
-        return Sweeper(self._maps["flows"], self.settings, on_records)
+        counters = self._maps["packet_counters"]
+        return Sweeper(self._maps["flows"], self.settings, on_records, counters_fd=counters)
 
     def counters(self) -> dict[str, int]:
         """Return what PACKET_COUNTERS counted since the programs were loaded."""
