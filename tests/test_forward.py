@@ -334,6 +334,14 @@ def test_detach_ends_it(bed):
         assert not box.forward.alive()
 
 
+@pytest.mark.parametrize("port", ["p0", "p1"])
+def test_detach_where_a_port_is_gone(bed, port):
+    with wire(bed):
+        run(f"ip -n {bed.box} link del {port}")
+        assert tap.detach("p0", bed.box)
+    assert "etcm" not in run(f"ip -n {bed.box} link show")
+
+
 REFUSALS = [
     pytest.param("p0", "", UsageError, "p0 cannot forward to itself", id="itself"),
     pytest.param("nope", "", DataplaneError, "no device nope here", id="no device"),

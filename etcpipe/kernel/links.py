@@ -122,6 +122,15 @@ def ifindex_of(name: str) -> int | None:
         return None
 
 
+def exists(ifindex: int) -> bool:
+    """Return whether a device of the current namespace has this index, by whatever name."""
+    try:
+        socket.if_indextoname(ifindex)
+    except OSError:
+        return False
+    return True
+
+
 def create_mirror(ip, names: tuple[str, str], n_queues: int, index: int = 0) -> tuple[int, int]:
     """Create the mirror pair, silent, with so many queues; return its two indexes.
 
