@@ -1,6 +1,7 @@
 """The tap after interrupts and crashes, and when its device goes."""
 
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -9,14 +10,19 @@ from time import sleep
 import captures
 import numpy as np
 import pytest
-from kernel_fixtures import HOOKS, Wire, consumer, kill, run
+from kernel_fixtures import HOOKS, LINUX, Wire, consumer, kill, run
 
-from etcpipe.kernel import journal, netns, status, tap
+from etcpipe.kernel import journal, netns, tap
+from etcpipe.kernel.journal import PINS
 from etcpipe.kernel.tap import Tap, TapSettings
 
 pytestmark = pytest.mark.root
 
 UDP = captures.ether(captures.udp(b"x" * 40))
+
+
+def mirrors(wire: Wire) -> list[str]:
+    return [name for name in wire.devices() if name.startswith("etcm")]
 
 
 def flows(opened: Tap) -> int:
@@ -128,13 +134,77 @@ def test_the_device_goes_away_while_tapped(wire: Wire, hook: str, mode: str) -> 
     assert wire.leftovers() == []
 
 
-def test_the_namespace_goes_away_after_a_crash(wire: Wire) -> None:
+def files_of(inode: int, device: str = "*") -> list[Path]:
+    """Return what a tap has in /run and in bpffs."""
+    return [*(journal.RUN / str(inode)).glob(f"{device}*"), *(PINS / str(inode)).glob(device)]
+
+
+@pytest.fixture
+def killed(wire: Wire) -> str:
+    """Another device of the near namespace, whose consumer was killed."""
+    run(f"ip -n {wire.near} link add other0 type veth peer name other1")
+    kill(consumer("other0", wire.near))
+    return "other0"
+
+
+def test_what_was_left_without_a_device_goes_with_the_next_tap(wire: Wire, killed: str) -> None:
+    run(f"ip -n {wire.near} link del {killed}")
+    inode = netns.inode(wire.near)
+    assert files_of(inode, killed) and len(mirrors(wire)) == 2
+    with Tap(wire.device, netns=wire.near):
+        assert files_of(inode, killed) == []
+        assert len(mirrors(wire)) == 2  # its own
+    assert wire.leftovers() == [] == files_of(inode)
+
+
+def test_what_was_left_on_another_device_stays(wire: Wire, killed: str) -> None:
+    run(f"ip -n {wire.near} link set {killed} name renamed0")
+    with Tap(wire.device, netns=wire.near) as opened:
+        opened.start()
+        (left,) = tap.show(killed, wire.near)
+        assert (left["pid"], left["mode"]) == (None, "tc")
+    assert tap.detach(killed, wire.near)
+    assert files_of(netns.inode(wire.near)) == [] == mirrors(wire)
+
+
+@pytest.mark.skipif(LINUX < (5, 14), reason="a namespace has no cookie before Linux 5.14")
+def test_devices_of_another_namespace_with_the_same_inode_are_left_alone(
+    wire: Wire, killed: str
+) -> None:
+    inode = netns.inode(wire.near)
+    state = journal.read(journal.run_path(inode, killed, ".json"))
+    assert state
+    state.netns_cookie += 1
+    state.write()
+    before = mirrors(wire)
+    with Tap(wire.device, netns=wire.near):
+        assert files_of(inode, killed) == []
+    assert mirrors(wire) == before
+
+
+def test_a_lock_without_a_tap_goes_unless_it_is_held(wire: Wire) -> None:
+    inode = netns.inode(wire.near)
+    left, held = journal.Lock(inode, "left0"), journal.Lock(inode, "held0")
+    held.acquire()
+    left.path.touch()
+    with Tap(wire.device, netns=wire.near):
+        assert (left.path.exists(), held.path.exists()) == (False, True)
+    held.release()
+    assert files_of(inode) == []
+
+
+def test_detach_all_forgets_namespaces_that_are_gone(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run("ip netns add etcpgone")
     inode = netns.inode("etcpgone")
     run("ip -n etcpgone link add gone0 type veth peer name gone1")
     kill(consumer("gone0", "etcpgone"))
     run("ip netns del etcpgone")
 
-    status.remove(next(state for state in journal.read_all() if state.netns_inode == inode))
-    assert not list(Path("/run/etcpipe").glob(f"{inode}/*"))
-    assert not list(Path("/sys/fs/bpf/etcpipe").glob(f"{inode}/*"))
+    # only this one: other tests have taps too
+    shutil.move(journal.RUN / str(inode), tmp_path)
+    monkeypatch.setattr(journal, "RUN", tmp_path)
+    (tmp_path / str(inode) / "other0.lock").touch()
+    assert tap.detach_all() == ["gone0"]
+    assert list(tmp_path.iterdir()) == [] == files_of(inode)

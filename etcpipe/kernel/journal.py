@@ -25,6 +25,7 @@ class Journal:
     """One tap: what it is and what it made.
 
     Attributes:
+        netns_cookie: of the namespace, whose inode another one may have by now; 0: unknown.
         mirror: names of the mirror pair, the end that traffic is cloned into first.
         sides: sides of the device where a TC program of ours is, or is about to be.
         clsact_added: the device had no clsact before us.
@@ -41,6 +42,7 @@ class Journal:
     netns_inode: int
     settings: dict
     mirror: list[str]
+    netns_cookie: int = 0
     abi: int = CONSTANTS["ETCPIPE_ABI"]
     mirror_ifindex: list[int] = field(default_factory=list)
     sides: list[str] = field(default_factory=list)
@@ -81,21 +83,35 @@ class Journal:
         """
         home = netns.find(self.netns_inode)
         if home is not None:
-            with netns.enter(home), links.iproute() as ip:
-                self._remove_from_device(ip)
-                self._remove_pins()
-                for name in self.mirror:
-                    links.delete(ip, name)
+            with netns.enter(home):
+                self._remove_from_home()
         self._remove_pins()
         self.path.unlink(missing_ok=True)
         self.path.with_suffix(".new").unlink(missing_ok=True)
         with suppress(OSError):  # others' taps of this namespace are there
             self.path.parent.rmdir()
 
+    def is_at_home(self) -> bool:
+        """Return whether the current namespace is the tap's, by all that is known."""
+        return self.netns_inode == netns.inode() and self.netns_cookie in (0, netns.cookie())
+
+    def is_orphan(self) -> bool:
+        """Return whether the device is gone. Call it in the namespace with the tap's inode."""
+        return not (self.is_at_home() and links.exists(self.ifindex))
+
+    def _remove_from_home(self) -> None:
+        if not self.is_at_home():
+            return
+        with links.iproute() as ip:
+            self._remove_from_device(ip)
+            self._remove_pins()
+            for name in self.mirror:
+                links.delete(ip, name)
+
     def _remove_from_device(self, ip) -> None:
         for name in ("link_ingress", "link_egress", "link_xdp"):
             hooks.release(self.pins / name)
-        for ifindex in self.promiscuous:
+        for ifindex in filter(links.exists, self.promiscuous):
             links.set_promiscuous(ip, ifindex, False)
         if links.ifindex_of(self.device) == self.ifindex:
             hooks.detach_clsact(ip, self.ifindex, self.sides, self.clsact_added)
@@ -127,6 +143,41 @@ def read_all() -> list[Journal]:
     """Return the journals of all taps on this machine."""
     found = [read(path) for path in sorted(RUN.glob("*/*.json"))]
     return [journal for journal in found if journal]
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed consumers of a namespace left whose device is gone with its flows.
+
+    Call it in the namespace with the folder's inode. What has a device can be adopted, and
+    stays; so does all that a living process has the lock of.
+
+    Args:
+        folder: RUN / inode.
+    """
+    for path in folder.glob("*.json"):
+        state = read(path)
+        if state and state.is_orphan():
+            _remove_unless_held(state)
+    sweep_locks(folder)
+
+
+def _remove_unless_held(state: Journal) -> None:
+    lock = Lock(state.netns_inode, state.device)
+    try:
+        lock.acquire()
+    except DataplaneError:
+        return  # its consumer is just ending
+    try:
+        state.remove()
+    finally:
+        lock.release()
+
+
+def sweep_locks(folder: Path) -> None:
+    """Remove the locks in a namespace's folder that guard no tap and that nobody holds."""
+    for path in folder.glob("*.lock"):
+        if not path.with_suffix(".json").exists():
+            Lock(int(folder.name), path.stem).sweep()
 
 
 class Lock:

@@ -6,6 +6,8 @@ Only the network is switched (setns(2) with CLONE_NEWNET). `ip netns exec` also 
 
 import ctypes
 import os
+import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 from etcpipe.errors import DataplaneError, PermissionDeniedError, UsageError
 
 CLONE_NEWNET = 0x40000000
+SO_NETNS_COOKIE = 71  # Linux 5.14
 CURRENT = Path("/proc/thread-self/ns/net")
 NAMED = Path("/run/netns")
 
@@ -28,8 +31,24 @@ def path_of(netns: str) -> Path:
 
 
 def inode(netns: str | None = None) -> int:
-    """Return what identifies a namespace on this machine (None: the current one)."""
+    """Return what identifies a namespace on this machine (None: the current one).
+
+    Once it is gone, another one may get its inode; see cookie().
+    """
     return (path_of(netns) if netns else CURRENT).stat().st_ino
+
+
+def cookie() -> int:
+    """Return the number that no other namespace than the current one ever had or gets.
+
+    It is 0 where the kernel does not tell, before Linux 5.14.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            raw = probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+        except OSError:
+            return 0
+    return int.from_bytes(raw, sys.byteorder)
 
 
 def find(wanted: int) -> str | None:

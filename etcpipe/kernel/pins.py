@@ -58,6 +58,8 @@ def _check_fit(ip, state: Journal, device: links.Device, settings: TapSettings) 
         raise Misfit("its set-up was interrupted")
     if state.abi != CONSTANTS["ETCPIPE_ABI"] or _schema(state) != SCHEMA:
         raise Misfit(f"its maps are of another version (ABI {state.abi})")
+    if not state.is_at_home():
+        raise Misfit("its namespace is gone")
     if state.ifindex != device.ifindex:
         raise Misfit("it was on another device of this name")
     if different := _different_settings(state, settings):
