@@ -13,6 +13,14 @@ LAB = ROOT / "tests" / "data" / "lab"
 TIMEOUT_S = 60
 
 ETCPIPE = [sys.executable, "-m", "etcpipe.cli.main"]
+# The same, interrupted so many seconds after its own code began (the first argument). While
+# the interpreter itself starts, Ctrl-C meets a traceback of Python's, in any program.
+INTERRUPTED = """
+import os, signal, sys, threading
+from etcpipe.cli.main import main
+threading.Timer(float(sys.argv.pop(1)), os.kill, (os.getpid(), signal.SIGINT)).start()
+main()
+"""
 
 
 def run(
@@ -46,12 +54,12 @@ def fails(*args: str | Path, status: int, **options) -> str:
 class Running:
     """An etcpipe that runs beside the test; a context manager that ends it."""
 
-    def __init__(self, *args: str | Path, folder: Path):
+    def __init__(self, *args: str | Path, folder: Path, command: Sequence[str] = ETCPIPE):
         self._out, self._err = folder / "stdout", folder / "stderr"
         with open(self._out, "wb") as out, open(self._err, "wb") as err:
             environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
             self.process = subprocess.Popen(
-                [*ETCPIPE, *map(str, args)], stdout=out, stderr=err, cwd=ROOT, env=environment
+                [*command, *map(str, args)], stdout=out, stderr=err, cwd=ROOT, env=environment
             )
 
     @property

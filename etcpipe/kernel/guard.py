@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 from etcpipe.errors import DataplaneError, PermissionDeniedError
 
-HELD = (signal.SIGINT, signal.SIGTERM)
+HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def no_interrupt() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait until the block is through.
+    """Let Ctrl-C, SIGTERM and a terminal that goes wait until the block is through.
 
     Python runs signal handlers in the main thread only, so elsewhere there is nothing to do.
     """
