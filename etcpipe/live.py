@@ -17,6 +17,7 @@ from etcpipe.errors import DataplaneError, UsageError
 from etcpipe.kernel import filters, tap
 from etcpipe.kernel import netns as namespaces
 from etcpipe.kernel.forward import Forward
+from etcpipe.kernel.guard import no_interrupt
 from etcpipe.offline import depth_for, regroup_for
 from etcpipe.policy import Policy, verdict_words
 from etcpipe.queues import Queues
@@ -93,6 +94,15 @@ class Live:
         return self._tap.loader
 
     def __enter__(self) -> "Live":
+        try:
+            with no_interrupt():  # between two of the steps it would leave the first one's work
+                self._set_up()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def _set_up(self) -> None:
         with ExitStack() as stack:
             if self._netns:
                 stack.enter_context(namespaces.enter(self._netns))
@@ -105,7 +115,6 @@ class Live:
             self._tap.start()
             self._sweeper = stack.enter_context(self._tap.sweeper())
             self._stack = stack.pop_all()
-        return self
 
     def __exit__(
         self,

@@ -58,6 +58,8 @@ def detach_all() -> list[str]:
     states = journal.read_all()
     for state in states:
         remove(state)
+    for folder in journal.RUN.glob("[0-9]*"):
+        journal.sweep_locks(folder)
     return [state.device for state in states]
 
 

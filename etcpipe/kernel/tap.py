@@ -245,6 +245,7 @@ class Tap:
         inode = namespaces.inode()
         self._lock = Lock(inode, self.device)
         self._lock.acquire()
+        journal.sweep(self._lock.path.parent)
         previous = journal.read(journal.run_path(inode, self.device, ".json"))
         if previous and self._adopt(previous, device):
             self._journal, self.adopted = previous, True
@@ -289,7 +290,14 @@ class Tap:
 
     def _begin_journal(self, device: links.Device, inode: int, uses_mirror: bool) -> Journal:
         names = [f"etcm{device.ifindex}{end}" for end in "ab"] if uses_mirror else []
-        state = Journal(device.name, device.ifindex, inode, self.settings.asdict(), names)
+        state = Journal(
+            device.name,
+            device.ifindex,
+            inode,
+            self.settings.asdict(),
+            names,
+            netns_cookie=namespaces.cookie(),
+        )
         # what another version may have left, whose journal we cannot read
         replace(state, sides=list(links.SIDES)).remove()
         self._journal = state
