@@ -16,6 +16,17 @@ from etcpipe.model_file import DESCRIPTION_KEY, DIGEST_KEY, NO_DIGEST, Descripti
 OPSET = 17
 
 
+class _FloatFirst(nn.Module):
+    """A network whose first step makes bytes numbers: TensorRT takes them nowhere else."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.module(rows.float())
+
+
 def to_onnx(module: nn.Module, description: Description) -> bytes:
     """Return the contents of a model file (see etcpipe.model_file).
 
@@ -32,7 +43,7 @@ def to_onnx(module: nn.Module, description: Description) -> bytes:
         # kind; what counts is that the file answers as the network, which train() checks.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            module.eval(),
+            _FloatFirst(module).eval(),
             (example,),
             graph,
             opset_version=OPSET,

@@ -11,13 +11,19 @@ from etcpipe.gpu import cuda_device, tensorrt_plan
 from etcpipe.gpu.inference import open_runner
 from etcpipe.gpu.plan_cache import PlanCache
 from etcpipe.gpu.tensorrt_plan import Profile
+from etcpipe.gpu.views import VIEWS, schema_hash
 from etcpipe.model import find, list_shipped
+from etcpipe.model_file import Description
+from etcpipe.zoo import ARCHS
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="needs etcpipe[gpu-test]")
 networks = pytest.importorskip("networks", reason="making models needs etcpipe[train]")
 
 NO_TREES = [path for path in list_shipped() if b"TreeEnsemble" not in path.read_bytes()]
 MODELS = {**networks.NETWORKS, **{path.stem: path.read_bytes for path in NO_TREES}}
+
+# Others of the zoo have the same graph in another size.
+SAME = ("_small", "_base", "_1000", "dense_total_tiny")
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +35,22 @@ def trt():
 def test_a_plan_is_built(trt, name):
     plan = tensorrt_plan.build(trt, MODELS[name](), Profile())
     assert len(plan) > 10_000
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHS if not name.endswith(SAME)])
+def test_a_plan_is_built_of_the_zoo(trt, name):
+    pytest.importorskip("torch", reason="needs etcpipe[torch]")
+    from etcpipe.network_export import to_onnx
+
+    arch = ARCHS[name]
+    schema = schema_hash(VIEWS[arch.view], arch.first_n)
+    description = Description(name, tuple("abcde"), arch.view, (), schema, arch.first_n)
+    network = arch.build(len(description.classes))
+    for layer in network.modules():
+        if hasattr(layer, "dispatch"):
+            layer.dispatch = "static"  # tokens to experts by shapes that are known beforehand
+    model = to_onnx(network, description)
+    assert len(tensorrt_plan.build(trt, model, Profile())) > 10_000
 
 
 def test_a_plan_is_built_for_the_profile(trt):
