@@ -1,11 +1,4 @@
-"""Regrouping in C (etcpipe/native/regroup.c): checks arrays and hands over their addresses.
-
-With several threads each has a regroup of its own, which sees every batch whole and takes the
-packets of its flows; C works without the interpreter's lock.
-"""
-
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+"""Regrouping in C (etcpipe/native/regroup.c): checks arrays and hands over their addresses."""
 
 import numpy as np
 
@@ -26,9 +19,18 @@ class Backend:
 
     def __init__(self, settings: Settings):
         self._settings = settings
-        threads = settings.threads
-        self._shards = [_new(settings, shard) for shard in range(threads)]
-        self._others = ThreadPoolExecutor(threads - 1) if threads > 1 else None
+        self._regroup = _native.regroup_new(
+            settings.first_n,
+            settings.raw_len,
+            settings.slots,
+            settings.max_rows,
+            settings.wait_ns,
+            GRACE_NS,
+            EXPIRE_MAX,
+            MASKS.index(settings.mask),
+            settings.parse,
+            settings.threads,
+        )
         self._nothing = self._rows(0)
 
     def add(self, batch: PacketBatch, now_ns: int | None) -> FlowBatch:
@@ -38,55 +40,39 @@ class Backend:
         for (name, dtype), column in zip(COLUMNS.items(), columns, strict=True):
             _check(name, column, dtype, n)
         addresses = _addresses(columns)
-        now = NOW_NEWEST if now_ns is None else now_ns
-        arguments = (
+        closed = _native.regroup_add(
+            self._regroup,
             batch.memory.ctypes.data,
             len(batch.memory),
             addresses.ctypes.data,
             n,
             batch.link_type,
-            now,
+            NOW_NEWEST if now_ns is None else now_ns,
         )
-        return self._take(lambda shard: _native.regroup_add(shard, *arguments))
+        return self._take(closed)
 
     def expire(self, now_ns: int) -> FlowBatch:
-        return self._take(lambda shard: _native.regroup_expire(shard, now_ns))
+        return self._take(_native.regroup_expire(self._regroup, now_ns))
 
     def flush(self) -> FlowBatch:
-        return self._take(_native.regroup_flush)
+        return self._take(_native.regroup_flush(self._regroup))
 
     @property
     def counters(self) -> dict[str, int]:
-        each = [_native.regroup_counters(shard)[0] for shard in self._shards]
-        return dict(zip(COUNTERS, map(sum, zip(*each, strict=True)), strict=True))
+        values, _ = _native.regroup_counters(self._regroup)
+        return dict(zip(COUNTERS, values, strict=True))
 
     @property
     def pending(self) -> int:
-        return sum(_native.regroup_counters(shard)[1] for shard in self._shards)
+        return _native.regroup_counters(self._regroup)[1]
 
-    def _take(self, close: Callable[[object], int]) -> FlowBatch:
-        """Return the rows that `close` closed in each shard."""
-        closed = self._each(lambda i: close(self._shards[i]))
-        flows = sum(closed)
+    def _take(self, flows: int) -> FlowBatch:
         if not flows:
             return self._nothing
         rows = self._rows(flows)
-        columns = list(vars(rows).values())
-        first = [sum(closed[:i]) for i in range(len(closed))]
-
-        def take(i: int) -> None:
-            addresses = _addresses([column[first[i] :] for column in columns])
-            _native.regroup_take(self._shards[i], closed[i], addresses.ctypes.data)
-
-        self._each(take)
+        addresses = _addresses(list(vars(rows).values()))
+        _native.regroup_take(self._regroup, addresses.ctypes.data)
         return rows
-
-    def _each(self, work: Callable[[int], int | None]) -> list:
-        """Return what `work` returns for each shard's number, all at the same time."""
-        if self._others is None:
-            return [work(0)]
-        others = [self._others.submit(work, i) for i in range(1, len(self._shards))]
-        return [work(0), *(other.result() for other in others)]
 
     def _rows(self, flows: int) -> FlowBatch:
         """Return room for rows, in the order of struct flow_columns in native/regroup.h."""
@@ -103,22 +89,6 @@ class Backend:
             reason=np.empty(flows, np.uint8),
             ready_ns=np.empty(flows, np.uint64),
         )
-
-
-def _new(settings: Settings, shard: int) -> object:
-    return _native.regroup_new(
-        settings.first_n,
-        settings.raw_len,
-        settings.slots,
-        -(-settings.max_rows // settings.threads),
-        settings.wait_ns,
-        GRACE_NS,
-        EXPIRE_MAX,
-        MASKS.index(settings.mask),
-        settings.parse,
-        settings.threads,
-        shard,
-    )
 
 
 def _check(name: str, column: np.ndarray, dtype: np.dtype, length: int) -> None:

@@ -1,7 +1,9 @@
 """The C equals the definition in Python, and rows do not depend on how packets are batched."""
 
+import os
 import random
 import resource
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +198,21 @@ def test_threads_equal_the_definition_but_for_the_order_of_rows(seed, threads):
     assert by_flow(sharded[1]) == by_flow(last)
     assert sharded[2] == counters
     assert counters["REGROUP_EVICTED"] > 0 or options["slots"] == 1000
+
+
+def test_threads_that_a_child_process_lacks_are_not_waited_for():
+    packets = random_packets(random.Random(1), 300, 20)
+    options = {"first_n": 6, "raw_len": 33, "wait_s": 0.05, "threads": 3}
+    regroup = Regroup(**options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads, the point
+        child = os.fork()
+    if not child:
+        rows = rows_of([regroup.add(packets)])
+        del regroup
+        os._exit(len(rows))
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == len(rows_of([regroup.add(packets)])) > 0
 
 
 @pytest.mark.parametrize("link_type", LINK_HEADERS)

@@ -38,7 +38,7 @@ struct regroup_settings {
 	uint32_t expire_max;	/* rows that expiry closes at once */
 	enum mask mask;
 	uint32_t parse;		/* PARSE_ bits, as the tracker had them */
-	uint32_t shards;	/* regroups that see the same batches, 1 .. SHARDS_MAX, */
+	uint32_t shards;	/* regroups that see the same batches (shards.h), 1 .. SHARDS_MAX, */
 	uint32_t shard;		/* and the number of this one: it takes its flows only */
 };
 

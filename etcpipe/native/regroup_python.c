@@ -1,44 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Regrouping for gpu/regroup_native.py, which checks all arrays and keeps them alive. */
 #include "native.h"
-#include "regroup.h"
+#include "shards.h"
 
 #define CAPSULE "etcpipe._native.regroup"
 #define ADDRESS(number) ((void *)(uintptr_t)(number))
 
 static void destroy(PyObject *capsule)
 {
-	regroup_free(PyCapsule_GetPointer(capsule, CAPSULE));
+	shards_free(PyCapsule_GetPointer(capsule, CAPSULE));
 }
 
 static PyObject *py_new(PyObject *module, PyObject *args)
 {
 	unsigned long long wait_ns, grace_ns;
-	struct regroup_settings set;
-	struct regroup *r;
+	struct regroup_settings set = { 0 };
+	struct shards *s;
 	PyObject *capsule;
 	int mask;
 
 	(void)module;
-	if (!PyArg_ParseTuple(args, "IIIIKKIiIII", &set.first_n, &set.raw_len, &set.slots,
+	if (!PyArg_ParseTuple(args, "IIIIKKIiII", &set.first_n, &set.raw_len, &set.slots,
 			      &set.max_rows, &wait_ns, &grace_ns, &set.expire_max,
-			      &mask, &set.parse, &set.shards, &set.shard))
+			      &mask, &set.parse, &set.shards))
 		return NULL;
 	if (set.first_n < 1 || set.first_n > FIRST_N_MAX || set.raw_len > UINT16_MAX ||
 	    !set.slots || !set.max_rows || mask < 0 || mask >= N_MASKS ||
-	    set.shards < 1 || set.shards > SHARDS_MAX || set.shard >= set.shards) {
+	    set.shards < 1 || set.shards > SHARDS_MAX) {
 		PyErr_SetString(PyExc_ValueError, "regroup_new: setting out of range");
 		return NULL;
 	}
 	set.wait_ns = wait_ns;
 	set.grace_ns = grace_ns;
 	set.mask = mask;
-	r = regroup_new(&set);
-	if (!r)
+	s = shards_new(&set);
+	if (!s)
 		return PyErr_NoMemory();
-	capsule = PyCapsule_New(r, CAPSULE, destroy);
+	capsule = PyCapsule_New(s, CAPSULE, destroy);
 	if (!capsule)
-		regroup_free(r);
+		shards_free(s);
 	return capsule;
 }
 
@@ -47,71 +47,68 @@ static PyObject *py_add(PyObject *module, PyObject *args)
 {
 	unsigned long long memory, memory_len, columns, now;
 	struct packet_batch batch;
-	struct regroup *r;
 	PyObject *capsule;
-	int error;
+	struct shards *s;
+	int64_t closed;
 
 	(void)module;
 	if (!PyArg_ParseTuple(args, "OKKKIiK", &capsule, &memory, &memory_len, &columns,
 			      &batch.packets, &batch.link_type, &now))
 		return NULL;
-	r = PyCapsule_GetPointer(capsule, CAPSULE);
-	if (!r)
+	s = PyCapsule_GetPointer(capsule, CAPSULE);
+	if (!s)
 		return NULL;
 	batch.memory = ADDRESS(memory);
 	batch.memory_len = memory_len;
 	batch.columns = ADDRESS(columns);
 	Py_BEGIN_ALLOW_THREADS
-	error = regroup_add(r, &batch, now);
+	closed = shards_add(s, &batch, now);
 	Py_END_ALLOW_THREADS
-	return error ? PyErr_NoMemory() : PyLong_FromUnsignedLong(r->closed.count);
+	return closed < 0 ? PyErr_NoMemory() : PyLong_FromLongLong(closed);
 }
 
 /* regroup_expire(capsule, now) -> rows closed */
 static PyObject *py_expire(PyObject *module, PyObject *args)
 {
 	unsigned long long now;
-	struct regroup *r;
 	PyObject *capsule;
+	struct shards *s;
 
 	(void)module;
 	if (!PyArg_ParseTuple(args, "OK", &capsule, &now))
 		return NULL;
-	r = PyCapsule_GetPointer(capsule, CAPSULE);
-	if (!r)
+	s = PyCapsule_GetPointer(capsule, CAPSULE);
+	if (!s)
 		return NULL;
-	regroup_expire(r, now);
-	return PyLong_FromUnsignedLong(r->closed.count);
+	return PyLong_FromLongLong(shards_expire(s, now));
 }
 
 /* regroup_flush(capsule) -> rows closed */
 static PyObject *py_flush(PyObject *module, PyObject *capsule)
 {
-	struct regroup *r = PyCapsule_GetPointer(capsule, CAPSULE);
+	struct shards *s = PyCapsule_GetPointer(capsule, CAPSULE);
 
 	(void)module;
-	if (!r)
+	if (!s)
 		return NULL;
-	regroup_flush(r);
-	return PyLong_FromUnsignedLong(r->closed.count);
+	return PyLong_FromLongLong(shards_flush(s));
 }
 
-/* regroup_take(capsule, flows, columns) */
+/* regroup_take(capsule, columns) with room for all rows that are closed */
 static PyObject *py_take(PyObject *module, PyObject *args)
 {
 	unsigned long long columns;
-	struct regroup *r;
 	PyObject *capsule;
-	unsigned int flows;
+	struct shards *s;
 
 	(void)module;
-	if (!PyArg_ParseTuple(args, "OIK", &capsule, &flows, &columns))
+	if (!PyArg_ParseTuple(args, "OK", &capsule, &columns))
 		return NULL;
-	r = PyCapsule_GetPointer(capsule, CAPSULE);
-	if (!r)
+	s = PyCapsule_GetPointer(capsule, CAPSULE);
+	if (!s)
 		return NULL;
 	Py_BEGIN_ALLOW_THREADS
-	regroup_take(r, ADDRESS(columns), flows);
+	shards_take(s, ADDRESS(columns));
 	Py_END_ALLOW_THREADS
 	Py_RETURN_NONE;
 }
@@ -119,23 +116,23 @@ static PyObject *py_take(PyObject *module, PyObject *args)
 /* regroup_counters(capsule) -> (counters in order, pending flows) */
 static PyObject *py_counters(PyObject *module, PyObject *capsule)
 {
-	struct regroup *r = PyCapsule_GetPointer(capsule, CAPSULE);
+	struct shards *s = PyCapsule_GetPointer(capsule, CAPSULE);
 	PyObject *counters;
 	int i;
 
 	(void)module;
-	if (!r)
+	if (!s)
 		return NULL;
 	counters = PyList_New(N_REGROUP_COUNTERS);
 	for (i = 0; counters && i < N_REGROUP_COUNTERS; i++) {
-		PyObject *value = PyLong_FromUnsignedLongLong(r->counters[i]);
+		PyObject *value = PyLong_FromUnsignedLongLong(shards_counter(s, i));
 
 		if (!value || PyList_SetItem(counters, i, value)) {
 			Py_DECREF(counters);
 			return NULL;
 		}
 	}
-	return Py_BuildValue("(NI)", counters, r->pending.count);
+	return Py_BuildValue("(NI)", counters, shards_pending(s));
 }
 
 PyMethodDef regroup_methods[] = {

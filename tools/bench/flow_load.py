@@ -1,5 +1,6 @@
 """Interleaved flows in memory, as a ring holds them: what gpu.py measures on."""
 
+import mmap
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -55,7 +56,7 @@ class Load:
         frame_len = ETHERNET + case.raw_len if case.raw_len else SIZES[1]
         # both ends take turns, and the first two packets are empty
         made = rewrite.tls_like_flows(flows, 2 * (case.first_n + 1), frame_len, random)[:, 2::2]
-        self.flows = flows
+        self.flows, self._frame_len = flows, frame_len
         self.flow = random.permutation(np.repeat(np.arange(flows), case.first_n))
         packets = len(self.flow)
         order = np.argsort(self.flow, kind="stable")
@@ -74,7 +75,7 @@ class Load:
         columns["rank"][:] = rank
         columns["vlan"][:] = CONSTANTS["VLAN_NONE"]
         columns["flow_id"][:] = 1 + self.flow
-        self.batch = PacketBatch(memory=memory.ravel(), **columns)
+        self.batch = PacketBatch(memory=_in_pages(memory.ravel()), **columns)
 
     @property
     def frame_bytes(self) -> int:
@@ -83,7 +84,8 @@ class Load:
 
     def give_new_addresses(self, repeat: int) -> None:
         """Make the frames those of other flows, for who goes by their addresses."""
-        frames = self.batch.memory.reshape(len(self.flow), -1)
+        frames = self.batch.memory[: self._frame_len * len(self.flow)]
+        frames = frames.reshape(len(self.flow), self._frame_len)
         frames[:, SOURCE_AT], frames[:, DESTINATION_AT] = repeat & 0xFF, repeat >> 8 & 0xFF
 
     def batches(self, repeat: int) -> list[PacketBatch]:
@@ -95,3 +97,11 @@ class Load:
             replace(whole, **{name: getattr(whole, name)[part] for name in DTYPES})
             for part in parts
         ]
+
+
+def _in_pages(frames: np.ndarray) -> np.ndarray:
+    """Return (bytes,) uint8 in memory of whole pages, as a ring's is: a GPU can read it there."""
+    pages = -(-len(frames) // mmap.PAGESIZE)
+    memory = np.frombuffer(mmap.mmap(-1, pages * mmap.PAGESIZE), np.uint8)
+    memory[: len(frames)] = frames
+    return memory
