@@ -72,7 +72,9 @@ class Live:
         self._netns = netns
         opened = Forward if settings.forward else tap.Tap
         self._tap = opened(device, settings, keep=keep)
-        self._regroup = regroup_for(model, settings.first_n, wait_s, settings.parse, compute)
+        self._regroup = regroup_for(
+            model, settings.first_n, wait_s, settings.parse, compute, threads=settings.queues
+        )
         self._filter = filter
         self._duration_s = duration_s
         self._stack = ExitStack()

@@ -239,8 +239,11 @@ def regroup_for(
     wait_s: float | None,
     parse: int = 0,
     device: str = "cpu",
+    threads: int = 1,
 ) -> Regroup:
     """Return a Regroup that builds what the model needs; on device "auto", where it runs.
+
+    Only whole packets are worth several threads: other rows are done before those are awake.
 
     Raises:
         UnsupportedError: the device cannot regroup here.
@@ -253,6 +256,7 @@ def regroup_for(
         wait_s=model.wait_s if wait_s is None else wait_s,
         mask=model.mask,
         parse=parse,
+        threads=threads if model.raw_len else 1,
     )
     if device != "auto":
         return on(device=device)

@@ -35,7 +35,7 @@ class CupyCuda:
         self._cupy = cupy
         self._runtime = cupy.cuda.runtime
         self._stream = cupy.cuda.Stream(non_blocking=True)
-        self._module = cupy.RawModule(path=str(kernels)) if kernels else None
+        self._module: Any = cupy.RawModule(path=str(kernels)) if kernels else None
         self._kernels: dict[str, Any] = {}
         self._memory: list[Any] = []
         self.processors = cupy.cuda.Device().attributes["MultiProcessorCount"]
