@@ -61,7 +61,7 @@ static __always_inline void tell_lost(struct __sk_buff *skb)
 	struct packet *p = parsed();
 	struct flow_state *flow;
 
-	if (!p || parse_skb(skb, p))
+	if (!p || parse_linear(skb))	/* XDP has read the headers: they are linear */
 		return;
 	flow = flows_find(&p->key);
 	if (flow)
