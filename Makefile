@@ -34,18 +34,20 @@ bench:
 	tools/setup lab bench
 	.venv/bin/etcpipe bench
 
-# The native extension's tests under AddressSanitizer and UBSan. The parser reads headers
+# The native extension's tests under AddressSanitizer and UBSan, and a short fuzz. The parser reads headers
 # unaligned on purpose, as the kernel programs do; padding makes the memory test meaningless.
 SANITIZERS = -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=undefined \
 	-fsanitize=address,undefined -fno-sanitize=alignment
 BUILD_NATIVE = .venv/bin/python setup.py -q build_ext --inplace --force
-sanitize: setup
+sanitize:
+	tools/setup lab test
 	CFLAGS="$(SANITIZERS)" $(BUILD_NATIVE)
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc .venv/bin/python -m pytest -q \
 	tests/test_ring.py tests/test_capture*.py tests/test_tracker.py tests/test_regroup*.py \
-	tests/test_mask*.py -k "not memory_of_a_pending_flow"; \
+	tests/test_mask*.py tests/test_bpf_parsing.py -k "not memory_of_a_pending_flow"; \
 	status=$$?; $(BUILD_NATIVE); exit $$status
+	tests/fuzz/run 20
 
 # The packet parser under libFuzzer; what it found stays in build/fuzz.
 FUZZ_SECONDS ?= 60

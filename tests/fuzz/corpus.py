@@ -14,7 +14,8 @@ from test_bpf_parsing import EVERYTHING, NOTHING, TABLE, fragments
 from etcpipe.capture import Capture
 from etcpipe.parsing import parse_bits
 
-PACKETS_A_CAPTURE = 200
+KINDS_A_CAPTURE = 200
+FRAME_MAX = 1000  # bytes of a frame: the fuzzer takes 1024 in all
 
 
 def heads() -> list[bytes]:
@@ -23,13 +24,21 @@ def heads() -> list[bytes]:
 
 
 def frames(paths: list[str]) -> list[bytes]:
-    """Return the frames of the tests' table, and the first ones of some captures."""
+    """Return the frames of the tests' table, and some of each capture."""
     found = [case[0] for case in (*TABLE.values(), *NOTHING.values())]
     found += [frame for version in (4, 6) for frame in fragments(version)]
     for path in paths:
-        batch = next(iter(Capture([path], count="all")))
-        found += [batch.frame(i).tobytes() for i in range(min(len(batch), PACKETS_A_CAPTURE))]
+        found += kinds(path)
     return found
+
+
+def kinds(path: str) -> list[bytes]:
+    """Return one frame of each length that a capture's flows have, up to a limit."""
+    found: dict[int, bytes] = {}
+    for batch in Capture([path], count="all"):
+        for row, length in enumerate(batch.wire_len.tolist()):
+            found.setdefault(length, batch.frame(row).tobytes()[:FRAME_MAX])
+    return list(found.values())[:KINDS_A_CAPTURE]
 
 
 def main(folder: str, *paths: str) -> None:
