@@ -18,7 +18,9 @@ ETCPIPE = [sys.executable, "-m", "etcpipe.cli.main"]
 INTERRUPTED = """
 import os, signal, sys, threading
 from etcpipe.cli.main import main
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 threading.Timer(float(sys.argv.pop(1)), os.kill, (os.getpid(), signal.SIGINT)).start()
+signal.signal(signal.SIGINT, signal.default_int_handler)
 main()
 """
 
