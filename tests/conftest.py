@@ -5,6 +5,7 @@ import os
 import pytest
 from engine_fixtures import gpu  # noqa: F401  fixtures of several files
 from kernel_fixtures import wire  # noqa: F401
+from stale import remove_stale
 
 
 def _gpu_reason() -> str | None:
@@ -15,6 +16,11 @@ def _gpu_reason() -> str | None:
     except Exception as error:
         return f"no CUDA device: {error}"
     return None
+
+
+def pytest_sessionstart() -> None:
+    if os.geteuid() == 0:
+        remove_stale()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

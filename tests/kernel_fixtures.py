@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stale import remove_remains
 
 from etcpipe.kernel import bpf, libbpf, netns, programs, status
 from etcpipe.kernel.journal import PINS, RUN
@@ -158,13 +158,6 @@ class Wire:
             inode = netns.inode(namespace)
             run(f"ip netns del {namespace}")
             remove_remains(inode)
-
-
-def remove_remains(inode: int) -> None:
-    """Remove pins and journals of a namespace that is new or gone: killed taps of another
-    one that had the same inode left them, or a test that failed."""
-    for path in (PINS / str(inode), RUN / str(inode)):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture
