@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from etcpipe.errors import EngineError, UsageError
+from etcpipe.errors import EngineError, ModelError, UsageError
 from etcpipe.gpu import cuda_device
 
 log = logging.getLogger(__name__)
@@ -166,6 +166,19 @@ def _open_engine(name: str, model: bytes, on_cpu: Runner) -> Runner:
         return opened(name, model, on_cpu, device)
     except ModuleNotFoundError as error:
         raise EngineError(f"needs the Python package {error.name}") from error
+
+
+def check_rows(runner: Runner, rows: Any) -> None:
+    """Check that rows are what the model takes: engines are given an address and no more.
+
+    Raises:
+        ModelError: they are of another shape or type, or not C contiguous.
+    """
+    fits = tuple(rows.shape[1:]) == runner.input_shape and rows.dtype == runner.input_dtype
+    if not (fits and rows.flags.c_contiguous):
+        taken = f"{runner.input_dtype} {list(runner.input_shape)}, C contiguous"
+        given = f"{rows.dtype} {list(rows.shape[1:])}"
+        raise ModelError(f"inference failed: the model takes rows of {taken}, not {given}")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import onnxruntime
 
 from etcpipe.errors import EngineError
 from etcpipe.gpu.cuda_device import CudaDevice
-from etcpipe.gpu.inference import Runner, cuda_errors
+from etcpipe.gpu.inference import Runner, check_rows, cuda_errors
 from etcpipe.gpu.inference_onnx import reason, session_options
 
 PROVIDER = "CUDAExecutionProvider"
@@ -49,6 +49,7 @@ class CudaRunner:
         self._input, self._output, self._classes = rows.name, scores.name, scores.shape[-1]
 
     def infer(self, rows: np.ndarray) -> np.ndarray:
+        check_rows(self, rows)
         try:
             return self._session.run([self._output], {self._input: rows})[0]
         except Exception as error:  # the runtime's own exceptions share no base class
@@ -56,6 +57,7 @@ class CudaRunner:
 
     def infer_device(self, rows: Any, stream: Any) -> Any:
         rows = self._cupy.asarray(rows)  # copies nothing
+        check_rows(self, rows)
         with cuda_errors(), stream:
             scores = self._cupy.empty((len(rows), self._classes), np.float32)
         if not len(rows):

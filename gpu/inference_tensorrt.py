@@ -1,5 +1,6 @@
 """Inference by TensorRT, on the device buffer that the rows are in."""
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,10 @@ import numpy as np
 from etcpipe.errors import EngineError
 from etcpipe.gpu import plan_cache, tensorrt_plan
 from etcpipe.gpu.cuda_device import CudaDevice
-from etcpipe.gpu.inference import Runner, cuda_errors
+from etcpipe.gpu.inference import Runner, check_rows, cuda_errors
 from etcpipe.gpu.tensorrt_plan import Profile
+
+log = logging.getLogger(__name__)
 
 PROFILE = Profile()
 # A batch of one of these sizes is launched as one CUDA graph instead of kernel by kernel.
@@ -55,6 +58,7 @@ class TensorRTRunner:
             self._open()
 
     def infer(self, rows: np.ndarray) -> np.ndarray:
+        check_rows(self, rows)
         scores = np.empty((len(rows), self._scores.shape[1]), np.float32)
         with cuda_errors():
             for start in range(0, len(rows), PROFILE.max):
@@ -64,6 +68,7 @@ class TensorRTRunner:
 
     def infer_device(self, rows: Any, stream: Any) -> Any:
         rows = self._cupy.asarray(rows)  # copies nothing
+        check_rows(self, rows)
         if len(rows) <= PROFILE.max:
             with cuda_errors():
                 self._launch(rows, stream)
@@ -90,6 +95,7 @@ class TensorRTRunner:
         kept = cache.load(name)
         engine = self._runtime.deserialize_cuda_engine(kept) if kept else None
         if engine is None:
+            log.warning("%s compiles the model for %s: this once", trt.__name__, gpu.name)
             plan = tensorrt_plan.build(trt, model, PROFILE)
             engine = self._runtime.deserialize_cuda_engine(plan)
             if engine is None:
@@ -122,7 +128,7 @@ class TensorRTRunner:
         """Run rows of the host, padded with zeros to a size that has a graph."""
         size = min((size for size in GRAPH_SIZES if size >= len(rows)), default=len(rows))
         with self._stream:
-            self._rows[: len(rows)].set(np.ascontiguousarray(rows), stream=self._stream)
+            self._rows[: len(rows)].set(rows, stream=self._stream)
             self._rows[len(rows) : size].fill(0)
             self._launch(self._rows[:size], self._stream)
             scores = self._scores[: len(rows)].get(stream=self._stream)

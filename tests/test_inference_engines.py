@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from trt_stub import fake_cupy, fake_tensorrt
 
-from etcpipe.errors import EngineError, UnsupportedError, UsageError
+from etcpipe.errors import EngineError, ModelError, UnsupportedError, UsageError
 from etcpipe.gpu import cuda_device, inference, inference_cuda, inference_tensorrt, tensorrt_plan
 from etcpipe.gpu.inference import open_runner
 from etcpipe.gpu.plan_cache import PlanCache
@@ -35,7 +35,10 @@ def on_cpu(model):
 def test_auto_takes_the_first_engine_that_is_there(gpu, model, caplog):
     runner = open_runner(model, device="auto")
     assert (runner.device, runner.engine) == ("gpu", "tensorrt 10.16.1.11 on NVIDIA Test")
-    assert caplog.text == ""
+    (said,) = [one.getMessage() for one in caplog.records]
+    assert said.endswith("compiles the model for NVIDIA Test: this once")
+    open_runner(model, device="auto")
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("flows", SIZES)
@@ -93,6 +96,18 @@ def test_what_cannot_be_captured_runs_without_graphs(gpu, monkeypatch):
     rows = networks.rows_for(cpu, 8)
     for _ in range(3):
         np.testing.assert_allclose(runner.infer(rows), cpu.infer(rows), atol=1e-3)
+
+
+@pytest.mark.parametrize(("engine", "machine"), [("tensorrt", "gpu"), ("cuda", "cuda")])
+def test_rows_that_do_not_fit_are_refused_before_anybody_reads_them(request, engine, machine):
+    request.getfixturevalue(machine)
+    runner = open_runner(networks.mlp(), device=engine)
+    rows = networks.rows_for(runner, 6)
+    for wrong in (rows[:, :47], rows.astype(np.float64), rows.astype(np.uint8), rows[:, ::-1]):
+        with pytest.raises(ModelError, match=r"the model takes rows of float32 \[48\]"):
+            runner.infer(wrong)
+        with pytest.raises(ModelError, match="the model takes rows of"):
+            runner.infer_device(wrong.view(fake_cupy.Array), fake_cupy.Stream())
 
 
 def test_rows_beyond_the_batch_are_zeros(gpu, monkeypatch):
@@ -175,7 +190,7 @@ def test_an_engine_that_cannot_leaves_it_to_the_cpu(gpu, failing, reason, caplog
         open_runner(networks.mlp(), device="tensorrt")
     runner = open_runner(networks.mlp(), device="gpu")
     assert runner.device == "cpu"
-    (warning,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    warning = caplog.records[-1].getMessage()
     assert warning.startswith("the model runs on the CPU: tensorrt: ") and reason in warning
     assert "\n" not in warning
     assert runner.infer(networks.rows_for(runner, 3)).shape == (3, networks.CLASSES)
@@ -328,7 +343,7 @@ def test_cuda_follows_where_tensorrt_cannot(cuda, caplog):
     fake_tensorrt.failing.add("parse")
     runner = open_runner(networks.mlp(), device="auto")
     assert runner.engine.startswith("ONNX Runtime") and runner.engine.endswith("on NVIDIA Test")
-    assert not [one for one in caplog.records if one.levelname == "WARNING"]
+    assert "on the CPU" not in caplog.text
 
 
 def test_an_onnx_runtime_without_cuda_says_what_to_install(gpu):

@@ -109,6 +109,8 @@ def zeros(shape, dtype):
 
 def asarray(rows):
     """Host arrays are copied; what says that it is on the device is taken as it is."""
+    if isinstance(rows, Array):
+        return rows
     there = getattr(rows, "__cuda_array_interface__", None)
     if there is not None:
         size = int(np.prod(there["shape"])) * np.dtype(there["typestr"]).itemsize
