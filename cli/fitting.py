@@ -36,6 +36,11 @@ OPTIONS = (
         show_default=True,
         help="Rounds without a better score before a network's training stops.",
     ),
+    click.option(
+        "--pretrained",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Begin with weights that --pretrain made; frozen and random ones are reported too.",
+    ),
 )
 
 
@@ -50,10 +55,11 @@ def fitting_options(command: Callable[..., Any]) -> Callable[..., Any]:
         rounds: int | None,
         batch: int,
         patience: int,
+        pretrained: Path | None,
         **others: Any,
     ) -> Any:
         unfinished = output.with_name(f"{output.name}.unfinished")
-        fitting = Fitting(rounds, batch, patience, device, checkpoints=unfinished)
+        fitting = Fitting(rounds, batch, patience, device, unfinished, pretrained)
         return command(*args, output=output, fitting=fitting, **others)
 
     for option in reversed(OPTIONS):

@@ -1,14 +1,17 @@
 """etcpipe train: labelled captures in, a model file and its held-out scores out."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING
 
 import click
 
+from etcpipe.cli import pretraining
 from etcpipe.cli.common import Verb, is_json, print_json
 from etcpipe.cli.fitting import fitting_options
+from etcpipe.errors import UnsupportedError
 from etcpipe.fitting import Fitting
 from etcpipe.zoo import ARCHS
 
@@ -58,6 +61,11 @@ SIZES = click.IntRange(1, 64)
 @click.option("--folds", default=5, type=click.IntRange(2), show_default=True, help="Of captures.")
 @click.option("--seed", default=1, show_default=True, help="Makes folds and fits repeatable.")
 @fitting_options
+@click.option(
+    "--pretrain",
+    is_flag=True,
+    help="Learn from DATA without labels, captures or folders of them; -o is a .npz of weights.",
+)
 @click.pass_context
 def train(
     ctx: click.Context,
@@ -73,6 +81,7 @@ def train(
     folds: int,
     seed: int,
     fitting: Fitting,
+    pretrain: bool,
 ) -> None:
     """Train gradient boosted trees, or a network, on DATA and write them as one .onnx file.
 
@@ -96,7 +105,10 @@ def train(
     settings = trains.Settings(
         datasets.Input(first, count, wait), name or output.stem, mask, seed, folds, arch, fitting
     )
-    recordings = [one for path in data for one in datasets.find_recordings(path, task)]
+    if pretrain:
+        recordings = [one for path in data for one in datasets.find_captures(path)]
+    else:
+        recordings = [one for path in data for one in datasets.find_recordings(path, task)]
     with _Progress() as progress:
         dataset = datasets.read(
             recordings,
@@ -105,21 +117,32 @@ def train(
             [network.view] if network else [],
             mask,
         )
-        result = trains.train(dataset, settings, on_step=progress)
-    output.write_bytes(result.model)
+        if pretrain:
+            weights = pretraining.learn(dataset, settings, progress)
+            write = partial(pretraining.write, ctx, output, weights)
+        else:
+            result = trains.train(dataset, settings, on_step=progress)
+            write = partial(_write_model, ctx, output, result)
+    write()
     if fitting.checkpoints:
         rmtree(fitting.checkpoints, ignore_errors=True)
+
+
+def _write_model(ctx: click.Context, output: Path, result: "Result") -> None:
+    output.write_bytes(result.model)
+    files = {"model": str(output)}
+    if result.gpu_model:
+        for_gpu = output.with_name(f"{output.stem}.gpu{output.suffix}")
+        for_gpu.write_bytes(result.gpu_model)
+        files["gpu_model"] = str(for_gpu)
     if is_json(ctx):
-        made = {"model": str(output), "us_per_flow": round(result.us_per_flow, 2)}
-        print_json(ctx, made | result.report)
+        print_json(ctx, files | {"us_per_flow": round(result.us_per_flow, 2)} | result.report)
     else:
         click.echo(as_text(result.report))
         click.echo(_cost(output, result))
 
 
 def _import_training():
-    from etcpipe.errors import UnsupportedError
-
     try:
         from etcpipe import dataset, train
     except ModuleNotFoundError as error:
@@ -178,6 +201,16 @@ def as_text(report: dict) -> str:
         lines.append(
             f"trees on the same folds: {base['lightgbm']:.3f}; difference to this model "
             f"{above:+.3f} ({low:+.3f} to {high:+.3f})"
+        )
+    if "frozen" in base:
+        lines.append(
+            f"pre-trained: tuned {report['macro_f1']:.3f}, frozen {base['frozen']:.3f}, "
+            f"begun at random {base['random_init']:.3f}"
+        )
+    for i, load in enumerate(report.get("experts", ())):
+        lines.append(
+            f"experts of layer {i + 1}: {len(load['load'])}, {load['dead']} of them dead, "
+            f"variation of load {load['variation']:.2f}"
         )
     if report["shortcut"]:
         lines.append("  ports, TTL or window would tell the class here: keep them masked")

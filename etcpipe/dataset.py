@@ -135,6 +135,21 @@ def find_recordings(folder: Path, task: str | None = None) -> list[Recording]:
     raise UsageError(f"{folder}: no labels.csv there, and no tasks.csv with flows.csv")
 
 
+def find_captures(path: Path) -> list[Recording]:
+    """Return captures whose flows all have the same label, for those who need none.
+
+    Args:
+        path: a capture, or a folder with captures in it or below.
+
+    Raises:
+        UsageError: the folder has none.
+    """
+    found = [path] if path.is_file() else sorted(p for p in path.rglob("*.pcap*") if p.is_file())
+    if not found:
+        raise UsageError(f"{path}: no captures (*.pcap, *.pcapng) there")
+    return [Recording(one, lambda flow: "any") for one in found]
+
+
 def read(
     recordings: Sequence[Recording],
     settings: Input,

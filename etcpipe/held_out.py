@@ -4,7 +4,7 @@ Captures are dealt into folds. Each fold is judged by a fit that saw none of its
 What a model does with classes that it never saw is judged by fits that miss some classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from etcpipe import trees
 from etcpipe.dataset import STATS, Dataset
 from etcpipe.errors import UsageError
-from etcpipe.learner import Learner, Tell, TreeLearner
+from etcpipe.learner import Learner, Tell
 from etcpipe.verdict import UNKNOWN
 
 OnStep = Callable[[str, int, int], None]
@@ -72,12 +72,12 @@ def judge(
     folds: int,
     seed: int,
     on_step: OnStep,
-    beside: TreeLearner | None = None,
+    beside: Mapping[str, Learner] | None = None,
 ) -> Judged:
     """Return how a dataset's flows are judged when their captures are held out.
 
     Args:
-        beside: trees to judge the same folds, as the baseline "lightgbm".
+        beside: others to judge the same folds, as baselines of these names.
 
     Raises:
         UsageError: the data cannot be split by capture.
@@ -86,13 +86,14 @@ def judge(
     classes = len(dataset.classes)
     task = _Task(learner, learner.rows(dataset), dataset.label, fold, classes)
     groups = _groups(dataset.classes, learner.left_out)
-    steps = _Steps(on_step, task.folds * (1 + (beside is not None)) + len(groups) + 1)
+    beside = beside or {}
+    steps = _Steps(on_step, task.folds * (1 + len(beside)) + len(groups) + 1)
     scores, rounds = _scores(task, steps, "")
     strange = _strange_scores(task, dataset.classes, groups, rounds, steps)
     baselines = _baselines(task, dataset, seed, steps)
-    if beside:
-        trees_task = replace(task, learner=beside, rows=beside.rows(dataset))
-        baselines["lightgbm"] = _scores(trees_task, steps, "trees beside: ")[0].argmax(axis=1)
+    for name, other in beside.items():
+        its_task = replace(task, learner=other, rows=other.rows(dataset))
+        baselines[name] = _scores(its_task, steps, f"{name}, ")[0].argmax(axis=1)
     return Judged(fold, scores, rounds, strange, baselines)
 
 

@@ -72,12 +72,16 @@ class Learner(Protocol):
         """
         ...
 
-    def facts(self, fitted: Any) -> dict[str, Any]:
-        """Return what the report says of the model that is written."""
+    def facts(self, fitted: Any, rows: np.ndarray) -> dict[str, Any]:
+        """Return what the report says of the model that is written, fitted to these rows."""
         ...
 
     def export(self, fitted: Any, description: Description) -> bytes:
         """Return the contents of a model file."""
+        ...
+
+    def export_for_gpu(self, fitted: Any, description: Description) -> bytes | None:
+        """Return another model file of the same model, if a GPU wants another graph."""
         ...
 
 
@@ -113,7 +117,7 @@ class TreeLearner:
         tell("fit")
         return trees.fit(rows, label, classes, self._seed, rounds)
 
-    def facts(self, fitted: trees.Trees) -> dict[str, Any]:
+    def facts(self, fitted: trees.Trees, rows: np.ndarray) -> dict[str, Any]:
         gains = fitted.gains()
         most = np.argsort(-gains)[:10]
         return {
@@ -123,3 +127,6 @@ class TreeLearner:
 
     def export(self, fitted: trees.Trees, description: Description) -> bytes:
         return trees.to_onnx(fitted, len(self.columns), description)
+
+    def export_for_gpu(self, fitted: trees.Trees, description: Description) -> None:
+        return None

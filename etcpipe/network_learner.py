@@ -1,17 +1,30 @@
 """Networks of the zoo as a Learner of etcpipe.train."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from etcpipe import network_export, networks
 from etcpipe.checkpoints import Checkpoint
 from etcpipe.dataset import Dataset
+from etcpipe.errors import ModelError, UsageError
 from etcpipe.fitting import Fitting
+from etcpipe.gpu.views import VIEWS, schema_hash
 from etcpipe.learner import Tell, tell_nobody
 from etcpipe.model_file import Description
 from etcpipe.networks import Network
+from etcpipe.pretrained import Pretrained, check_disjoint
+from etcpipe.pretrained import load as load_pretrained
 from etcpipe.zoo import ARCHS
+from etcpipe.zoo.network import ZooNetwork
+
+if TYPE_CHECKING:
+    from etcpipe.train import Settings
+
+
+# Flows on which what static dispatch drops is counted.
+CHECKED_MAX = 2000
 
 
 class NetworkLearner:
@@ -24,20 +37,36 @@ class NetworkLearner:
     # Ties that float32 sums decide, for experts as for classes.
     agreement = 0.999
 
-    def __init__(self, arch: str, seed: int, fitting: Fitting, data: str) -> None:
+    def __init__(
+        self,
+        arch: str,
+        seed: int,
+        fitting: Fitting,
+        data: str,
+        pretrained: Pretrained | None = None,
+        is_frozen: bool = False,
+    ) -> None:
         """Choose an architecture.
 
         Args:
             arch: a name of ARCHS.
             data: digest of the training rows, so that no checkpoint of others is used.
+            pretrained: weights to begin with.
+            is_frozen: whether these stay as they are, and only the head is fitted.
+
+        Raises:
+            UnsupportedError: the device is not there.
         """
         self.arch = ARCHS[arch]
         self.view = self.arch.view
         self._seed, self._fitting = seed, fitting
+        self._pretrained, self._is_frozen = pretrained, is_frozen
         self._device = networks.choose_device(fitting.device).type
+        start = f"{pretrained.report} frozen {is_frozen}" if pretrained else "fresh"
+        self._start = ("frozen-" if is_frozen else "tuned-") if pretrained else ""
         self._identity = (
             f"{arch} seed {seed} data {data} rounds {fitting.rounds} batch {fitting.batch} "
-            f"patience {fitting.patience} on {self._device}"
+            f"patience {fitting.patience} on {self._device} from {start}"
         )
 
     def rows(self, dataset: Dataset) -> np.ndarray:
@@ -54,6 +83,7 @@ class NetworkLearner:
         tell: Tell = tell_nobody,
     ) -> Network:
         """Return a network; with rows that tell when to stop, the best round's."""
+        key = self._start + key
         checkpoint = Checkpoint(self._fitting.checkpoints, key, self._identity)
         return networks.fit(
             self.arch,
@@ -66,11 +96,57 @@ class NetworkLearner:
             rounds,
             stop,
             tell,
+            self._prepare,
         )
 
-    def facts(self, fitted: Network) -> dict[str, Any]:
+    def _prepare(self, module: ZooNetwork) -> None:
+        if self._pretrained:
+            weights = {
+                name: torch.from_numpy(value) for name, value in self._pretrained.weights.items()
+            }
+            module.take_encoder(weights, self._is_frozen)
+
+    def facts(self, fitted: Network, rows: np.ndarray) -> dict[str, Any]:
         facts = {"parameters": fitted.parameters(), "trained_on": self._device}
-        return facts | fitted.module.facts()
+        return facts | fitted.module.facts() | fitted.module.static_facts(rows[:CHECKED_MAX])
 
     def export(self, fitted: Network, description: Description) -> bytes:
         return network_export.to_onnx(fitted.module, description)
+
+    def export_for_gpu(self, fitted: Network, description: Description) -> bytes | None:
+        with fitted.module.static() as has_another:
+            return network_export.to_onnx(fitted.module, description) if has_another else None
+
+
+def learners(
+    dataset: Dataset, settings: "Settings"
+) -> tuple[NetworkLearner, dict[str, NetworkLearner]]:
+    """Return the learner of a training, and those that it is compared with.
+
+    Who begins with weights of a pre-training is compared with the same network whose encoder
+    is frozen, and with one that begins at random: without the second, nobody knows whether
+    the pre-training did anything.
+
+    Raises:
+        UsageError: the rows were read otherwise, or captures were in the pre-training.
+        ModelError: the weights are damaged, or of another network.
+    """
+    fitting, data = settings.fitting, dataset.digest()
+    fresh = NetworkLearner(settings.arch, settings.seed, fitting, data)
+    if fresh.view in dataset.views and dataset.mask != settings.mask:
+        raise UsageError(f"the rows were read under mask {dataset.mask}, not {settings.mask}")
+    if fitting.pretrained is None:
+        return fresh, {}
+    weights = load_pretrained(fitting.pretrained)
+    schema = schema_hash(VIEWS[fresh.view], settings.input.first_n, settings.mask)
+    if (weights.arch, weights.schema_hash) != (settings.arch, schema):
+        raise ModelError(
+            f"{fitting.pretrained} is a pre-trained {weights.arch}, or of other inputs: "
+            f"pre-train {settings.arch} with the same --first and --mask"
+        )
+    check_disjoint(weights, dataset.captures)
+    tuned, frozen = (
+        NetworkLearner(settings.arch, settings.seed, fitting, data, weights, is_frozen)
+        for is_frozen in (False, True)
+    )
+    return tuned, {"frozen": frozen, "random_init": fresh}

@@ -58,13 +58,15 @@ class Result:
     Attributes:
         report: JSON-able; the model file carries it as its scores.
         predicted: (flows,) int, the class that each flow was given when held out.
-        us_per_flow: inference alone, batches of 1024, CPU time of one thread.
+        us_per_flow: inference alone, in large batches, CPU time of one thread.
+        gpu_model: another file of the same model, where a GPU wants another graph.
     """
 
     model: bytes
     report: dict[str, Any]
     predicted: np.ndarray
     us_per_flow: float
+    gpu_model: bytes | None = None
 
 
 def train(
@@ -85,8 +87,7 @@ def train(
     """
     if settings.mask not in MASKS:
         raise UsageError(f"no mask {settings.mask!r}: choose {', '.join(MASKS)}")
-    learner = _learner(dataset, settings)
-    beside = None if settings.arch == TREES else TreeLearner(settings.mask, settings.seed)
+    learner, beside = _learners(dataset, settings)
     judged = judge(dataset, learner, settings.folds, settings.seed, on_step, beside)
     cut = _calibrate(judged, dataset)
     rows = learner.rows(dataset)
@@ -99,27 +100,29 @@ def train(
         judged.rounds,
         tell=lambda more: on_step(f"all captures: {more}", 0, 1),
     )
-    scores = _report(dataset, settings, judged, cut) | learner.facts(fitted)
-    model = learner.export(fitted, _describe(dataset, settings, learner, cut, scores))
+    scores = _report(dataset, settings, judged, cut) | learner.facts(fitted, rows)
+    description = _describe(dataset, settings, learner, cut, scores)
+    model = learner.export(fitted, description)
     took_us = _check_export(model, learner, fitted, rows)
-    return Result(model, scores, judged.scores.argmax(axis=1), took_us)
+    gpu_model = learner.export_for_gpu(fitted, description)
+    return Result(model, scores, judged.scores.argmax(axis=1), took_us, gpu_model)
 
 
-def _learner(dataset: Dataset, settings: Settings) -> Learner:
+def _learners(dataset: Dataset, settings: Settings) -> tuple[Learner, dict[str, Learner]]:
+    """Return what is trained, and what judges the same folds beside it."""
+    trees = TreeLearner(settings.mask, settings.seed)
     if settings.arch == TREES:
-        return TreeLearner(settings.mask, settings.seed)
+        return trees, {}
     try:
-        from etcpipe.network_learner import NetworkLearner
+        from etcpipe.network_learner import learners
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise UnsupportedError(
             f"{settings.arch} is trained with PyTorch: pip install 'etcpipe[torch]'"
         ) from error
-    learner = NetworkLearner(settings.arch, settings.seed, settings.fitting, dataset.digest())
-    if learner.view in dataset.views and dataset.mask != settings.mask:
-        raise UsageError(f"the rows were read under mask {dataset.mask}, not {settings.mask}")
-    return learner
+    learner, others = learners(dataset, settings)
+    return learner, {TREES: trees, **others}
 
 
 @dataclass(frozen=True)

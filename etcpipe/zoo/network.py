@@ -1,5 +1,7 @@
 """What the training may ask of a network of the zoo; each has a default that does nothing."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,26 @@ class ZooNetwork(nn.Module):
         """Return groups of parameters with the learning rate of each."""
         return [{"params": [one for one in self.parameters() if one.requires_grad], "lr": rate}]
 
+    def pretraining(self) -> "ZooNetwork | None":
+        """Return what pre-trains this network: rows in, loss out; None if nothing does."""
+        return None
+
+    def encoder_weights(self) -> dict[str, torch.Tensor]:
+        """Return what a pre-training leaves to networks of the same architecture."""
+        return {}
+
+    def take_encoder(self, weights: dict[str, torch.Tensor], is_frozen: bool) -> None:
+        """Begin with weights of a pre-training, and leave them as they are if frozen."""
+
     def facts(self) -> dict[str, Any]:
         """Return what the report says of a fitted network, beside its number of parameters."""
+        return {}
+
+    @contextmanager
+    def static(self) -> Iterator[bool]:
+        """Use a form whose shapes are all known, as GPU engines want it; True if there is one."""
+        yield False
+
+    def static_facts(self, rows: np.ndarray) -> dict[str, Any]:
+        """Return how the static form differs on rows, if there is one."""
         return {}

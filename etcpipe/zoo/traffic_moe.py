@@ -8,8 +8,11 @@ many units as a token meets, dense_total as many as there are.
 The idea is that of Traffic-MoE (arXiv 2601.00357, abstract); shapes and training are ours.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -22,6 +25,7 @@ MASKED = NO_BYTE + 1
 PATCHES = TOKENS // PATCH
 BYTE_WIDTH = 16
 DIRECTION = TOKENS + 1  # its place in a packet's row
+STATIC_AT_ONCE = 64
 LAYER_DECAY = 0.75  # of the learning rate, a layer further from the head of a pre-trained one
 
 
@@ -115,6 +119,34 @@ class TrafficMoe(ZooNetwork):
         """Return the layers of experts, the first one first."""
         return [one for one in self.modules() if isinstance(one, MixtureOfExperts)]
 
+    @contextmanager
+    def static(self) -> Iterator[bool]:
+        """Give each expert a fixed room a flow: see etcpipe.zoo.moe."""
+        mixtures = self.mixtures()
+        for one in mixtures:
+            one.dispatch, one.routed, one.dropped = "static", 0, 0
+        try:
+            yield bool(mixtures)
+        finally:
+            for one in mixtures:
+                one.dispatch = "loop"
+
+    @torch.inference_mode()
+    def static_facts(self, rows: np.ndarray) -> dict[str, Any]:
+        """Return which part of what experts are asked has no room, and whether it matters."""
+        if not self.mixtures() or not len(rows):
+            return {}
+        self.eval()
+        shown = torch.from_numpy(rows).split(STATIC_AT_ONCE)
+        exact = torch.cat([self(some) for some in shown])
+        with self.static():
+            static = torch.cat([self(some) for some in shown])
+            routed = sum(one.routed for one in self.mixtures())
+            dropped = sum(one.dropped for one in self.mixtures())
+        same = (static.argmax(dim=1) == exact.argmax(dim=1)).float().mean()
+        facts = {"dropped": round(dropped / max(routed, 1), 5), "same_class": round(float(same), 5)}
+        return {"static": facts}
+
     def extra_loss(self) -> torch.Tensor:
         """Return what the routers are to pay."""
         losses = [one.extra_loss() for one in self.mixtures()]
@@ -124,6 +156,16 @@ class TrafficMoe(ZooNetwork):
         """Balance the loads of the experts."""
         for one in self.mixtures():
             one.after_step(progress)
+
+    def pretraining(self) -> ZooNetwork:
+        """Return the telling of hidden fields by this network's encoder."""
+        from etcpipe.zoo.masked_fields import MaskedFields
+
+        return MaskedFields(self)
+
+    def encoder_weights(self) -> dict[str, torch.Tensor]:
+        """Return the encoder's weights."""
+        return self.encoder.state_dict()
 
     def take_encoder(self, weights: dict[str, torch.Tensor], is_frozen: bool) -> None:
         """Begin with an encoder that was trained before, and leave it so if it is frozen."""
