@@ -115,7 +115,10 @@ static inline __device__ void warp_copy_words(__u64 *to, const __u8 *from, __u64
 
 #define COPY_BYTES_MAX 64	/* what is shorter is copied byte by byte */
 
-/* Copy @n bytes. All lanes of the warp call it with the same arguments. */
+/*
+ * Copy @n bytes. All lanes of the warp call it with the same arguments. What it writes over was
+ * filled before, if at all, and no lane writes there again but with what all lanes write.
+ */
 static inline __device__ void warp_copy(__u8 *to, const __u8 *from, __u64 n)
 {
 	__u32 lane = lane_id();
@@ -130,7 +133,6 @@ static inline __device__ void warp_copy(__u8 *to, const __u8 *from, __u64 n)
 		to[lane] = from[lane];
 	for (__u64 i = tail + lane; i < n; i += WARP)
 		to[i] = from[i];
-	__syncwarp();
 }
 
 /* Sort one number a thread, all of them different, with @shared of BATCH_MAX. */

@@ -75,7 +75,8 @@ static inline __device__ void sort_values(double *values, __u32 n)
 }
 
 /* Statistics of @n values / @scale, which are sorted by it. */
-static inline __device__ struct statistics statistics_of(double *values, __u32 n, double scale)
+static __device__ __noinline__ struct statistics statistics_of(double *values, __u32 n,
+							       double scale)
 {
 	struct statistics found = { 0, MISSING, MISSING, MISSING, MISSING, MISSING };
 	double sum = 0, mean, squares = 0;
@@ -105,8 +106,9 @@ enum quantity {
 };
 
 /* The values of a quantity over some packets. Returns how many there are. */
-static inline __device__ __u32 values_of(const struct flow_view *view, enum quantity quantity,
-					 __u64 chosen, double *values)
+static __device__ __noinline__ __u32 values_of(const struct flow_view *view,
+					       enum quantity quantity, __u64 chosen,
+					       double *values)
 {
 	double previous = 0, now;
 	__u32 n = 0, seen = 0;

@@ -60,6 +60,7 @@ def library(defines: tuple[str, ...] = ()) -> ctypes.CDLL:
 def load(path: Path) -> ctypes.CDLL:
     """Return a compiled library."""
     loaded = ctypes.CDLL(str(path))
+    loaded.shim_sizeof.restype = ctypes.c_size_t
     loaded.shim_launch.restype = ctypes.c_char_p
     loaded.shim_launch.argtypes = [ctypes.c_void_p, *[ctypes.c_uint] * 3, *[ctypes.c_void_p] * 2]
     return loaded

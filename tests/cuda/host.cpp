@@ -237,3 +237,25 @@ extern "C" const char *shim_launch(shim::kernel run, unsigned blocks, unsigned t
 	}
 	return wrong;
 }
+
+/* Bytes of a record that a kernel takes, 0 if it is none. */
+extern "C" size_t shim_sizeof(const char *kind)
+{
+#define SIZE_OF(record)				\
+	if (!strcmp(kind, #record))		\
+		return sizeof(struct record)
+
+	SIZE_OF(regroup_table);
+	SIZE_OF(regroup_batch);
+	SIZE_OF(regroup_state);
+	SIZE_OF(idle_rows);
+	SIZE_OF(row_output);
+	SIZE_OF(row);
+	SIZE_OF(flow_sort_table);
+	SIZE_OF(flow_sort_state);
+	SIZE_OF(flow_sweep);
+	SIZE_OF(sorted_flow);
+	SIZE_OF(view_input);
+	SIZE_OF(view_output);
+	return 0;
+}

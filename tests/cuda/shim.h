@@ -50,6 +50,7 @@ template <class T> T from_lane(T mine, unsigned lane)
 #define __device__
 #define __global__
 #define __launch_bounds__(threads)
+#define __noinline__ __attribute__((noinline))
 #define __shared__ static __attribute__((section("shim_shared")))
 
 #define threadIdx (shim::index{ shim::thread() })

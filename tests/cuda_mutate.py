@@ -1,0 +1,84 @@
+"""Is every barrier in the kernels needed, and would a test notice if it were not there?
+
+    python tests/cuda_mutate.py LIBRARY     compares a build of the kernels with the definitions
+
+exits with 1 if they differ, or if threads do not meet any more.
+"""
+
+import random
+import re
+import sys
+from pathlib import Path
+
+from cuda_shim import BUILDS, ShimDevice, ShimError, compile_shim, load
+from frames import rows_of, split
+from test_cuda_flow_sort import RULES, conversation
+from test_cuda_flow_sort import outputs as sort_outputs
+from test_regroup_agree import random_packets
+
+from etcpipe.gpu import cuda_source
+from etcpipe.gpu.flow_sort import FlowRules
+from etcpipe.gpu.regroup import Regroup
+from etcpipe.gpu.regroup_gpu import Backend
+
+BARRIER = re.compile(r"__sync(?:threads|warp)\(\);")
+BUILDS["quick"] = ["g++", "-O0"]
+
+
+def barriers() -> list[tuple[str, int]]:
+    """Return each barrier: its file, and where in it."""
+    return [
+        (name, match.start())
+        for name, text in sorted(cuda_source.sources().items())
+        for match in BARRIER.finditer(text)
+    ]
+
+
+def name_of(barrier: tuple[str, int]) -> str:
+    """Return file and line of a barrier."""
+    name, at = barrier
+    return f"{name}:{cuda_source.sources()[name].count(chr(10), 0, at) + 1}"
+
+
+def compile_without(barrier: tuple[str, int] | None, folder: Path) -> Path:
+    """Return the kernels without one barrier."""
+    cuda_source.write_sources(folder)
+    if barrier:
+        name, at = barrier
+        text = cuda_source.sources()[name]
+        (folder / name).write_text(text[:at] + BARRIER.sub("", text[at:], count=1))
+    return compile_shim(folder, "quick")
+
+
+def differs(path: Path) -> bool:
+    """Return whether a build gives other results than the definitions, in any order of threads."""
+    lib = load(path)
+    rng = random.Random(1)
+    packets = random_packets(rng, 300, 40)
+    bytes_of = split(packets, [200, 100])
+    for options in (
+        {"max_rows": 1000, "raw_len": 700, "mask": "none"},
+        {"max_rows": 20, "raw_len": 8, "mask": "strict"},
+    ):
+        regroup = Regroup(4, wait_s=0.1, slots=64, device="reference", **options)
+        expected = [rows_of([regroup.add(part)]) for part in bytes_of], rows_of([regroup.flush()])
+        for seed in range(1, 5):
+            backend = Backend(regroup.settings, ShimDevice(seed, lib))
+            rows = [rows_of([backend.add(part, None)]) for part in bytes_of]
+            if (rows, rows_of([backend.flush()])) != expected:
+                return True
+    for flows, flows_max in ((100, 1000), (300, 40)):
+        batches = split(conversation(flows, 700, flows), [500, 200])
+        rules = FlowRules(flows_max, RULES.count_rule, RULES.establish_ns, RULES.idle_ns, 10**8)
+        wanted = sort_outputs("reference", batches, rules=rules)
+        for seed in range(1, 5):
+            if sort_outputs("shim", batches, seed, rules, lib) != wanted:
+                return True
+    return False
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(int(differs(Path(sys.argv[1]))))
+    except ShimError as error:
+        sys.exit(str(error))
