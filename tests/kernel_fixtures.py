@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
+from time import monotonic, sleep
 
 import numpy as np
 import pytest
@@ -120,6 +121,19 @@ class Wire:
         )
         self.add_address(self.near, self.device, "10.77.0.1/24", "fd00:77::1/64")
         self.add_address(self.far, self.peer, "10.77.0.2/24", "fd00:77::2/64")
+        for namespace, device in ((self.near, self.device), (self.far, self.peer)):
+            self._settle(namespace, device)
+
+    @staticmethod
+    def _settle(namespace: str, device: str) -> None:
+        """Wait until the link is up for everybody: tests look whether it is as it was."""
+        end = monotonic() + 10
+        while True:
+            shown = run(f"ip -n {namespace} addr show dev {device}")
+            if "state UP" in shown and "inet6 fe80" in shown and "tentative" not in shown:
+                return
+            assert monotonic() < end, shown
+            sleep(0.01)
 
     def add_address(self, namespace: str, device: str, *addresses: str) -> None:
         run(f"ip -n {namespace} link set {device} up")
