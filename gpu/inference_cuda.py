@@ -47,9 +47,13 @@ class CudaRunner:
         self._session = _open(model, self._stream)
         (rows,), (scores,) = self._session.get_inputs(), self._session.get_outputs()
         self._input, self._output, self._classes = rows.name, scores.name, scores.shape[-1]
+        if scores.type != "tensor(float)" or not isinstance(self._classes, int):
+            raise EngineError(f"scores are {scores.type} {scores.shape}, not float32 of each class")
 
     def infer(self, rows: np.ndarray) -> np.ndarray:
         check_rows(self, rows)
+        if not len(rows):  # not every kernel of CUDA takes nothing
+            return np.empty((0, self._classes), np.float32)
         try:
             return self._session.run([self._output], {self._input: rows})[0]
         except Exception as error:  # the runtime's own exceptions share no base class

@@ -264,16 +264,19 @@ def test_an_unknown_device_is_named():
         open_runner(networks.mlp(), device="tpu")
 
 
-def test_scores_of_another_type_are_refused(gpu):
+@pytest.mark.parametrize("engine", ["tensorrt", "cuda"])
+def test_scores_of_another_type_are_refused(request, engine):
     import onnx
+
+    request.getfixturevalue("gpu" if engine == "tensorrt" else "cuda")
 
     model = onnx.load_from_string(networks.mlp())
     model.graph.node[-1].CopyFrom(
         onnx.helper.make_node("Cast", list(model.graph.node[-1].input), ["scores"], to=11)
     )
     model.graph.output[0].type.tensor_type.elem_type = 11
-    with pytest.raises(EngineError, match="scores are not float32"):
-        open_runner(model.SerializeToString(), device="tensorrt")
+    with pytest.raises(EngineError, match=r"scores are .*not float32"):
+        open_runner(model.SerializeToString(), device=engine)
 
 
 @pytest.fixture
