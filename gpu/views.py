@@ -175,6 +175,15 @@ VIEWS: dict[str, View] = {
             raw_len=1500,
         ),
         View(
+            "image",
+            "masked bytes of the first 5 packets, 80 of headers and 240 of payload each",
+            "uint8",
+            (5, 320),
+            (),
+            packets=5,
+            raw_len=360,
+        ),
+        View(
             "tok",
             "fields of the first 10 packets in fixed places, for attention (gpu/tokens.py)",
             "float32",
@@ -212,6 +221,8 @@ def compute(
         return views_cpu.stats(flows, depth, tuple(names))
     if view.name == "seq":
         return views_cpu.seq(flows, depth)
+    if view.name == "image":
+        return views_cpu.image(flows, depth)
     if view.name == "tok":
         return tokens_cpu.tok(flows, views_cpu.seq(flows, depth))
     return views_cpu.raw(view, flows, depth)

@@ -19,6 +19,7 @@ _SYN, _ACK = 0x02, 0x10
 _FLAGS = ("cwr", "ece", "urg", "ack", "psh", "rst", "syn", "fin")  # from the highest bit down
 _HANDSHAKE = {"tcp_rtt", "syn_ack", "ack_dat"}
 _SCALE = {"bytes": 1.0, "iat": _NS, "winsize": 1.0, "ttl": 1.0}
+_IMAGE_HEADER = 80
 _FAR = 1e300  # sorts behind every value
 
 
@@ -69,6 +70,31 @@ def raw(view: View, flows: FlowBatch, depth: int) -> np.ndarray:
     taken = _Packets(flows, depth).taken[:ranks].T
     rows = np.zeros((len(flows), ranks, length), np.uint8)
     rows[:, : taken.shape[1]][taken] = flows.raw[:, :ranks, :length][taken]
+    return rows
+
+
+def image(flows: FlowBatch, depth: int) -> np.ndarray:
+    """Return (flows, 5, 320) uint8: headers begin at byte 0, the payload at byte 80, or zeros.
+
+    Raises:
+        ValueError: regrouping kept fewer bytes a packet.
+    """
+    view = VIEWS["image"]
+    ranks, length = view.shape
+    kept = flows.raw.shape[2]
+    if kept < view.raw_len:
+        raise ValueError(f"the flows keep {kept} bytes a packet, image needs {view.raw_len}")
+    flow, rank = np.nonzero(_Packets(flows, depth).taken[:ranks].T)
+    packets = flows.packets[flow, rank]
+    headers = (packets["ip_len"].astype(np.int64) - packets["payload_len"])[:, None]
+    there = np.minimum(packets["raw_len"], view.raw_len)[:, None]
+    place = np.arange(length)
+    is_header = place < _IMAGE_HEADER
+    source = np.where(is_header, place, headers + place - _IMAGE_HEADER)
+    is_there = (source < there) & (~is_header | (place < headers))
+    raw = flows.raw[flow, rank, : view.raw_len]
+    rows = np.zeros((len(flows), ranks, length), np.uint8)
+    rows[flow, rank] = np.take_along_axis(raw, np.where(is_there, source, 0), axis=1) * is_there
     return rows
 
 

@@ -285,6 +285,20 @@ def test_views_of_longer_packets_show_1500_bytes(name):
         compute(VIEWS[name], flow_batch([[packet()]], raw_len=1000), 1)
 
 
+def test_image_puts_headers_and_payload_at_fixed_places():
+    """Cut by lengths, not by looking for the payload's bytes, which headers hold too."""
+    flows = flow_batch([[packet(0, 45), None, packet(1, 460)]], raw_len=400)
+    flows.raw[0, 0, :45] = np.arange(1, 46)
+    flows.raw[0, 2] = 9
+    flows.packets["raw_len"] = [[45, 0, 400]]
+    rows = compute(VIEWS["image"], flows, 10)
+    assert rows.shape == (1, 5, 320) and rows.dtype == np.uint8
+    assert rows[0, 0, :41].tolist() == [*range(1, 41), 0]
+    assert rows[0, 0, 80:86].tolist() == [41, 42, 43, 44, 45, 0]
+    assert not rows[0, [1, 3, 4]].any()
+    assert rows[0, 2, :41].tolist() == [9] * 40 + [0] and (rows[0, 2, 80:] == 9).all()
+
+
 def test_schema_hash_changes_with_the_meaning():
     names = STATS.column_names()
     hashes = [

@@ -24,6 +24,7 @@ PARAMETERS = {
     "df30": 1_445_008,
     "df30_lite": 276_976,
     "fsnet": 2_137_328,
+    "yatc": 1_783_888,
     "traffic_moe_tiny": 135_472,
     "traffic_moe_small": 1_967_152,
     "traffic_moe_base": 20_135_984,
@@ -162,3 +163,35 @@ def test_nearest_neighbours_are_those_of_scikit_learn():
     expected = nearest.predict(rows[200:, :10].reshape(100, -1))
     with torch.inference_mode():
         assert (module(torch.from_numpy(rows[200:])).argmax(dim=1).numpy() == expected).all()
+
+
+def test_yatc_cuts_patches_of_two_by_two_within_packets():
+    from etcpipe.zoo.yatc import patches
+
+    packets = torch.arange(5 * 320).remainder(251).to(torch.uint8).reshape(1, 5, 320)
+    image = packets.reshape(40, 40)
+    cut = (patches(packets)[0] * 255).round().to(torch.uint8)
+    assert torch.equal(cut[0].reshape(2, 2), image[:2, :2])
+    assert torch.equal(cut[21].reshape(2, 2), image[2:4, 2:4])
+    assert torch.equal(cut[80 + 79].reshape(2, 2), image[14:16, 38:40])
+
+
+def test_yatc_gives_its_head_what_is_normalised():
+    module = ARCHS["yatc"].build(16)
+    seen, _, _ = seen_by(module, module.head, rows_of("yatc"))
+    torch.testing.assert_close(seen.mean(dim=1), torch.zeros(4), rtol=0, atol=1e-5)
+
+
+def test_yatc_learns_to_tell_hidden_patches():
+    from etcpipe.zoo.yatc import MaskedPatches
+
+    module = MaskedPatches(ARCHS["yatc"].build(16))
+    packets = torch.full((1, 5, 320), 200, dtype=torch.uint8)
+    step = torch.optim.AdamW(module.parameters(), 1e-3)
+    losses = []
+    for _ in range(8):
+        losses.append(module(packets))
+        step.zero_grad()
+        losses[-1].backward()
+        step.step()
+    assert losses[-1].item() < 0.5 * losses[0].item()

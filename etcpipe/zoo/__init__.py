@@ -84,6 +84,8 @@ ARCHS: dict[str, Arch] = {
         _arch("df30", "seq", "df.DeepFingerprinting", "sizes, directions and gaps, convolutions"),
         _arch("df30_lite", "seq", "df.DeepFingerprinting", "the same, fewer and smaller", _LITE),
         _arch("fsnet", "seq", "fsnet.FsNet", "sizes, GRU encoder and decoder"),
+        _arch("yatc", "image", "yatc.Yatc", "image of packets, transformer (YaTC)",
+              weight_decay=0.05),
         *(
             _arch(f"{kind}_{size}", "tok", "traffic_moe.TrafficMoe", summary,
                   {"size": size, "kind": kind}, weight_decay=0.05, smoothing=0.05)
