@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from engine_fixtures import gpu  # noqa: F401  fixtures of several files
+from engine_fixtures import cuda, gpu  # noqa: F401  fixtures of several files
 from kernel_fixtures import wire  # noqa: F401
 from stale import remove_stale
 

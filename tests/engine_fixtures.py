@@ -26,3 +26,49 @@ def gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(fake_tensorrt.Builder, "built", 0)
     monkeypatch.setattr(fake_tensorrt, "failing", set())
     return fake_tensorrt
+
+
+@pytest.fixture
+def cuda(gpu, monkeypatch):
+    """ONNX Runtime as if its CPU provider were the CUDA one: pointers are bound alike."""
+    import onnxruntime
+
+    from etcpipe.gpu import inference_cuda
+
+    real = onnxruntime.InferenceSession
+
+    class Binding:
+        def __init__(self, binding):
+            self._binding = binding
+
+        def bind_input(self, name, device, *rest):
+            assert device == "cuda"
+            self._binding.bind_input(name, "cpu", *rest)
+
+        def bind_output(self, name, device, *rest):
+            assert device == "cuda"
+            self._binding.bind_output(name, "cpu", *rest)
+
+    class Session(real):
+        def __init__(self, model, options, providers):
+            if providers == ["CPUExecutionProvider"]:
+                self.stream = None
+            else:
+                ((name, settings),) = providers
+                assert name == inference_cuda.PROVIDER and settings["use_tf32"] == "0"
+                self.stream = int(settings["user_compute_stream"])
+            super().__init__(model, options, providers=["CPUExecutionProvider"])
+
+        def get_providers(self):
+            return [inference_cuda.PROVIDER]
+
+        def io_binding(self):
+            return Binding(super().io_binding())
+
+        def run_with_iobinding(self, binding, options):
+            assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
+            super().run_with_iobinding(binding._binding, options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [inference_cuda.PROVIDER])
+    return Session

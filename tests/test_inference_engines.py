@@ -1,19 +1,17 @@
 """Which engine runs a model, what happens when one cannot, and that all say the same.
 
-TensorRT and CuPy are stood in for by tests/trt_stub; ONNX Runtime's CUDA provider by its CPU
-provider with the same binding of pointers. What really runs on a GPU is marked gpu.
+TensorRT and CuPy are stood in for by tests/trt_stub. What really runs on a GPU is marked gpu.
 """
 
 import sys
 from types import SimpleNamespace
 
 import numpy as np
-import onnxruntime
 import pytest
 from trt_stub import fake_cupy, fake_tensorrt
 
 from etcpipe.errors import EngineError, ModelError, UnsupportedError, UsageError
-from etcpipe.gpu import cuda_device, inference, inference_cuda, inference_tensorrt, tensorrt_plan
+from etcpipe.gpu import cuda_device, inference, inference_tensorrt, tensorrt_plan
 from etcpipe.gpu.inference import open_runner
 from etcpipe.gpu.plan_cache import PlanCache
 from etcpipe.model import find
@@ -277,81 +275,6 @@ def test_scores_of_another_type_are_refused(request, engine):
     model.graph.output[0].type.tensor_type.elem_type = 11
     with pytest.raises(EngineError, match=r"scores are .*not float32"):
         open_runner(model.SerializeToString(), device=engine)
-
-
-@pytest.fixture
-def cuda(gpu, monkeypatch):
-    """ONNX Runtime as if its CPU provider were the CUDA one: pointers are bound alike."""
-    real = onnxruntime.InferenceSession
-
-    class Binding:
-        def __init__(self, binding):
-            self._binding = binding
-
-        def bind_input(self, name, device, *rest):
-            assert device == "cuda"
-            self._binding.bind_input(name, "cpu", *rest)
-
-        def bind_output(self, name, device, *rest):
-            assert device == "cuda"
-            self._binding.bind_output(name, "cpu", *rest)
-
-    class Session(real):
-        def __init__(self, model, options, providers):
-            if providers == ["CPUExecutionProvider"]:
-                self.stream = None
-            else:
-                ((name, settings),) = providers
-                assert name == inference_cuda.PROVIDER and settings["use_tf32"] == "0"
-                self.stream = int(settings["user_compute_stream"])
-            super().__init__(model, options, providers=["CPUExecutionProvider"])
-
-        def get_providers(self):
-            return [inference_cuda.PROVIDER]
-
-        def io_binding(self):
-            return Binding(super().io_binding())
-
-        def run_with_iobinding(self, binding, options):
-            assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
-            super().run_with_iobinding(binding._binding, options)
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [inference_cuda.PROVIDER])
-    return Session
-
-
-@pytest.mark.parametrize("flows", [0, 1, 7, 300])
-def test_cuda_gives_the_scores_of_the_cpu(cuda, model, flows):
-    cpu = on_cpu(model)
-    runner = open_runner(model, device="cuda")
-    rows = networks.rows_for(cpu, flows)
-    np.testing.assert_allclose(runner.infer(rows), cpu.infer(rows), atol=1e-3)
-    stream = fake_cupy.Stream()
-    scores = runner.infer_device(fake_cupy.asarray(rows), stream)
-    np.testing.assert_allclose(fake_cupy.asnumpy(scores), cpu.infer(rows), atol=1e-3)
-
-
-def test_cuda_waits_for_the_rows_and_the_caller_for_the_scores(cuda):
-    runner = open_runner(networks.mlp(), device="cuda")
-    inner = fake_cupy.Stream.by_pointer[runner._session.stream]
-    stream = fake_cupy.Stream()
-    runner.infer_device(fake_cupy.asarray(networks.rows_for(runner, 4)), stream)
-    assert inner.waits == [("event of", stream)]
-    assert stream.waits == [("event of", inner)]
-    assert not stream.synchronized and not inner.synchronized
-
-
-def test_cuda_follows_where_tensorrt_cannot(cuda, caplog):
-    fake_tensorrt.failing.add("parse")
-    runner = open_runner(networks.mlp(), device="auto")
-    assert runner.engine.startswith("ONNX Runtime") and runner.engine.endswith("on NVIDIA Test")
-    assert "on the CPU" not in caplog.text
-
-
-def test_an_onnx_runtime_without_cuda_says_what_to_install(gpu):
-    with pytest.raises(EngineError, match="pip install onnxruntime-gpu"):
-        open_runner(networks.mlp(), device="cuda")
 
 
 @pytest.mark.gpu
