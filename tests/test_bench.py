@@ -173,8 +173,8 @@ def test_the_papers_algorithm_keeps_the_bytes_that_ours_keeps(
 def test_gpu_measures_the_cpu_where_there_is_no_gpu(tmp_path: Path) -> None:
     report = json.loads(script("gpu", "--quick", "--json", "--work", tmp_path))
     for times in report["results"]["seconds"].values():
-        assert times["paper, 1 core"]["median"] > 0
-        assert times["etcpipe, 1 core"]["median"] > 0
+        assert times["paper, 1 CPU"]["median"] > 0
+        assert times["etcpipe, 1 CPU"]["median"] > 0
     assert report["results"]["latency_ms"]["cpu"]["logits of it"][0] > 0
     if report["environment"]["GPU"].startswith("no GPU"):
         assert report["results"]["link_bytes_a_second"] == "not measured"

@@ -20,7 +20,7 @@ LATENCY_CASE = CASES[2]
 LATENCY_FLOWS = 100  # of 10 packets: one batch
 
 # Ways to features, by the names that the report has for them.
-PAPER, CPU = "paper, {} core", "etcpipe, {} core"
+PAPER, CPU = "paper, {} CPU", "etcpipe, {} CPU"
 SCATTER, SORTED, TRANSFERS = "etcpipe, GPU", "GPU, sort + scan", "GPU transfers"
 
 Times = dict[str, Samples]
