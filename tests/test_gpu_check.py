@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -106,7 +107,14 @@ def test_dry_run_names_tests_and_scripts_that_are_there() -> None:
     names = [line.split("\t")[0] for line in said.stdout.splitlines()]
     assert names == ["device", "kernels", "properties", "memcheck", "racecheck", "engines", "bench"]
     files = [word for word in said.stdout.split() if word.startswith(("tests/", "tools/"))]
-    assert len(files) >= 6
+    on_a_gpu = re.compile(r"@pytest\.mark\.gpu|import ON\b|marks=pytest\.mark\.gpu")
+    with_gpu = {
+        path.name
+        for path in Path(__file__).parent.glob("test_*.py")
+        if path != Path(__file__) and on_a_gpu.search(path.read_text())
+    }
+    assert len(with_gpu) >= 6
+    assert with_gpu <= {Path(file).name for file in files}
     assert all((SCRIPT.parents[1] / file).exists() for file in files)
 
 
