@@ -47,18 +47,62 @@ static inline __device__ struct parsed *parsed_of(const struct regroup_batch *ba
 	return (struct parsed *)(batch->parsed + (__u64)i * PARSED_SIZE);
 }
 
-/* Parse all packets of a batch, one a thread. */
-static inline __device__ void parse_one(const struct regroup_batch *batch, __u32 options, __u32 i)
+#define START_BLOCKS 8
+
+/* The first bytes of a frame, from the 16-byte block on in which it begins. */
+struct frame_start {
+	struct block16 blocks[START_BLOCKS + 1];	/* one more: fewer threads meet in a bank */
+};
+
+/*
+ * Read the first bytes of the frames of this block's packets, eight threads a frame: over PCIe
+ * a few long reads cost less than many short ones.
+ */
+static inline __device__ void stage_frames(const struct regroup_batch *batch,
+					   struct frame_start *starts)
 {
-	struct parsed parsed = {};
-	struct frame frame = frame_of(batch, i);
+	for (__u32 at = threadIdx.x; at < blockDim.x * START_BLOCKS; at += blockDim.x) {
+		__u32 of = at / START_BLOCKS, block = at % START_BLOCKS;
+		__u32 i = blockIdx.x * blockDim.x + of;
+		struct frame frame = i < batch->packets ? frame_of(batch, i) : (struct frame){};
+		__u32 shift = (__u64)frame.data % sizeof(struct block16);
+
+		if (frame.data && block * sizeof(struct block16) < shift + frame.captured)
+			starts[of].blocks[block] =
+				load_once((const struct block16 *)(frame.data - shift) + block);
+	}
+}
+
+static inline __device__ int parse_at(const struct regroup_batch *batch, __u32 options, __u32 i,
+				      const __u8 *data, __u32 len, struct packet *packet)
+{
 	struct cursor cursor;
 
-	cursor.pos = frame.data;
-	cursor.end = frame.data + frame.captured;
-	if (frame.data &&
-	    !parse_captured(&cursor, column<__u32>(batch->wire_len, i), (int)batch->link_type,
-			    column<__u16>(batch->vlan, i), options, &parsed.packet))
+	*packet = {};
+	cursor.pos = data;
+	cursor.end = data + len;
+	return parse_captured(&cursor, column<__u32>(batch->wire_len, i), (int)batch->link_type,
+			      column<__u16>(batch->vlan, i), options, packet);
+}
+
+/* Parse packet @i from its first bytes, or from all if the headers go on behind these. */
+static inline __device__ void parse_one(const struct regroup_batch *batch, __u32 options, __u32 i,
+					const struct frame_start *start)
+{
+	struct frame frame = frame_of(batch, i);
+	__u32 shift = (__u64)frame.data % sizeof(struct block16);
+	__u32 len = min_u32(START_BLOCKS * sizeof(struct block16) - shift, frame.captured);
+	struct parsed parsed = {};
+	int refused = -1;
+
+	if (frame.data) {
+		refused = parse_at(batch, options, i, (const __u8 *)start + shift, len,
+				   &parsed.packet);
+		if (parsed.packet.refusal && len < frame.captured)
+			refused = parse_at(batch, options, i, frame.data, frame.captured,
+					   &parsed.packet);
+	}
+	if (!refused)
 		parsed.segments = count_segments(&parsed.packet,
 						 column<__u16>(batch->segment_len, i));
 	*parsed_of(batch, i) = parsed;

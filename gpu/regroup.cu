@@ -25,10 +25,13 @@ static_assert(1 << ARRIVAL_BITS == BATCH_MAX, "an arrival number fits");
 
 KERNEL(128) regroup_parse(const struct regroup_table *table, const struct regroup_batch *batch)
 {
+	__shared__ struct frame_start starts[128];
 	__u32 i = grid_thread();
 
+	stage_frames(batch, starts);
+	__syncthreads();
 	if (i < batch->packets)
-		parse_one(batch, table->parse, i);
+		parse_one(batch, table->parse, i, &starts[threadIdx.x]);
 }
 
 /* A slot and its open row, while one thread takes its packets. */
@@ -41,10 +44,19 @@ struct turn {
 	__u32 row;
 };
 
+/* What the plan needs of a packet, close at hand: one thread may have to take a thousand. */
+struct note {
+	__u64 flow_id;		/* 0: no row gets it */
+	__u64 now_ns;
+	__u32 segments;
+	__u32 rank;
+};
+
 /* What all threads of the plan share. */
 struct plan {
 	const struct regroup_table *table;
 	const struct regroup_batch *batch;
+	const struct note *notes;	/* [BATCH_MAX] */
 	__u32 *closings;	/* [CLOSINGS_MAX], rows by the packet and step that closed them */
 	__u32 *counters;	/* [N_REGROUP_COUNTERS] of this batch */
 	__u32 *pending;
@@ -99,12 +111,19 @@ static inline __device__ __u64 slot_of(const struct regroup_table *table, __u64 
 	return flow_id % table->slots;
 }
 
-/* The flow of packet @i, 0 if no row gets it. */
-static inline __device__ __u64 flow_of(const struct regroup_batch *batch, __u32 i)
+static inline __device__ struct note note_of(const struct regroup_batch *batch, __u32 i)
 {
-	__u64 flow_id = column<__u64>(batch->flow_id, i);
+	struct note note = {};
 
-	return flow_id == FLOW_SKIP ? 0 : flow_id;
+	if (i >= batch->packets)
+		return note;
+	note.flow_id = column<__u64>(batch->flow_id, i);
+	if (note.flow_id == FLOW_SKIP)
+		note.flow_id = 0;
+	note.now_ns = column<__u64>(batch->timestamp_ns, i);
+	note.segments = parsed_of(batch, i)->segments;
+	note.rank = column<__u16>(batch->rank, i);
+	return note;
 }
 
 static inline __device__ struct turn turn_load(const struct regroup_table *table, __u64 slot)
@@ -160,7 +179,7 @@ static inline __device__ void turn_close(const struct plan *plan, struct turn *t
 static inline __device__ void make_room(const struct plan *plan, struct turn *turn, __u32 i,
 					__u32 step, __u32 counter)
 {
-	__u64 now_ns = column<__u64>(plan->batch->timestamp_ns, i);
+	__u64 now_ns = plan->notes[i].now_ns;
 	bool idle = is_idle(turn->last_ns, now_ns, plan->table->wait_ns);
 
 	if (!idle && !has_last_rank(plan->table, turn->present))
@@ -174,24 +193,23 @@ static inline __device__ void make_room(const struct plan *plan, struct turn *tu
  */
 static inline __device__ __u32 admit(const struct plan *plan, struct turn *turn, __u32 i)
 {
-	__u64 flow_id = column<__u64>(plan->batch->flow_id, i);
+	const struct note *note = &plan->notes[i];
 
-	if (flow_id < turn->owner)
+	if (note->flow_id < turn->owner)
 		return REGROUP_STRAGGLERS;
-	if (flow_id == turn->owner) {
+	if (note->flow_id == turn->owner) {
 		if (turn->row == ROW_NONE)
 			return REGROUP_LATE;
-		if (is_idle(turn->last_ns, column<__u64>(plan->batch->timestamp_ns, i),
-			    plan->table->wait_ns)) {
+		if (is_idle(turn->last_ns, note->now_ns, plan->table->wait_ns)) {
 			turn_close(plan, turn, i, CLOSING_SLOT, READY_IDLE);
 			return REGROUP_LATE;
 		}
 	}
-	if (column<__u16>(plan->batch->rank, i) >= plan->table->first_n)
+	if (note->rank >= plan->table->first_n)
 		return REGROUP_BEYOND;
-	if (!parsed_of(plan->batch, i)->segments)
+	if (!note->segments)
 		return REGROUP_UNPARSED;
-	return flow_id == turn->owner ? REGROUP_STORED : REGROUP_FLOWS;
+	return note->flow_id == turn->owner ? REGROUP_STORED : REGROUP_FLOWS;
 }
 
 static inline __device__ void open_row(const struct plan *plan, struct turn *turn, __u32 i)
@@ -202,7 +220,7 @@ static inline __device__ void open_row(const struct plan *plan, struct turn *tur
 	struct row *row;
 
 	turn->row = ((__u32 *)plan->table->free_rows)[atomicSub(&state->n_free, 1u) - 1];
-	turn->owner = column<__u64>(batch->flow_id, i);
+	turn->owner = plan->notes[i].flow_id;
 	turn->last_ns = turn->present = 0;
 	row = row_at(plan->table, turn->row);
 	row->flow_id = turn->owner;
@@ -219,10 +237,9 @@ static inline __device__ void open_row(const struct plan *plan, struct turn *tur
 static inline __device__ __u32 place(const struct plan *plan, struct turn *turn, __u32 i)
 {
 	const struct regroup_batch *batch = plan->batch;
+	const struct note *note = &plan->notes[i];
 	__u32 first_n = plan->table->first_n;
-	__u64 now_ns = column<__u64>(batch->timestamp_ns, i);
-	__u64 ranks = rank_bits(first_n, column<__u16>(batch->rank, i),
-				parsed_of(batch, i)->segments) & ~turn->present;
+	__u64 ranks = rank_bits(first_n, note->rank, note->segments) & ~turn->present;
 
 	if (!ranks)
 		return REGROUP_DUPLICATES;
@@ -230,8 +247,8 @@ static inline __device__ __u32 place(const struct plan *plan, struct turn *turn,
 	((__u64 *)batch->place_ranks)[i] = ranks;
 	turn->present |= ranks;
 	turn->touched = batch->first_number + i;
-	if (now_ns > turn->last_ns)
-		turn->last_ns = now_ns;
+	if (note->now_ns > turn->last_ns)
+		turn->last_ns = note->now_ns;
 	if (turn->present == rank_bits(first_n, 0, first_n))
 		turn_close(plan, turn, i, CLOSING_DEPTH, READY_DEPTH);
 	return REGROUP_STORED;
@@ -298,7 +315,7 @@ static inline __device__ void take_all(const struct plan *plan)
 	__u32 counter = 0;
 
 	for (__u32 i = 0; i < plan->batch->packets; i++) {
-		__u64 flow_id = flow_of(plan->batch, i);
+		__u64 flow_id = plan->notes[i].flow_id;
 
 		if (!flow_id)
 			continue;
@@ -356,7 +373,7 @@ static inline __device__ void report_holed(const struct plan *plan, struct regro
 {
 	const struct regroup_table *table = plan->table;
 	__u32 i = threadIdx.x, row = ROW_NONE, end;
-	__u64 flow_id = i < plan->batch->packets ? flow_of(plan->batch, i) : 0;
+	__u64 flow_id = plan->notes[i].flow_id;
 
 	if (flow_id && ((__u64 *)table->owners)[slot_of(table, flow_id)] == flow_id)
 		row = ((__u32 *)table->slot_rows)[slot_of(table, flow_id)];
@@ -374,14 +391,15 @@ static inline __device__ void report_holed(const struct plan *plan, struct regro
 KERNEL(BATCH_MAX) regroup_plan(const struct regroup_table *table, const struct regroup_batch *batch)
 {
 	__shared__ __u64 sorted[BATCH_MAX];
+	__shared__ struct note notes[BATCH_MAX];
 	__shared__ __u32 closings[CLOSINGS_MAX];
 	__shared__ __u32 counters[N_REGROUP_COUNTERS];
 	__shared__ __u32 sums[WARPS];
 	__shared__ __u32 pending, before;
 	struct regroup_state *state = (struct regroup_state *)table->state;
-	const struct plan plan = { table, batch, closings, counters, &pending };
+	const struct plan plan = { table, batch, notes, closings, counters, &pending };
 	const __u32 t = threadIdx.x;
-	__u64 flow_id = t < batch->packets ? flow_of(batch, t) : 0, mine;
+	__u64 flow_id, mine;
 
 	for (__u32 i = t; i < CLOSINGS_MAX; i += BATCH_MAX)
 		closings[i] = ROW_NONE;
@@ -391,6 +409,8 @@ KERNEL(BATCH_MAX) regroup_plan(const struct regroup_table *table, const struct r
 		((__u64 *)batch->place_ranks)[t] = 0;
 	if (t == 0)
 		pending = before = state->pending;
+	notes[t] = note_of(batch, t);
+	flow_id = notes[t].flow_id;
 	mine = block_sort(flow_id ? slot_of(table, flow_id) << ARRIVAL_BITS | t : UNSORTED, sorted);
 	sorted[t] = mine;
 	__syncthreads();
