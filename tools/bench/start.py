@@ -1,6 +1,6 @@
 """Measures how soon etcpipe is there: attached, imported, and how much memory it takes.
 
-    python tools/bench/start.py [--quick] [--json]          attaching needs root
+    python tools/bench/start.py [--quick] [--json] [--fifo]         attaching needs root
 
 A sender in the lab's client namespace sends a packet of a new flow every millisecond. The
 first packet is seen when the kernel has handed one to the consumer's socket.
@@ -149,8 +149,11 @@ def main() -> None:
     """Measure and print the report."""
     parser = common.parser(__doc__.splitlines()[0], repeats=10)
     parser.add_argument("--loaders", default=",".join(LOADERS), help="libbpf,bcc")
+    parser.add_argument("--fifo", action="store_true", help="all at real-time priority")
     options = parser.parse_args()
     common.need_root()
+    if options.fifo:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))  # children inherit it
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # as for users, the first start compiles
     repeats = options.repeats or (2 if options.quick else options.default_repeats)
 
@@ -168,6 +171,7 @@ def main() -> None:
         "CPU: processor time from the process's start until attached.",
         f"A packet of a new flow came every {PAUSE_S * 1000:g} ms; RSS at the first packet.",
     ]
+    report.notes += ["All processes at SCHED_FIFO 1."] if options.fifo else []
     report.notes += [common.quick_note()] if options.quick else []
     report.results = {
         "import_s": {statement: samples.summary() for statement, samples in imports.items()},
