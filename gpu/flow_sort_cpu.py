@@ -64,10 +64,11 @@ class Backend(regroup_cpu.Backend):
         self._clock_ns = max(self._clock_ns, newest)
         if self._sweep.is_due(self._clock_ns):
             self._forget_silent()
-        wanted = [i for i, row in enumerate(found) if row is not None]
-        columns = {name: getattr(batch, name)[wanted] for name in DTYPES}
+        at = [i for i, row in enumerate(found) if row]
+        tracked = [row for row in found if row]
+        columns = {name: getattr(batch, name)[at] for name in DTYPES}
         for n, name in enumerate(("flow_id", "rank", "direction")):
-            columns[name] = np.array([found[i][n] for i in wanted], DTYPES[name])
+            columns[name] = np.array([row[n] for row in tracked], DTYPES[name])
         return super().add(replace(batch, **columns), newest if now_ns is None else now_ns)
 
     @property

@@ -12,7 +12,10 @@ from etcpipe.errors import UnsupportedError
 from etcpipe.gpu import cuda_compile, cuda_source
 from etcpipe.gpu.cuda import Columns, DeviceArray, Record, launch
 from etcpipe.gpu.cuda_compile import TARGETS, compile_kernels, kernels, nvrtc, target_for
+from etcpipe.gpu.cuda_device import find as find_device
 from etcpipe.gpu.cuda_source import KERNELS, RECORDS
+from etcpipe.gpu.flow_sort import SortRegroup
+from etcpipe.gpu.regroup import Regroup
 
 
 def installed(target: str) -> bool:
@@ -111,6 +114,17 @@ def test_without_a_compiler_the_message_says_what_to_install(cache, monkeypatch)
 
 def _no_library(path):
     raise OSError(path)
+
+
+def test_without_a_gpu_one_line_says_so(monkeypatch):
+    def find():
+        return find_device("libno-such-driver.so")
+
+    monkeypatch.setattr("etcpipe.gpu.cuda_device.find", find)
+    with pytest.raises(UnsupportedError, match=r"^no GPU: [^\n]*$"):
+        Regroup(10, device="gpu")
+    with pytest.raises(UnsupportedError, match=r"^no GPU: [^\n]*$"):
+        SortRegroup(10)
 
 
 def test_records_are_as_long_as_the_kernels_have_them():
