@@ -3,16 +3,20 @@
 import gc
 import mmap
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 from lazy_cuda import LazyCuda
 
+from etcpipe import ring
+from etcpipe.capture import Capture
 from etcpipe.errors import UnsupportedError
 from etcpipe.gpu import cuda_device, staging_gpu
 from etcpipe.gpu.staging import REGISTERED_MAX, StagedDevice
 
 BUFFER = 64
+RECORDING = Path(__file__).parent / "data" / "lab" / "lab-1.pcap"
 
 
 class HostDevice:
@@ -165,6 +169,14 @@ def test_memory_is_registered_once():
     assert places == {umem.ctypes.data}
     assert cuda.calls == [("register", umem.ctypes.data, len(umem))]
     assert device.copied_because == ""
+
+
+def test_the_capture_rings_memory_is_read_in_place_and_that_of_captures_copied():
+    device, _ = staged()
+    umem = ring._allocate(1024 * ring.FRAME_SIZE)
+    assert device.map(umem) == umem.ctypes.data
+    batch = next(iter(Capture([RECORDING])))
+    assert device.map(batch.memory) is None
 
 
 def test_registered_memory_outlives_its_owner_and_is_unregistered_first():
