@@ -129,13 +129,13 @@ static __always_inline __u32 flow_next_rank(struct flow_state *flow, __u32 segme
 }
 
 /*
- * Account a packet to its flow. Returns its rank among those that count, or RANK_NONE.
- * @segments is 1, or how many packets a super-packet is on the wire.
+ * Account a packet to its flow, of which it has this direction. Returns its rank among those
+ * that count, or RANK_NONE. @segments is 1, or how many packets a super-packet is on the wire.
  */
-static __always_inline __u32 flow_update(struct flow_state *flow, const struct packet *p,
-					 __u32 wire_len, __u32 segments, __u64 now, __u32 rule)
+static __always_inline __u32 flow_account(struct flow_state *flow, const struct packet *p,
+					  __u8 direction, __u32 wire_len, __u32 segments,
+					  __u64 now, __u32 rule)
 {
-	__u8 direction = flow_direction(flow, p);
 	__u8 other;
 
 	ADD(flow->packets[direction], segments);
@@ -148,6 +148,22 @@ static __always_inline __u32 flow_update(struct flow_state *flow, const struct p
 			flow->status = FLOW_CLOSED;
 	}
 	return packet_counts(p, rule) ? flow_next_rank(flow, segments) : RANK_NONE;
+}
+
+static __always_inline __u32 flow_update(struct flow_state *flow, const struct packet *p,
+					 __u32 wire_len, __u32 segments, __u64 now, __u32 rule)
+{
+	return flow_account(flow, p, flow_direction(flow, p), wire_len, segments, now, rule);
+}
+
+/* The same of a flow that is still on the stack, where the verifier wants to know places. */
+static __always_inline __u32 flow_update_first(struct flow_state *flow, const struct packet *p,
+					       __u32 wire_len, __u32 segments, __u64 now,
+					       __u32 rule)
+{
+	if (flow_direction(flow, p))
+		return flow_account(flow, p, 1, wire_len, segments, now, rule);
+	return flow_account(flow, p, 0, wire_len, segments, now, rule);
 }
 
 #endif /* ETCPIPE_FLOWS_H */

@@ -113,22 +113,22 @@ static __always_inline struct flow_state *flows_find(struct flow_key *key)
 #endif
 }
 
-/* Fails where the key is there already. */
-static __always_inline void flows_insert(struct flow_key *key, struct flow_state *flow)
+/* Returns 0, or an error where the key is there already. */
+static __always_inline long flows_insert(struct flow_key *key, struct flow_state *flow)
 {
 #ifdef ETCPIPE_BCC
-	flows.insert(key, flow);
+	return flows.insert(key, flow);
 #else
-	bpf_map_update_elem(&flows, key, flow, BPF_NOEXIST);
+	return bpf_map_update_elem(&flows, key, flow, BPF_NOEXIST);
 #endif
 }
 
-static __always_inline void flows_replace(struct flow_key *key, struct flow_state *flow)
+static __always_inline long flows_replace(struct flow_key *key, struct flow_state *flow)
 {
 #ifdef ETCPIPE_BCC
-	flows.update(key, flow);
+	return flows.update(key, flow);
 #else
-	bpf_map_update_elem(&flows, key, flow, BPF_ANY);
+	return bpf_map_update_elem(&flows, key, flow, BPF_ANY);
 #endif
 }
 

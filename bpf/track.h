@@ -58,6 +58,24 @@ static __always_inline struct flow_state *flow_create(struct packet *p, __u64 no
 	return created;
 }
 
+/*
+ * Begin a flow by a packet that is not to be mirrored, as a SYN, and do not look it up. What
+ * was looked up is in use to the LRU, and what was not goes first: so any number of SYNs does
+ * not push out the flows that had a second packet. Returns 0, or -1: another CPU was faster.
+ */
+static __always_inline int flow_create_unused(struct packet *p, __u32 wire_len, __u32 segments,
+					      __u64 now, struct flow_state *old)
+{
+	struct flow_state flow;
+
+	flow_begin(&flow, p, flow_id_next(), now);
+	flow_update_first(&flow, p, wire_len, segments, now, SETTING(count_rule));
+	if (old ? flows_replace(&p->key, &flow) : flows_insert(&p->key, &flow))
+		return -1;
+	count(old ? FLOWS_RESTARTED : FLOWS_CREATED);
+	return 0;
+}
+
 static __always_inline int flow_is_over(const struct flow_state *flow, const struct packet *p,
 					__u64 now)
 {
@@ -129,6 +147,11 @@ static __always_inline struct flow_state *track(struct packet *p, __u32 wire_len
 	now = flow ? flow_clock(flow) : 0;
 	if (!flow || flow_is_over(flow, p, now)) {
 		now = bpf_ktime_get_ns();
+		if (!packet_counts(p, SETTING(count_rule)) &&
+		    !flow_create_unused(p, wire_len, segments, now, flow)) {
+			count(PACKETS_TRACKED);
+			return NULL;
+		}
 		flow = flow_create(p, now, flow);
 	}
 	if (!flow)
