@@ -35,6 +35,7 @@ VARIANTS = {
     "tap": {},
     "tap --policy": {"policy": True},
     "tap --capture ringbuf": {"capture": "ringbuf"},
+    "tap --capture ringbuf --first 20": {"capture": "ringbuf", "first_n": 20},
     "tap --decap --key-vlan --key-tunnel": {"decap": True, "key_vlan": True, "key_tunnel": True},
     "forward": {"forward": "other"},
     "forward --capture ringbuf": {"forward": "other", "capture": "ringbuf"},
