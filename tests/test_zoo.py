@@ -1,5 +1,7 @@
 """The zoo has the shapes that it says, and not the defects of those it follows."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -195,3 +197,11 @@ def test_yatc_learns_to_tell_hidden_patches():
         losses[-1].backward()
         step.step()
     assert losses[-1].item() < 0.5 * losses[0].item()
+
+
+def test_the_page_of_models_has_every_network_with_its_parameters():
+    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
+    for name, parameters in PARAMETERS.items():
+        written = name if name.partition("_")[0] != "dense" else name.rpartition("_")[0] + "_*"
+        (line,) = (line for line in page.splitlines() if line.startswith(f"| `{written}` |"))
+        assert f"{parameters:,}" in line
