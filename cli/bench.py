@@ -23,7 +23,7 @@ BENCHMARKS = ("classify", "raw_path", "gpu", "forward", "wire", "start", "kernel
 def bench(
     ctx: click.Context, which: str, output: str | None, quick: bool, repeats: int | None
 ) -> int:
-    """Measure this machine: classify beside its peers, forwarding, start, the kernel side.
+    """Measure this machine: classify and raw bytes beside peers, CPU and GPU, live traffic.
 
     Reports are Markdown tables with the machine and its load (docs/benchmarks). Takes
     ten to twenty minutes in all; all but classify, raw_path and gpu need root.
