@@ -1,5 +1,6 @@
 """Every reason for which a copy can be refused: counted, told to the flow, exact to the packet."""
 
+import os
 import socket
 import subprocess
 import time
@@ -44,6 +45,10 @@ def tapped(wire: Wire, *, with_ring: bool = True, **settings: object):
     for namespace, device in ((wire.near, wire.device), (wire.far, wire.peer)):
         run(f"ip -n {namespace} addr flush dev {device}")
     with ExitStack() as stack:
+        # copies on their way are counted by processor: on a busy machine we would be moved
+        cpus = os.sched_getaffinity(0)
+        stack.callback(os.sched_setaffinity, 0, cpus)
+        os.sched_setaffinity(0, {min(cpus)})
         tap = stack.enter_context(Tap(wire.device, TapSettings(**settings), netns=wire.near))
         ring = None
         if with_ring and tap.settings.capture == "ringbuf":
