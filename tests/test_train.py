@@ -1,13 +1,11 @@
 """Training learns what is there and nothing else, and the file answers as the fit does."""
 
 import json
-from ipaddress import ip_address
-from struct import pack
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from labelled import EVERY, made_up
+from labelled import EVERY, SERVERS, made_up, write_capture, write_recordings
 
 from etcpipe import dataset as datasets
 from etcpipe import evaluate
@@ -157,45 +155,9 @@ def test_threshold_gives_up_five_percent_at_most():
     assert evaluate.area_under_roc(np.array([0.9, 0.8]), np.array([0.8, 0.1])) == 0.875
 
 
-SERVERS = {"small": "198.18.0.1", "large": "198.18.0.2"}
-
-
-def ethernet_udp(source, target, ports, payload_len):
-    udp = pack("!4H", *ports, 8 + payload_len, 0) + bytes(payload_len)
-    addresses = ip_address(source).packed + ip_address(target).packed
-    ip = pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0) + addresses
-    return bytes(12) + b"\x08\x00" + ip + udp
-
-
-def write_capture(path, seed, flows=15):
-    """A classic pcap: per server some flows of three packets each way, small or large."""
-    rng = np.random.default_rng(seed)
-    records = []
-    for i in range(flows):
-        for name, server in SERVERS.items():
-            start_us = int(1e6 * i + rng.integers(0, 1000))
-            for step in range(6):
-                size = int(rng.integers(10, 80) if name == "small" else rng.integers(700, 1400))
-                ends = ("198.18.9.9", server), (20000 + i, 4433)
-                if step % 2:
-                    ends = ends[0][::-1], ends[1][::-1]
-                frame = ethernet_udp(*ends[0], ends[1], size)
-                records.append((start_us + 1000 * step, frame))
-    with path.open("wb") as file:
-        file.write(pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1))
-        for at, frame in sorted(records, key=lambda record: record[0]):
-            file.write(pack("<IIII", at // 10**6, at % 10**6, len(frame), len(frame)) + frame)
-
-
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recordings")
-    lines = ["capture,label,address,protocol,port"]
-    for i in range(4):
-        write_capture(folder / f"{i}.pcap", seed=i)
-        lines += [f"{i}.pcap,{name},{server},udp,4433" for name, server in SERVERS.items()]
-    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
-    return folder
+    return write_recordings(tmp_path_factory.mktemp("recordings"))
 
 
 def test_rows_of_captures_are_labelled_by_their_server(recordings):

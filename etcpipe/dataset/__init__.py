@@ -1,0 +1,46 @@
+"""Labelled flows: read from captures, or from a folder that was built of them once.
+
+To learn from data, in this order:
+    find_recordings(folder, task)       captures and what labels their flows
+    read(recordings, Input(), views=)   -> Dataset, in memory
+    build(recordings, folder, ...)      the same rows into a folder, however many there are
+    open_folder(folder)                 -> Dataset, its rows mapped from the folder's files
+
+A Dataset is the same whichever way it came: `rows(view)`, `label`, `capture`, `groups(split)`.
+"""
+
+from etcpipe.dataset.folder import Manifest, build, is_folder, open_folder, read_manifest
+from etcpipe.dataset.reading import read, rows_of
+from etcpipe.dataset.recordings import (
+    Flow,
+    Labeller,
+    Recording,
+    bundle_recordings,
+    by_server,
+    find_captures,
+    find_labelled,
+    find_recordings,
+)
+from etcpipe.dataset.rows import SPLITS, STATS, Dataset, Input
+
+__all__ = [
+    "SPLITS",
+    "STATS",
+    "Dataset",
+    "Flow",
+    "Input",
+    "Labeller",
+    "Manifest",
+    "Recording",
+    "build",
+    "bundle_recordings",
+    "by_server",
+    "find_captures",
+    "find_labelled",
+    "find_recordings",
+    "is_folder",
+    "open_folder",
+    "read",
+    "read_manifest",
+    "rows_of",
+]
