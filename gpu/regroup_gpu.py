@@ -51,6 +51,7 @@ class Backend:
         self._device = device
         self._scatter_blocks = scatter_blocks or device.processors
         self._scan_blocks = device.processors
+        self._after_ns = settings.wait_ns + GRACE_NS
         self._tables = _Tables(device, settings)
         self._batch = _Batch(device)
         self._output = _Output(device, settings)
@@ -61,12 +62,14 @@ class Backend:
         _check(batch)
         newest = int(batch.timestamp_ns.max(initial=0))
         self._clock_ns = max(self._clock_ns, newest)
-        self._tables.idle.write(now_ns=newest if now_ns is None else now_ns)
+        now_ns = newest if now_ns is None else now_ns
         closed: list[FlowBatch] = []
         holed: dict[int, int] = {}  # flow id -> row
         flow_ids: list[np.ndarray] = []
+        n_idle = None
         for start in range(0, len(batch), BATCH_MAX):
-            ids, state = self._plan(batch, start, min(start + BATCH_MAX, len(batch)))
+            ids, state = self._plan(batch, start, min(start + BATCH_MAX, len(batch)), now_ns)
+            n_idle = int(state["n_idle"])
             flow_ids.append(ids)
             rows = state["closed"][: state["n_closed"]]
             closed += self._gather(rows)
@@ -77,14 +80,15 @@ class Backend:
             holed |= dict(zip(ids[packets].tolist(), rows.tolist(), strict=True))
         if holed:
             closed += self._close_holed(holed, np.concatenate(flow_ids))
-        return self._joined(closed + self._close_idle())
+        if holed or n_idle is None:
+            n_idle = self._find_idle(now_ns)
+        return self._joined(closed + self._close_idle(n_idle))
 
     def expire(self, now_ns: int) -> FlowBatch:
-        self._tables.idle.write(now_ns=now_ns)
-        return self._joined(self._close_idle())
+        return self._joined(self._close_idle(self._find_idle(now_ns)))
 
     def flush(self) -> FlowBatch:
-        rows, last_ns = self._find_idle(after_ns=ALL)
+        rows, last_ns = self._tables.found_rows(self._find_idle(now_ns=0, after_ns=ALL))
         silent_ns = self._clock_ns - last_ns.astype(object)
         why = np.where(silent_ns > self._set.wait_ns, IDLE, END).astype(np.uint8)
         return self._joined(self._close(rows, why))
@@ -101,8 +105,13 @@ class Backend:
     def _launch(self, kernel: str, blocks: int, record: Record) -> None:
         launch(self._device, kernel, blocks, self._tables.table, record)
 
-    def _plan(self, batch: PacketBatch, start: int, end: int) -> tuple[np.ndarray, np.void]:
-        """Take some packets; return their flows and what that did to the tables."""
+    def _plan(
+        self, batch: PacketBatch, start: int, end: int, now_ns: int
+    ) -> tuple[np.ndarray, np.void]:
+        """Take some packets; return their flows and what that did to the tables.
+
+        Idle rows are looked for in the same go: right unless the host closes rows first.
+        """
         self._batch.write(batch, start, end, self._added + 1)
         self._added += end - start
         table, record = self._tables.table, self._batch.record
@@ -113,6 +122,7 @@ class Backend:
                 *self._tracking(),
                 ("regroup_plan", 1, table, record),
                 ("regroup_scatter", self._scatter_blocks, table, record),
+                *self._finding_idle(now_ns, self._after_ns),
             ],
         )
         return self._flow_ids(batch, start, end), self._tables.state.read()
@@ -132,16 +142,21 @@ class Backend:
         rows = np.array([holed[i] for i in sorted(holed, key=first.__getitem__)], np.uint32)
         return self._close(rows, np.full(len(rows), DEPTH, np.uint8))
 
-    def _close_idle(self) -> list[FlowBatch]:
-        rows = self._find_idle(self._set.wait_ns + GRACE_NS)[0][:EXPIRE_MAX]
+    def _close_idle(self, n_found: int) -> list[FlowBatch]:
+        rows = self._tables.found_rows(n_found)[0][:EXPIRE_MAX]
         return self._close(rows, np.full(len(rows), IDLE, np.uint8))
 
-    def _find_idle(self, after_ns: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the open rows that are idle and their last times, oldest first."""
-        self._tables.idle.write(after_ns=after_ns, limit=ALL)
-        self._launch("regroup_idle_limit", self._scan_blocks, self._tables.idle)
-        self._launch("regroup_idle", self._scan_blocks, self._tables.idle)
-        return self._tables.found_rows()
+    def _finding_idle(self, now_ns: int, after_ns: int) -> list[Call]:
+        """Return the kernels that find the open rows that are idle, told what that means."""
+        table, idle = self._tables.table, self._tables.idle
+        idle.write(now_ns=now_ns, after_ns=after_ns, limit=ALL)
+        kernels = ("regroup_idle_limit", "regroup_idle")
+        return [(kernel, self._scan_blocks, table, idle) for kernel in kernels]
+
+    def _find_idle(self, now_ns: int, after_ns: int | None = None) -> int:
+        """Return how many open rows are idle."""
+        launch_all(self._device, self._finding_idle(now_ns, after_ns or self._after_ns))
+        return int(self._tables.state.read()["n_idle"])
 
     def _close(self, rows: np.ndarray, why: np.ndarray) -> list[FlowBatch]:
         for part in self._output.parts(len(rows)):
@@ -199,9 +214,8 @@ class _Tables:
         }
         self.idle = Record(device, "idle_rows", **self._found)
 
-    def found_rows(self) -> tuple[np.ndarray, np.ndarray]:
+    def found_rows(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows that regroup_idle() found and their last times, oldest first."""
-        n = int(self.state.read()["n_idle"])
         touched, last_ns, rows = (array.read(n) for array in self._found.values())
         order = np.argsort(touched)
         return rows[order], last_ns[order]
