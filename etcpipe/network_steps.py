@@ -6,6 +6,7 @@ checkpoint ends as one that was never cut.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -43,6 +44,7 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
     On CUDA a few operations have no repeatable form; PyTorch warns of them and goes on.
     """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS is not repeatable
     was = torch.are_deterministic_algorithms_enabled()
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
@@ -92,7 +94,7 @@ class Steps:
         """Return the mean loss of a round of training.
 
         Raises:
-            ModelError: the loss is not a number any more.
+            ModelError: the loss is not a number any more, or memory is not enough.
         """
         torch.manual_seed(self._seed * 1_000_003 + number)
         self.module.train()
@@ -100,7 +102,12 @@ class Steps:
         for i, batch in enumerate(batches):
             step = number * steps + i
             self._set_rate(step)
-            losses.append(self._step([part.to(self._device) for part in batch], loss_of))
+            try:
+                losses.append(self._step([part.to(self._device) for part in batch], loss_of))
+            except RuntimeError as error:  # CUDA's own class is one; the CPU's has no name
+                if "memory" not in str(error):
+                    raise
+                raise ModelError("not enough memory to train: take a smaller --batch") from error
             self.module.after_step(min(step / self._steps, 1.0))
         mean = float(torch.stack(losses).mean())
         if not math.isfinite(mean):

@@ -24,7 +24,7 @@ from etcpipe.gpu.views import VIEWS, schema_hash
 from etcpipe.model import load
 from etcpipe.model_file import Description
 from etcpipe.network_export import to_onnx
-from etcpipe.network_steps import Rows
+from etcpipe.network_steps import Rows, Steps
 from etcpipe.zoo import ARCHS, Arch
 
 LAB = Path(__file__).parent / "data" / "lab"
@@ -163,6 +163,16 @@ def test_a_loss_that_is_no_number_ends_the_training():
     rows = np.full((8, 30, 3), np.nan, np.float32)
     with pytest.raises(ModelError, match="diverged"):
         networks.fit(ARCHS["df30_lite"], rows, np.arange(8) % 2, 2, 1, Fitting(rounds=1), NOWHERE)
+
+
+def test_too_little_memory_is_told():
+    def no_room(rows, label):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    module, rows = SMALL.build(2), Rows(np.zeros((8, 30, 3), np.float32), np.zeros(8), 4, 1)
+    steps = Steps(module, SMALL, torch.device("cpu"), 10, 1)
+    with pytest.raises(ModelError, match="smaller --batch"):
+        steps.round(0, 10, rows.round(0), no_room)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -70,6 +70,17 @@ def test_matec_as_published_has_as_many_parameters_at_its_size():
     assert count(Matec(16, packets=3, length=786, heads=3)) == 2_608_888
 
 
+def test_flows_that_look_the_same_vote_as_one():
+    module = ARCHS["knn"].build(2)
+    rows = np.zeros((9, 30, 3), np.float32)
+    rows[:4, 0, 0], rows[4:, 0, 0] = 0.1, np.arange(5) + 1
+    module.memorise(rows, np.array([0, 0, 0, 1, 1, 1, 1, 1, 1]))
+    with torch.inference_mode():
+        votes = module(torch.zeros(1, 30, 3)).exp() - 0.1
+    expected = [[0.75 * 1.04, 0.25 * 1.04 + 1.03 + 1.02 + 1.01 + 1]]
+    torch.testing.assert_close(votes, torch.tensor(expected), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ARCHS)
 def test_an_answer_does_not_depend_on_the_batch(name):
     module = ARCHS[name].build(16).eval()

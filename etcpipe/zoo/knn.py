@@ -32,9 +32,13 @@ class Knn(ZooNetwork):
         if len(rows) > REMEMBERED:
             kept = np.random.default_rng(0).choice(len(rows), REMEMBERED, replace=False)
             rows, label = rows[kept], label[kept]
-        self.flows = torch.from_numpy(rows[:, :PACKETS].reshape(len(rows), -1).copy())
-        labels = torch.from_numpy(label.astype(np.int64))
-        self.votes = torch.nn.functional.one_hot(labels, self._classes).float()
+        shown = rows[:, :PACKETS].reshape(len(rows), -1)
+        flows, place = np.unique(shown, axis=0, return_inverse=True)
+        votes = np.zeros((len(flows), self._classes), np.float32)
+        np.add.at(votes, (place.reshape(-1), label), 1)
+        # Flows that look the same are one, or chance would tell which of them are the nearest.
+        self.flows = torch.from_numpy(flows)
+        self.votes = torch.from_numpy(votes / votes.sum(axis=1, keepdims=True))
         return True
 
     def forward(self, packets: torch.Tensor) -> torch.Tensor:
