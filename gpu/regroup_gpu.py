@@ -19,6 +19,7 @@ BATCH_MAX = CONSTANTS["BATCH_MAX"]
 ROW_NONE = CONSTANTS["ROW_NONE"]
 DEPTH, IDLE, END = (CONSTANTS[f"READY_{name}"] for name in ("DEPTH", "IDLE", "END"))
 ALL = (1 << 64) - 1
+NO_ROWS = np.zeros(0, np.uint32)
 PARSE_BLOCKS = BATCH_MAX // 128
 # Rows and bytes that one gather hands over.
 GATHER_ROWS = 4096
@@ -55,6 +56,7 @@ class Backend:
         self._tables = _Tables(device, settings)
         self._batch = _Batch(device)
         self._output = _Output(device, settings)
+        self._there: tuple[FlowBatch, dict[str, int]] | None = None
         self._added = 0
         self._clock_ns = 0
 
@@ -66,32 +68,40 @@ class Backend:
         closed: list[FlowBatch] = []
         holed: dict[int, int] = {}  # flow id -> row
         flow_ids: list[np.ndarray] = []
-        n_idle = None
+        rows, n_idle = NO_ROWS, None
         for start in range(0, len(batch), BATCH_MAX):
+            closed += self._gather(rows)  # of the part before: the next one needs the room
             ids, state = self._plan(batch, start, min(start + BATCH_MAX, len(batch)), now_ns)
             n_idle = int(state["n_idle"])
             flow_ids.append(ids)
             rows = state["closed"][: state["n_closed"]]
-            closed += self._gather(rows)
             gone = set(rows.tolist())
             holed = {flow: row for flow, row in holed.items() if row not in gone}
             found = slice(state["n_holed"])
-            packets, rows = state["holed_packet"][found], state["holed_row"][found]
-            holed |= dict(zip(ids[packets].tolist(), rows.tolist(), strict=True))
-        if holed:
-            closed += self._close_holed(holed, np.concatenate(flow_ids))
+            packets, open_rows = state["holed_packet"][found], state["holed_row"][found]
+            holed |= dict(zip(ids[packets].tolist(), open_rows.tolist(), strict=True))
+        full = self._close_holed(holed, np.concatenate(flow_ids)) if holed else NO_ROWS
         if holed or n_idle is None:
             n_idle = self._find_idle(now_ns)
-        return self._joined(closed + self._close_idle(n_idle))
+        rows = np.concatenate([rows, full, self._close_idle(n_idle)])
+        return self._joined(closed + self._gather(rows))
 
     def expire(self, now_ns: int) -> FlowBatch:
-        return self._joined(self._close_idle(self._find_idle(now_ns)))
+        return self._joined(self._gather(self._close_idle(self._find_idle(now_ns))))
 
     def flush(self) -> FlowBatch:
         rows, last_ns = self._tables.found_rows(self._find_idle(now_ns=0, after_ns=ALL))
         silent_ns = self._clock_ns - last_ns.astype(object)
         why = np.where(silent_ns > self._set.wait_ns, IDLE, END).astype(np.uint8)
-        return self._joined(self._close(rows, why))
+        return self._joined(self._gather(self._close(rows, why)))
+
+    def on_device(self, flows: FlowBatch) -> dict[str, int] | None:
+        """Return where the columns of a FlowBatch are on the device, None if not all are there.
+
+        Args:
+            flows: as the last call returned it; the next one writes over them.
+        """
+        return self._there[1] if self._there and self._there[0] is flows else None
 
     @property
     def counters(self) -> dict[str, int]:
@@ -135,14 +145,14 @@ class Backend:
         """Return the flow of each packet."""
         return batch.flow_id[start:end]
 
-    def _close_holed(self, holed: dict[int, int], flow_ids: np.ndarray) -> list[FlowBatch]:
-        """Close rows in the order in which their flows come in the batch."""
+    def _close_holed(self, holed: dict[int, int], flow_ids: np.ndarray) -> np.ndarray:
+        """Close and return rows, in the order in which their flows come in the batch."""
         ids, at = np.unique(flow_ids, return_index=True)
         first = dict(zip(ids.tolist(), at.tolist(), strict=True))
         rows = np.array([holed[i] for i in sorted(holed, key=first.__getitem__)], np.uint32)
         return self._close(rows, np.full(len(rows), DEPTH, np.uint8))
 
-    def _close_idle(self, n_found: int) -> list[FlowBatch]:
+    def _close_idle(self, n_found: int) -> np.ndarray:
         rows = self._tables.found_rows(n_found)[0][:EXPIRE_MAX]
         return self._close(rows, np.full(len(rows), IDLE, np.uint8))
 
@@ -158,11 +168,12 @@ class Backend:
         launch_all(self._device, self._finding_idle(now_ns, after_ns or self._after_ns))
         return int(self._tables.state.read()["n_idle"])
 
-    def _close(self, rows: np.ndarray, why: np.ndarray) -> list[FlowBatch]:
+    def _close(self, rows: np.ndarray, why: np.ndarray) -> np.ndarray:
+        """Close and return rows."""
         for part in self._output.parts(len(rows)):
             self._output.choose(rows[part], why[part])
             self._launch("regroup_close", -(-len(rows[part]) // 256), self._output.record)
-        return self._gather(rows)
+        return rows
 
     def _gather(self, rows: np.ndarray) -> list[FlowBatch]:
         """Return closed rows and make them free."""
@@ -174,7 +185,9 @@ class Backend:
         return batches
 
     def _joined(self, batches: list[FlowBatch]) -> FlowBatch:
-        return concatenate(batches) if batches else self._output.read(0)
+        flows = concatenate(batches) if batches else self._output.read(0)
+        self._there = (flows, self._output.addresses) if len(batches) == 1 else None
+        return flows
 
 
 class _Tables:
@@ -255,7 +268,11 @@ class _Batch:
 
 
 class _Output:
-    """Room for the rows that come out."""
+    """Room for the rows that come out.
+
+    Attributes:
+        addresses: of the columns of the rows that were chosen last, by name.
+    """
 
     def __init__(self, device: Device, settings: Settings):
         first_n = settings.first_n
@@ -278,6 +295,7 @@ class _Output:
                 "ready_ns": (np.uint64, ()),
             },
         )
+        self.addresses: dict[str, int] = {}
         self._rows = DeviceArray(device, self._room, np.uint32)
         self._why = DeviceArray(device, self._room, np.uint8)
         self.record = Record(device, "row_output", row=self._rows, why=self._why)
@@ -291,7 +309,8 @@ class _Output:
         self._rows.write(rows)
         if why is not None:
             self._why.write(why)
-        self.record.write(rows=len(rows), **self._columns.addresses(len(rows)))
+        self.addresses = self._columns.addresses(len(rows))
+        self.record.write(rows=len(rows), **self.addresses)
 
     def read(self, n: int) -> FlowBatch:
         return FlowBatch(**self._columns.read(n))
