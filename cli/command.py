@@ -29,6 +29,7 @@ VERBS = {
     "demo": ("etcpipe.cli.demo", "Watch it classify real programs, without risk."),
     "policy": ("etcpipe.cli.policy", "Check what verdicts will do to traffic."),
     "lab": ("etcpipe.cli.lab", "Make labelled traffic of real programs."),
+    "dataset": ("etcpipe.cli.dataset", "Build datasets, and look them over."),
     "train": ("etcpipe.cli.train", "Train a model from labelled captures."),
     "model": ("etcpipe.cli.model", "List models, or show what one is."),
     "bench": ("etcpipe.cli.bench", "Measure this machine beside peers."),

@@ -38,3 +38,21 @@ class Progress:
         return (
             f"[{bar:<{BAR_WIDTH}}] {100 * share:3.0f} % of {total / 1e6:,.1f} MB, {left:.0f} s left"
         )
+
+
+class Steps:
+    """A context that shows what is being done, and nothing where there is no terminal."""
+
+    def __enter__(self) -> "Steps":
+        self._is_shown = sys.stderr.isatty()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._is_shown:
+            click.echo("\r\x1b[K", err=True, nl=False)
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Draw a bar of steps done and of steps in all."""
+        if self._is_shown:
+            bar = "#" * (BAR_WIDTH * done // max(total, 1))
+            click.echo(f"\r\x1b[K[{bar:<{BAR_WIDTH}}] {what}", err=True, nl=False)

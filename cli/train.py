@@ -1,6 +1,5 @@
 """etcpipe train: labelled captures in, a model file and its held-out scores out."""
 
-import sys
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
@@ -11,14 +10,14 @@ import click
 from etcpipe.cli import pretraining
 from etcpipe.cli.common import Verb, is_json, print_json
 from etcpipe.cli.fitting import fitting_options
-from etcpipe.errors import UnsupportedError
+from etcpipe.cli.progress import Steps
+from etcpipe.cli.reading import import_for_training, input_of, input_options, read_data
+from etcpipe.cli.splitting import split_options
 from etcpipe.fitting import Fitting
 from etcpipe.zoo import ARCHS
 
 if TYPE_CHECKING:
     from etcpipe.train import Result
-
-SIZES = click.IntRange(1, 64)
 
 
 @click.command(cls=Verb, short_help="Train a model from labelled captures.")
@@ -34,32 +33,10 @@ SIZES = click.IntRange(1, 64)
     metavar="NAME",
     help=f"lightgbm, or a network: {', '.join(ARCHS)}.",
 )
-@click.option(
-    "--first", type=SIZES, help="Packets of a flow; default: 10, or as many as the network takes."
-)
-@click.option(
-    "--count",
-    type=click.Choice(["payload", "all", "non_ack"]),
-    default="payload",
-    show_default=True,
-    help="Which packets count towards --first.",
-)
-@click.option(
-    "--wait",
-    type=click.FloatRange(0, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Judge a flow when nothing came for so many seconds.",
-)
-@click.option(
-    "--mask",
-    type=click.Choice(["strict", "standard", "none"]),
-    default="strict",
-    show_default=True,
-    help="What the model may not see; strict hides ports, TTL and window.",
-)
+@input_options
 @click.option("--folds", default=5, type=click.IntRange(2), show_default=True, help="Of captures.")
 @click.option("--seed", default=1, show_default=True, help="Makes folds and fits repeatable.")
+@split_options
 @fitting_options
 @click.option(
     "--pretrain",
@@ -80,15 +57,16 @@ def train(
     mask: str,
     folds: int,
     seed: int,
+    split: str,
     fitting: Fitting,
     pretrain: bool,
 ) -> None:
     """Train gradient boosted trees, or a network, on DATA and write them as one .onnx file.
 
     DATA are folders with captures and a labels.csv (as `etcpipe lab record` makes them),
-    or a bundle with flows.csv and tasks.csv. Every score that is printed comes from
-    captures that were held out. The training of a network that was cut off goes on where it
-    was when the same command runs again.
+    a bundle with flows.csv and tasks.csv, or one folder of `etcpipe dataset build`. Every
+    score that is printed comes from captures that were held out. The training of a network
+    that was cut off goes on where it was when the same command runs again.
 
     \b
     Example:
@@ -99,23 +77,16 @@ def train(
     """
     if not output.absolute().parent.is_dir():
         raise click.BadParameter(f"no folder {output.parent}", ctx, param_hint="-o")
-    trains, datasets = _import_training()
+    datasets, trains = import_for_training("dataset", "train")
     network = ARCHS.get(arch)
-    first = first or (network.first_n if network else datasets.Input.first_n)
-    settings = trains.Settings(
-        datasets.Input(first, count, wait), name or output.stem, mask, seed, folds, arch, fitting
-    )
-    if pretrain:
-        recordings = [one for path in data for one in datasets.find_captures(path)]
-    else:
-        recordings = [one for path in data for one in datasets.find_recordings(path, task)]
-    with _Progress() as progress:
-        dataset = datasets.read(
-            recordings,
-            settings.input,
-            lambda done, total: progress("reading", done, total),
-            [network.view] if network else [],
-            mask,
+    first = first or (network.first_n if network else None)
+    given = datasets.Input(first or datasets.Input.first_n, count, wait)
+    with Steps() as progress:
+        dataset = read_data(
+            data, task, given, mask, [network.view] if network else [], progress, not pretrain
+        )
+        settings = trains.Settings(
+            input_of(data, given), name or output.stem, mask, seed, folds, arch, fitting, split
         )
         if pretrain:
             weights = pretraining.learn(dataset, settings, progress)
@@ -142,42 +113,13 @@ def _write_model(ctx: click.Context, output: Path, result: "Result") -> None:
         click.echo(_cost(output, result))
 
 
-def _import_training():
-    try:
-        from etcpipe import dataset, train
-    except ModuleNotFoundError as error:
-        if error.name and error.name.startswith("etcpipe"):
-            raise
-        raise UnsupportedError(
-            f"training needs {error.name}: pip install 'etcpipe[train]'"
-        ) from error
-    return train, dataset
-
-
-class _Progress:
-    """Shows on a terminal what is being done, and nothing elsewhere."""
-
-    def __enter__(self):
-        self._is_shown = sys.stderr.isatty()
-        return self._show
-
-    def __exit__(self, *exception: object) -> None:
-        if self._is_shown:
-            sys.stderr.write("\r\033[K")
-
-    def _show(self, what: str, done: int, total: int) -> None:
-        if self._is_shown:
-            bar = "#" * (30 * done // max(total, 1))
-            sys.stderr.write(f"\r\033[K[{bar:<30}] {what}")
-            sys.stderr.flush()
-
-
 def as_text(report: dict) -> str:
     """Return the scores of a model as a table for people."""
     low, high = report["macro_f1_interval"]
     lines = [
         f"{report['flows']} flows of {report['captures']} captures, "
-        f"{report['folds']} folds by capture; all scores on captures held out",
+        f"{report['folds']} folds by {report.get('split', 'capture')}; all scores on flows that "
+        "were held out",
         f"macro-F1 {report['macro_f1']:.3f} ({low:.3f} to {high:.3f}), "
         f"accuracy {report['accuracy']:.3f}, calibration error {report['calibration_error']:.3f}",
         "",

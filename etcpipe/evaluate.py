@@ -96,6 +96,16 @@ def macro_f1(confusion: np.ndarray) -> float:
     return float(class_f1(confusion)[there].mean()) if there.any() else 0.0
 
 
+def is_above_chance(confusion: np.ndarray) -> bool:
+    """Return whether flows of each class are found 5 points better than by guessing.
+
+    Asked of a classifier that sees nothing but what masks hide (ports, TTL, window), it tells
+    whether these give the class away.
+    """
+    found = np.diagonal(confusion) / np.maximum(confusion.sum(axis=1), 1)
+    return bool(found.mean() > 1 / len(confusion) + 0.05)
+
+
 def fit_temperature(scores: np.ndarray, label: np.ndarray) -> float:
     """Return the temperature under which the scores fit the labels best.
 

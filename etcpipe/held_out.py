@@ -73,16 +73,18 @@ def judge(
     seed: int,
     on_step: OnStep,
     beside: Mapping[str, Learner] | None = None,
+    split: str = "capture",
 ) -> Judged:
     """Return how a dataset's flows are judged when their captures are held out.
 
     Args:
+        split: what is held out, a name of dataset.SPLITS.
         beside: others to judge the same folds, as baselines of these names.
 
     Raises:
         UsageError: the data cannot be split by capture.
     """
-    fold = deal_folds(dataset, folds, seed)
+    fold = deal_folds(dataset, folds, seed, split)
     classes = len(dataset.classes)
     task = _Task(learner, learner.rows(dataset), dataset.label, fold, classes)
     groups = _groups(dataset.classes, learner.left_out)
@@ -97,8 +99,11 @@ def judge(
     return Judged(fold, scores, rounds, strange, baselines)
 
 
-def deal_folds(dataset: Dataset, folds: int, seed: int) -> np.ndarray:
+def deal_folds(dataset: Dataset, folds: int, seed: int, split: str = "capture") -> np.ndarray:
     """Return (flows,) int, the fold of each flow; a capture is in one fold only.
+
+    Args:
+        split: what is in one fold only, a name of dataset.SPLITS.
 
     Raises:
         UsageError: fewer than two classes, or a class that is in one capture only and so
@@ -110,19 +115,18 @@ def deal_folds(dataset: Dataset, folds: int, seed: int) -> np.ndarray:
         raise UsageError(f"{folds} folds: captures must be held out, give 2 or more")
     if len(dataset.classes) < 2:
         raise UsageError(f"only class {dataset.classes[0]}: two classes or more are needed")
-    captures = [
-        len(np.unique(dataset.capture[dataset.label == i])) for i in range(len(dataset.classes))
-    ]
-    fewest = int(np.argmin(captures))
-    if captures[fewest] < 2:
+    group = dataset.groups(split)
+    groups = [len(np.unique(group[dataset.label == i])) for i in range(len(dataset.classes))]
+    fewest = int(np.argmin(groups))
+    if groups[fewest] < 2:
         raise UsageError(
-            f"class {dataset.classes[fewest]} is in one capture only and cannot be held out: "
+            f"class {dataset.classes[fewest]} is in one {split} only and cannot be held out: "
             "record it again"
         )
-    folds = min(folds, captures[fewest])
+    folds = min(folds, groups[fewest])
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     fold = np.zeros(len(dataset), np.int32)
-    for i, (_, held_out) in enumerate(splitter.split(fold, dataset.label, dataset.capture)):
+    for i, (_, held_out) in enumerate(splitter.split(fold, dataset.label, group)):
         fold[held_out] = i
     return fold
 

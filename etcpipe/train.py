@@ -40,6 +40,7 @@ class Settings:
         folds: into how many parts the captures are dealt; at most the captures of a class.
         arch: "lightgbm", or a name of zoo.ARCHS.
         fitting: how networks are fitted; trees ignore it.
+        split: what no two of the folds share, a name of dataset.SPLITS.
     """
 
     input: Input
@@ -49,6 +50,7 @@ class Settings:
     folds: int = FOLDS
     arch: str = "lightgbm"
     fitting: Fitting = field(default_factory=Fitting)
+    split: str = "capture"
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def train(
     if settings.mask not in MASKS:
         raise UsageError(f"no mask {settings.mask!r}: choose {', '.join(MASKS)}")
     learner, beside = _learners(dataset, settings)
-    judged = judge(dataset, learner, settings.folds, settings.seed, on_step, beside)
+    judged = judge(dataset, learner, settings.folds, settings.seed, on_step, beside, settings.split)
     cut = _calibrate(judged, dataset)
     rows = learner.rows(dataset)
     on_step("all captures", 0, 1)
@@ -166,6 +168,7 @@ def _report(
     scores = report.on_classes(dataset, judged.scores.argmax(axis=1), settings.seed)
     return scores | {
         "arch": settings.arch,
+        "split": settings.split,
         "folds": int(judged.fold.max()) + 1,
         "rounds": judged.rounds,
         "calibration_error": report.rounded(evaluate.calibration_error(cut.probability, cut.right)),

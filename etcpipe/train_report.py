@@ -18,7 +18,6 @@ def on_classes(dataset: Dataset, predicted: np.ndarray, seed: int) -> dict[str, 
         "flows": len(dataset),
         "captures": len(dataset.captures),
         "unlabelled": dataset.unlabelled,
-        "split": "capture",
         "seed": seed,
         "macro_f1": rounded(scores.macro_f1),
         "macro_f1_interval": [rounded(scores.low), rounded(scores.high)],
@@ -62,17 +61,6 @@ def on_unknown(
     }
 
 
-def has_shortcut(ids_only: np.ndarray) -> bool:
-    """Return whether what the masks hide (ports, TTL, window) tells the class by itself.
-
-    Args:
-        ids_only: confusion matrix of a classifier that saw nothing else; guessing finds
-            one flow in as many as there are classes.
-    """
-    found = np.diagonal(ids_only) / np.maximum(ids_only.sum(axis=1), 1)
-    return bool(found.mean() > 1 / len(ids_only) + 0.05)
-
-
 def on_baselines(dataset: Dataset, judged: Judged, seed: int) -> dict[str, Any]:
     """Return the macro-F1 of simple classifiers, and how far the model is above each."""
     label, classes, captures = dataset.label, len(dataset.classes), dataset.capture
@@ -92,7 +80,7 @@ def on_baselines(dataset: Dataset, judged: Judged, seed: int) -> dict[str, Any]:
         "above_baselines": {
             name: [rounded(value) for value in values] for name, values in above.items()
         },
-        "shortcut": has_shortcut(confusions["ids_only"]),
+        "shortcut": evaluate.is_above_chance(confusions["ids_only"]),
     }
 
 

@@ -209,7 +209,9 @@ class _Writer:
         self._flows.append(flows)
         self._unlabelled += chunk.unlabelled
 
-    def close(self, recordings: Sequence[Recording], settings: Input, mask: str) -> dict[str, Any]:
+    def describe(
+        self, recordings: Sequence[Recording], settings: Input, mask: str
+    ) -> dict[str, Any]:
         """Write what is known of each flow; return what the manifest says of all files."""
         flows = np.concatenate(self._flows)
         classes = sorted(self.names)

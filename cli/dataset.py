@@ -1,0 +1,147 @@
+"""etcpipe dataset: rows of labelled captures, made once and looked over."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from etcpipe.cli.common import Group, Verb, is_json, print_json, warn
+from etcpipe.cli.progress import Steps
+from etcpipe.cli.reading import import_for_training, input_options, read_data
+from etcpipe.cli.splitting import split_options
+
+EXIT_DEGRADED = 3
+VIEWS = ("raw", "raw1500", "packet", "image", "tok")
+
+
+@click.group(cls=Group, short_help="Build datasets of labelled captures, and look them over.")
+def dataset() -> None:
+    """Datasets: what models learn from, made once of labelled captures."""
+
+
+@dataset.command("build", cls=Verb)
+@click.argument("captures", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR")
+@click.option(
+    "--labels",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A labels.csv that is not beside the captures.",
+)
+@click.option("--task", help="Which labels of a bundle with tasks.csv to take.")
+@click.option(
+    "--view",
+    "views",
+    type=click.Choice(VIEWS),
+    multiple=True,
+    help="Rows beside stats and seq, for networks; may be given several times.",
+)
+@input_options
+@click.pass_context
+def build_dataset(
+    ctx: click.Context,
+    captures: tuple[Path, ...],
+    output: Path,
+    labels: Path | None,
+    task: str | None,
+    views: tuple[str, ...],
+    first: int | None,
+    count: str,
+    wait: float,
+    mask: str,
+) -> int:
+    """Write the rows of labelled CAPTURES, files or folders, into a new folder DIR.
+
+    A labels.csv lies beside the captures, or is given; `etcpipe lab record` makes both.
+    Captures that cannot be read are left out, and the status is 3.
+
+    \b
+    Example:
+      etcpipe dataset build recordings/ --labels labels.csv --view tok -o monday
+      etcpipe dataset report monday
+      etcpipe train monday -o mine.onnx
+    """
+    from etcpipe import dataset as datasets
+
+    if labels:
+        recordings = datasets.find_labelled(captures, labels)
+    else:
+        recordings = [one for path in captures for one in datasets.find_recordings(path, task)]
+    settings = datasets.Input(first or datasets.Input.first_n, count, wait)
+    with Steps() as progress:
+        manifest = datasets.build(
+            recordings,
+            output,
+            settings,
+            views,
+            mask,
+            lambda done, total: progress("reading", done, total),
+        )
+    if is_json(ctx):
+        names = ("flows", "unlabelled", "classes", "views", "mask", "skipped")
+        print_json(ctx, {"dataset": str(output)} | {n: getattr(manifest, n) for n in names})
+    else:
+        click.echo(
+            f"{output}: {manifest.flows} flows of {len(manifest.captures)} captures, "
+            f"{len(manifest.classes)} classes, views {', '.join(manifest.views)}, "
+            f"mask {manifest.mask}; {manifest.unlabelled} flows without a label left out"
+        )
+    for path, reason in manifest.skipped.items():
+        warn(reason if path in reason else f"{path}: {reason}")
+    return EXIT_DEGRADED if manifest.skipped else 0
+
+
+@dataset.command("report", cls=Verb)
+@click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--task", help="Which labels of a bundle with tasks.csv to take.")
+@click.option("--folds", default=5, type=click.IntRange(2), show_default=True)
+@click.option("--seed", default=1, show_default=True)
+@split_options
+@click.pass_context
+def report_dataset(
+    ctx: click.Context, data: tuple[Path, ...], task: str | None, folds: int, seed: int, split: str
+) -> None:
+    """Say what is wrong with DATA: duplicates, plaintext, short flows, and shortcuts.
+
+    DATA is a folder of `etcpipe dataset build`, or labelled captures.
+    """
+    datasets, reports = import_for_training("dataset", "dataset.report")
+    with Steps() as progress:
+        found = read_data(data, task, datasets.Input(), "strict", (), progress)
+        report = reports.describe(found, folds, seed, split, progress)
+    if is_json(ctx):
+        print_json(ctx, report)
+    else:
+        click.echo(as_text(report))
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """Return a dataset's report as a table for people."""
+    lines = [
+        f"{report['flows']} flows of {report['captures']} captures, {report['unlabelled']} more "
+        "without a label",
+        "",
+        f"{'class':<20}{'flows':>7}{'captures':>10}{'packets':>9}{'short':>8}{'plain':>8}",
+    ]
+    for name, one in report["classes"].items():
+        plain = f"{one['plain']:>8.1%}" if "plain" in one else ""
+        lines.append(
+            f"{name:<20}{one['flows']:>7}{one['captures']:>10}{one['packets_median']:>9.0f}"
+            f"{one['short']:>8.1%}{plain}"
+        )
+    twins, split = report["duplicates"], report["split"]
+    kinds = ", ".join(f"{name} {part:.1%}" for name, part in report["payload"].items() if part)
+    lines += [
+        "",
+        f"first payload: {kinds or 'not noted'}",
+        f"short flows (below 3 packets): {report['short']:.1%}",
+        f"duplicates by sizes and directions: {twins['share']:.1%}, across a split by {split} "
+        f"{twins['across']:.1%}; best accuracy that these allow {twins['reachable']:.3f}",
+    ]
+    for name, what in (("ids_only", "hidden fields alone"), ("masked", "what strict shows")):
+        low, high = report[name]["interval"]
+        score = report[name]["macro_f1"]
+        lines.append(f"trees on {what}: macro-F1 {score:.3f} ({low:.3f} to {high:.3f})")
+    if report["shortcut"]:
+        lines.append("  ports, TTL or window would tell the class here: keep them masked")
+    return "\n".join(lines)

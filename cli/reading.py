@@ -1,0 +1,126 @@
+"""How verbs read labelled data: captures, or a folder that was built of them."""
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import click
+from click.core import ParameterSource
+
+from etcpipe.errors import UnsupportedError, UsageError
+
+if TYPE_CHECKING:
+    from etcpipe.dataset import Dataset, Input
+
+OnStep = Callable[[str, int, int], None]
+
+_INPUT_OPTIONS = (
+    click.option(
+        "--first",
+        type=click.IntRange(1, 64),
+        help="Packets of a flow; default: 10, or as many as the network takes.",
+    ),
+    click.option(
+        "--count",
+        type=click.Choice(["payload", "all", "non_ack"]),
+        default="payload",
+        show_default=True,
+        help="Which packets count towards --first.",
+    ),
+    click.option(
+        "--wait",
+        type=click.FloatRange(0, min_open=True),
+        default=1.0,
+        show_default=True,
+        help="Judge a flow when nothing came for so many seconds.",
+    ),
+    click.option(
+        "--mask",
+        type=click.Choice(["strict", "standard", "none"]),
+        default="strict",
+        show_default=True,
+        help="What the model may not see; strict hides ports, TTL and window.",
+    ),
+)
+
+
+def input_options(verb: Callable) -> Callable:
+    """Add --first, --count, --wait and --mask: how packets become rows."""
+    for option in reversed(_INPUT_OPTIONS):
+        verb = option(verb)
+    return verb
+
+
+def read_data(
+    data: Sequence[Path],
+    task: str | None,
+    settings: "Input",
+    mask: str,
+    views: Sequence[str],
+    on_step: OnStep,
+    has_labels: bool = True,
+) -> "Dataset":
+    """Return the flows of data, as a verb was given them.
+
+    Args:
+        has_labels: without, captures need no labels.csv.
+
+    Raises:
+        UsageError: a built folder is given with others, or is of other settings.
+        CaptureError: a capture cannot be read.
+    """
+    from etcpipe import dataset as datasets
+
+    if any(datasets.is_folder(path) for path in data):
+        if len(data) > 1:
+            raise UsageError("give one dataset alone: build one of all captures")
+        _check_given(data[0], settings)
+        dataset = datasets.open_folder(data[0])
+        for view in views:
+            dataset.rows(view)  # says how to get one that is not there
+        return dataset
+    if has_labels:
+        recordings = [one for path in data for one in datasets.find_recordings(path, task)]
+    else:
+        recordings = [one for path in data for one in datasets.find_captures(path)]
+    return datasets.read(
+        recordings, settings, lambda done, total: on_step("reading", done, total), views, mask
+    )
+
+
+def input_of(data: Sequence[Path], given: "Input") -> "Input":
+    """Return how the rows of data are made: as a built folder says, else as given."""
+    from etcpipe import dataset as datasets
+
+    return datasets.read_manifest(data[0]).input if datasets.is_folder(data[0]) else given
+
+
+def _check_given(folder: Path, settings: "Input") -> None:
+    from etcpipe import dataset as datasets
+
+    built = datasets.read_manifest(folder).input
+    ctx = click.get_current_context()
+    for option, name in (("first", "first_n"), ("count", "count"), ("wait", "wait_s")):
+        is_given = ctx.get_parameter_source(option) is ParameterSource.COMMANDLINE
+        if is_given and getattr(built, name) != getattr(settings, name):
+            raise UsageError(
+                f"{folder} was built with --{option} {getattr(built, name)}: build another one"
+            )
+
+
+def import_for_training(*names: str) -> list[ModuleType]:
+    """Return modules of etcpipe that need what training needs.
+
+    Raises:
+        UnsupportedError: a package is not installed.
+    """
+    try:
+        return [import_module(f"etcpipe.{name}") for name in names]
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith("etcpipe"):
+            raise
+        raise UnsupportedError(
+            f"training needs {error.name}: pip install 'etcpipe[train]'"
+        ) from error

@@ -1,0 +1,43 @@
+"""--split, the option of what verbs hold out; flows at random are refused unless meant."""
+
+from collections.abc import Callable
+
+import click
+
+LEAKS = "--i-know-this-leaks"
+
+
+def split_options(verb: Callable) -> Callable:
+    """Add --split; its value comes as `split`, a name of dataset.SPLITS."""
+    verb = click.option(
+        LEAKS,
+        "leaks",
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=_remember,
+        help="Allow --split flow: scores are too good, as the same capture is on both sides.",
+    )(verb)
+    return click.option(
+        "--split",
+        type=click.Choice(["capture", "host", "flow"]),
+        default="capture",
+        show_default=True,
+        callback=_check,
+        help="What is never on both sides of a split: a capture, or a pair of hosts.",
+    )(verb)
+
+
+def _remember(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta[LEAKS] = value
+
+
+def _check(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if value == "flow" and not ctx.meta.get(LEAKS):
+        raise click.BadParameter(
+            "flows at random leak what is the same all over a capture, so scores are worth "
+            f"nothing: split by capture or host, or say {LEAKS}",
+            ctx,
+            param,
+        )
+    return value
