@@ -36,7 +36,7 @@ class Network:
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
         """Return (flows, classes) float64, unnormalised."""
-        return score(self.module, torch.from_numpy(rows)).double().numpy()
+        return score(self.module, rows).astype(np.float64)
 
     def parameters(self) -> int:
         """Return how many numbers were learnt."""
@@ -44,12 +44,15 @@ class Network:
 
 
 @torch.inference_mode()
-def score(module: ZooNetwork, rows: torch.Tensor) -> torch.Tensor:
-    """Return (flows, classes) float32 on the CPU, by a module that is not training."""
+def score(module: ZooNetwork, rows: np.ndarray) -> np.ndarray:
+    """Return (flows, classes) float32, by a module that is not training."""
     module.eval()
     device = next(iter(module.state_dict().values())).device
-    parts = [module(some.to(device)).float().cpu() for some in rows.split(SCORED_AT_ONCE)]
-    return torch.cat(parts)
+    parts = [
+        module(torch.tensor(rows[first : first + SCORED_AT_ONCE]).to(device)).float().cpu()
+        for first in range(0, len(rows), SCORED_AT_ONCE)
+    ]
+    return torch.cat(parts).numpy()
 
 
 def fit(
@@ -109,10 +112,9 @@ def _loss_of(module: ZooNetwork, weights: torch.Tensor, smoothing: float) -> Los
 
 def _judge(module: ZooNetwork, rows: np.ndarray, label: np.ndarray) -> Callable[[], Quality]:
     """Return what tells macro-F1 and likelihood of rows that are not fitted."""
-    shown = torch.from_numpy(rows)
 
     def judge() -> Quality:
-        scores = score(module, shown).numpy()
+        scores = score(module, rows)
         confusion = evaluate.confusion_matrix(label, scores.argmax(axis=1), scores.shape[1])
         return evaluate.macro_f1(confusion), -evaluate.negative_log_likelihood(scores, label)
 

@@ -84,17 +84,19 @@ class MixtureOfExperts(nn.Module):
         self, tokens: torch.Tensor, shown: torch.Tensor, expert: torch.Tensor, weight: torch.Tensor
     ) -> torch.Tensor:
         flat = tokens.flatten(0, 1)
-        expert, weight = expert.flatten(0, 1), weight.flatten(0, 1)
-        here = (expert >= 0) & shown.flatten()[:, None]
-        answer = torch.zeros_like(flat)
+        # One slot a token and choice; those of tokens that do not count are nobody's.
+        asked = torch.where(shown[..., None], expert, self.experts).flatten()
+        slots, answers = [], []
         for i in range(self.experts):  # a trace keeps all of them, whoever has tokens in it
-            asks = (expert == i) & here
-            rows = asks.any(dim=-1).nonzero().squeeze(-1)
-            asked = flat[rows]
-            hidden = functional.silu(asked @ self.gate[i]) * (asked @ self.up[i])
-            said = (hidden @ self.down[i]) * (weight * asks).sum(dim=-1)[rows, None]
-            answer = answer.index_copy(0, rows, answer[rows] + said.to(answer.dtype))
-        return answer.reshape(tokens.shape)
+            mine = (asked == i).nonzero().squeeze(-1)
+            rows = flat[mine // self.chosen]
+            hidden = functional.silu(rows @ self.gate[i]) * (rows @ self.up[i])
+            slots.append(mine)
+            answers.append(hidden @ self.down[i])
+        slot, answer = torch.cat(slots), torch.cat(answers)
+        place = torch.zeros_like(asked).scatter(0, slot, torch.arange(slot.shape[0]).to(slot))
+        counts = (weight * shown[..., None]).flatten()[:, None]
+        return (answer[place] * counts).reshape(*expert.shape, -1).sum(dim=2)
 
     def _static(
         self, tokens: torch.Tensor, shown: torch.Tensor, expert: torch.Tensor, weight: torch.Tensor

@@ -137,7 +137,7 @@ class TrafficMoe(ZooNetwork):
         if not self.mixtures() or not len(rows):
             return {}
         self.eval()
-        shown = torch.from_numpy(rows).split(STATIC_AT_ONCE)
+        shown = torch.tensor(rows).split(STATIC_AT_ONCE)
         exact = torch.cat([self(some) for some in shown])
         with self.static():
             static = torch.cat([self(some) for some in shown])
