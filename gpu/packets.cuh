@@ -64,9 +64,12 @@ static inline __device__ void stage_frames(const struct regroup_batch *batch,
 	for (__u32 at = threadIdx.x; at < blockDim.x * START_BLOCKS; at += blockDim.x) {
 		__u32 of = at / START_BLOCKS, block = at % START_BLOCKS;
 		__u32 i = blockIdx.x * blockDim.x + of;
-		struct frame frame = i < batch->packets ? frame_of(batch, i) : (struct frame){};
-		__u32 shift = (__u64)frame.data % sizeof(struct block16);
+		struct frame frame = {};
+		__u32 shift;
 
+		if (i < batch->packets)
+			frame = frame_of(batch, i);
+		shift = (__u64)frame.data % sizeof(struct block16);
 		if (frame.data && block * sizeof(struct block16) < shift + frame.captured)
 			starts[of].blocks[block] =
 				load_once((const struct block16 *)(frame.data - shift) + block);

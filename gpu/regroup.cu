@@ -283,8 +283,10 @@ static inline __device__ __u32 oldest_row(const struct regroup_table *table, __u
 	__u64 mine = ~0ull;
 	__u32 row = ROW_NONE;
 
-	if (threadIdx.x == 0)
+	if (threadIdx.x == 0) {
 		*oldest = ~0ull;
+		*found = ROW_NONE;
+	}
 	__syncthreads();
 	for (__u32 i = threadIdx.x; i < rows_high(table); i += BATCH_MAX) {
 		__u64 touched = row_at(table, i)->touched;
@@ -297,7 +299,7 @@ static inline __device__ __u32 oldest_row(const struct regroup_table *table, __u
 	atomicMin(oldest, mine);
 	__syncthreads();
 	if (row != ROW_NONE && *oldest == mine)
-		*found = row;
+		atomicCAS(found, ROW_NONE, row);
 	__syncthreads();
 	return *found;
 }

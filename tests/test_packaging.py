@@ -8,8 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from etcpipe.gpu import cuda_source
+
 ROOT = Path(__file__).parents[1]
-NEEDED = ("bpf/*.h", "bpf/*.bpf.c", "bpf/*.bpf.o", "gpu/*.py", "cli/*.py")
+NEEDED = (
+    "bpf/*.h",
+    "bpf/*.bpf.c",
+    "bpf/*.bpf.o",
+    "gpu/*.py",
+    "gpu/*.cu",
+    "gpu/*.cuh",
+    "gpu/*.h",
+    "cli/*.py",
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +55,8 @@ def test_everything_that_runs_is_in_the_wheel(names):
     for path in (ROOT / "etcpipe").glob("**/*.py"):
         if not {"bpf", "gpu", "cli"} & set(path.relative_to(ROOT / "etcpipe").parts[:1]):
             assert path.relative_to(ROOT).as_posix() in names
+    for name in cuda_source.SHARED:
+        assert {f"etcpipe/{folder}/{name}" for folder in ("bpf", "native")} & names
     assert {"etcpipe/models/default.onnx", "etcpipe/schema/verdict.schema.json"} <= names
 
 
