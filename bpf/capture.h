@@ -33,12 +33,39 @@ static __always_inline __u32 capture_undivided(struct __sk_buff *skb, const stru
 	return others + (capture_one(skb, mark) != 0);
 }
 
-/* Copy a packet, or a super-packet's that are among the first N. Returns how many are lost. */
+/*
+ * Copy one packet of the super-packet that was parsed last. Returns 1 if it is lost. In the loop
+ * below, the verifier would walk all of this again for every packet. What it needs of the mark
+ * comes in registers, since functions take no pointers to the stack before Linux 5.13.
+ */
+VERIFIED_ALONE int capture_segment(struct __sk_buff *skb, __u64 flow_id, __u64 timestamp_ns,
+				   __u32 rank_and_direction, __u32 index)
+{
+	const struct mark mark = {
+		.flow_id = flow_id,
+		.timestamp_ns = timestamp_ns,
+		.rank = rank_and_direction >> 8,
+		.direction = rank_and_direction,
+	};
+	struct packet *p = parsed();
+	struct segment_cut cut;
+
+	if (!p)
+		return 1;
+	cut = segment_cut(p, skb->gso_size, index);
+	if (SETTING(capture) == CAPTURE_RINGBUF)
+		return record_segment(skb, &mark, &cut) != 0;
+	return mirror_one(skb, &mark, &cut) != 0;
+}
+
+/*
+ * Copy a packet, or a super-packet's that are among the first N; @p is what parsed() returns.
+ * Returns how many are lost.
+ */
 static __always_inline __u32 capture_skb(struct __sk_buff *skb, const struct packet *p,
 					 const struct mark *mark, __u32 segments)
 {
-	__u32 size = skb->gso_size, n = segments_in(p, size, skb->gso_segs), lost = 0, i;
-	struct segment_cut cut;
+	__u32 n = segments_in(p, skb->gso_size, skb->gso_segs), lost = 0, i;
 
 	if (n == 1)
 		return capture_undivided(skb, mark, segments);
@@ -46,11 +73,8 @@ NO_UNROLL
 	for (i = 0; i < FIRST_N_MAX; i++) {
 		if (i >= n || mark->rank + i >= SETTING(first_n))
 			break;
-		cut = segment_cut(p, size, i);
-		if (SETTING(capture) == CAPTURE_RINGBUF)
-			lost += record_segment(skb, mark, &cut) != 0;
-		else
-			lost += mirror_one(skb, mark, &cut) != 0;
+		lost += capture_segment(skb, mark->flow_id, mark->timestamp_ns,
+					mark->rank << 8 | mark->direction, i);
 	}
 	return lost;
 }
