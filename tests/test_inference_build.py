@@ -22,6 +22,8 @@ NO_TREES = [path for path in list_shipped() if b"TreeEnsemble" not in path.read_
 MODELS = {**networks.NETWORKS, **{path.stem: path.read_bytes for path in NO_TREES}}
 # Others of the zoo have the same graph in another size.
 SAME = ("_small", "_base", "_1000", "dense_total_tiny")
+# Scores of its attention within packets need more than a plan's workspace: ONNX Runtime runs it.
+LARGE = ("yatc",)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def test_a_plan_is_built(plan_size, name):
     assert plan_size(MODELS[name]()) > 10_000
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHS if not name.endswith(SAME)])
+@pytest.mark.parametrize("name", [name for name in ARCHS if not name.endswith(SAME + LARGE)])
 def test_a_plan_is_built_of_the_zoo(plan_size, name):
     pytest.importorskip("torch", reason="needs etcpipe[torch]")
     from etcpipe.network_export import to_onnx
