@@ -31,6 +31,7 @@ VERBS = {
     "lab": ("etcpipe.cli.lab", "Make labelled traffic of real programs."),
     "dataset": ("etcpipe.cli.dataset", "Build datasets, and look them over."),
     "train": ("etcpipe.cli.train", "Train a model from labelled captures."),
+    "eval": ("etcpipe.cli.evaluation", "Score a model on labelled captures."),
     "model": ("etcpipe.cli.model", "List models, or show what one is."),
     "bench": ("etcpipe.cli.bench", "Measure this machine beside peers."),
     "doctor": ("etcpipe.cli.doctor", "Say what works here, and what to do about the rest."),

@@ -136,6 +136,11 @@ def calibration_error(probability: np.ndarray, right: np.ndarray, bins: int = 15
     return float(sum(gaps) / max(len(probability), 1))
 
 
+def false_positives_at_95(known: np.ndarray, unknown: np.ndarray) -> float:
+    """Return the share of unknown flows that pass where 95 % of the known ones do (FPR95)."""
+    return float((unknown >= np.quantile(known, 0.05)).mean())
+
+
 def area_under_roc(known: np.ndarray, unknown: np.ndarray) -> float:
     """Return how often a known flow has a higher probability than an unknown one."""
     values = np.concatenate([known, unknown])

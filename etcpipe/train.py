@@ -89,7 +89,7 @@ def train(
     """
     if settings.mask not in MASKS:
         raise UsageError(f"no mask {settings.mask!r}: choose {', '.join(MASKS)}")
-    learner, beside = _learners(dataset, settings)
+    learner, beside = learners_of(dataset, settings)
     judged = judge(dataset, learner, settings.folds, settings.seed, on_step, beside, settings.split)
     cut = _calibrate(judged, dataset)
     rows = learner.rows(dataset)
@@ -110,8 +110,13 @@ def train(
     return Result(model, scores, judged.scores.argmax(axis=1), took_us, gpu_model)
 
 
-def _learners(dataset: Dataset, settings: Settings) -> tuple[Learner, dict[str, Learner]]:
-    """Return what is trained, and what judges the same folds beside it."""
+def learners_of(dataset: Dataset, settings: Settings) -> tuple[Learner, dict[str, Learner]]:
+    """Return what is trained, and what judges the same folds beside it.
+
+    Raises:
+        UsageError: the rows were read otherwise than a network needs.
+        UnsupportedError: PyTorch or the device is not there.
+    """
     trees = TreeLearner(settings.mask, settings.seed)
     if settings.arch == TREES:
         return trees, {}

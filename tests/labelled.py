@@ -61,11 +61,11 @@ def write_capture(path, seed, flows=15):
             file.write(pack("<IIII", at // 10**6, at % 10**6, len(frame), len(frame)) + frame)
 
 
-def write_recordings(folder):
+def write_recordings(folder, first_seed=0):
     """Four captures with a labels.csv; return their folder."""
     lines = ["capture,label,address,protocol,port"]
     for i in range(4):
-        write_capture(folder / f"{i}.pcap", seed=i)
+        write_capture(folder / f"{i}.pcap", seed=first_seed + i)
         lines += [f"{i}.pcap,{name},{server},udp,4433" for name, server in SERVERS.items()]
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     return folder

@@ -75,7 +75,7 @@ def find_labelled(paths: Sequence[Path], labels: Path) -> list[Recording]:
         LabError: the file is damaged.
     """
     truth = read_truth(labels)
-    found = {}
+    found: dict[str, Recording] = {}
     for folder in paths:
         for one in find_captures(folder):
             inside = one.path.relative_to(folder).as_posix() if folder.is_dir() else ""

@@ -102,7 +102,8 @@ def duplicates(dataset: Dataset, fold: np.ndarray) -> dict[str, float]:
 def _trees(dataset: Dataset, fold: np.ndarray, seed: int, on_step: OnStep) -> dict[str, Any]:
     """Return scores of trees on hidden fields alone and on what strict shows, same folds."""
     hidden = tuple(column.name for column in STATS.columns if column.field)
-    classes, found = len(dataset.classes), {}
+    classes = len(dataset.classes)
+    found: dict[str, Any] = {}
     for done, (name, columns) in enumerate(
         [("ids_only", hidden), ("masked", STATS.column_names("strict"))]
     ):

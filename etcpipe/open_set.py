@@ -1,0 +1,127 @@
+"""Which score tells flows of classes that a model never saw, class by class left out.
+
+    msp           the best class's probability
+    energy        log of the sum of exp(scores), higher where any class has a high score
+    mahalanobis   minus the distance to the nearest class mean, under a shared covariance
+    knn           minus the distance to the tenth nearest flow that was learnt from
+
+The last two look at statistics of packets, under the model's mask, each column divided by its
+deviation. In every score more means better known.
+
+Sources: Hendrycks and Gimpel, ICLR 2017; Liu et al., NeurIPS 2020 (energy); Lee et al.,
+NeurIPS 2018 (Mahalanobis); Sun et al., ICML 2022 (nearest neighbours).
+"""
+
+from typing import Any
+
+import numpy as np
+
+from etcpipe import evaluate
+from etcpipe.dataset import STATS, Dataset
+from etcpipe.errors import UsageError
+from etcpipe.held_out import OnStep, deal_folds
+from etcpipe.learner import Learner
+from etcpipe.verdict import UNKNOWN
+
+SCORES = ("msp", "energy", "mahalanobis", "knn")
+NEIGHBOUR = 10
+
+
+def measure(
+    dataset: Dataset,
+    learner: Learner,
+    mask: str,
+    folds: int = 5,
+    seed: int = 1,
+    split: str = "capture",
+    on_step: OnStep = lambda what, done, total: None,
+) -> dict[str, Any]:
+    """Return how well each score tells strange flows from known ones.
+
+    For each class, a fit that never saw it judges the flows of a fold that it never saw
+    either: those of the class are strange, the others known.
+
+    Returns:
+        area_under_roc, fpr95: mean over the classes left out, by score.
+        without: the same two for each class left out.
+        best: the score with the highest mean area.
+
+    Raises:
+        UsageError: fewer than three classes, or the data cannot be split.
+    """
+    if len(dataset.classes) < 3:
+        raise UsageError("to leave a class out, data of three classes or more are needed")
+    fold = deal_folds(dataset, folds, seed, split)
+    rows = learner.rows(dataset)
+    statistics = dataset.columns(STATS.column_names(mask)).astype(np.float64)
+    without = {}
+    for i, name in enumerate(dataset.classes):
+        on_step(f"without {name}", i, len(dataset.classes))
+        strange = (fold == 0) & (dataset.label == i)
+        known = (fold == 0) & (dataset.label != i)
+        if name == UNKNOWN or not strange.any() or not known.any():
+            continue
+        seen = (fold != 0) & (dataset.label != i)
+        names, label = np.unique(dataset.label[seen], return_inverse=True)
+        fitted = learner.fit(rows[seen], label, len(names), f"open-set-without-{i}")
+        judged = [
+            _scores(fitted.scores(rows[flows]), statistics[flows], statistics[seen], label)
+            for flows in (known, strange)
+        ]
+        without[name] = {score: _separation(judged[0][score], judged[1][score]) for score in SCORES}
+    if not without:
+        raise UsageError("no class has flows in the part held out: record more captures")
+    means = {
+        figure: {
+            score: round(float(np.mean([one[score][figure] for one in without.values()])), 4)
+            for score in SCORES
+        }
+        for figure in ("area_under_roc", "fpr95")
+    }
+    areas = means["area_under_roc"]
+    return {**means, "best": max(areas, key=lambda name: areas[name]), "without": without}
+
+
+def _scores(
+    scores: np.ndarray, rows: np.ndarray, learnt: np.ndarray, label: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return (flows,) of every score.
+
+    Args:
+        scores: (flows, classes), of the fit.
+        rows: (flows, columns) statistics of the same flows.
+        learnt, label: statistics and classes of the flows that were learnt from.
+    """
+    highest = scores.max(axis=1)
+    energy = highest + np.log(np.exp(scores - highest[:, None]).sum(axis=1))
+    spread = learnt.std(axis=0)
+    spread[spread == 0] = 1
+    return {
+        "msp": np.exp(highest - energy),
+        "energy": energy,
+        "mahalanobis": mahalanobis(rows / spread, learnt / spread, label),
+        "knn": _nearest(rows / spread, learnt / spread),
+    }
+
+
+def mahalanobis(rows: np.ndarray, learnt: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Return (flows,), minus the squared distance to the nearest class mean."""
+    means = np.stack([learnt[label == i].mean(axis=0) for i in range(label.max() + 1)])
+    centred = learnt - means[label]
+    precision = np.linalg.pinv(centred.T @ centred / len(learnt), hermitian=True)
+    away = rows[:, None, :] - means
+    return -np.einsum("fci,ij,fcj->fc", away, precision, away, optimize=True).min(axis=1)
+
+
+def _nearest(rows: np.ndarray, learnt: np.ndarray) -> np.ndarray:
+    from sklearn.neighbors import NearestNeighbors
+
+    nearest = NearestNeighbors(n_neighbors=min(NEIGHBOUR, len(learnt))).fit(learnt)
+    return -nearest.kneighbors(rows)[0][:, -1]
+
+
+def _separation(known: np.ndarray, strange: np.ndarray) -> dict[str, float]:
+    return {
+        "area_under_roc": round(evaluate.area_under_roc(known, strange), 4),
+        "fpr95": round(evaluate.false_positives_at_95(known, strange), 4),
+    }

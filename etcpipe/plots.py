@@ -1,0 +1,67 @@
+"""Plots of an evaluation, as PNG files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from etcpipe.errors import OutputError, UnsupportedError
+
+
+def draw(report: dict[str, Any], folder: Path) -> list[Path]:
+    """Write confusion.png, reliability.png and, if measured, depth.png; return their paths.
+
+    Args:
+        report: of model_eval.evaluate_model(), with "depths" if F1 at depths was measured.
+
+    Raises:
+        UnsupportedError: matplotlib is not installed.
+        OutputError: the folder cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise UnsupportedError("plots need matplotlib: pip install 'etcpipe[plot]'") from error
+    drawings = {"confusion": _confusion, "reliability": _reliability}
+    if report.get("depths"):
+        drawings["depth"] = _depths
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, drawing in drawings.items():
+            figure = Figure(figsize=(6, 5), layout="constrained")
+            drawing(figure.subplots(), report)
+            written.append(folder / f"{name}.png")
+            figure.savefig(written[-1], dpi=120)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}") from error
+    return written
+
+
+def _confusion(axes: Any, report: dict[str, Any]) -> None:
+    """Rows are true classes, and add up to 1."""
+    counts, names = np.array(report["confusion"]), list(report["classes"])
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="said", ylabel="true", title=f"macro-F1 {report['macro_f1']:.3f}")
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+
+
+def _reliability(axes: Any, report: dict[str, Any]) -> None:
+    bins = report["reliability"]
+    axes.plot([0, 1], [0, 1], linestyle=":", color="grey")
+    axes.plot([one["probability"] for one in bins], [one["right"] for one in bins], marker="o")
+    axes.set(
+        xlabel="probability of the best class",
+        ylabel="share that is right",
+        title=f"calibration error {report['calibration_error']:.3f}",
+    )
+
+
+def _depths(axes: Any, report: dict[str, Any]) -> None:
+    depths, scores = list(report["depths"]), list(report["depths"].values())
+    low, high = zip(*(one["macro_f1_interval"] for one in scores), strict=True)
+    axes.fill_between(depths, low, high, alpha=0.2)
+    axes.plot(depths, [one["macro_f1"] for one in scores], marker="o")
+    axes.set(xlabel="packets", ylabel="macro-F1 (95 % interval by captures)")
