@@ -2,11 +2,13 @@
 
     python tests/cuda_mutate.py LIBRARY     compares a build of the kernels with the definitions
 
-exits with 1 if they differ, or if threads do not meet any more.
+exits with 1 if they differ, or if threads do not meet any more. Threads that never come to an
+end are ended after CPU_S seconds.
 """
 
 import random
 import re
+import resource
 import sys
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from etcpipe.gpu.flow_sort import FlowRules
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.gpu.regroup_gpu import Backend
 
+CPU_S = 60  # ten times what it takes
 BARRIER = re.compile(r"__sync(?:threads|warp)\(\);")
 BUILDS["quick"] = ["g++", "-O0"]
 
@@ -77,6 +80,7 @@ def differs(path: Path) -> bool:
 
 
 if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
     try:
         sys.exit(int(differs(Path(sys.argv[1]))))
     except ShimError as error:
