@@ -118,6 +118,17 @@ def test_a_training_that_was_cut_ends_as_one_that_was_not(tmp_path, monkeypatch)
     assert resumed.history == whole.history and resumed.rounds == whole.rounds
 
 
+def test_a_training_that_was_cut_keeps_the_fits_that_were_done(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    dataset = made_up(flows=120, views=packets_that_tell)
+    asked = settings(rounds=1, checkpoints=tmp_path)
+    first = train.train(dataset, asked)
+    files = sorted(file.name for file in tmp_path.iterdir())
+    assert {"all.pt", "fold-0.pt", "fold-1.pt", "fold-2.pt"} <= set(files)
+    monkeypatch.setattr(Steps, "round", None)  # nothing is left to train
+    assert train.train(dataset, asked).model == first.model
+
+
 @pytest.mark.parametrize("damage", ["another", "cut", "no file of ours"])
 def test_a_checkpoint_that_does_not_fit_is_not_used(tmp_path, damage):
     saved = Checkpoint(tmp_path, "fold", "x")

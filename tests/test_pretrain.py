@@ -67,6 +67,19 @@ def test_same_seed_same_weights():
     assert first.to_bytes() == second.to_bytes()
 
 
+def test_an_image_of_packets_is_pretrained_too():
+    def images(label, rng):
+        return {"image": rng.integers(100, 110, (len(label), 5, 320)).astype(np.uint8)}
+
+    fitting = Fitting(rounds=2, batch=2)
+    asked = pretrain.Settings("yatc", Input(5), fitting=fitting)
+    made = pretrain.pretrain(made_up(flows=12, captures=3, views=images), asked)
+    assert made.report["held_out_loss"] < 0.7 * made.report["held_out_loss_before"]
+    network = ARCHS["yatc"].build(2)
+    network.take_encoder({k: torch.from_numpy(v) for k, v in made.weights.items()}, is_frozen=True)
+    assert sum(one.requires_grad for one in network.parameters()) == 2
+
+
 def test_what_is_hidden_does_not_reach_the_encoder():
     """With everything of a packet hidden, it makes no difference what it was."""
     network = ARCHS["traffic_moe_tiny"].build(2).eval()
