@@ -57,7 +57,9 @@ def pretrain(dataset: Dataset, settings: Settings, tell: Tell = tell_nobody) -> 
         network = arch.build(2)
         module = network.pretraining()
         if module is None:
-            raise UsageError(f"{arch.name} has no pre-training: choose one that learns from tok")
+            raise UsageError(
+                f"{arch.name} has no pre-training: choose a traffic_moe, a dense twin, or yatc"
+            )
         module.to(device)
         taken = Rows(rows, np.zeros(len(rows)), settings.fitting.batch, settings.seed)
         steps = Steps(module, arch, device, rounds * taken.batches_a_round, settings.seed)
@@ -65,21 +67,23 @@ def pretrain(dataset: Dataset, settings: Settings, tell: Tell = tell_nobody) -> 
         before = judge()[0]
         run = Rounds(module, taken, steps, _loss_of(module), judge, "held-out likelihood")
         run.run(rounds, settings.fitting.patience, checkpoint, tell)
-    view = VIEWS[arch.view]
     return Pretrained(
         arch=arch.name,
-        schema_hash=schema_hash(view, settings.input.first_n, settings.mask),
+        schema_hash=schema_hash(VIEWS[arch.view], settings.input.first_n, settings.mask),
         captures=tuple(sorted(digests(dataset.captures))),
-        report={
-            "flows": len(rows),
-            "held_out_flows": len(held_out),
-            "rounds": run.best + 1,
-            "held_out_loss": round(-run.history[run.best][1], 4),
-            "held_out_loss_before": round(-before, 4),
-            **network.facts(),
-        },
+        report={"flows": len(rows), "held_out_flows": len(held_out)}
+        | _loss_report(run, before)
+        | network.facts(),
         weights={name: value.cpu().numpy() for name, value in network.encoder_weights().items()},
     )
+
+
+def _loss_report(run: Rounds, before: float) -> dict[str, float]:
+    return {
+        "rounds": run.best + 1,
+        "held_out_loss": round(-run.history[run.best][1], 4),
+        "held_out_loss_before": round(-before, 4),
+    }
 
 
 def _split(dataset: Dataset, view: str) -> tuple[np.ndarray, np.ndarray]:
