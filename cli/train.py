@@ -141,7 +141,7 @@ def as_text(report: dict) -> str:
     if "lightgbm" in base:
         above, low, high = report["above_baselines"]["lightgbm"]
         lines.append(
-            f"trees on the same folds: {base['lightgbm']:.3f}; this model is beyond by "
+            f"trees on the same folds: {base['lightgbm']:.3f}; this model minus these: "
             f"{above:+.3f} ({low:+.3f} to {high:+.3f})"
         )
     if "frozen" in base:
