@@ -20,11 +20,11 @@ def split_options(verb: Callable) -> Callable:
     )(verb)
     return click.option(
         "--split",
-        type=click.Choice(["capture", "host", "flow"]),
+        type=click.Choice(["capture", "host", "time", "flow"]),
         default="capture",
         show_default=True,
         callback=_check,
-        help="What is never on both sides of a split: a capture, or a pair of hosts.",
+        help="What is never on both sides: a capture, a pair of hosts; time: learn from the past.",
     )(verb)
 
 

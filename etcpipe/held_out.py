@@ -1,6 +1,7 @@
 """Verdicts on flows whose captures were held out: the only ones that scores come from.
 
 Captures are dealt into folds. Each fold is judged by a fit that saw none of its captures.
+Split by time, folds are stretches of it, and a fit saw only what came before.
 What a model does with classes that it never saw is judged by fits that miss some classes.
 """
 
@@ -17,6 +18,9 @@ from etcpipe.verdict import UNKNOWN
 
 OnStep = Callable[[str, int, int], None]
 
+# Between what is learnt from and what is judged later: no flow lives on in both (idle timeout).
+GAP_US = 120_000_000
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -29,6 +33,8 @@ class Judged:
         strange: (strange flows, classes) float64, scores by fits that never saw the flow's
             class, nor its capture; -inf for classes that they did not know.
         baselines: (flows,) int, the class that simple classifiers said, by name.
+        kept: (all flows,) bool, which ones were judged; split by time, not the first stretch.
+            Everything else here has a row for these alone.
     """
 
     fold: np.ndarray
@@ -36,6 +42,7 @@ class Judged:
     rounds: int
     strange: np.ndarray
     baselines: dict[str, np.ndarray]
+    kept: np.ndarray
 
 
 class _Steps:
@@ -60,10 +67,27 @@ class _Task:
     label: np.ndarray
     fold: np.ndarray
     classes: int
+    sides: "list[Side]"
 
     @property
     def folds(self) -> int:
         return int(self.fold.max()) + 1
+
+
+@dataclass(frozen=True)
+class Side:
+    """One fold to judge, and what may be learnt from for it.
+
+    Attributes:
+        fold: its number.
+        judged, seen: (flows,) bool.
+        stop: the fold among those seen that tells when to stop, None if there are too few.
+    """
+
+    fold: int
+    judged: np.ndarray
+    seen: np.ndarray
+    stop: int | None
 
 
 def judge(
@@ -86,24 +110,28 @@ def judge(
     """
     fold = deal_folds(dataset, folds, seed, split)
     classes = len(dataset.classes)
-    task = _Task(learner, learner.rows(dataset), dataset.label, fold, classes)
+    sides = sides_of(dataset, fold, split)
+    task = _Task(learner, learner.rows(dataset), dataset.label, fold, classes, sides)
     groups = _groups(dataset.classes, learner.left_out)
     beside = beside or {}
-    steps = _Steps(on_step, task.folds * (1 + len(beside)) + len(groups) + 1)
+    steps = _Steps(on_step, len(sides) * (1 + len(beside)) + len(groups) + 1)
     scores, rounds = _scores(task, steps, "")
     strange = _strange_scores(task, dataset.classes, groups, rounds, steps)
     baselines = _baselines(task, dataset, seed, steps)
     for name, other in beside.items():
         its_task = replace(task, learner=other, rows=other.rows(dataset))
         baselines[name] = _scores(its_task, steps, f"{name}, ")[0].argmax(axis=1)
-    return Judged(fold, scores, rounds, strange, baselines)
+    kept = np.any([side.judged for side in sides], axis=0)
+    baselines = {name: said[kept] for name, said in baselines.items()}
+    return Judged(fold[kept], scores[kept], rounds, strange, baselines, kept)
 
 
 def deal_folds(dataset: Dataset, folds: int, seed: int, split: str = "capture") -> np.ndarray:
     """Return (flows,) int, the fold of each flow; a capture is in one fold only.
 
     Args:
-        split: what is in one fold only, a name of dataset.SPLITS.
+        split: what is in one fold only, a name of dataset.SPLITS. Split by time, folds are
+            stretches of it with about as many flows each.
 
     Raises:
         UsageError: fewer than two classes, or a class that is in one capture only and so
@@ -116,6 +144,9 @@ def deal_folds(dataset: Dataset, folds: int, seed: int, split: str = "capture") 
     if len(dataset.classes) < 2:
         raise UsageError(f"only class {dataset.classes[0]}: two classes or more are needed")
     group = dataset.groups(split)
+    if split == "time":
+        order = np.argsort(np.argsort(group, kind="stable"), kind="stable")
+        return (order * folds // len(order)).astype(np.int32)
     groups = [len(np.unique(group[dataset.label == i])) for i in range(len(dataset.classes))]
     fewest = int(np.argmin(groups))
     if groups[fewest] < 2:
@@ -131,20 +162,47 @@ def deal_folds(dataset: Dataset, folds: int, seed: int, split: str = "capture") 
     return fold
 
 
+def sides_of(dataset: Dataset, fold: np.ndarray, split: str) -> list[Side]:
+    """Return what is judged and what may be learnt from, fold by fold.
+
+    Raises:
+        UsageError: split by time, and nothing came early enough before a fold, or of one class.
+    """
+    folds = int(fold.max()) + 1
+    if split != "time":
+        return [
+            Side(i, fold == i, fold != i, (i + 1) % folds if folds > 2 else None)
+            for i in range(folds)
+        ]
+    began, sides = dataset.groups("time"), []
+    for i in range(1, folds):
+        judged = fold == i
+        seen = began < began[judged].min() - GAP_US
+        if len(np.unique(dataset.label[seen])) < 2:
+            raise UsageError(
+                f"less than two classes came {GAP_US // 10**6} s before stretch {i + 1} of "
+                f"{folds}: give fewer --folds, or captures of more days"
+            )
+        sides.append(
+            Side(i, judged, seen, i - 1 if i > 1 and (fold[seen] == i - 1).any() else None)
+        )
+    return sides
+
+
 def _scores(task: _Task, steps: _Steps, prefix: str) -> tuple[np.ndarray, int]:
     """Return (flows, classes) scores by fits that saw no flow's capture, and the rounds.
 
     When to stop is told by one more fold, which is no part of the one that is judged.
     """
     scores, rounds = np.zeros((len(task.rows), task.classes)), []
-    for i in range(task.folds):
-        seen = task.fold != i
-        stop = task.fold[seen] == (i + 1) % task.folds if task.folds > 2 else None
+    for side in task.sides:
+        seen, judged, i = side.seen, side.judged, side.fold
+        stop = task.fold[seen] == side.stop if side.stop is not None else None
         tell = steps.next(f"{prefix}fold {i + 1} of {task.folds}")
         fitted = task.learner.fit(
             task.rows[seen], task.label[seen], task.classes, f"fold-{i}", stop=stop, tell=tell
         )
-        scores[~seen] = fitted.scores(task.rows[~seen])
+        scores[judged] = fitted.scores(task.rows[judged])
         rounds.append(fitted.rounds)
     return scores, int(np.median(rounds))
 
@@ -157,21 +215,27 @@ def _groups(names: tuple[str, ...], groups: int | None) -> list[list[int]]:
     return [group for group in dealt if len(names) - len(group) >= 2]
 
 
+def side_for_strangers(sides: list[Side]) -> Side:
+    """Return the fold that tells what becomes of classes never seen; by time, the last one."""
+    return sides[-1] if sides[0].fold else sides[0]
+
+
 def _strange_scores(
     task: _Task, names: tuple[str, ...], groups: list[list[int]], rounds: int, steps: _Steps
 ) -> np.ndarray:
     """Return scores that flows get from fits that know all classes but a group with theirs.
 
-    The flows are those of fold 0, so that neither their class nor their capture was seen.
+    The flows are those of one fold, so that neither their class nor their capture was seen.
     """
+    side = side_for_strangers(task.sides)
     parts = [np.zeros((0, task.classes))]
     for group in groups:
         tell = steps.next(f"unknown: without {', '.join(names[i] for i in group)}")
         is_out = np.isin(task.label, group)
-        seen, strange = (task.fold != 0) & ~is_out, (task.fold == 0) & is_out
+        seen, strange = side.seen & ~is_out, side.judged & is_out
         if not strange.any():
             continue
-        known = np.setdiff1d(np.arange(task.classes), group)
+        known = np.unique(task.label[seen])
         others = np.searchsorted(known, task.label[seen])
         key = f"without-{group[0]}"
         fitted = task.learner.fit(task.rows[seen], others, len(known), key, rounds, tell=tell)
@@ -194,11 +258,11 @@ def _baselines(task: _Task, dataset: Dataset, seed: int, steps: _Steps) -> dict[
     shapes = dataset.seq.reshape(len(dataset), -1)
     said = {name: np.zeros(len(dataset), np.int64) for name in ("majority", "knn", "ids_only")}
     steps.next("baselines")
-    for i in range(task.folds):
-        seen = task.fold != i
-        said["majority"][~seen] = np.bincount(label[seen], minlength=classes).argmax()
+    for side in task.sides:
+        seen, judged = side.seen, side.judged
+        said["majority"][judged] = np.bincount(label[seen], minlength=classes).argmax()
         nearest = KNeighborsClassifier(min(5, int(seen.sum())), metric="manhattan")
-        said["knn"][~seen] = nearest.fit(shapes[seen], label[seen]).predict(shapes[~seen])
+        said["knn"][judged] = nearest.fit(shapes[seen], label[seen]).predict(shapes[judged])
         ensemble = trees.fit(ids[seen], label[seen], classes, seed, 10)
-        said["ids_only"][~seen] = ensemble.scores(ids[~seen]).argmax(axis=1)
+        said["ids_only"][judged] = ensemble.scores(ids[judged]).argmax(axis=1)
     return said

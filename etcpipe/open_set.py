@@ -19,7 +19,7 @@ import numpy as np
 from etcpipe import evaluate
 from etcpipe.dataset import STATS, Dataset
 from etcpipe.errors import UsageError
-from etcpipe.held_out import OnStep, deal_folds
+from etcpipe.held_out import OnStep, deal_folds, side_for_strangers, sides_of
 from etcpipe.learner import Learner
 from etcpipe.verdict import UNKNOWN
 
@@ -52,16 +52,17 @@ def measure(
     if len(dataset.classes) < 3:
         raise UsageError("to leave a class out, data of three classes or more are needed")
     fold = deal_folds(dataset, folds, seed, split)
+    side = side_for_strangers(sides_of(dataset, fold, split))
     rows = learner.rows(dataset)
     statistics = dataset.columns(STATS.column_names(mask)).astype(np.float64)
     without = {}
     for i, name in enumerate(dataset.classes):
         on_step(f"without {name}", i, len(dataset.classes))
-        strange = (fold == 0) & (dataset.label == i)
-        known = (fold == 0) & (dataset.label != i)
+        strange = side.judged & (dataset.label == i)
+        known = side.judged & (dataset.label != i)
         if name == UNKNOWN or not strange.any() or not known.any():
             continue
-        seen = (fold != 0) & (dataset.label != i)
+        seen = side.seen & (dataset.label != i)
         names, label = np.unique(dataset.label[seen], return_inverse=True)
         fitted = learner.fit(rows[seen], label, len(names), f"open-set-without-{i}")
         judged = [

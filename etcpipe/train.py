@@ -59,7 +59,8 @@ class Result:
 
     Attributes:
         report: JSON-able; the model file carries it as its scores.
-        predicted: (flows,) int, the class that each flow was given when held out.
+        predicted: (flows,) int, the class that each flow was given when held out; split by
+            time, of the flows that were judged.
         us_per_flow: inference alone, in large batches, CPU time of one thread.
         gpu_model: another file of the same model, where a GPU wants another graph.
     """
@@ -91,7 +92,8 @@ def train(
         raise UsageError(f"no mask {settings.mask!r}: choose {', '.join(MASKS)}")
     learner, beside = learners_of(dataset, settings)
     judged = judge(dataset, learner, settings.folds, settings.seed, on_step, beside, settings.split)
-    cut = _calibrate(judged, dataset)
+    held_out = dataset if judged.kept.all() else dataset.select(judged.kept)
+    cut = _calibrate(judged, held_out)
     rows = learner.rows(dataset)
     on_step("all captures", 0, 1)
     fitted = learner.fit(
@@ -102,7 +104,7 @@ def train(
         judged.rounds,
         tell=lambda more: on_step(f"all captures: {more}", 0, 1),
     )
-    scores = _report(dataset, settings, judged, cut) | learner.facts(fitted, rows)
+    scores = _report(held_out, settings, judged, cut) | learner.facts(fitted, rows)
     description = _describe(dataset, settings, learner, cut, scores)
     model = learner.export(fitted, description)
     took_us = _check_export(model, learner, fitted, rows)

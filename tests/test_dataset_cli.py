@@ -9,10 +9,11 @@ from click.testing import CliRunner
 from labelled import EVERY, made_up, write_recordings
 
 from etcpipe.cli.command import cli
+from etcpipe.dataset import Input
 from etcpipe.errors import UsageError
 
 pytest.importorskip("lightgbm", reason="training needs etcpipe[train]")
-from etcpipe import held_out, trees
+from etcpipe import held_out, train, trees
 from etcpipe.dataset import report as reports
 
 
@@ -116,3 +117,38 @@ def test_no_host_pair_is_on_both_sides():
     )
     assert all(len(np.unique(fold[host == one])) == 1 for one in range(9))
     assert set(fold) == {0, 1, 2}
+
+
+def in_time(hours=8):
+    """Flows at random moments of some hours."""
+    dataset = made_up(flows=400)
+    first_us = np.random.default_rng(4).permutation(np.arange(len(dataset)) * int(3600e6 * hours))
+    return dataset.__class__(**{**vars(dataset), "first_us": first_us // len(dataset)})
+
+
+def test_split_by_time_learns_from_the_past_alone():
+    dataset = in_time()
+    fold = held_out.deal_folds(dataset, 4, seed=1, split="time")
+    assert np.bincount(fold).tolist() == [100] * 4
+    sides = held_out.sides_of(dataset, fold, "time")
+    assert [side.fold for side in sides] == [1, 2, 3]
+    for side in sides:
+        gap_us = dataset.first_us[side.judged].min() - dataset.first_us[side.seen].max()
+        assert gap_us > 120_000_000
+        assert side.seen.sum() >= 100 * side.fold - 2  # all that came early enough
+
+
+def test_a_training_by_time_reports_what_came_later_alone():
+    report = train.train(in_time(), train.Settings(Input(), folds=4, split="time")).report
+    assert (
+        report["split"] == "time" and report["flows"] == sum(map(sum, report["confusion"])) == 300
+    )
+    assert report["macro_f1"] > 0.9
+    assert reports.describe(in_time(), folds=4, split="time")["masked"]["macro_f1"] > 0.9
+
+
+def test_captures_of_one_moment_cannot_be_split_by_time():
+    dataset = in_time(hours=0.01)
+    fold = held_out.deal_folds(dataset, 4, seed=1, split="time")
+    with pytest.raises(UsageError, match="less than two classes came 120 s before stretch 2"):
+        held_out.sides_of(dataset, fold, "time")

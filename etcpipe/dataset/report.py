@@ -17,7 +17,7 @@ import numpy as np
 from etcpipe import evaluate, trees
 from etcpipe.dataset.payload import KINDS
 from etcpipe.dataset.rows import STATS, Dataset
-from etcpipe.held_out import OnStep, deal_folds
+from etcpipe.held_out import OnStep, Side, deal_folds, sides_of
 
 # Packets that a duplicate shares with another flow, and below which a flow is short.
 SAME_PACKETS = 10
@@ -54,7 +54,7 @@ def describe(
             for i, kind in enumerate(KINDS)
         },
         "duplicates": duplicates(dataset, fold),
-        **_trees(dataset, fold, seed, on_step),
+        **_trees(dataset, sides_of(dataset, fold, split), seed, on_step),
     }
 
 
@@ -99,9 +99,10 @@ def duplicates(dataset: Dataset, fold: np.ndarray) -> dict[str, float]:
     }
 
 
-def _trees(dataset: Dataset, fold: np.ndarray, seed: int, on_step: OnStep) -> dict[str, Any]:
+def _trees(dataset: Dataset, sides: list[Side], seed: int, on_step: OnStep) -> dict[str, Any]:
     """Return scores of trees on hidden fields alone and on what strict shows, same folds."""
     hidden = tuple(column.name for column in STATS.columns if column.field)
+    kept = np.any([side.judged for side in sides], axis=0)
     classes = len(dataset.classes)
     found: dict[str, Any] = {}
     for done, (name, columns) in enumerate(
@@ -110,11 +111,11 @@ def _trees(dataset: Dataset, fold: np.ndarray, seed: int, on_step: OnStep) -> di
         on_step(f"trees: {name}", done, 2)
         said = np.zeros(len(dataset), np.int64)
         rows = dataset.columns(columns)
-        for i in range(int(fold.max()) + 1):
-            seen = fold != i
-            fitted = trees.fit(rows[seen], dataset.label[seen], classes, seed, ROUNDS)
-            said[~seen] = fitted.scores(rows[~seen]).argmax(axis=1)
-        scores = evaluate.score(dataset.label, said, dataset.capture, classes, seed)
+        for side in sides:
+            fitted = trees.fit(rows[side.seen], dataset.label[side.seen], classes, seed, ROUNDS)
+            said[side.judged] = fitted.scores(rows[side.judged]).argmax(axis=1)
+        label, capture = dataset.label[kept], dataset.capture[kept]
+        scores = evaluate.score(label, said[kept], capture, classes, seed)
         found[name] = {
             "macro_f1": round(scores.macro_f1, 4),
             "interval": [round(scores.low, 4), round(scores.high, 4)],

@@ -15,6 +15,7 @@ STATS = VIEWS["stats"]
 SPLITS = {
     "capture": "no capture is on both sides",
     "host": "no pair of hosts is on both sides",
+    "time": "what is learnt from came before what is judged, with a gap",
     "flow": "flows at random: what is the same all over a capture leaks, scores are too good",
 }
 
@@ -103,6 +104,7 @@ class Dataset:
         of_split = {
             "capture": self.capture,
             "host": self.host,
+            "time": self.first_us,
             "flow": np.arange(len(self)),
         }
         if split not in of_split:
