@@ -97,7 +97,7 @@ class FlowBatch:
         ifindex: (flows,) uint32.
         packets: (flows, N) PACKET_FIELDS, by rank.
         raw: (flows, N, L) uint8, masked bytes from the IP header on, zero beyond
-            packets["raw_len"]; L is 0 unless a model asks for bytes.
+            packets["raw_len"]; L is 0 unless a model asks for bytes of the host.
         lost: (flows,) uint16, ranks below the highest one seen that never arrived.
         reason: (flows,) uint8, enum ready_reason.
         ready_ns: (flows,) uint64, packet clock at which the row was complete.

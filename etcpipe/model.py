@@ -3,12 +3,14 @@
 import time
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from etcpipe.batch import FlowBatch
 from etcpipe.errors import ModelError
-from etcpipe.gpu.inference import Runner, open_runner
+from etcpipe.gpu.inference import ROWS_AT_ONCE, Runner, open_runner
+from etcpipe.gpu.regroup import Regroup
 from etcpipe.gpu.views import VIEWS, View, compute
 from etcpipe.model_file import (
     DESCRIPTION_KEY,
@@ -27,6 +29,9 @@ from etcpipe.verdict import (
     VerdictBatch,
 )
 
+if TYPE_CHECKING:
+    from etcpipe.gpu.scorer_gpu import Scorer
+
 DEFAULT = "default"
 SHIPPED = Path(__file__).parent / "models"
 _SOURCE_OF_REASON = np.array(
@@ -34,11 +39,6 @@ _SOURCE_OF_REASON = np.array(
     [SOURCE_MODEL, SOURCE_TIMEOUT, SOURCE_MODEL, SOURCE_DEGRADED],
     np.uint8,
 )
-
-
-# A network needs memory for each row, up to some MB. No rows never reach a runner: ONNX Runtime
-# aborts the process when a recurrent layer gets none.
-ROWS_AT_ONCE = 256
 
 
 class Model:
@@ -91,17 +91,31 @@ class Model:
         none = np.zeros((0, len(self.classes)), np.float32)
         return calibrated(np.concatenate([none, *parts]), self.temperature)
 
+    def scorer(self, regroup: Regroup) -> "Scorer | None":
+        """Return what judges flows where a GPU regrouped them; None: infer(rows(flows)) does."""
+        if self.device == "cpu":
+            return None
+        return regroup.scorer(self._runner, self.view, self.first_n, self.columns)
+
     def verdicts(
-        self, flows: FlowBatch, records: np.ndarray, start_ns: int | None = None
+        self,
+        flows: FlowBatch,
+        records: np.ndarray,
+        start_ns: int | None = None,
+        scorer: "Scorer | None" = None,
     ) -> VerdictBatch:
         """Return what the model says of complete flows.
 
         Args:
             records: (flows,) FLOW_STATE of the same flows.
             start_ns: the packets' clock now, to tell how long rows queued; None offline.
+            scorer: has the scores of these flows next, see scorer().
         """
         began = time.perf_counter_ns()
-        probabilities = self.infer(self.rows(flows))
+        if scorer:
+            probabilities = calibrated(scorer.take(len(flows)), self.temperature)
+        else:
+            probabilities = self.infer(self.rows(flows))
         took = time.perf_counter_ns() - began
         present = flows.packets["present"] != 0
         has_input = present.any(axis=1)

@@ -5,16 +5,20 @@
 
 A source yields batches of packets, each with its flow's id and its rank in the flow: live
 from the kernel (etcpipe/live.py), offline from captures (etcpipe/capture.py). Everything
-behind it is the same code, so both give the same answers.
+behind it is the same code, so both give the same answers. Where a GPU regroups and runs the
+model, views and scores are made there (gpu/scorer_gpu.py), and only scores come back.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from etcpipe.batch import FlowBatch, FlowRecords, PacketBatch, concatenate
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.model import Model
 from etcpipe.verdict import VerdictBatch
+
+if TYPE_CHECKING:
+    from etcpipe.gpu.scorer_gpu import Scorer
 
 Clock = Callable[[], int]
 
@@ -46,21 +50,30 @@ def run(
             waited for, more where throughput counts.
         now_ns: the packets' clock, to tell how long rows queued; None offline.
     """
+    scorer = model.scorer(regroup)
     waiting: list[FlowBatch] = []
     for batch in source:
         ready = regroup.add(batch, source.clock_ns())
         if len(ready):
             waiting.append(ready)
         if sum(map(len, waiting)) >= rows_min:
-            yield from judge(concatenate(waiting), model, source, now_ns)
+            yield from judge(concatenate(waiting), model, source, now_ns, scorer)
             waiting.clear()
-    yield from judge(concatenate([*waiting, regroup.flush()]), model, source, now_ns)
+    yield from judge(concatenate([*waiting, regroup.flush()]), model, source, now_ns, scorer)
 
 
 def judge(
-    flows: FlowBatch, model: Model, records: FlowRecords, now_ns: Clock | None = None
+    flows: FlowBatch,
+    model: Model,
+    records: FlowRecords,
+    now_ns: Clock | None = None,
+    scorer: "Scorer | None" = None,
 ) -> Iterator[VerdictBatch]:
-    """Yield the model's verdicts on complete rows, at most ROWS_MAX at a time."""
+    """Yield the model's verdicts on complete rows, at most ROWS_MAX at a time.
+
+    Args:
+        scorer: judges them on the GPU, in the order in which they came out of regrouping.
+    """
     for start in range(0, len(flows), ROWS_MAX):
         rows = flows.select(slice(start, start + ROWS_MAX))
-        yield model.verdicts(rows, records.records(rows), now_ns() if now_ns else None)
+        yield model.verdicts(rows, records.records(rows), now_ns() if now_ns else None, scorer)

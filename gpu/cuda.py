@@ -6,6 +6,7 @@ error here and not a crash there.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from math import prod
 from typing import Any, Protocol
 
@@ -23,9 +24,11 @@ class Device(Protocol):
 
     Attributes:
         processors: multiprocessors, each of which can have a block of threads.
+        stream: the CuPy stream that all calls are in; None: each is done when it returns.
     """
 
     processors: int
+    stream: Any
 
     def allocate(self, size: int) -> int:
         """Return the address of zeroed bytes, aligned to BLOCK, that live as the device does."""
@@ -156,9 +159,12 @@ class Columns:
             column[...] = values[name]
         self._device.write(self._address, packed)
 
-    def read(self, n: int) -> dict[str, np.ndarray]:
-        """Return all columns, of n rows each."""
+    def read(self, n: int, before: str | None = None) -> dict[str, np.ndarray]:
+        """Return the columns before one, or else all, of n rows each."""
         offsets, size = self._layout(n)
+        if before is not None:
+            size = offsets[before]
+            offsets = dict(takewhile(lambda place: place[0] != before, offsets.items()))
         packed = np.empty(size, np.uint8)
         if n:
             self._device.read(self._address, packed)
@@ -166,9 +172,10 @@ class Columns:
 
     def _split(self, packed: np.ndarray, n: int, offsets: dict[str, int]) -> dict[str, np.ndarray]:
         columns = {}
-        for name, (dtype, shape) in self._columns.items():
-            end = offsets[name] + n * prod(shape) * dtype.itemsize
-            columns[name] = packed[offsets[name] : end].view(dtype).reshape(n, *shape)
+        for name, offset in offsets.items():
+            dtype, shape = self._columns[name]
+            end = offset + n * prod(shape) * dtype.itemsize
+            columns[name] = packed[offset:end].view(dtype).reshape(n, *shape)
         return columns
 
 

@@ -30,6 +30,10 @@ GPU_ENGINES = {
 }
 DEVICES = ("auto", "cpu", "gpu", *GPU_ENGINES)
 
+# A network needs memory for each row, up to some MB. No rows never reach a runner: ONNX Runtime
+# aborts the process when a recurrent layer gets none.
+ROWS_AT_ONCE = 256
+
 # ONNX spells an operator's name out in the file. A text that says the same by chance costs
 # the GPU only: the CPU runs everything.
 _TREES = b"TreeEnsemble"

@@ -31,14 +31,20 @@ UNPARSED (not to be parsed), DUPLICATES (all its ranks are there), STORED. Rows 
 FLOWS (opened), EVICTED (slot needed), POOL_FULL (row needed), and the ranks they lack as LOST.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from etcpipe.batch import FlowBatch, PacketBatch
 from etcpipe.errors import UnsupportedError, UsageError
 from etcpipe.gpu.mask import MASKS
 from etcpipe.layout import CONSTANTS
+
+if TYPE_CHECKING:
+    from etcpipe.gpu.inference import Runner
+    from etcpipe.gpu.scorer_gpu import Scorer
+    from etcpipe.gpu.views import View
 
 # A row outlives its waiting time by this much, for packets that are late in a ring or a capture.
 GRACE_NS = 100_000_000
@@ -174,6 +180,23 @@ class Regroup:
     def flush(self) -> FlowBatch:
         """Return all flows that are left."""
         return self._backend.flush()
+
+    def scorer(
+        self, runner: "Runner", view: "View", depth: int, columns: Sequence[str]
+    ) -> "Scorer | None":
+        """Have flows judged on the GPU from now on, and return what has their scores.
+
+        Their bytes stay there: raw of the flows that come out then has a length of 0.
+
+        Args:
+            runner: one on the GPU.
+            view, depth, columns: as of etcpipe.gpu.views.compute().
+
+        Returns:
+            None where flows are regrouped on the CPU, or the view has no kernel: nothing changes.
+        """
+        make = getattr(self._backend, "scorer", None)
+        return make(runner, view, depth, columns) if make else None
 
     @property
     def counters(self) -> dict[str, int]:

@@ -4,6 +4,8 @@ The device has the slots, the rows and their bytes. Per batch of at most BATCH_M
 host uploads the columns, learns which rows were closed, and asks for them.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from etcpipe.batch import FlowBatch, PacketBatch, concatenate
@@ -11,8 +13,12 @@ from etcpipe.columns import DTYPES
 from etcpipe.gpu.cuda import Call, Columns, Device, DeviceArray, Record, launch, launch_all
 from etcpipe.gpu.cuda_frames import Frames
 from etcpipe.gpu.cuda_source import CONSTANTS, RECORDS
+from etcpipe.gpu.inference import Runner
 from etcpipe.gpu.mask import MASKS
 from etcpipe.gpu.regroup import COUNTERS, EXPIRE_MAX, GRACE_NS, Settings
+from etcpipe.gpu.scorer_gpu import Scorer
+from etcpipe.gpu.views import View
+from etcpipe.gpu.views_gpu import ViewComputer, has_kernel
 from etcpipe.layout import FLOW_KEY, PACKET_FIELDS
 
 BATCH_MAX = CONSTANTS["BATCH_MAX"]
@@ -56,7 +62,7 @@ class Backend:
         self._tables = _Tables(device, settings)
         self._batch = _Batch(device)
         self._output = _Output(device, settings)
-        self._there: tuple[FlowBatch, dict[str, int]] | None = None
+        self._scorer: Scorer | None = None
         self._added = 0
         self._clock_ns = 0
 
@@ -95,13 +101,16 @@ class Backend:
         why = np.where(silent_ns > self._set.wait_ns, IDLE, END).astype(np.uint8)
         return self._joined(self._gather(self._close(rows, why)))
 
-    def on_device(self, flows: FlowBatch) -> dict[str, int] | None:
-        """Return where the columns of a FlowBatch are on the device, None if not all are there.
-
-        Args:
-            flows: as the last call returned it; the next one writes over them.
-        """
-        return self._there[1] if self._there and self._there[0] is flows else None
+    def scorer(
+        self, runner: Runner, view: View, depth: int, columns: Sequence[str]
+    ) -> Scorer | None:
+        """See etcpipe.gpu.regroup.Regroup.scorer()."""
+        if not has_kernel(view):
+            return None
+        kept = self._set.first_n, self._set.raw_len
+        computer = ViewComputer(self._device, view, *kept, depth, columns)
+        self._scorer = Scorer(self._device, computer, runner)
+        return self._scorer
 
     @property
     def counters(self) -> dict[str, int]:
@@ -181,13 +190,16 @@ class Backend:
         for part in self._output.parts(len(rows)):
             self._output.choose(rows[part])
             self._launch("regroup_gather", len(rows[part]), self._output.record)
-            batches.append(self._output.read(len(rows[part])))
+            if self._scorer:
+                self._scorer.put(len(rows[part]), self._output.addresses)
+            batches.append(self._read(len(rows[part])))
         return batches
 
+    def _read(self, n: int) -> FlowBatch:
+        return self._output.read(n, with_raw=self._scorer is None)
+
     def _joined(self, batches: list[FlowBatch]) -> FlowBatch:
-        flows = concatenate(batches) if batches else self._output.read(0)
-        self._there = (flows, self._output.addresses) if len(batches) == 1 else None
-        return flows
+        return concatenate(batches) if batches else self._read(0)
 
 
 class _Tables:
@@ -289,12 +301,14 @@ class _Output:
                 "vlan": (np.uint16, ()),
                 "ifindex": (np.uint32, ()),
                 "packets": (PACKET_FIELDS, (first_n,)),
-                "raw": (np.uint8, (first_n, settings.raw_len)),
                 "lost": (np.uint16, ()),
                 "reason": (np.uint8, ()),
                 "ready_ns": (np.uint64, ()),
+                # the last, so that a copy of the others leaves it out
+                "raw": (np.uint8, (first_n, settings.raw_len)),
             },
         )
+        self._no_raw = (first_n, 0)
         self.addresses: dict[str, int] = {}
         self._rows = DeviceArray(device, self._room, np.uint32)
         self._why = DeviceArray(device, self._room, np.uint8)
@@ -312,8 +326,11 @@ class _Output:
         self.addresses = self._columns.addresses(len(rows))
         self.record.write(rows=len(rows), **self.addresses)
 
-    def read(self, n: int) -> FlowBatch:
-        return FlowBatch(**self._columns.read(n))
+    def read(self, n: int, with_raw: bool) -> FlowBatch:
+        if with_raw:
+            return FlowBatch(**self._columns.read(n))
+        no_raw = np.zeros((n, *self._no_raw), np.uint8)
+        return FlowBatch(**self._columns.read(n, before="raw"), raw=no_raw)
 
 
 def _check(batch: PacketBatch) -> None:

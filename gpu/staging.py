@@ -32,9 +32,11 @@ class Cuda(Protocol):
 
     Attributes:
         processors: multiprocessors of the device.
+        stream: the CuPy stream that the work is put in.
     """
 
     processors: int
+    stream: Any
 
     def allocate(self, size: int) -> int:
         """Return the address of zeroed bytes on the device that live as it does."""
@@ -115,10 +117,12 @@ class StagedDevice:
     Attributes:
         copied_because: why the frames of the last memory asked for are copied, "" if they
             are read in place.
+        stream: the CuPy stream that all work is in.
     """
 
     def __init__(self, cuda: Cuda, buffer_bytes: int = BUFFER_BYTES):
         self.processors = cuda.processors
+        self.stream = cuda.stream
         self.copied_because = ""
         self._cuda = cuda
         self._size = buffer_bytes

@@ -34,7 +34,7 @@ class CupyCuda:
             raise UnsupportedError(f"{found}: install CuPy (cupy-cuda13x) to use it") from error
         self._cupy = cupy
         self._runtime = cupy.cuda.runtime
-        self._stream = cupy.cuda.Stream(non_blocking=True)
+        self.stream = cupy.cuda.Stream(non_blocking=True)
         self._module: Any = cupy.RawModule(path=str(kernels)) if kernels else None
         self._kernels: dict[str, Any] = {}
         self._memory: list[Any] = []
@@ -47,7 +47,7 @@ class CupyCuda:
             raise UnsupportedError(
                 f"the GPU has no {size} bytes left: use fewer rows, or --device cpu"
             ) from error
-        memory.memset_async(0, size, self._stream)
+        memory.memset_async(0, size, self.stream)
         self._memory.append(memory)
         return memory.ptr
 
@@ -62,32 +62,32 @@ class CupyCuda:
         return self._runtime.pointerGetAttributes(address).devicePointer
 
     def unregister(self, address: int) -> None:
-        self._stream.synchronize()
+        self.stream.synchronize()
         self._runtime.hostUnregister(address)
 
     def copy(self, to: int, source: int, size: int) -> None:
-        self._runtime.memcpyAsync(to, source, size, ANY_DIRECTION, self._stream.ptr)
+        self._runtime.memcpyAsync(to, source, size, ANY_DIRECTION, self.stream.ptr)
 
     def launch(self, kernel: str, blocks: int, threads: int, first: int, second: int) -> None:
         if kernel not in self._kernels:
             self._kernels[kernel] = self._module.get_function(kernel)
-        with self._stream:
+        with self.stream:
             self._kernels[kernel]((blocks,), (threads,), (np.uint64(first), np.uint64(second)))
 
     def capture(self, launches: Sequence[Launch]) -> Any:
-        self._stream.begin_capture()
+        self.stream.begin_capture()
         for launch in launches:
             self.launch(*launch)
-        return self._stream.end_capture()
+        return self.stream.end_capture()
 
     def replay(self, graph: Any) -> None:
-        graph.launch(self._stream)
+        graph.launch(self.stream)
 
     def event(self) -> Any:
         return self._cupy.cuda.Event(disable_timing=True)
 
     def record(self, event: Any) -> None:
-        event.record(self._stream)
+        event.record(self.stream)
 
     def wait(self, event: Any) -> None:
         event.synchronize()

@@ -4,7 +4,8 @@ Rows that a GPU regrouped lie there already; those of another FlowBatch are copi
 stays on the device for a model, or is read back as views.compute() returns it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import prod
 
 import numpy as np
 
@@ -14,7 +15,13 @@ from etcpipe.gpu.views import VIEWS, View
 from etcpipe.layout import FLOW_KEY, PACKET_FIELDS
 
 ROWS_MAX = 4096  # flows of one call of a kernel
+INPUTS = ("key", "initiator", "packets", "raw")
 _PLACES = {column.name: i for i, column in enumerate(VIEWS["stats"].columns)}
+
+
+def has_kernel(view: View) -> bool:
+    """Return whether a view can be computed on a GPU."""
+    return not view.columns or view.name in ("stats", "seq")
 
 
 class ViewComputer:
@@ -43,7 +50,7 @@ class ViewComputer:
         columns: Sequence[str] | None = None,
     ):
         is_raw = not view.columns
-        if not is_raw and view.name not in ("stats", "seq"):
+        if not has_kernel(view):
             raise ValueError(f"the view {view.name} has no kernel: it is computed on the CPU")
         if depth < 1:
             raise ValueError(f"depth is {depth}, a view needs at least one packet")
@@ -59,6 +66,7 @@ class ViewComputer:
         self._kernel = "view_raw" if is_raw else f"view_{view.name}"
         self._first_n, self._raw_len = first_n, raw_len if is_raw else 0
         self.rows = DeviceArray(device, (ROWS_MAX, *shape), view.dtype)
+        self._row_bytes = prod(shape) * self.rows.dtype.itemsize
         chosen = DeviceArray(device, len(_PLACES), np.uint8)
         if view.name == "stats":
             chosen.write(np.array([_PLACES[name] for name in names], np.uint8))
@@ -81,13 +89,16 @@ class ViewComputer:
         parts = [self._part(flows, start) for start in range(0, len(flows), ROWS_MAX)]
         return np.concatenate(parts) if parts else self.rows.read(0)
 
-    def run(self, flows: int, **addresses: int) -> None:
-        """Compute rows of at most ROWS_MAX flows whose columns are on the device.
+    def run(self, flows: int, addresses: Mapping[str, int], first: int = 0) -> None:
+        """Compute rows of flows whose columns are on the device.
 
         Args:
-            **addresses: of key, initiator, packets and, for views of bytes, raw.
+            addresses: of the INPUTS, by name; raw for views of bytes only.
+            first: where in rows the first one goes; first + flows is at most ROWS_MAX.
         """
-        self._input.write(flows=flows, **addresses)
+        places = {name: addresses[name] for name in INPUTS if name in addresses}
+        self._input.write(flows=flows, **places)
+        self._output.write(rows=self.rows.address + first * self._row_bytes)
         launch(
             self._device,
             self._kernel,
@@ -101,5 +112,5 @@ class ViewComputer:
         columns = {name: getattr(part, name) for name in self._kinds()}
         columns["raw"] = columns["raw"][:, :, : self._raw_len]
         self._columns.write(len(part), columns)
-        self.run(len(part), **self._columns.addresses(len(part)))
+        self.run(len(part), self._columns.addresses(len(part)))
         return self.rows.read(len(part))

@@ -70,6 +70,7 @@ class ShimDevice:
     """A Device of etcpipe.gpu.cuda in the host's memory; the seed orders its threads."""
 
     processors = 2
+    stream = None
 
     def __init__(self, seed: int = 1, lib: ctypes.CDLL | None = None):
         self._allocated: list[int] = []

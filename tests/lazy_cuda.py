@@ -10,12 +10,31 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from trt_stub.fake_cupy import Stream
 
 from etcpipe.errors import UnsupportedError
 from etcpipe.gpu.cuda import Device
 from etcpipe.gpu.staging import Launch
 
 POISON = 0xCD
+
+
+class LazyStream(Stream):
+    """The stream of a LazyCuda, as the runners of models see it."""
+
+    def __init__(self, cuda: "LazyCuda"):
+        super().__init__(non_blocking=True)
+        self._cuda = cuda
+
+    def enqueue(self, step: Callable[[], None]) -> None:
+        if self.captured is None:
+            self._cuda.later(step)
+        else:
+            super().enqueue(step)
+
+    def synchronize(self) -> None:
+        super().synchronize()
+        self._cuda.drain()
 
 
 class LazyCuda:
@@ -33,6 +52,7 @@ class LazyCuda:
     def __init__(self, device: Device, seed: int | None = None, refuses: str = ""):
         self.processors = device.processors
         self.calls: list[tuple] = []
+        self.stream = LazyStream(self)
         self._device = device
         self._rng = random.Random(seed) if seed is not None else None
         self._refuses = refuses
@@ -70,13 +90,13 @@ class LazyCuda:
         upload, download = self._pinned_at(source, size), self._pinned_at(to, size)
         assert (upload is None) != (download is None), "one side of a copy is pinned memory"
         if upload is not None:
-            self._later(lambda: self._device.write(to, upload))
+            self.later(lambda: self._device.write(to, upload))
         else:
-            self._later(lambda: self._device.read(source, download))
+            self.later(lambda: self._device.read(source, download))
 
     def launch(self, kernel: str, blocks: int, threads: int, first: int, second: int) -> None:
         self.calls.append(("launch", kernel))
-        self._later(lambda: self._device.launch(kernel, blocks, threads, first, second))
+        self.later(lambda: self._device.launch(kernel, blocks, threads, first, second))
 
     def capture(self, launches: Sequence[Launch]) -> tuple[Launch, ...]:
         self.calls.append(("capture", *(launch[0] for launch in launches)))
@@ -85,7 +105,7 @@ class LazyCuda:
     def replay(self, graph: tuple[Launch, ...]) -> None:
         self.calls.append(("replay", *(launch[0] for launch in graph)))
         for launch in graph:
-            self._later(lambda launch=launch: self._device.launch(*launch))
+            self.later(lambda launch=launch: self._device.launch(*launch))
 
     def event(self) -> int:
         self._events.append(0)
@@ -100,7 +120,16 @@ class LazyCuda:
         while self._done < self._events[event]:
             self._do_next()
 
-    def _later(self, work: Callable[[], None]) -> None:
+    def is_pinned(self, address: int, size: int) -> bool:
+        """Return whether bytes are in pinned memory."""
+        return self._pinned_at(address, size) is not None
+
+    def drain(self) -> None:
+        """Do all work that was put in the stream."""
+        while self._stream:
+            self._do_next()
+
+    def later(self, work: Callable[[], None]) -> None:
         self._stream.append(work)
         self._put += 1
         while self._rng and self._stream and self._rng.random() < 0.4:

@@ -10,7 +10,6 @@ from test_regroup_agree import random_packets
 
 from etcpipe.batch import FlowBatch, concatenate
 from etcpipe.gpu.regroup import Regroup
-from etcpipe.gpu.regroup_gpu import Backend
 from etcpipe.gpu.views import MASKS, VIEWS, compute
 from etcpipe.gpu.views_gpu import ROWS_MAX, ViewComputer
 
@@ -110,20 +109,3 @@ def test_what_does_not_fit_is_refused():
         on_device("shim", "raw", flows, 1)
     with pytest.raises(ValueError, match="tok has no kernel"):
         on_device("shim", "tok", flows, 1)
-
-
-@pytest.mark.parametrize("on", ON)
-def test_rows_that_were_regrouped_on_the_device_are_looked_at_there(on):
-    where = device(on)
-    regroup = Regroup(5, 20, wait_s=0.01, device="reference")
-    regroup._backend = Backend(regroup.settings, where)
-    computer = ViewComputer(where, VIEWS["seq"], 5, 20, 5)
-    packets = random_packets(random.Random(5), 1000, 60, depth=5)
-    flows = regroup.add(packets)
-    there = regroup._backend.on_device(flows)
-    assert len(flows) > 60
-    computer.run(len(flows), **{name: there[name] for name in ("key", "initiator", "packets")})
-    got, expected = computer.rows.read(len(flows)), compute(VIEWS["seq"], flows, 5)
-    assert got[..., :2].tobytes() == expected[..., :2].tobytes()
-    regroup.add(batch([]))
-    assert regroup._backend.on_device(flows) is None

@@ -70,6 +70,6 @@ def test_a_batch_is_one_graph_from_the_third_on() -> None:
     for part in split(packets, [30, 30, 30]):
         before = len(cuda.calls)
         backend.add(part, None)
-        calls = [call for call in cuda.calls[before:] if call[-1] in kernels]
+        calls = [call for call in cuda.calls[before:] if call[1] in kernels]
         seen.append([call[0] for call in calls])
     assert seen == [["launch"] * 3, ["capture", "replay"], ["replay"]]

@@ -46,7 +46,7 @@ class Graph:
     def launch(self, stream):
         self.launches += 1
         for step in self.work:
-            step()
+            stream.enqueue(step)
 
 
 class Stream:
