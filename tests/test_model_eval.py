@@ -166,3 +166,23 @@ def test_the_split_is_in_the_report_of_a_training(monkeypatch):
     dataset = dataset.__class__(**{**vars(dataset), "host": dataset.capture.copy()})
     settings = train.Settings(Input(), folds=2, split="host")
     assert train.train(dataset, settings).report["split"] == "host"
+
+
+def test_the_open_set_needs_three_classes(model, tmp_path):
+    other = write_recordings(tmp_path, first_seed=50)
+    done = etcpipe("eval", model, other, "--open-set")
+    assert "data of three classes or more are needed" in str(done.exception)
+
+
+def test_the_open_set_on_the_command_line(model, tmp_path):
+    """Small flows have another name in half of the captures: three classes."""
+    other = write_recordings(tmp_path, first_seed=50)
+    labels = (other / "labels.csv").read_text()
+    for pair in ("2.pcap", "3.pcap"):
+        labels = labels.replace(f"{pair},small", f"{pair},mouse")
+    (other / "labels.csv").write_text(labels)
+    report = json.loads(etcpipe("eval", model, other, "--open-set", "-j").output)
+    assert report["strange_classes"] == ["mouse"] and report["unknown"]["strange_flows"] == 30
+    found = report["open_set"]
+    assert found["best"] in found["area_under_roc"] and "large" in found["without"]
+    assert found["without"]["large"]["knn"]["area_under_roc"] > 0.95
