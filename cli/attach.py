@@ -196,7 +196,7 @@ def _follow(
 def _started(device: str, tap: "Live") -> str:
     return (
         f"{device}: attached, {tap.mode} ({tap.mode_reason}), {tap.loader}, "
-        f"model {tap.model.name}; Ctrl-C ends"
+        f"model {tap.model.name} by {tap.model.engine}; Ctrl-C ends"
     )
 
 

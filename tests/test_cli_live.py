@@ -5,6 +5,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -255,6 +256,14 @@ def test_output_that_cannot_be_opened_detaches(wire, tmp_path):
     expected = f"etcpipe: cannot write {target}: No such file or directory"
     assert done.stderr.splitlines()[-1] == expected
     assert wire.leftovers() == []
+
+
+def test_first_line_says_what_runs_the_model(wire, tmp_path):
+    with attached(wire, tmp_path) as etcpipe:
+        etcpipe.until_attached()
+        assert etcpipe.signalled(signal.SIGINT) == 0
+    first = etcpipe.stderr.splitlines()[0]
+    assert re.search(r", model \S+ by ONNX Runtime [0-9.]+, CPU; Ctrl-C ends$", first)
 
 
 def test_reader_that_left_ends_it_quietly(wire):
