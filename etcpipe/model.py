@@ -1,5 +1,6 @@
 """Models: loaded from a file, checked, ready to give verdicts."""
 
+import logging
 import time
 from os import PathLike
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from etcpipe.batch import FlowBatch
-from etcpipe.errors import ModelError
+from etcpipe.errors import ModelError, UnsupportedError
 from etcpipe.gpu.inference import ROWS_AT_ONCE, Runner, open_runner
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.gpu.views import VIEWS, View, compute
@@ -31,6 +32,8 @@ from etcpipe.verdict import (
 
 if TYPE_CHECKING:
     from etcpipe.gpu.scorer_gpu import Scorer
+
+log = logging.getLogger(__name__)
 
 DEFAULT = "default"
 SHIPPED = Path(__file__).parent / "models"
@@ -95,7 +98,11 @@ class Model:
         """Return what judges flows where a GPU regrouped them; None: infer(rows(flows)) does."""
         if self.device == "cpu":
             return None
-        return regroup.scorer(self._runner, self.view, self.first_n, self.columns)
+        try:
+            return regroup.scorer(self._runner, self.view, self.first_n, self.columns)
+        except UnsupportedError as error:
+            log.warning("flows take the way through the host: %s", error)
+            return None
 
     def verdicts(
         self,

@@ -194,6 +194,9 @@ class Regroup:
 
         Returns:
             None where flows are regrouped on the CPU, or the view has no kernel: nothing changes.
+
+        Raises:
+            UnsupportedError: the GPU has no memory left for the rows: nothing changes.
         """
         make = getattr(self._backend, "scorer", None)
         return make(runner, view, depth, columns) if make else None

@@ -5,6 +5,7 @@ stays on the device for a model, or is read back as views.compute() returns it.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -15,13 +16,21 @@ from etcpipe.gpu.views import VIEWS, View
 from etcpipe.layout import FLOW_KEY, PACKET_FIELDS
 
 ROWS_MAX = 4096  # flows of one call of a kernel
+# The kernel that computes each view; of the others there is none.
+KERNELS = {
+    "stats": "view_stats",
+    "seq": "view_seq",
+    "raw": "view_raw",
+    "raw1500": "view_raw",
+    "packet": "view_raw",
+}
 INPUTS = ("key", "initiator", "packets", "raw")
 _PLACES = {column.name: i for i, column in enumerate(VIEWS["stats"].columns)}
 
 
 def has_kernel(view: View) -> bool:
     """Return whether a view can be computed on a GPU."""
-    return not view.columns or view.name in ("stats", "seq")
+    return view.name in KERNELS
 
 
 class ViewComputer:
@@ -49,7 +58,6 @@ class ViewComputer:
         depth: int,
         columns: Sequence[str] | None = None,
     ):
-        is_raw = not view.columns
         if not has_kernel(view):
             raise ValueError(f"the view {view.name} has no kernel: it is computed on the CPU")
         if depth < 1:
@@ -63,8 +71,8 @@ class ViewComputer:
             raise ValueError(f"no such stats column: {', '.join(sorted(unknown))}")
         shape = (len(names),) if view.name == "stats" else view.shape
         self._device = device
-        self._kernel = "view_raw" if is_raw else f"view_{view.name}"
-        self._first_n, self._raw_len = first_n, raw_len if is_raw else 0
+        self._kernel = KERNELS[view.name]
+        self._first_n, self._raw_len = first_n, raw_len if view.raw_len else 0
         self.rows = DeviceArray(device, (ROWS_MAX, *shape), view.dtype)
         self._row_bytes = prod(shape) * self.rows.dtype.itemsize
         chosen = DeviceArray(device, len(_PLACES), np.uint8)
@@ -74,7 +82,11 @@ class ViewComputer:
             device, "view_output", rows=self.rows, chosen=chosen, ranks=shape[0], columns=shape[-1]
         )
         self._input = Record(device, "view_input", first_n=first_n, raw_len=raw_len, depth=depth)
-        self._columns = Columns(device, ROWS_MAX, self._kinds())
+
+    @cached_property
+    def _columns(self) -> Columns:
+        """Room for flows of the host: as much as for the rows, so only where there are any."""
+        return Columns(self._device, ROWS_MAX, self._kinds())
 
     def _kinds(self) -> dict[str, tuple[type | np.dtype, tuple[int, ...]]]:
         return {

@@ -11,7 +11,7 @@ from test_regroup_agree import random_packets
 from etcpipe.batch import FlowBatch, concatenate
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.gpu.views import MASKS, VIEWS, compute
-from etcpipe.gpu.views_gpu import ROWS_MAX, ViewComputer
+from etcpipe.gpu.views_gpu import KERNELS, ROWS_MAX, ViewComputer
 
 
 def rows(seed: int, first_n: int, raw_len: int = 0, flows: int = 60) -> FlowBatch:
@@ -55,7 +55,7 @@ def test_seq(on, first_n, depth):
 
 @pytest.mark.parametrize("on", ON)
 @pytest.mark.parametrize("first_n, raw_len, depth", [(10, 1500, 10), (12, 1503, 4), (3, 1600, 9)])
-@pytest.mark.parametrize("name", [view.name for view in VIEWS.values() if not view.columns])
+@pytest.mark.parametrize("name", [name for name in KERNELS if VIEWS[name].raw_len])
 def test_views_of_bytes(on, name, first_n, raw_len, depth):
     flows = rows(1, first_n, raw_len)
     got = on_device(on, name, flows, depth)
@@ -107,5 +107,6 @@ def test_what_does_not_fit_is_refused():
         on_device("shim", "stats", flows, 1, ["no_such"])
     with pytest.raises(ValueError, match="raw needs 1000"):
         on_device("shim", "raw", flows, 1)
-    with pytest.raises(ValueError, match="tok has no kernel"):
-        on_device("shim", "tok", flows, 1)
+    for name in ("tok", "image"):
+        with pytest.raises(ValueError, match=f"{name} has no kernel"):
+            on_device("shim", name, flows, 1)

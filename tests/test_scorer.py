@@ -13,6 +13,7 @@ from test_inference_verdicts import file  # noqa: F401  a fixture
 from test_regroup_agree import cuts, random_packets
 
 from etcpipe import pipeline
+from etcpipe.errors import UnsupportedError
 from etcpipe.gpu.cuda import Columns
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.gpu.regroup_gpu import Backend
@@ -146,9 +147,29 @@ def test_more_flows_may_wait_than_there_are_rows(gpu):
         scorer.take(1)
 
 
+def test_without_memory_for_rows_they_take_the_way_through_the_host(gpu, file, caplog):  # noqa: F811
+    class Full(ShimDevice):
+        room = None
+
+        def allocate(self, size):
+            if self.room is not None and size > self.room:
+                raise UnsupportedError(f"the GPU has no {size} bytes left")
+            return super().allocate(size)
+
+    model, device = load(file, device="gpu"), Full()
+    regroup = regroup_for(model)
+    regroup._backend = Backend(regroup.settings, StagedDevice(LazyCuda(device)))
+    device.room = 1 << 16
+    verdicts = list(pipeline.run(source(4), regroup, model))
+    assert "through the host: the GPU has no " in caplog.text
+    assert sum(map(len, verdicts)) > 60
+    assert all(batch.flows.raw.shape[2] == model.raw_len for batch in verdicts)
+
+
 def test_what_has_no_kernel_is_judged_from_the_host(gpu, file):  # noqa: F811
     model = load(file, device="gpu")
     regroup = regroup_for(model)
     assert model.scorer(regroup) is None
     backend = Backend(regroup.settings, StagedDevice(LazyCuda(ShimDevice())))
-    assert backend.scorer(Sums(), VIEWS["tok"], 10, ()) is None
+    for name in ("tok", "image"):
+        assert backend.scorer(Sums(), VIEWS[name], 10, ()) is None
