@@ -19,7 +19,7 @@ endif
 
 test:
 	tools/setup lab test
-	.venv/bin/python -m pytest $(PYTEST_ARGS)
+	tools/test $(PYTEST_ARGS)
 
 lint: setup
 	.venv/bin/ruff check .

@@ -18,8 +18,9 @@ def _gpu_reason() -> str | None:
     return None
 
 
-def pytest_sessionstart() -> None:
-    if os.geteuid() == 0:
+def pytest_sessionstart(session: pytest.Session) -> None:
+    is_worker = hasattr(session.config, "workerinput")
+    if os.geteuid() == 0 and not is_worker:
         remove_stale()
 
 

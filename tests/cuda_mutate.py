@@ -23,7 +23,7 @@ from etcpipe.gpu.flow_sort import FlowRules
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.gpu.regroup_gpu import Backend
 
-CPU_S = 60  # ten times what it takes
+CPU_S = 20  # several times what it takes
 BARRIER = re.compile(r"__sync(?:threads|warp)\(\);")
 BUILDS["quick"] = ["g++", "-O0"]
 
