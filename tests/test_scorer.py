@@ -122,16 +122,21 @@ def test_an_engine_that_fails_is_followed_by_the_cpu(gpu, file, caplog):  # noqa
 
 
 class Sums:
-    """A runner whose one score is the sum of a row."""
+    """A runner whose one score is the sum of a row, when the stream comes to it."""
 
     def infer_device(self, rows, stream):
-        sums = np.asarray(rows).sum(axis=(1, 2), dtype=np.float32)[:, None]
-        return sys.modules["cupy"].asarray(sums)
+        scores = sys.modules["cupy"].empty((len(rows), 1), np.float32)
+
+        def work():
+            scores[:, 0] = np.asarray(rows).sum(axis=(1, 2))
+
+        stream.enqueue(work)
+        return scores
 
 
 def test_more_flows_may_wait_than_there_are_rows(gpu):
     flows = rows(4, 2)
-    device, n = ShimDevice(), ROWS_MAX // 2 - 100
+    device, n = StagedDevice(LazyCuda(ShimDevice())), ROWS_MAX // 2 - 100
     many = flows.select(np.arange(3 * n) % len(flows))
     scorer = Scorer(device, ViewComputer(device, VIEWS["seq"], 2, 0, 2), Sums())
     kinds = {name: (getattr(many, name).dtype, getattr(many, name).shape[1:]) for name in INPUTS}
