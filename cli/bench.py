@@ -11,7 +11,7 @@ from etcpipe.cli.common import Verb, is_json, print_json
 from etcpipe.errors import UnsupportedError
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "tools" / "bench"
-BENCHMARKS = ("classify", "raw_path", "gpu", "forward", "wire", "start", "kernel")
+BENCHMARKS = ("classify", "raw_path", "gpu", "forward", "wire", "start", "kernel", "mirror")
 
 
 @click.command(cls=Verb)
