@@ -61,7 +61,13 @@ class Running:
         with open(self._out, "wb") as out, open(self._err, "wb") as err:
             environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
             self.process = subprocess.Popen(
-                [*command, *map(str, args)], stdout=out, stderr=err, cwd=ROOT, env=environment
+                [*command, *map(str, args)],
+                stdout=out,
+                stderr=err,
+                cwd=ROOT,
+                env=environment,
+                # a shell that runs the tests in the background ignores Ctrl-C for all of them
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     @property
