@@ -8,6 +8,10 @@ from etcpipe.errors import PermissionDeniedError, UnsupportedError
 from etcpipe.kernel import libbpf
 from etcpipe.kernel.settings import Build, Loaded
 
+# A flow table above this may take the last memory that there is. Asked for alone, the kernel
+# refuses it; beside a block that needs a little too, the block's process may be killed.
+FLOWS_BESIDE_MAX = 1 << 20
+
 
 def load(build: Build) -> Loaded:
     """Return the loaded programs and maps.
@@ -48,6 +52,8 @@ def loading(build: Build) -> Iterator[Future[Loaded]]:
     """
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(load, build)
+        if build.settings.max_flows > FLOWS_BESIDE_MAX:
+            future.result()
         try:
             yield future
         except BaseException:
