@@ -66,8 +66,6 @@ class Running:
                 stderr=err,
                 cwd=ROOT,
                 env=environment,
-                # a shell that runs the tests in the background ignores Ctrl-C for all of them
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     @property

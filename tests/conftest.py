@@ -1,6 +1,7 @@
 """Skip what this machine cannot run; say why in one place."""
 
 import os
+import signal
 
 import pytest
 from engine_fixtures import cuda, gpu  # noqa: F401  fixtures of several files
@@ -19,6 +20,8 @@ def _gpu_reason() -> str | None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
+    # a shell that runs the tests in the background has Ctrl-C ignored for all of them
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     is_worker = hasattr(session.config, "workerinput")
     if os.geteuid() == 0 and not is_worker:
         remove_stale()
