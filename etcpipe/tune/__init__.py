@@ -1,0 +1,8 @@
+"""Which features, how many packets and which model: a search against measured cost.
+
+space      what can be chosen: columns of the view stats, a depth, a tree's size
+priors     what is likely good before anything was measured
+search     points to try next, by Optuna; baselines and cato are others' ways
+profile    what a point costs, measured
+front      the points that nothing beats, in a file that other verbs take: front.json#7
+"""
