@@ -10,7 +10,7 @@ A Dataset is the same whichever way it came: `rows(view)`, `label`, `capture`, `
 """
 
 from etcpipe.dataset.folder import Manifest, build, is_folder, open_folder, read_manifest
-from etcpipe.dataset.reading import read, rows_of
+from etcpipe.dataset.reading import Labelled, read, read_labelled, rows_of
 from etcpipe.dataset.recordings import (
     Flow,
     Labeller,
@@ -29,6 +29,7 @@ __all__ = [
     "Dataset",
     "Flow",
     "Input",
+    "Labelled",
     "Labeller",
     "Manifest",
     "Recording",
@@ -41,6 +42,7 @@ __all__ = [
     "is_folder",
     "open_folder",
     "read",
+    "read_labelled",
     "read_manifest",
     "rows_of",
 ]

@@ -19,20 +19,44 @@ OnProgress = Callable[[int, int], None]
 # By how much a flow that ended outlives what waits for its packets.
 KEEP_ENDED_S = 10.0
 OnSkip = Callable[[Recording, CaptureError], None]
+Change = Callable[[FlowBatch], FlowBatch]
+
+
+def as_they_are(flows: FlowBatch) -> FlowBatch:
+    """Return flows that nobody changes."""
+    return flows
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """Labelled flows of one capture, as many as were complete at once.
+class Labelled:
+    """Flows of one capture that have a label, as many as were complete at once.
 
     Attributes:
         recording: index of the capture among those that are read.
-        rows: (flows, ...) by view.
+        flows: what regrouping made of them.
         labels: (flows,) names.
         host: (flows,) int64, a hash of the two addresses.
         first_us: (flows,) int64.
         payload: (flows,) uint8, index into payload.KINDS.
         unlabelled: further flows, without a label.
+    """
+
+    recording: int
+    flows: FlowBatch
+    labels: list[str]
+    host: np.ndarray
+    first_us: np.ndarray
+    payload: np.ndarray
+    unlabelled: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows of Labelled flows.
+
+    Attributes:
+        rows: (flows, ...) by view.
+        recording, labels, host, first_us, payload, unlabelled: as of Labelled.
     """
 
     recording: int
@@ -51,6 +75,7 @@ def read(
     views: Sequence[str] = (),
     mask: str = "strict",
     depth: int | None = None,
+    change: Change = as_they_are,
 ) -> Dataset:
     """Return the labelled flows of some captures.
 
@@ -59,13 +84,16 @@ def read(
         views: to read beside stats and seq, names of VIEWS.
         mask: of their bytes, a name of gpu.mask.MASKS.
         depth: packets that rows show, at most settings.first_n; None for all of those.
+        change: done to labelled flows before views are made of them (etcpipe.shaping).
 
     Raises:
         CaptureError: a capture cannot be read.
         UsageError: no flow has a label.
     """
     wanted = views_wanted(views)
-    chunks = list(read_chunks(recordings, settings, wanted, mask, on_progress, depth=depth))
+    chunks = list(
+        read_chunks(recordings, settings, wanted, mask, on_progress, depth=depth, change=change)
+    )
     labels = [name for chunk in chunks for name in chunk.labels]
     if not labels:
         raise UsageError("no flow of these captures has a label")
@@ -105,8 +133,9 @@ def read_chunks(
     on_progress: OnProgress = lambda done, total: None,
     on_skip: OnSkip | None = None,
     depth: int | None = None,
+    change: Change = as_they_are,
 ) -> Iterator[Chunk]:
-    """Yield the labelled flows of captures, never more than a part of one capture at once.
+    """Yield the rows of labelled flows, never more than of a part of one capture at once.
 
     Args:
         on_skip: takes a capture that cannot be read, which is left out from there on.
@@ -114,11 +143,27 @@ def read_chunks(
     Raises:
         CaptureError: a capture cannot be read, and there is no on_skip.
     """
+    shown = depth or settings.first_n
+    for one in read_labelled(recordings, settings, views, mask, on_progress, on_skip):
+        flows = change(one.flows)
+        others = {name: value for name, value in vars(one).items() if name != "flows"}
+        yield Chunk(rows={name: rows_of(name, flows, shown) for name in views}, **others)
+
+
+def read_labelled(
+    recordings: Sequence[Recording],
+    settings: Input,
+    views: Sequence[str],
+    mask: str,
+    on_progress: OnProgress = lambda done, total: None,
+    on_skip: OnSkip | None = None,
+) -> Iterator[Labelled]:
+    """Yield the labelled flows of captures; as read_chunks(), but with their packets."""
     for i, recording in enumerate(recordings):
         try:
             for flows in _flows_of(recording, settings, views, mask):
                 if len(flows[0]):
-                    yield _chunk(i, recording.label, flows, views, depth or settings.first_n)
+                    yield _labelled(i, recording.label, flows)
         except CaptureError as error:
             if on_skip is None:
                 raise
@@ -173,22 +218,17 @@ class _Began:
         return (first_ns // 1000).astype(np.int64)
 
 
-def _chunk(
-    recording: int,
-    label: Labeller,
-    flows: tuple[FlowBatch, np.ndarray, np.ndarray],
-    views: Sequence[str],
-    depth: int,
-) -> Chunk:
+def _labelled(
+    recording: int, label: Labeller, flows: tuple[FlowBatch, np.ndarray, np.ndarray]
+) -> Labelled:
     batch, first_us, kinds = flows
     who = list(identify(batch, first_us))
     names = [label(flow) for flow in who]
     keep = np.array([name is not None for name in names], bool)
-    chosen = batch.select(keep)
     host = np.array([_host(flow) for flow in who], np.int64)
-    return Chunk(
+    return Labelled(
         recording,
-        {name: rows_of(name, chosen, depth) for name in views},
+        batch.select(keep),
         [name for name in names if name is not None],
         host[keep],
         first_us[keep],
