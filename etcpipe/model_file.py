@@ -135,7 +135,7 @@ def check_input(description: Description, runner: Runner) -> None:
         ModelError: it does not.
     """
     view = VIEWS[description.view]
-    shape = (len(description.columns),) if view.name == "stats" else view.shape
+    shape = (len(description.columns),) if view.is_choice else view.shape
     if runner.input_shape != shape or runner.input_dtype != view.dtype:
         raise ModelError(
             f"takes {runner.input_dtype} {list(runner.input_shape)}, "

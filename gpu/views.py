@@ -18,8 +18,7 @@ import numpy as np
 
 from etcpipe.batch import FlowBatch
 from etcpipe.gpu import tokens
-
-MISSING = -1.0
+from etcpipe.gpu.features import FEATURE_COLUMNS, MISSING, STATS_COLUMNS, Column
 
 # Fields that a mask hides; the bytes of the raw view follow the same masks (gpu/mask.py).
 MASKS: dict[str, frozenset[str]] = {
@@ -27,22 +26,6 @@ MASKS: dict[str, frozenset[str]] = {
     "standard": frozenset({"ports", "ttl"}),
     "none": frozenset(),
 }
-
-
-@dataclass(frozen=True)
-class Column:
-    """One number of a view.
-
-    Attributes:
-        unit: of the value, "" for a plain number.
-        formula: what it is, in words that a reader can compute by hand.
-        field: the packet field that a mask may hide, "" if none does.
-    """
-
-    name: str
-    unit: str
-    formula: str
-    field: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,6 +48,11 @@ class View:
     packets: int | None = None
     raw_len: int = 0
 
+    @property
+    def is_choice(self) -> bool:
+        """Whether a model takes some of its columns, in an order of its own."""
+        return len(self.shape) == 1
+
     def column_names(self, mask: str = "strict") -> tuple[str, ...]:
         """Return the names of the columns that a mask leaves, in order.
 
@@ -74,54 +62,19 @@ class View:
         hidden = MASKS[mask]
         return tuple(column.name for column in self.columns if column.field not in hidden)
 
+    def chosen(self, columns: Sequence[str] | None) -> tuple[str, ...]:
+        """Return the columns, checked; None for those that the strict mask leaves.
 
-_STATISTICS = {
-    "sum": "sum",
-    "mean": "arithmetic mean",
-    "min": "smallest",
-    "max": "largest",
-    "med": "median (mean of the middle two if even)",
-    "std": "standard deviation (population)",
-}
-_SIDES = {"s": "from the initiator", "d": "towards the initiator"}
+        Raises:
+            ValueError: the view lacks one of them.
+        """
+        if columns is None:
+            return self.column_names()
+        unknown = set(columns) - {column.name for column in self.columns}
+        if unknown:
+            raise ValueError(f"no such {self.name} column: {', '.join(sorted(unknown))}")
+        return tuple(columns)
 
-
-def _per_side(quantity: str, statistics: Sequence[str], unit: str, what: str, field: str = ""):
-    return tuple(
-        Column(
-            f"{side}_{quantity}_{statistic}",
-            unit,
-            f"{_STATISTICS[statistic]} of {what} of packets {words}",
-            field,
-        )
-        for statistic in statistics
-        for side, words in _SIDES.items()
-    )
-
-
-_IAT = "the time since the previous packet of the same direction"
-_FLAGS = ("cwr", "ece", "urg", "ack", "psh", "rst", "syn", "fin")
-
-# CATO's 67 candidates, its names and its order (NSDI'25, artefact's helper/consts.py).
-_STATS_COLUMNS = (
-    Column("dur", "s", "time from the first to the last packet"),
-    Column("proto", "", "IP protocol number"),
-    Column("s_port", "", "port of the initiator", "ports"),
-    Column("d_port", "", "port of the responder", "ports"),
-    Column("s_load", "bit/s", "8 x s_bytes_sum / dur, missing if dur is 0"),
-    Column("d_load", "bit/s", "8 x d_bytes_sum / dur, missing if dur is 0"),
-    Column("s_pkt_cnt", "", "packets from the initiator"),
-    Column("d_pkt_cnt", "", "packets towards the initiator"),
-    *_per_side("iat", ["mean"], "s", _IAT),
-    Column("tcp_rtt", "s", "first SYN to the initiator's ACK of the SYN+ACK"),
-    Column("syn_ack", "s", "first SYN to the first SYN+ACK after it"),
-    Column("ack_dat", "s", "that SYN+ACK to the initiator's first ACK after it"),
-    *_per_side("bytes", list(_STATISTICS), "byte", "the IP length (header included)"),
-    *_per_side("iat", ["sum", "min", "max", "med", "std"], "s", _IAT),
-    *_per_side("winsize", list(_STATISTICS), "", "the TCP window (unscaled)", "window"),
-    *_per_side("ttl", list(_STATISTICS), "", "the TTL or hop limit", "ttl"),
-    *(Column(f"{flag}_cnt", "", f"packets with TCP flag {flag.upper()}") for flag in _FLAGS),
-)
 
 _SEQ_COLUMNS = (
     Column("size", "1500 byte", "IP length / 1500"),
@@ -136,8 +89,15 @@ VIEWS: dict[str, View] = {
             "stats",
             "statistics of the first packets: CATO's 67 candidates",
             "float32",
-            (len(_STATS_COLUMNS),),
-            _STATS_COLUMNS,
+            (len(STATS_COLUMNS),),
+            STATS_COLUMNS,
+        ),
+        View(
+            "features",
+            "the columns of stats, and ours: what a search may choose from",
+            "float32",
+            (len(FEATURE_COLUMNS),),
+            FEATURE_COLUMNS,
         ),
         View(
             "seq",
@@ -203,22 +163,21 @@ def compute(
 
     Args:
         depth: packets of a flow that count, the first ones that are present; 1 or more.
-        columns: for stats, the columns wanted and their order; None for those that the
+        columns: of stats or features, those wanted and their order; None for those that the
             strict mask leaves.
 
     Returns:
-        (flows, ...) of the view's shape (stats: as many as columns) and dtype.
+        (flows, ...) of the view's shape (stats, features: as many as columns) and dtype.
 
     Raises:
         ValueError: depth below 1, an unknown column, or flows without the bytes that it shows.
     """
-    from etcpipe.gpu import tokens_cpu, views_cpu
+    from etcpipe.gpu import features_cpu, tokens_cpu, views_cpu
 
     if depth < 1:
         raise ValueError(f"depth is {depth}, a view needs at least one packet")
-    if view.name == "stats":
-        names = view.column_names() if columns is None else columns
-        return views_cpu.stats(flows, depth, tuple(names))
+    if view.is_choice:
+        return features_cpu.rows(flows, depth, view.chosen(columns))
     if view.name == "seq":
         return views_cpu.seq(flows, depth)
     if view.name == "image":

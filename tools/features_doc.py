@@ -3,7 +3,8 @@
 .venv/bin/python tools/features_doc.py > docs/features.md
 """
 
-from etcpipe.gpu.views import MASKS, MISSING, VIEWS, View
+from etcpipe.gpu.features_states import STATES
+from etcpipe.gpu.views import MASKS, MISSING, VIEWS, Column, View
 
 HEAD = """# Features: the views of a flow
 
@@ -30,6 +31,11 @@ What a model may not see. The bytes of `raw` follow the same masks by parsed fie
 {masks}
 """
 
+KEPT = """Whoever computes columns keeps the states that they name, and those that these build on:
+no others. Fields are those of `struct packet_fields` (`bpf/etcpipe.h`). All are whole numbers;
+what is a mean, a deviation, a share or an entropy is finished from them afterwards.
+"""
+
 
 def main() -> None:
     """Print the page."""
@@ -41,17 +47,44 @@ def main() -> None:
     print(HEAD.format(missing=MISSING, masks=masks), end="")
     for view in VIEWS.values():
         print(section(view), end="")
+    print(states(), end="")
 
 
 def section(view: View) -> str:
     """Return the part of the page about one view."""
     shape = " x ".join(map(str, view.shape))
     lines = ["", f"## {view.name}: {shape} {view.dtype}", "", _sentence(view.summary)]
-    if view.columns:
-        lines += ["", "| column | unit | what it is | hidden with |", "| --- | --- | --- | --- |"]
-        lines += [
-            f"| `{one.name}` | {one.unit} | {one.formula} | {one.field} |" for one in view.columns
-        ]
+    if view.name == "features":
+        columns = view.columns[len(VIEWS["stats"].columns) :]
+        lines += ["", f"The {len(VIEWS['stats'].columns)} columns of `stats`, then:"]
+    else:
+        columns = view.columns
+    if columns:
+        has_states = "kept of a flow | " if view.is_choice else ""
+        lines += ["", f"| column | unit | what it is | {has_states}hidden with |"]
+        lines += ["| --- | --- | --- | --- |" + " --- |" * view.is_choice]
+        lines += [_row(one, view.is_choice) for one in columns]
+    return "\n".join([*lines, ""])
+
+
+def _row(column: Column, has_states: bool) -> str:
+    states = " ".join(f"`{name}`" for name in column.needs) + " | " if has_states else ""
+    return f"| `{column.name}` | {column.unit} | {column.formula} | {states}{column.field} |"
+
+
+def states() -> str:
+    """Return the table of what may be kept of a flow."""
+    lines = [
+        "",
+        "## What is kept of a flow",
+        "",
+        KEPT,
+        "| state | what it is | reads | builds on |",
+    ]
+    lines += ["| --- | --- | --- | --- |"]
+    for state in STATES.values():
+        reads, needs = (" ".join(f"`{n}`" for n in names) for names in (state.reads, state.needs))
+        lines.append(f"| `{state.name}` | {state.what} | {reads} | {needs} |")
     return "\n".join([*lines, ""])
 
 
