@@ -94,29 +94,47 @@ def read(
     chunks = list(
         read_chunks(recordings, settings, wanted, mask, on_progress, depth=depth, change=change)
     )
-    labels = [name for chunk in chunks for name in chunk.labels]
+    rows = {name: [chunk.rows[name] for chunk in chunks] for name in wanted}
+    return dataset_of(chunks, recordings, rows, mask)
+
+
+def dataset_of(
+    parts: "Sequence[Chunk] | Sequence[Labelled]",
+    recordings: Sequence[Recording],
+    rows: dict[str, list[np.ndarray]],
+    mask: str,
+) -> Dataset:
+    """Return parts of captures in one.
+
+    Args:
+        rows: (flows, ...) of each part, by view; stats and seq are among them.
+
+    Raises:
+        UsageError: no flow has a label.
+    """
+    labels = [name for part in parts for name in part.labels]
     if not labels:
         raise UsageError("no flow of these captures has a label")
     classes, label = np.unique(labels, return_inverse=True)
-    sizes = [len(chunk.labels) for chunk in chunks]
+    sizes = [len(part.labels) for part in parts]
     used, capture = np.unique(
-        np.repeat([chunk.recording for chunk in chunks], sizes), return_inverse=True
+        np.repeat([part.recording for part in parts], sizes), return_inverse=True
     )
-    hosts = np.concatenate([chunk.host for chunk in chunks])
-    rows = {name: np.concatenate([chunk.rows[name] for chunk in chunks]) for name in wanted}
+    hosts = np.concatenate([part.host for part in parts])
+    whole = {name: np.concatenate(of_parts) for name, of_parts in rows.items()}
     return Dataset(
-        stats=rows.pop("stats"),
-        seq=rows.pop("seq"),
+        stats=whole.pop("stats"),
+        seq=whole.pop("seq"),
         label=label.astype(np.int32),
         capture=capture.astype(np.int32),
         classes=tuple(classes.tolist()),
         captures=tuple(str(recordings[i].path) for i in used),
-        unlabelled=sum(chunk.unlabelled for chunk in chunks),
-        views=rows,
+        unlabelled=sum(part.unlabelled for part in parts),
+        views=whole,
         mask=mask,
         host=np.unique(hosts, return_inverse=True)[1].astype(np.int32),
-        first_us=np.concatenate([chunk.first_us for chunk in chunks]),
-        payload=np.concatenate([chunk.payload for chunk in chunks]),
+        first_us=np.concatenate([part.first_us for part in parts]),
+        payload=np.concatenate([part.payload for part in parts]),
     )
 
 
