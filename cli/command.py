@@ -11,6 +11,7 @@ import click
 
 from etcpipe import __version__
 from etcpipe.cli.common import LazyGroup
+from etcpipe.config import FOLDER
 from etcpipe.errors import EtcpipeError, PermissionDeniedError
 
 # 0 done, 1 failed, 2 wrong usage, 3 done but degraded, 4 not permitted, 5 not supported
@@ -34,6 +35,7 @@ VERBS = {
     "eval": ("etcpipe.cli.evaluation", "Score a model on labelled captures."),
     "model": ("etcpipe.cli.model", "List models, or show what one is."),
     "bench": ("etcpipe.cli.bench", "Measure this machine beside peers."),
+    "config": ("etcpipe.cli.config", "Check and show the configuration files."),
     "doctor": ("etcpipe.cli.doctor", "Say what works here, and what to do about the rest."),
     "completion": ("etcpipe.cli.completion", "Print a shell's completion script."),
 }
@@ -50,9 +52,18 @@ VERBS = {
 @click.option("-p", "--pretty", is_flag=True, help="Indent the JSON.")
 @click.option("-s", "--stats", is_flag=True, help="Show all counters.")
 @click.option("-n", "--netns", metavar="NAME", help="Network namespace of the device, as in ip.")
+@click.option(
+    "--config",
+    metavar="FOLDER",
+    default=str(FOLDER),
+    show_default=True,
+    help="Configuration files: etcpipe.toml and conf.d/*.toml.",
+)
 @click.version_option(__version__, "-V", "--version", message="etcpipe %(version)s")
 @click.pass_context
-def cli(ctx: click.Context, json: bool, pretty: bool, stats: bool, netns: str | None) -> None:
+def cli(
+    ctx: click.Context, json: bool, pretty: bool, stats: bool, netns: str | None, config: str
+) -> None:
     """Classify encrypted network traffic, live or from captures.
 
     Verbs may be shortened. `etcpipe help VERB` explains one.
@@ -61,7 +72,13 @@ def cli(ctx: click.Context, json: bool, pretty: bool, stats: bool, netns: str | 
     Exit status: 0 done, 1 failed, 2 wrong usage, 3 done but degraded,
     4 not permitted, 5 not supported here.
     """
-    ctx.obj = {"json": json, "pretty": pretty, "stats": stats, "netns": netns}
+    ctx.obj = {
+        "json": json,
+        "pretty": pretty,
+        "stats": stats,
+        "netns": netns,
+        "config": config,
+    }
 
 
 @cli.command("help", hidden=True, context_settings={"ignore_unknown_options": True})

@@ -10,14 +10,22 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from etcpipe.cli import settings
+
 NETWORK_DEVICES = Path("/sys/class/net")
 
 
 class Verb(click.Command):
-    """A command that takes -j after its name too, and `help` as its only word."""
+    """A command that takes -j after its name too, and `help` as its only word.
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    Args:
+        configured: its options have defaults in configuration files (cli/settings.py). Not so
+            where a fault in those must not be in the way.
+    """
+
+    def __init__(self, *args: Any, configured: bool = True, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self._configured = configured
         self.params.append(
             click.Option(
                 ["-j", "--json"],
@@ -29,7 +37,9 @@ class Verb(click.Command):
         )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, ["--help"] if args == ["help"] else args)
+        args = ["--help"] if args == ["help"] else args
+        settings.prepare(self, ctx, args, with_files=self._configured)
+        return super().parse_args(ctx, args)
 
 
 def _remember_json(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -9,7 +9,7 @@ from etcpipe.errors import UnsupportedError
 SHELLS = ("bash", "zsh", "fish")
 
 
-@click.command(cls=Verb)
+@click.command(cls=Verb, configured=False)
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:

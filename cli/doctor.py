@@ -9,7 +9,7 @@ from etcpipe.cli.common import Device, Verb, is_json, option, print_json
 MARKS = {"ok": "ok", "warn": "warn", "fail": "FAIL"}
 
 
-@click.command(cls=Verb)
+@click.command(cls=Verb, configured=False)
 @click.argument("device", required=False, type=Device())
 @click.pass_context
 def doctor(ctx: click.Context, device: str | None) -> int:

@@ -13,7 +13,7 @@ from etcpipe.errors import DataplaneError, UsageError
 RATES = ("PACKETS_SEEN", "PACKETS_FIRST_N", "PACKETS_REDIRECTED", "FLOWS_CREATED")
 
 
-@click.command(cls=Verb)
+@click.command(cls=Verb, configured=False)
 @click.argument("device", required=False, type=Device())
 @click.pass_context
 def show(ctx: click.Context, device: str | None) -> None:
@@ -72,7 +72,7 @@ def monitor(ctx: click.Context, device: str | None, interval: float, count: int 
         return
 
 
-@click.command(cls=Verb)
+@click.command(cls=Verb, configured=False)
 @click.argument("device", required=False, type=Device())
 @click.option("--all", "everywhere", is_flag=True, help="From all devices of all namespaces.")
 @click.pass_context

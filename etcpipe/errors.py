@@ -18,6 +18,10 @@ class UsageError(EtcpipeError):
     exit_code = 2
 
 
+class ConfigError(UsageError):
+    """A configuration file is no TOML, or sets what there is not."""
+
+
 class PermissionDeniedError(EtcpipeError):
     """A capability is missing (CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW) or a limit is too low."""
 

@@ -67,7 +67,7 @@ def test_version(capfd):
 
 def test_ambiguous_prefix_names_the_candidates(capfd):
     assert command.run(["c"]) == 2
-    assert "'c' may be classify or completion" in capfd.readouterr().err
+    assert "'c' may be classify or config or completion" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
