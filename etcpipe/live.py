@@ -34,6 +34,8 @@ REST_BATCHES_MAX = 64
 # How often the loop looks whether the device is still there, in seconds.
 CHECK_EVERY_S = 0.5
 
+NO_FILTER = "no filter in forward mode: the wire looks at every packet"
+
 # Reasons of loss in the order of a packet's way. The socket's other statistics are not
 # added: an empty fill ring, for one, is a reason inside rx_dropped.
 LOSSES = (
@@ -77,6 +79,7 @@ class Live:
         )
         self._filter = filter
         self._duration_s = duration_s
+        self._checks: list[Callable[[], object]] = []
         self._stack = ExitStack()
         self._stopping = False
 
@@ -130,6 +133,40 @@ class Live:
         """End the iteration after the current batch; flows on the way still get a verdict."""
         self._stopping = True
 
+    def at_checks(self, call: Callable[[], object]) -> None:
+        """Call this twice a second from the iteration, between two batches of packets."""
+        self._checks.append(call)
+
+    def set_filter(self, expression: str | None) -> None:
+        """Look only at packets that a libpcap expression wants, from now on; None: at all.
+
+        Raises:
+            UsageError: the expression has a fault, or both ports are one wire.
+            UnsupportedError, DataplaneError: it cannot be translated, or the kernel refused.
+        """
+        if expression is not None and self._tap.settings.forward:
+            raise UsageError(NO_FILTER)
+        self._tap.set_filter(expression)
+        self._filter = expression
+
+    def set_policy(self, policy: Policy | None) -> None:
+        """Let verdicts act by another policy from now on; None: not at all.
+
+        Call it from at_checks() alone: verdicts of a batch act by one policy.
+
+        Raises:
+            UsageError: no policy was there at the start, so nothing acts; or it does not fit.
+        """
+        if policy is not None:
+            if not self._tap.settings.policy:
+                raise UsageError("attached without a policy: detach first, then attach with one")
+            if self._tap.settings.forward:
+                policy.check_forward()
+        decide = policy.decider(self.model.classes) if policy else None
+        if self._tap.settings.policy:
+            self._tap.set_actions((policy or Policy(())).actions())
+        self._policy, self._decide = policy, decide
+
     def report_flows(self, take: Callable[[np.ndarray], None]) -> None:
         """Call `take` with FLOW_RECORDs of flows as they end, from a thread of its own.
 
@@ -172,6 +209,8 @@ class Live:
             yield batch
             if monotonic() >= check:
                 check = monotonic() + CHECK_EVERY_S
+                for call in self._checks:
+                    call()
                 if self._sweeper.failure:
                     raise self._sweeper.failure
                 if not self._tap.alive():
@@ -286,7 +325,7 @@ def attach(
         rules.check_forward()
     if filter is not None:
         if forward:
-            raise UsageError("no filter in forward mode: the wire looks at every packet")
+            raise UsageError(NO_FILTER)
         filters.compile_filter(filter)  # a fault in it is found before anything is made
     loaded = models.load(model, device=compute)
     settings = tap.TapSettings(
