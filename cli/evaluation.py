@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from etcpipe.cli.common import Verb, is_json, print_json
+from etcpipe.cli.evaluation_text import as_text
 from etcpipe.cli.progress import Steps
 from etcpipe.cli.reading import import_for_training, read_data
 from etcpipe.errors import UsageError
@@ -28,11 +29,25 @@ class Depths(click.ParamType):
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--task", help="Which labels of a bundle with tasks.csv to take.")
 @click.option("--depths", type=Depths(), metavar="N,N,...", help="F1 when so many packets came.")
+@click.option("--occlude", is_flag=True, help="F1 when a part of the input tells nothing.")
 @click.option(
     "--open-set", is_flag=True, help="Leave each class out, and compare scores for unknown flows."
 )
+@click.option("--few-shot", is_flag=True, help="F1 of fits to 1, 5, 10 and 50 flows a class.")
+@click.option(
+    "--shape",
+    multiple=True,
+    metavar="SHAPING",
+    help="F1 under traffic shaping, as pad=bucket:128,delay=exp:50ms; or `default`, a suite.",
+)
 @click.option(
     "--plot", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="PNG files."
+)
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A page with all of it.",
 )
 @click.option("--seed", default=1, show_default=True, help="Of intervals and fits.")
 @click.option(
@@ -45,26 +60,34 @@ def eval(  # the verb's name
     data: tuple[Path, ...],
     task: str | None,
     depths: list[int] | None,
+    occlude: bool,
     open_set: bool,
+    few_shot: bool,
+    shape: tuple[str, ...],
     plot: Path | None,
+    html: Path | None,
     seed: int,
     leaks: bool,
 ) -> None:
     """Score MODEL, a file or the name of a shipped one, on labelled DATA.
 
     DATA are folders of labelled captures, or a folder of `etcpipe dataset build`, of other
-    captures than the model was trained on. --open-set fits models of the same kind again.
+    captures than the model was trained on. --open-set, --few-shot and --shape fit models of
+    the same kind again, on folds of DATA.
 
     \b
-    Example:
-      etcpipe eval mine.onnx friday/ --depths 1,3,5,10 --plot plots/
+    Examples:
+      etcpipe eval mine.onnx friday/ --depths 1,3,5,10 --html friday.html
+      etcpipe eval mine.onnx friday/ --shape default --shape pad=mtu,dummy=0.2
     """
     from etcpipe import model as models
 
     loaded = models.load(model)
     datasets, model_eval = import_for_training("dataset", "model_eval")
-    if depths and any(datasets.is_folder(path) for path in data):
-        raise UsageError("--depths needs the captures: a built dataset has one depth only")
+    shapings = _shapings(shape)
+    if (depths or shape) and any(datasets.is_folder(path) for path in data):
+        what = "--depths" if depths else "--shape"
+        raise UsageError(f"{what} needs the captures: a built dataset has one form only")
     given = datasets.Input(loaded.first_n, loaded.count, loaded.wait_s)
     with Steps() as progress:
         _check_input(data, loaded, given)
@@ -72,19 +95,37 @@ def eval(  # the verb's name
         if not leaks:
             model_eval.check_unseen(loaded, dataset)
         report = model_eval.evaluate_model(loaded, dataset, seed)
-        if depths:
+        if occlude:
+            report["occlusion"] = model_eval.without_parts(loaded, dataset, seed)
+        recordings = []
+        if depths or shape:
             recordings = [one for path in data for one in datasets.find_recordings(path, task)]
+        if depths:
             report["depths"] = model_eval.f1_at_depths(loaded, recordings, depths, seed)
-        if open_set:
-            report["open_set"] = _open_set(loaded, dataset, given, seed, progress)
+        if open_set or few_shot or shape:
+            refit = _Refit(loaded, dataset, given, seed, progress)
+            report |= {"open_set": refit.open_set()} if open_set else {}
+            report |= {"few_shot": refit.few_shot()} if few_shot else {}
+            report |= {"shape": refit.shape(recordings, shapings)} if shape else {}
     if plot:
         from etcpipe import plots
 
         report["plots"] = [str(path) for path in plots.draw(report, plot)]
+    if html:
+        from etcpipe.cli import evaluation_page
+
+        evaluation_page.write(report, html)
     if is_json(ctx):
         print_json(ctx, report)
     else:
         click.echo(as_text(report))
+
+
+def _shapings(texts: tuple[str, ...]) -> list[Any]:
+    from etcpipe.shaping import SUITE, parse
+
+    named = [one for text in texts for one in (SUITE if text == "default" else (text,))]
+    return [parse(text) for text in dict.fromkeys(named)]
 
 
 def _check_input(data: tuple[Path, ...], loaded: Any, given: Any) -> None:
@@ -99,51 +140,39 @@ def _check_input(data: tuple[Path, ...], loaded: Any, given: Any) -> None:
         )
 
 
-def _open_set(loaded: Any, dataset: Any, given: Any, seed: int, progress: Steps) -> dict[str, Any]:
-    open_sets, trains = import_for_training("open_set", "train")
-    arch = loaded.description.scores.get("arch", trains.TREES)
-    settings = trains.Settings(given, mask=loaded.mask, seed=seed, arch=arch)
-    learner, _ = trains.learners_of(dataset, settings)
-    return open_sets.measure(dataset, learner, loaded.mask, seed=seed, on_step=progress)
+class _Refit:
+    """Studies that fit models of the same kind again, on folds of the data."""
 
+    def __init__(self, loaded: Any, dataset: Any, given: Any, seed: int, progress: Steps) -> None:
+        (trains,) = import_for_training("train")
+        arch = loaded.description.scores.get("arch", trains.TREES)
+        settings = trains.Settings(given, mask=loaded.mask, seed=seed, arch=arch)
+        self._learner, _ = trains.learners_of(dataset, settings)
+        self._model, self._dataset, self._input = loaded, dataset, given
+        self._seed, self._progress = seed, progress
 
-def as_text(report: dict[str, Any]) -> str:
-    """Return the scores as a table for people."""
-    low, high = report["macro_f1_interval"]
-    lines = [
-        f"{report['model']} on {report['flows']} flows of {report['captures']} captures",
-        f"macro-F1 {report['macro_f1']:.3f} ({low:.3f} to {high:.3f}), weighted "
-        f"{report['weighted_f1']:.3f}, accuracy {report['accuracy']:.3f}, balanced "
-        f"{report['balanced_accuracy']:.3f}, calibration error {report['calibration_error']:.3f}",
-        "",
-        f"{'class':<20}{'flows':>7}{'captures':>10}{'precision':>11}{'recall':>8}{'F1':>8}",
-    ]
-    for name, one in report["classes"].items():
-        lines.append(
-            f"{name:<20}{one['flows']:>7}{one['captures']:>10}{one['precision']:>11.3f}"
-            f"{one['recall']:>8.3f}{one['f1']:>8.3f}"
+    def open_set(self) -> dict[str, Any]:
+        (open_sets,) = import_for_training("open_set")
+        mask = self._model.mask
+        return open_sets.measure(
+            self._dataset, self._learner, mask, seed=self._seed, on_step=self._progress
         )
-    unknown = report["unknown"]
-    lines += [
-        "",
-        f"unknown below {unknown['threshold']:.3f}: {unknown['known_refused']:.1%} of flows",
-    ]
-    if unknown["strange_flows"]:
-        lines.append(
-            f"classes that it does not know ({', '.join(report['strange_classes'])}): "
-            f"{unknown['strange_flows']} flows, {unknown['strange_refused']:.1%} refused, "
-            f"area under ROC {unknown['area_under_roc']:.3f}"
+
+    def few_shot(self) -> dict[int, Any]:
+        (few_shots,) = import_for_training("few_shot")
+        return few_shots.measure(
+            self._dataset, self._learner, seed=self._seed, on_step=self._progress
         )
-    for depth, one in report.get("depths", {}).items():
-        low, high = one["macro_f1_interval"]
-        lines.append(
-            f"{depth:>3} packets: macro-F1 {one['macro_f1']:.3f} ({low:.3f} to {high:.3f})"
+
+    def shape(self, recordings: list[Any], shapings: list[Any]) -> dict[str, Any]:
+        shape_eval, model_eval = import_for_training("shape_eval", "model_eval")
+        model, seed = self._model, self._seed
+        views = (model.view.name,)
+        reading = shape_eval.Reading(recordings, self._input, model.mask, views, seed)
+        return shape_eval.measure(
+            reading,
+            self._learner,
+            shapings,
+            on_step=self._progress,
+            of_model=lambda shaped: model_eval.evaluate_model(model, shaped, seed)["macro_f1"],
         )
-    if "open_set" in report:
-        found = report["open_set"]
-        lines.append(f"classes left out, one by one ({len(found['without'])}):")
-        lines += [
-            f"  {name:<12} area under ROC {area:.3f}, FPR95 {found['fpr95'][name]:.3f}"
-            for name, area in found["area_under_roc"].items()
-        ]
-    return "\n".join(lines)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from etcpipe import evaluate
+from etcpipe import evaluate, occlusion
 from etcpipe.dataset import STATS, Dataset, Input, Recording, read
 from etcpipe.errors import UsageError
 from etcpipe.model import Model, is_refused
@@ -80,6 +80,19 @@ def f1_at_depths(
         report = evaluate_model(model, read_for(model, recordings, depth), seed)
         found[depth] = {name: report[name] for name in ("macro_f1", "macro_f1_interval")}
     return found
+
+
+def without_parts(model: Model, dataset: Dataset, seed: int = 1) -> dict[str, dict[str, Any]]:
+    """Return what each part of the input is worth to a model, see etcpipe.occlusion.
+
+    Raises:
+        UsageError: the flows were read otherwise than the model's input.
+    """
+    index = [model.classes.index(n) if n in model.classes else -1 for n in dataset.classes]
+    label = np.array(index)[dataset.label]
+    known = label >= 0
+    rows = _rows(model, dataset)[known]
+    return occlusion.measure(model, rows, label[known], dataset.capture[known], seed)
 
 
 def read_for(model: Model, recordings: Sequence[Recording], depth: int | None = None) -> Dataset:

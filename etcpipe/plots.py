@@ -9,10 +9,10 @@ from etcpipe.errors import OutputError, UnsupportedError
 
 
 def draw(report: dict[str, Any], folder: Path) -> list[Path]:
-    """Write confusion.png, reliability.png and, if measured, depth.png; return their paths.
+    """Write confusion.png, reliability.png and what else was measured; return their paths.
 
     Args:
-        report: of model_eval.evaluate_model(), with "depths" if F1 at depths was measured.
+        report: of model_eval.evaluate_model(), with "depths", "occlusion", "shape" beside.
 
     Raises:
         UnsupportedError: matplotlib is not installed.
@@ -23,8 +23,9 @@ def draw(report: dict[str, Any], folder: Path) -> list[Path]:
     except ModuleNotFoundError as error:
         raise UnsupportedError("plots need matplotlib: pip install 'etcpipe[plot]'") from error
     drawings = {"confusion": _confusion, "reliability": _reliability}
-    if report.get("depths"):
-        drawings["depth"] = _depths
+    for name, drawing in (("depths", _depths), ("occlusion", _occlusion), ("shape", _shape)):
+        if report.get(name):
+            drawings[name] = drawing
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,3 +66,27 @@ def _depths(axes: Any, report: dict[str, Any]) -> None:
     axes.fill_between(depths, low, high, alpha=0.2)
     axes.plot(depths, [one["macro_f1"] for one in scores], marker="o")
     axes.set(xlabel="packets", ylabel="macro-F1 (95 % interval by captures)")
+
+
+def _occlusion(axes: Any, report: dict[str, Any]) -> None:
+    names, parts = list(report["occlusion"]), list(report["occlusion"].values())
+    drops = np.array([one["drop"] for one in parts])
+    ends = np.array([one["drop_interval"] for one in parts])
+    errors = np.maximum(np.stack([drops - ends[:, 0], ends[:, 1] - drops]), 0)
+    axes.barh(names, drops, xerr=errors)
+    axes.invert_yaxis()
+    axes.set(xlabel="macro-F1 lost when this part tells nothing (95 % interval)")
+
+
+def _shape(axes: Any, report: dict[str, Any]) -> None:
+    found = report["shape"]
+    names = list(found["shapings"])
+    place = np.arange(len(names))
+    for i, column in enumerate(("clean_trained", "augmented", "adaptive")):
+        scores = [one[column]["macro_f1"] for one in found["shapings"].values()]
+        axes.barh(place + (i - 1) * 0.27, scores, 0.27, label=column.replace("_", " "))
+    axes.axvline(found["clean"]["macro_f1"], linestyle=":", color="grey", label="not shaped")
+    axes.set_yticks(place, names)
+    axes.invert_yaxis()
+    axes.set(xlabel="macro-F1")
+    axes.legend()

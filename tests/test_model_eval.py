@@ -153,11 +153,11 @@ def test_plots_are_written(model, tmp_path):
     report = json.loads(etcpipe("eval", model, other, *words).output)
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == [
         "confusion.png",
-        "depth.png",
+        "depths.png",
         "reliability.png",
     ]
     assert len(report["plots"]) == 3
-    assert (tmp_path / "plots" / "depth.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "plots" / "depths.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_split_is_in_the_report_of_a_training(monkeypatch):

@@ -1,0 +1,120 @@
+"""What shaping does to a classifier: attacked as it is, hardened, and trained on the same.
+
+clean_trained   fits to clean flows judge shaped ones
+augmented       fits to clean flows and to flows shaped in other strengths judge them
+adaptive        fits to flows of the same shaping judge them: what information remains
+
+Only the last says what a shaping hides; the first says what it breaks. Captures that are
+judged were never fitted to, clean or shaped.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from etcpipe import evaluate
+from etcpipe.dataset import Dataset, Input, Recording, read
+from etcpipe.held_out import OnStep, Side, deal_folds, sides_of
+from etcpipe.learner import Learner
+from etcpipe.shaping import Shaper, Shaping, parse
+from etcpipe.shaping.shaper import packets_wanted
+from etcpipe.train_report import rounded
+
+Score = Callable[[Dataset], float]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How flows are read again for each shaping; see dataset.read()."""
+
+    recordings: Sequence[Recording]
+    settings: Input
+    mask: str
+    views: tuple[str, ...] = ()
+    seed: int = 1
+
+    def shaped(self, shaping: Shaping | None) -> tuple[Dataset, dict[str, float]]:
+        """Return the flows under a shaping, None for none, and what it costs."""
+        first_n, wait_s = self.settings.first_n, self.settings.wait_s
+        more = Input(packets_wanted(first_n), self.settings.count, wait_s)
+        shaper = Shaper(shaping, first_n, wait_s, self.seed, self.mask)
+        dataset = read(
+            self.recordings, more, views=self.views, mask=self.mask, depth=first_n, change=shaper
+        )
+        return dataset, shaper.overhead()
+
+
+def measure(
+    reading: Reading,
+    learner: Learner,
+    shapings: Sequence[Shaping],
+    folds: int = 5,
+    on_step: OnStep = lambda what, done, total: None,
+    of_model: Score | None = None,
+) -> dict[str, Any]:
+    """Return macro-F1 of the three columns for each shaping, with intervals and overheads.
+
+    Args:
+        of_model: gives the macro-F1 of a model file on shaped flows, one more column.
+
+    Raises:
+        UsageError: the data cannot be split by capture.
+        CaptureError: a capture cannot be read.
+    """
+    on_step("clean", 0, len(shapings) + 1)
+    clean, _ = reading.shaped(None)
+    fold = deal_folds(clean, folds, reading.seed)
+    task = _Task(learner, clean, sides_of(clean, fold, "capture"), reading.seed)
+    fitted = task.fits([clean], "clean")
+    rows = {}
+    for i, shaping in enumerate(shapings):
+        on_step(shaping.text, i + 1, len(shapings) + 1)
+        attacked, overhead = reading.shaped(shaping)
+        others = [reading.shaped(parse(text))[0] for text in shaping.others]
+        columns: dict[str, Any] = {
+            "overhead": {name: rounded(part) for name, part in overhead.items()},
+            "clean_trained": task.judge(fitted, attacked),
+            "augmented": task.judge(task.fits([clean, *others], f"augmented-{i}"), attacked),
+            "adaptive": task.judge(task.fits([attacked], f"adaptive-{i}"), attacked),
+        }
+        if of_model:
+            columns["model"] = rounded(of_model(attacked))
+        rows[shaping.text] = columns
+    return {"clean": task.judge(fitted, clean), "shapings": rows}
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Folds that all columns share: shaping leaves flows, their order and labels as they are."""
+
+    learner: Learner
+    clean: Dataset
+    sides: list[Side]
+    seed: int
+
+    def fits(self, datasets: Sequence[Dataset], key: str) -> list[Any]:
+        """Return a fit a fold, to what the fold may learn from in each of the datasets."""
+        parts = [self.learner.rows(dataset) for dataset in datasets]
+        return [
+            self.learner.fit(
+                np.concatenate([rows[side.seen] for rows in parts]),
+                np.tile(self.clean.label[side.seen], len(parts)),
+                len(self.clean.classes),
+                f"shape-{key}-{side.fold}",
+            )
+            for side in self.sides
+        ]
+
+    def judge(self, fitted: Sequence[Any], dataset: Dataset) -> dict[str, Any]:
+        """Return macro-F1 and its interval on a dataset of the same flows."""
+        rows, said = self.learner.rows(dataset), np.zeros(len(dataset), np.int64)
+        for side, fit in zip(self.sides, fitted, strict=True):
+            said[side.judged] = fit.scores(rows[side.judged]).argmax(axis=1)
+        classes = len(dataset.classes)
+        scores = evaluate.score(dataset.label, said, dataset.capture, classes, self.seed)
+        return {
+            "macro_f1": rounded(scores.macro_f1),
+            "macro_f1_interval": [rounded(scores.low), rounded(scores.high)],
+        }
