@@ -11,10 +11,12 @@ setup(
             "etcpipe._native",
             sources=sorted(glob("etcpipe/native/*.c")),
             depends=glob("etcpipe/native/*.h") + glob("bpf/*.h"),
-            include_dirs=["bpf"],
             libraries=["pcap"],
             define_macros=[("Py_LIMITED_API", "0x030A0000")],
-            extra_compile_args=["-std=gnu11", "-O3", "-Wall", "-Wextra", "-fvisibility=hidden"],
+            extra_compile_args=[
+                *("-std=gnu11", "-O3", "-Wall", "-Wextra", "-fvisibility=hidden"),
+                "-iquotebpf",  # not -I: its features.h is not what <features.h> means
+            ],
             py_limited_api=True,
         )
     ],
