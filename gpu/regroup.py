@@ -21,6 +21,10 @@ compute exactly this:
     order     depth, idle and evicted as they happen in the batch; then rows with the last rank
               but not all others; then idle ones, the least recently updated first
 
+    A flow of a cascade has early rows too, one at each of `depths`: once the packet of rank
+    depth - 1 arrived, what the row holds of ranks below depth at the end of the batch comes out,
+    and the flow goes on. take_early() returns them in the order in which those packets came.
+
     A super-packet (segment_len > 0) stands for ceil(payload / segment_len) packets of
     consecutive ranks: each has its own lengths and part of the payload, FIN and PSH are on the
     last one, CWR is on the first.
@@ -28,13 +32,16 @@ compute exactly this:
 Each packet is counted once, in this order of tests: UNPARSED (no flow id), STRAGGLERS (the slot
 has a newer flow), LATE (its row was closed, or is by this packet), BEYOND (rank N or more),
 UNPARSED (not to be parsed), DUPLICATES (all its ranks are there), STORED. Rows are counted as
-FLOWS (opened), EVICTED (slot needed), POOL_FULL (row needed), and the ranks they lack as LOST.
+FLOWS (opened), EVICTED (slot needed), POOL_FULL (row needed), LEFT (by leave()), and the ranks
+they lack as LOST.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
 
 from etcpipe.batch import FlowBatch, PacketBatch
 from etcpipe.errors import UnsupportedError, UsageError
@@ -67,6 +74,7 @@ COUNTERS = (
     "REGROUP_LOST",
     "REGROUP_EVICTED",
     "REGROUP_POOL_FULL",
+    "REGROUP_LEFT",
 )
 
 # "reference" is the definition in Python, for tests and for reading.
@@ -84,7 +92,21 @@ class Settings:
     wait_ns: int
     mask: str
     parse: int = 0
+    depths: tuple[int, ...] = ()
     threads: int = 1
+
+
+class EarlyRows(NamedTuple):
+    """Flows on their way.
+
+    Attributes:
+        depth: (flows,) uint8, packets at which each row came out.
+        flows: rows with these packets alone; reason is READY_DEPTH, ready_ns the time of the
+            newest of them, lost the ranks that a higher one overtook.
+    """
+
+    depth: np.ndarray
+    flows: FlowBatch
 
 
 class Backend(Protocol):
@@ -97,6 +119,10 @@ class Backend(Protocol):
     def expire(self, now_ns: int) -> FlowBatch: ...
 
     def flush(self) -> FlowBatch: ...
+
+    def take_early(self) -> EarlyRows: ...
+
+    def leave(self, flow_id: np.ndarray) -> None: ...
 
     @property
     def counters(self) -> dict[str, int]: ...
@@ -123,6 +149,7 @@ class Regroup:
         max_rows: int = ROWS_MAX,
         raw_memory: int = RAW_MEMORY,
         parse: int = 0,
+        depths: Sequence[int] = (),
         device: str = "cpu",
         threads: int = 1,
     ):
@@ -138,7 +165,8 @@ class Regroup:
             max_rows: pending flows at most.
             raw_memory: bytes for raw views of pending flows at most, bounds max_rows too.
             parse: how packets are parsed, etcpipe.parsing.parse_bits(), as the tracker does.
-            device: "cpu", "gpu" or "reference".
+            depths: numbers of packets below first_n at which a flow has an early row.
+            device: "cpu", "gpu" or "reference"; early rows are not made on "gpu".
             threads: processors that "cpu" uses, worth it where raw bytes are kept: each takes
                 some of the slots and its share of max_rows, and rows come out by thread.
 
@@ -154,10 +182,18 @@ class Regroup:
         _require(mask in MASKS, f"mask {mask!r}", ", ".join(MASKS))
         _require(device in BACKENDS, f"device {device!r}", ", ".join(BACKENDS))
         _require(1 <= threads <= THREADS_MAX, f"threads {threads}", f"1 to {THREADS_MAX}")
+        early = tuple(sorted(set(depths)))
+        _require(
+            all(1 <= depth < first_n for depth in early), f"depths {depths}", f"1 to {first_n - 1}"
+        )
+        if early and device == "gpu":
+            raise UnsupportedError("the rows of a cascade are made on the CPU: regroup there")
         if raw_len:
             max_rows = max(1, min(max_rows, raw_memory // (first_n * raw_len)))
         wait_ns = round(wait_s * 1e9)
-        self.settings = Settings(first_n, raw_len, slots, max_rows, wait_ns, mask, parse, threads)
+        self.settings = Settings(
+            first_n, raw_len, slots, max_rows, wait_ns, mask, parse, early, threads
+        )
         self._backend = _load(device)(self.settings)
 
     def add(self, batch: PacketBatch, now_ns: int | None = None) -> FlowBatch:
@@ -180,6 +216,18 @@ class Regroup:
     def flush(self) -> FlowBatch:
         """Return all flows that are left."""
         return self._backend.flush()
+
+    def take_early(self) -> EarlyRows:
+        """Return the early rows since the last call; take them after each add()."""
+        return self._backend.take_early()
+
+    def leave(self, flow_id: np.ndarray) -> None:
+        """End flows that need no more rows: what comes of them from now on is LATE.
+
+        Args:
+            flow_id: (flows,) uint64; flows whose row is closed or unknown are passed over.
+        """
+        self._backend.leave(np.ascontiguousarray(flow_id, np.uint64))
 
     def scorer(
         self, runner: "Runner", view: "View", depth: int, columns: Sequence[str]

@@ -1,14 +1,14 @@
 """Regrouping in Python, packet by packet: the definition of etcpipe.gpu.regroup."""
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from etcpipe.batch import FlowBatch, PacketBatch
 from etcpipe.gpu.mask_cpu import raw_view, segments
 from etcpipe.gpu.parsing_cpu import Packet, Unparsable, parse
-from etcpipe.gpu.regroup import COUNTERS, EXPIRE_MAX, GRACE_NS, Settings
+from etcpipe.gpu.regroup import COUNTERS, EXPIRE_MAX, GRACE_NS, EarlyRows, Settings
 from etcpipe.layout import CONSTANTS, FLOW_KEY, PACKET_FIELDS
 
 DEPTH, IDLE = CONSTANTS["READY_DEPTH"], CONSTANTS["READY_IDLE"]
@@ -35,6 +35,12 @@ class Row:
         """Ranks below the highest one that arrived, and did not."""
         return max(self.packets) + 1 - len(self.packets)
 
+    def until(self, depth: int) -> "Row":
+        """Return the row as an early one: the ranks below depth, and the newest of their times."""
+        packets = {rank: fields for rank, fields in self.packets.items() if rank < depth}
+        newest = max(fields[0] for fields in packets.values())
+        return replace(self, packets=packets, last_ns=newest, reason=DEPTH)
+
 
 class Backend:
     """See etcpipe.gpu.regroup."""
@@ -44,6 +50,8 @@ class Backend:
         self._owners: dict[int, int] = {}  # slot -> the newest flow id that it had
         self._pending: OrderedDict[int, Row] = OrderedDict()  # least recently updated first
         self._closed: list[Row] = []
+        self._due: list[tuple[int, Row]] = []  # of this batch: early rows by their depth
+        self._early: list[tuple[int, Row]] = []
         self._clock_ns = 0
         self._counters = dict.fromkeys(COUNTERS, 0)
 
@@ -54,6 +62,8 @@ class Backend:
             row = self._pending.get(flow_id)
             if row and self._set.first_n - 1 in row.packets:
                 self._close(row, DEPTH)
+        self._early += [(depth, row.until(depth)) for depth, row in self._due]
+        self._due.clear()
         newest = int(batch.timestamp_ns.max(initial=0))
         self._clock_ns = max(self._clock_ns, newest)
         return self.expire(newest if now_ns is None else now_ns)
@@ -69,6 +79,18 @@ class Backend:
         for row in list(self._pending.values()):
             self._close(row, IDLE if self._is_idle(row, self._clock_ns) else END)
         return self._take()
+
+    def take_early(self) -> EarlyRows:
+        early, self._early = self._early, []
+        depth = np.array([depth for depth, _ in early], np.uint8)
+        return EarlyRows(depth, self._batch([row for _, row in early]))
+
+    def leave(self, flow_id: np.ndarray) -> None:
+        for one in flow_id.tolist():
+            row = self._pending.pop(one, None)
+            if row:
+                self._count("REGROUP_LEFT")
+                self._count("REGROUP_LOST", row.lost)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -102,7 +124,7 @@ class Backend:
         return self._store(row, batch, i, frame, packet)
 
     def _store(self, row: Row, batch: PacketBatch, i: int, frame: bytes, packet: Packet) -> str:
-        new = False
+        new = []
         parts = segments(packet, int(batch.segment_len[i]))
         for rank, part in enumerate(parts[: self._set.first_n], int(batch.rank[i])):
             if rank >= self._set.first_n or rank in row.packets:
@@ -120,11 +142,12 @@ class Backend:
                 int(batch.direction[i]),
                 1,
             )
-            new = True
+            new.append(rank)
         if not new:
             return "REGROUP_DUPLICATES"
         row.last_ns = max(row.last_ns, int(batch.timestamp_ns[i]))
         self._pending.move_to_end(row.flow_id)
+        self._due += [(rank + 1, row) for rank in new if rank + 1 in self._set.depths]
         if len(row.packets) == self._set.first_n:
             self._close(row, DEPTH)
         return "REGROUP_STORED"
@@ -169,6 +192,9 @@ class Backend:
 
     def _take(self) -> FlowBatch:
         rows, self._closed = self._closed, []
+        return self._batch(rows)
+
+    def _batch(self, rows: list[Row]) -> FlowBatch:
         n, first_n, raw_len = len(rows), self._set.first_n, self._set.raw_len
         packets = np.zeros((n, first_n), PACKET_FIELDS)
         raw = np.zeros((n, first_n, raw_len), np.uint8)

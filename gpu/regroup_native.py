@@ -3,14 +3,15 @@
 import numpy as np
 
 from etcpipe import _native
-from etcpipe.batch import FlowBatch, PacketBatch
+from etcpipe.batch import FlowBatch, PacketBatch, concatenate
 from etcpipe.columns import DTYPES
 from etcpipe.gpu.mask import MASKS
-from etcpipe.gpu.regroup import COUNTERS, EXPIRE_MAX, GRACE_NS, Settings
+from etcpipe.gpu.regroup import COUNTERS, EXPIRE_MAX, GRACE_NS, EarlyRows, Settings
 from etcpipe.layout import FLOW_KEY, PACKET_FIELDS
 
 COLUMNS = {name: np.dtype(dtype) for name, dtype in DTYPES.items()}
 BYTES = np.dtype(np.uint8)
+NO_DEPTH = np.empty(0, np.uint8)  # rows that are closed have none
 NOW_NEWEST = (1 << 64) - 1  # of etcpipe/native/regroup.h: the batch's newest packet is the time
 
 
@@ -29,9 +30,12 @@ class Backend:
             EXPIRE_MAX,
             MASKS.index(settings.mask),
             settings.parse,
+            sum(1 << depth - 1 for depth in settings.depths),
             settings.threads,
         )
         self._nothing = self._rows(0)
+        self._no_early = EarlyRows(np.empty(0, np.uint8), self._nothing)
+        self._early: list[EarlyRows] = []
 
     def add(self, batch: PacketBatch, now_ns: int | None) -> FlowBatch:
         n = len(batch)
@@ -49,6 +53,8 @@ class Backend:
             batch.link_type,
             NOW_NEWEST if now_ns is None else now_ns,
         )
+        if self._settings.depths:
+            self._copy_early()
         return self._take(closed)
 
     def expire(self, now_ns: int) -> FlowBatch:
@@ -56,6 +62,16 @@ class Backend:
 
     def flush(self) -> FlowBatch:
         return self._take(_native.regroup_flush(self._regroup))
+
+    def take_early(self) -> EarlyRows:
+        early, self._early = self._early or [self._no_early], []
+        if len(early) == 1:
+            return early[0]
+        depths = np.concatenate([rows.depth for rows in early])
+        return EarlyRows(depths, concatenate([rows.flows for rows in early]))
+
+    def leave(self, flow_id: np.ndarray) -> None:
+        _native.regroup_leave(self._regroup, flow_id.ctypes.data, len(flow_id))
 
     @property
     def counters(self) -> dict[str, int]:
@@ -70,9 +86,19 @@ class Backend:
         if not flows:
             return self._nothing
         rows = self._rows(flows)
-        addresses = _addresses(list(vars(rows).values()))
+        addresses = _addresses([*vars(rows).values(), NO_DEPTH])
         _native.regroup_take(self._regroup, addresses.ctypes.data)
         return rows
+
+    def _copy_early(self) -> None:
+        """Copy early rows before closed ones are moved out: they may be of the same flow."""
+        flows = _native.regroup_early(self._regroup)
+        if not flows:
+            return
+        rows = EarlyRows(np.empty(flows, np.uint8), self._rows(flows))
+        addresses = _addresses([*vars(rows.flows).values(), rows.depth])
+        _native.regroup_take_early(self._regroup, addresses.ctypes.data)
+        self._early.append(rows)
 
     def _rows(self, flows: int) -> FlowBatch:
         """Return room for rows, in the order of struct flow_columns in native/regroup.h."""

@@ -26,6 +26,7 @@ enum regroup_counter {
 	REGROUP_LOST,
 	REGROUP_EVICTED,
 	REGROUP_POOL_FULL,
+	REGROUP_LEFT,	/* early rows are not made here */
 	N_REGROUP_COUNTERS,
 };
 

@@ -28,6 +28,7 @@ struct regroup *regroup_new(const struct regroup_settings *settings)
 void regroup_free(struct regroup *r)
 {
 	pool_free(&r->pool);
+	free(r->early);
 	free(r->slots);
 	free(r);
 }
@@ -54,7 +55,7 @@ static void close_row(struct regroup *r, uint32_t index, enum ready_reason reaso
 
 	row->reason = has_last_rank(r, row) ? READY_DEPTH : reason;
 	slot_of(r, row->flow_id)->row = ROW_NONE;
-	r->counters[REGROUP_LOST] += row_lost(row);
+	r->counters[REGROUP_LOST] += ranks_lost(row->present);
 	list_remove(&r->pool, &r->pending, index);
 	list_append(&r->pool, &r->closed, index);
 }
@@ -140,8 +141,34 @@ static int parse(const struct regroup *r, const struct packet_batch *batch, uint
 			      batch->columns->vlan[i], r->set.parse, p);
 }
 
-/* After a packet was stored: the row is the most recently updated one, and perhaps complete. */
-static void update_row(struct regroup *r, uint32_t index, uint64_t now, uint64_t new)
+/* Remember which early rows ranks @new make. Returns -1 without memory. */
+static int note_early(struct regroup *r, uint32_t index, uint64_t new)
+{
+	uint64_t due = new & r->set.early;
+
+	for (; due; due &= due - 1) {
+		if (r->n_early == r->early_room) {
+			uint32_t room = r->early_room ? 2 * r->early_room : CHUNK_ROWS;
+			struct early_row *early = realloc(r->early, room * sizeof(*early));
+
+			if (!early)
+				return -1;
+			r->early = early;
+			r->early_room = room;
+		}
+		r->early[r->n_early++] = (struct early_row){
+			.row = index,
+			.depth = __builtin_ctzll(due) + 1,
+		};
+	}
+	return 0;
+}
+
+/*
+ * After a packet was stored: the row is the most recently updated one, and perhaps complete.
+ * Returns -1 without memory.
+ */
+static int update_row(struct regroup *r, uint32_t index, uint64_t now, uint64_t new)
 {
 	struct row *row = &r->pool.rows[index];
 
@@ -154,6 +181,7 @@ static void update_row(struct regroup *r, uint32_t index, uint64_t now, uint64_t
 		close_row(r, index, READY_DEPTH);
 	else if (has_last_rank(r, row))
 		r->holed = 1;
+	return note_early(r, index, new);
 }
 
 /*
@@ -186,8 +214,7 @@ static int store_packet(struct regroup *r, const struct packet_batch *batch, uin
 		if (new >> (meta->rank + k) & 1)
 			store(r, index, meta->rank + k, meta, &frame, &p, &s);
 	}
-	update_row(r, index, meta->timestamp_ns, new);
-	return REGROUP_STORED;
+	return update_row(r, index, meta->timestamp_ns, new) ? -1 : REGROUP_STORED;
 }
 
 /* Returns the counter under which the packet goes, or -1 without memory. */
@@ -306,25 +333,80 @@ void regroup_flush(struct regroup *r)
 	}
 }
 
-void regroup_take(struct regroup *r, struct flow_columns *out, uint32_t flows)
+void regroup_leave(struct regroup *r, const uint64_t *flow_id, uint32_t flows)
 {
-	size_t first_n = r->set.first_n;
 	uint32_t i;
 
-	for (i = 0; i < flows && r->closed.count; i++) {
+	for (i = 0; i < flows; i++) {
+		struct slot *slot = slot_of(r, flow_id[i]);
+		uint32_t index = slot->row;
+
+		if (!flow_id[i] || slot->flow_id != flow_id[i] || index == ROW_NONE)
+			continue;
+		slot->row = ROW_NONE;
+		r->counters[REGROUP_LEFT]++;
+		r->counters[REGROUP_LOST] += ranks_lost(r->pool.rows[index].present);
+		list_remove(&r->pool, &r->pending, index);
+		list_append(&r->pool, &r->pool.free, index);
+	}
+}
+
+/* Copy what a row holds of ranks @present into place @i. */
+static void copy_out(const struct regroup *r, uint32_t index, uint64_t present,
+		     const struct flow_columns *out, size_t i)
+{
+	const struct row *row = &r->pool.rows[index];
+	size_t first_n = r->set.first_n;
+
+	out->flow_id[i] = row->flow_id;
+	out->key[i] = *row_key(&r->pool, index);
+	out->initiator[i] = row->initiator;
+	out->vlan[i] = row->vlan;
+	out->ifindex[i] = row->ifindex;
+	out->lost[i] = ranks_lost(present);
+	row_copy(&r->pool, index, present, out->packets + i * first_n,
+		 out->raw + i * first_n * r->set.raw_len);
+}
+
+static uint64_t newest_packet(const struct packet_fields *packets, uint32_t ranks)
+{
+	uint64_t newest = 0;
+	uint32_t rank;
+
+	for (rank = 0; rank < ranks; rank++)
+		if (packets[rank].timestamp_ns > newest)
+			newest = packets[rank].timestamp_ns;
+	return newest;
+}
+
+void regroup_take_early(struct regroup *r, const struct flow_columns *out)
+{
+	uint32_t i;
+
+	for (i = 0; i < r->n_early; i++) {
+		const struct early_row *early = &r->early[i];
+		uint64_t present = r->pool.rows[early->row].present & rank_bits(r, 0, early->depth);
+
+		copy_out(r, early->row, present, out, i);
+		out->reason[i] = READY_DEPTH;
+		out->ready_ns[i] = newest_packet(out->packets + (size_t)i * r->set.first_n,
+						 early->depth);
+		out->depth[i] = early->depth;
+	}
+	r->n_early = 0;
+}
+
+void regroup_take(struct regroup *r, const struct flow_columns *out)
+{
+	uint32_t i;
+
+	for (i = 0; r->closed.count; i++) {
 		uint32_t index = r->closed.oldest;
 		const struct row *row = &r->pool.rows[index];
 
-		out->flow_id[i] = row->flow_id;
-		out->key[i] = *row_key(&r->pool, index);
-		out->initiator[i] = row->initiator;
-		out->vlan[i] = row->vlan;
-		out->ifindex[i] = row->ifindex;
-		out->lost[i] = row_lost(row);
+		copy_out(r, index, row->present, out, i);
 		out->reason[i] = row->reason;
 		out->ready_ns[i] = row->last_ns + (row->reason == READY_IDLE ? r->set.wait_ns : 0);
-		row_copy(&r->pool, index, out->packets + i * first_n,
-			 out->raw + i * first_n * r->set.raw_len);
 		list_remove(&r->pool, &r->closed, index);
 		list_append(&r->pool, &r->pool.free, index);
 	}

@@ -22,6 +22,7 @@ enum regroup_counter {
 	REGROUP_LOST,
 	REGROUP_EVICTED,
 	REGROUP_POOL_FULL,
+	REGROUP_LEFT,
 	N_REGROUP_COUNTERS,
 };
 
@@ -38,6 +39,7 @@ struct regroup_settings {
 	uint32_t expire_max;	/* rows that expiry closes at once */
 	enum mask mask;
 	uint32_t parse;		/* PARSE_ bits, as the tracker had them */
+	uint64_t early;		/* bit by rank: when it arrives, the row so far comes out */
 	uint32_t shards;	/* regroups that see the same batches (shards.h), 1 .. SHARDS_MAX, */
 	uint32_t shard;		/* and the number of this one: it takes its flows only */
 };
@@ -63,6 +65,13 @@ struct flow_columns {
 	uint16_t *lost;
 	uint8_t *reason;
 	uint64_t *ready_ns;
+	uint8_t *depth;		/* of early rows, else unused */
+};
+
+/* A row as it was when a rank of set.early arrived; the flow goes on. */
+struct early_row {
+	uint32_t row;
+	uint8_t depth;
 };
 
 /* Which flow owns a slot, and its row; ROW_NONE once the flow was closed. */
@@ -77,6 +86,9 @@ struct regroup {
 	struct row_pool pool;
 	struct row_list pending;	/* least recently updated first */
 	struct row_list closed;		/* in the order they come out */
+	struct early_row *early;	/* likewise */
+	uint32_t n_early;
+	uint32_t early_room;
 	uint64_t clock_ns;		/* newest packet so far */
 	int holed;			/* this batch brought a last rank before another one */
 	uint64_t counters[N_REGROUP_COUNTERS];
@@ -89,7 +101,11 @@ void regroup_free(struct regroup *r);
 int regroup_add(struct regroup *r, const struct packet_batch *batch, uint64_t now_ns);
 void regroup_expire(struct regroup *r, uint64_t now_ns);
 void regroup_flush(struct regroup *r);
-/* Move the first @flows closed rows out. */
-void regroup_take(struct regroup *r, struct flow_columns *out, uint32_t flows);
+/* Forget flows whose row is open: they had their answer. */
+void regroup_leave(struct regroup *r, const uint64_t *flow_id, uint32_t flows);
+/* Copy all early rows out; before regroup_take(), which frees rows that they lie in. */
+void regroup_take_early(struct regroup *r, const struct flow_columns *out);
+/* Move all closed rows out. */
+void regroup_take(struct regroup *r, const struct flow_columns *out);
 
 #endif /* ETCPIPE_REGROUP_H */

@@ -13,16 +13,16 @@ static void destroy(PyObject *capsule)
 
 static PyObject *py_new(PyObject *module, PyObject *args)
 {
-	unsigned long long wait_ns, grace_ns;
+	unsigned long long wait_ns, grace_ns, early;
 	struct regroup_settings set = { 0 };
 	struct shards *s;
 	PyObject *capsule;
 	int mask;
 
 	(void)module;
-	if (!PyArg_ParseTuple(args, "IIIIKKIiII", &set.first_n, &set.raw_len, &set.slots,
+	if (!PyArg_ParseTuple(args, "IIIIKKIiIKI", &set.first_n, &set.raw_len, &set.slots,
 			      &set.max_rows, &wait_ns, &grace_ns, &set.expire_max,
-			      &mask, &set.parse, &set.shards))
+			      &mask, &set.parse, &early, &set.shards))
 		return NULL;
 	if (set.first_n < 1 || set.first_n > FIRST_N_MAX || set.raw_len > UINT16_MAX ||
 	    !set.slots || !set.max_rows || mask < 0 || mask >= N_MASKS ||
@@ -33,6 +33,7 @@ static PyObject *py_new(PyObject *module, PyObject *args)
 	set.wait_ns = wait_ns;
 	set.grace_ns = grace_ns;
 	set.mask = mask;
+	set.early = early;
 	s = shards_new(&set);
 	if (!s)
 		return PyErr_NoMemory();
@@ -94,23 +95,62 @@ static PyObject *py_flush(PyObject *module, PyObject *capsule)
 	return PyLong_FromLongLong(shards_flush(s));
 }
 
-/* regroup_take(capsule, columns) with room for all rows that are closed */
-static PyObject *py_take(PyObject *module, PyObject *args)
+/* regroup_leave(capsule, flow ids, flows) */
+static PyObject *py_leave(PyObject *module, PyObject *args)
+{
+	unsigned long long flow_id;
+	PyObject *capsule;
+	unsigned int flows;
+	struct shards *s;
+
+	(void)module;
+	if (!PyArg_ParseTuple(args, "OKI", &capsule, &flow_id, &flows))
+		return NULL;
+	s = PyCapsule_GetPointer(capsule, CAPSULE);
+	if (!s)
+		return NULL;
+	shards_leave(s, ADDRESS(flow_id), flows);
+	Py_RETURN_NONE;
+}
+
+/* regroup_early(capsule) -> early rows that are there */
+static PyObject *py_early(PyObject *module, PyObject *capsule)
+{
+	struct shards *s = PyCapsule_GetPointer(capsule, CAPSULE);
+
+	(void)module;
+	return s ? PyLong_FromLongLong(shards_early(s)) : NULL;
+}
+
+static PyObject *take(PyObject *args, void (*rows)(struct shards *, const struct flow_columns *))
 {
 	unsigned long long columns;
 	PyObject *capsule;
 	struct shards *s;
 
-	(void)module;
 	if (!PyArg_ParseTuple(args, "OK", &capsule, &columns))
 		return NULL;
 	s = PyCapsule_GetPointer(capsule, CAPSULE);
 	if (!s)
 		return NULL;
 	Py_BEGIN_ALLOW_THREADS
-	shards_take(s, ADDRESS(columns));
+	rows(s, ADDRESS(columns));
 	Py_END_ALLOW_THREADS
 	Py_RETURN_NONE;
+}
+
+/* regroup_take(capsule, columns) with room for all rows that are closed */
+static PyObject *py_take(PyObject *module, PyObject *args)
+{
+	(void)module;
+	return take(args, shards_take);
+}
+
+/* regroup_take_early(capsule, columns) with room for all rows of regroup_early() */
+static PyObject *py_take_early(PyObject *module, PyObject *args)
+{
+	(void)module;
+	return take(args, shards_take_early);
 }
 
 /* regroup_counters(capsule) -> (counters in order, pending flows) */
@@ -140,6 +180,9 @@ PyMethodDef regroup_methods[] = {
 	{ "regroup_add", py_add, METH_VARARGS, "Take a batch; return how many rows are closed." },
 	{ "regroup_expire", py_expire, METH_VARARGS, "Close idle rows; return how many are closed." },
 	{ "regroup_flush", py_flush, METH_O, "Close all rows; return how many are closed." },
+	{ "regroup_leave", py_leave, METH_VARARGS, "Forget flows that had their answer." },
+	{ "regroup_early", py_early, METH_O, "How many early rows there are." },
+	{ "regroup_take_early", py_take_early, METH_VARARGS, "Copy early rows into arrays." },
 	{ "regroup_take", py_take, METH_VARARGS, "Move closed rows into arrays." },
 	{ "regroup_counters", py_counters, METH_O, "Counters in order, and pending flows." },
 	{ NULL, NULL, 0, NULL },

@@ -109,17 +109,16 @@ uint32_t pool_take(struct row_pool *pool)
 	return row;
 }
 
-uint32_t row_lost(const struct row *row)
+uint32_t ranks_lost(uint64_t present)
 {
-	return 64 - __builtin_clzll(row->present) - __builtin_popcountll(row->present);
+	return 64 - __builtin_clzll(present) - __builtin_popcountll(present);
 }
 
-void row_copy(const struct row_pool *pool, uint32_t row, struct packet_fields *packets,
-	      uint8_t *raw)
+void row_copy(const struct row_pool *pool, uint32_t row, uint64_t present,
+	      struct packet_fields *packets, uint8_t *raw)
 {
 	const struct packet_fields *from = row_packets(pool, row);
 	const uint8_t *raw_from = row_raw(pool, row);
-	uint64_t present = pool->rows[row].present;
 	size_t raw_len = pool->raw_len;
 	uint32_t rank;
 

@@ -52,11 +52,11 @@ void pool_free(struct row_pool *pool);
 /* Return a row that is on no list, or ROW_NONE without memory. */
 uint32_t pool_take(struct row_pool *pool);
 
-/* Ranks below the highest one that is in the row, and are not. */
-uint32_t row_lost(const struct row *row);
-/* Copy a row out; what is not there is zero in @packets and @raw. */
-void row_copy(const struct row_pool *pool, uint32_t row, struct packet_fields *packets,
-	      uint8_t *raw);
+/* Ranks below the highest one of the bits @present, and not among them. */
+uint32_t ranks_lost(uint64_t present);
+/* Copy a row's ranks @present out, all of which it has; others are zero in @packets and @raw. */
+void row_copy(const struct row_pool *pool, uint32_t row, uint64_t present,
+	      struct packet_fields *packets, uint8_t *raw);
 
 static inline struct flow_key *row_key(const struct row_pool *pool, uint32_t row)
 {

@@ -12,6 +12,7 @@ struct shards {
 	/* of the work at hand */
 	const struct packet_batch *batch;
 	const struct flow_columns *out;
+	void (*take)(struct regroup *r, const struct flow_columns *out);
 	uint64_t now_ns;
 	size_t first[SHARDS_MAX];	/* row that a part begins with */
 	int failed[SHARDS_MAX];
@@ -98,6 +99,24 @@ int64_t shards_flush(struct shards *s)
 	return closed(s);
 }
 
+void shards_leave(struct shards *s, const uint64_t *flow_id, uint32_t flows)
+{
+	uint32_t i;
+
+	for (i = 0; i < s->n; i++)	/* each knows its own flows only */
+		regroup_leave(s->regroups[i], flow_id, flows);
+}
+
+int64_t shards_early(const struct shards *s)
+{
+	int64_t rows = 0;
+	uint32_t i;
+
+	for (i = 0; i < s->n; i++)
+		rows += s->regroups[i]->n_early;
+	return rows;
+}
+
 /* The columns from row @first on. */
 static struct flow_columns columns_from(const struct flow_columns *out, size_t first,
 					const struct regroup_settings *set)
@@ -115,6 +134,7 @@ static struct flow_columns columns_from(const struct flow_columns *out, size_t f
 		.lost = out->lost + first,
 		.reason = out->reason + first,
 		.ready_ns = out->ready_ns + first,
+		.depth = out->depth + first,
 	};
 }
 
@@ -124,20 +144,34 @@ static void take_part(void *argument, uint32_t part)
 	struct regroup *own = s->regroups[part];
 	struct flow_columns out = columns_from(s->out, s->first[part], &own->set);
 
-	regroup_take(own, &out, own->closed.count);
+	s->take(own, &out);
 }
 
-void shards_take(struct shards *s, const struct flow_columns *out)
+/* Begin each part's rows where the one before ends. */
+static void take_all(struct shards *s, const struct flow_columns *out)
 {
+	int is_early = s->take == regroup_take_early;
 	size_t first = 0;
 	uint32_t i;
 
 	for (i = 0; i < s->n; i++) {
 		s->first[i] = first;
-		first += s->regroups[i]->closed.count;
+		first += is_early ? s->regroups[i]->n_early : s->regroups[i]->closed.count;
 	}
 	s->out = out;
 	crew_run(s->crew, take_part, s);
+}
+
+void shards_take_early(struct shards *s, const struct flow_columns *out)
+{
+	s->take = regroup_take_early;
+	take_all(s, out);
+}
+
+void shards_take(struct shards *s, const struct flow_columns *out)
+{
+	s->take = regroup_take;
+	take_all(s, out);
 }
 
 uint64_t shards_counter(const struct shards *s, enum regroup_counter counter)

@@ -18,6 +18,10 @@ void shards_free(struct shards *s);
 int64_t shards_add(struct shards *s, const struct packet_batch *batch, uint64_t now_ns);
 int64_t shards_expire(struct shards *s, uint64_t now_ns);
 int64_t shards_flush(struct shards *s);
+void shards_leave(struct shards *s, const uint64_t *flow_id, uint32_t flows);
+/* How many early rows shards_take_early() copies out. */
+int64_t shards_early(const struct shards *s);
+void shards_take_early(struct shards *s, const struct flow_columns *out);
 /* Move all closed rows out. */
 void shards_take(struct shards *s, const struct flow_columns *out);
 uint64_t shards_counter(const struct shards *s, enum regroup_counter counter);
