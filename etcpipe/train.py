@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from etcpipe import evaluate
+from etcpipe import drift, evaluate
 from etcpipe import train_report as report
 from etcpipe.dataset import Dataset, Input
 from etcpipe.errors import ModelError, UnsupportedError, UsageError
@@ -105,9 +105,14 @@ def train(
         tell=lambda more: on_step(f"all captures: {more}", 0, 1),
     )
     scores = _report(held_out, settings, judged, cut) | learner.facts(fitted, rows)
-    description = _describe(dataset, settings, learner, cut, scores)
+    probabilities = calibrated(judged.scores, cut.temperature)
+    gains = scores.get("columns_by_gain")
+    scores["reference"] = drift.reference(
+        held_out, probabilities, dataset.classes, cut.threshold, gains
+    )
+    description = describe(dataset, settings, learner, cut.temperature, cut.threshold, scores)
     model = learner.export(fitted, description)
-    took_us = _check_export(model, learner, fitted, rows)
+    took_us = check_export(model, learner, fitted, rows)
     gpu_model = learner.export_for_gpu(fitted, description)
     return Result(model, scores, judged.scores.argmax(axis=1), took_us, gpu_model)
 
@@ -184,13 +189,15 @@ def _report(
     }
 
 
-def _describe(
+def describe(
     dataset: Dataset,
     settings: Settings,
     learner: Learner,
-    cut: _Calibration,
+    temperature: float,
+    threshold: float,
     scores: dict[str, Any],
 ) -> Description:
+    """Return what the file of a model that was fitted to a dataset says of itself."""
     view, first_n = VIEWS[learner.view], settings.input.first_n
     return Description(
         name=settings.name,
@@ -202,15 +209,15 @@ def _describe(
         mask=settings.mask,
         count=settings.input.count,
         wait_s=settings.input.wait_s,
-        temperature=cut.temperature,
-        threshold=cut.threshold,
+        temperature=temperature,
+        threshold=threshold,
         data=dataset.digest(),
         created=_now(),
         scores=scores,
     )
 
 
-def _check_export(model: bytes, learner: Learner, fitted: Fitted, rows: np.ndarray) -> float:
+def check_export(model: bytes, learner: Learner, fitted: Fitted, rows: np.ndarray) -> float:
     """Return microseconds a flow of the written model, once its answers are those of the fit.
 
     Raises:

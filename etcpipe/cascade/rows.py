@@ -14,6 +14,7 @@ from etcpipe.batch import FlowBatch
 from etcpipe.dataset import Dataset, Input, Labelled, Recording, read_labelled, rows_of
 from etcpipe.dataset.reading import OnProgress, dataset_of, views_wanted
 from etcpipe.errors import UsageError
+from etcpipe.model import Model
 
 
 @dataclass(frozen=True)
@@ -114,3 +115,8 @@ def ready_s(flows: FlowBatch, depths: Sequence[int], first_us: np.ndarray) -> np
         at_ns = np.where(is_there, latest_ns[np.arange(len(flows)), rank], closed_ns)
         ready[:, i] = np.maximum(at_ns - first_us * 1000, 0) / 1e9
     return np.maximum.accumulate(ready, axis=1)
+
+
+def rows_for(model: Model, dataset: Dataset) -> np.ndarray:
+    """Return (flows, ...) what a model reads of a dataset."""
+    return dataset.columns(model.columns) if model.columns else dataset.rows(model.view.name)

@@ -1,0 +1,159 @@
+"""etcpipe cascade: stages of models that answer flows as early as they are sure."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from etcpipe.cli.common import Group, Verb, is_json, print_json, warn
+from etcpipe.cli.progress import Steps
+from etcpipe.cli.reading import import_for_training
+from etcpipe.errors import UsageError
+
+if TYPE_CHECKING:
+    from etcpipe.cascade.candidates import Wanted
+
+TARGETS = ("f1", "median-latency", "slow-share", "cost", "early")
+RULES = ("threshold", "per_class", "target")
+
+
+@click.group(cls=Group, short_help="Fit stages of models, show what a cascade is.")
+def cascade() -> None:
+    """Cascades: each flow is answered by the first of several models that is sure."""
+
+
+@cascade.command(cls=Verb)
+@click.argument("models", nargs=-1, required=True, metavar="MODELS... DATA")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The cascade's file."
+)
+@click.option("--task", help="Which labels of a bundle with tasks.csv to learn.")
+@click.option(
+    "--depths",
+    default="1,2,3,5,10",
+    show_default=True,
+    metavar="N,N,...",
+    help="Packets at which names are trained; NAME@N,N has its own.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(TARGETS),
+    default="f1",
+    show_default=True,
+    help="What to choose for; all but f1 may cost a point of F1 against the slowest model.",
+)
+@click.option(
+    "--rule",
+    type=click.Choice(RULES),
+    default="threshold",
+    show_default=True,
+    help="How a stage knows that it is sure.",
+)
+@click.option(
+    "--count",
+    type=click.Choice(["payload", "all", "non_ack"]),
+    default="payload",
+    show_default=True,
+    help="Which packets count.",
+)
+@click.option(
+    "--wait",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Judge a flow when nothing came for so many seconds.",
+)
+@click.option(
+    "--mask",
+    type=click.Choice(["strict", "standard", "none"]),
+    default="strict",
+    show_default=True,
+    help="What the models may not see.",
+)
+@click.option("--folds", default=3, type=click.IntRange(2), show_default=True, help="Of captures.")
+@click.option("--seed", default=1, show_default=True, help="Makes folds and fits repeatable.")
+@click.option("--rounds", type=click.IntRange(1), help="Of a network's training at most.")
+@click.pass_context
+def fit(ctx: click.Context, models: tuple[str, ...], **options: Any) -> None:
+    """Choose stages and thresholds for DATA, a folder of labelled captures.
+
+    MODELS are names to train, as `etcpipe train --arch` has them, or model files of other
+    captures. Half of the captures choose, the other half tells what that is worth; no flow is
+    judged by a model that was fitted to its capture.
+
+    \b
+    Examples:
+      etcpipe cascade fit lightgbm recordings/ -o cascade.toml
+      etcpipe cascade fit lightgbm@1,2,4 df30_lite@30 bundle/ --task app -o cascade.toml
+    """
+    *names, data = models
+    if not names or not Path(data).is_dir():
+        raise UsageError(
+            "give MODELS and then DATA, a folder: etcpipe cascade fit lightgbm recordings/"
+        )
+    output: Path = options["output"]
+    if not output.absolute().parent.is_dir():
+        raise click.BadParameter(f"no folder {output.parent}", ctx, param_hint="-o")
+    fits, reports = import_for_training("cascade.fit", "cascade.report")
+    result = _fit(names, Path(data), options)
+    fits.write(result, output)
+    if is_json(ctx):
+        print_json(ctx, {"cascade": str(output), **reports.as_numbers(result)})
+    else:
+        click.echo(reports.as_text(result))
+        click.echo(f"\n{output}: attach with etcpipe attach DEV --cascade {output}")
+    for text in reports.warnings(result):
+        warn(text)
+
+
+def _fit(names: list[str], data: Path, options: dict[str, Any]) -> Any:
+    from etcpipe import dataset as datasets
+    from etcpipe.fitting import Fitting
+
+    candidates, fits, rows_at = import_for_training(
+        "cascade.candidates", "cascade.fit", "cascade.rows"
+    )
+    if datasets.is_folder(data):
+        raise UsageError(f"{data} has rows of one depth: give the captures that it was built of")
+    depths = candidates.parse_depths(options["depths"])
+    wanted = [candidates.parse(name, depths) for name in names]
+    settings = datasets.Input(count=options["count"], wait_s=options["wait"])
+    how = candidates.Training(
+        options["mask"], options["seed"], options["folds"], Fitting(options["rounds"])
+    )
+    with Steps() as progress:
+        rows = rows_at.read_at_depths(
+            datasets.find_recordings(data, options["task"]),
+            _depths(wanted),
+            settings,
+            candidates.views_of(wanted),
+            options["mask"],
+            lambda done, total: progress("reading", done, total),
+        )
+        target = fits.Target(options["target"], options["rule"])
+        return fits.fit(wanted, rows, how, target, progress)
+
+
+def _depths(wanted: "list[Wanted]") -> list[int]:
+    return sorted({depth for one in wanted for depth in one.depths})
+
+
+@cascade.command(cls=Verb)
+@click.argument("file", type=click.Path())
+@click.pass_context
+def show(ctx: click.Context, file: str) -> None:
+    """Show the stages of a cascade FILE."""
+    from dataclasses import asdict
+
+    from etcpipe.cascade import stages
+    from etcpipe.cascade.show import describe
+
+    found = stages.load(file)
+    if is_json(ctx):
+        print_json(ctx, asdict(found))
+        return
+    click.echo("\n".join(describe(found)))
+    click.echo(
+        f"a flow is answered by what there is when nothing came for {found.wait_s:g} s; unsure "
+        f"answers are {'told at once and corrected' if found.early else 'kept until sure'}"
+    )

@@ -1,0 +1,271 @@
+"""Which stages, and how sure each must be: chosen on calibration flows for a target.
+
+Every chain of up to three candidates is tried with every combination of shares of flows that its
+stages pass on. A share becomes a threshold, which is what the cascade's file holds.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+
+import numpy as np
+
+from etcpipe.cascade import calibrate, curves
+from etcpipe.cascade.stages import Rule
+from etcpipe.cascade.walk import Figures, Step, figures, walk
+from etcpipe.errors import UsageError
+
+STAGES_MAX = 3
+SHARES = tuple(i / 20 for i in range(1, 20))
+SHARES_OF_THREE = tuple(i / 10 for i in range(1, 10))
+# What a target other than F1 may cost of it, against the deepest, slowest candidate alone.
+WITHIN = 0.01
+
+# By target: what of Figures is made least, once F1 is within reach.
+TARGETS = {
+    "f1": lambda one: -one.macro_f1,
+    "median-latency": lambda one: one.median_s,
+    "slow-share": lambda one: one.slow,
+    "cost": lambda one: one.us,
+    "early": lambda one: -one.early,
+}
+RULES = ("threshold", "per_class", "target")
+
+
+@dataclass(frozen=True)
+class Flows:
+    """Flows to choose by.
+
+    Attributes:
+        label, capture: (flows,) int.
+        classes: their names.
+        ready_s: (flows,) by depth, when its packets were there.
+    """
+
+    label: np.ndarray
+    capture: np.ndarray
+    classes: tuple[str, ...]
+    ready_s: dict[int, np.ndarray]
+
+    def select(self, chosen: np.ndarray) -> "Flows":
+        """Return some flows; chosen is (flows,) bool."""
+        ready = {depth: one[chosen] for depth, one in self.ready_s.items()}
+        return Flows(self.label[chosen], self.capture[chosen], self.classes, ready)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model at a depth.
+
+    Attributes:
+        model: what to call it.
+        scores: (flows, classes) unnormalised, on flows that it was not fitted to.
+        us: processor time of one flow.
+    """
+
+    model: str
+    packets: int
+    scores: np.ndarray
+    us: float
+
+    def __str__(self) -> str:
+        return f"{self.model}@{self.packets}"
+
+    def select(self, chosen: np.ndarray) -> "Candidate":
+        """Return it on some of the flows."""
+        return Candidate(self.model, self.packets, self.scores[chosen], self.us)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A chain of candidates, the share of flows that each passes on, and what that gives."""
+
+    chain: tuple[int, ...]
+    shares: tuple[float, ...]
+    figures: Figures
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A stage of the chosen cascade.
+
+    Attributes:
+        rule: None for the last one.
+    """
+
+    candidate: int
+    temperature: float
+    rule: Rule | None
+
+
+def search(candidates: Sequence[Candidate], flows: Flows, seed: int = 1) -> list[Plan]:
+    """Return every plan that was tried, on calibration flows."""
+    views = [_View(one, flows) for one in candidates]
+    return [
+        Plan(chain, shares, _evaluate([views[i] for i in chain], shares, flows))
+        for chain in _chains(candidates)
+        for shares in _shares(len(chain))
+    ]
+
+
+class _View:
+    """A candidate's answers, with one temperature for all flows."""
+
+    def __init__(self, candidate: Candidate, flows: Flows) -> None:
+        everyone = np.ones(len(flows.label), bool)
+        temperature = calibrate.fit_temperature(candidate.scores, flows.label, everyone)
+        probabilities = calibrate.probabilities_of(candidate.scores, temperature)
+        self.said = probabilities.argmax(axis=1)
+        self.confidence = probabilities.max(axis=1)
+        self.ready_s, self.us = flows.ready_s[candidate.packets], candidate.us
+
+
+def _chains(candidates: Sequence[Candidate]) -> Iterator[tuple[int, ...]]:
+    """Yield chains whose stages wait for more packets one by one, or cost more for the same."""
+    order = sorted(range(len(candidates)), key=lambda i: (candidates[i].packets, candidates[i].us))
+    for length in range(1, STAGES_MAX + 1):
+        yield from combinations(order, length)
+
+
+def _shares(stages: int) -> Iterator[tuple[float, ...]]:
+    yield from product(SHARES if stages < 3 else SHARES_OF_THREE, repeat=stages - 1)
+
+
+def _evaluate(chain: Sequence[_View], shares: Sequence[float], flows: Flows) -> Figures:
+    steps, open_ = [], np.ones(len(flows.label), bool)
+    for view, share in zip(chain, (*shares, 0.0), strict=True):
+        sure = view.confidence >= threshold_of(view.confidence[open_], share)
+        steps.append(Step(view.said, sure, view.ready_s, view.us))
+        open_ = open_ & ~sure
+    return figures(walk(steps), flows.label, len(flows.classes), len(chain))
+
+
+def threshold_of(confidence: np.ndarray, share: float) -> float:
+    """Return the probability below which are about `share` of some flows; 2 for all of them."""
+    position = round(share * len(confidence))
+    if position >= len(confidence):
+        return 2.0
+    return float(np.partition(confidence, position)[position])
+
+
+def pick(plans: Sequence[Plan], target: str, reference: float) -> Plan:
+    """Return the best plan for a target.
+
+    Args:
+        target: a name of TARGETS.
+        reference: macro-F1 that may be missed by WITHIN; not looked at for "f1".
+
+    Raises:
+        UsageError: no such target.
+    """
+    if target not in TARGETS:
+        raise UsageError(f"no target {target!r}: choose {', '.join(TARGETS)}")
+    measure = TARGETS[target]
+    best = max(plan.figures.macro_f1 for plan in plans)
+    least = best if target == "f1" else min(reference - WITHIN, best)
+    good = [plan for plan in plans if plan.figures.macro_f1 >= least]
+    return min(good, key=lambda plan: (measure(plan.figures), -plan.figures.macro_f1))
+
+
+def pareto(plans: Sequence[Plan], target: str) -> list[Plan]:
+    """Return the plans that none beats in both F1 and the target, the highest F1 first.
+
+    For target "f1" the other measure is the median latency.
+    """
+    measure = TARGETS["median-latency" if target == "f1" else target]
+    front: list[Plan] = []
+    for plan in sorted(plans, key=lambda one: (-one.figures.macro_f1, measure(one.figures))):
+        if not front or measure(plan.figures) < measure(front[-1].figures):
+            front.append(plan)
+    return front
+
+
+def settle(
+    plan: Plan, candidates: Sequence[Candidate], flows: Flows, kind: str = "threshold"
+) -> list[Settled]:
+    """Return the plan's stages, each calibrated on the flows that reach it.
+
+    Args:
+        kind: of the rules, a name of RULES.
+    """
+    chain = [candidates[i] for i in plan.chain]
+    settled: list[Settled] = []
+    reached = np.ones(len(flows.label), bool)
+    for i, one in enumerate(chain):
+        temperature = calibrate.fit_temperature(one.scores, flows.label, reached)
+        if i == len(chain) - 1:
+            return [*settled, Settled(plan.chain[i], temperature, None)]
+        probabilities = calibrate.probabilities_of(one.scores, temperature)
+        later = chain[i + 1].scores.argmax(axis=1)
+        rule = _rule(kind, plan.shares[i], probabilities[reached], later[reached], flows, reached)
+        settled.append(Settled(plan.chain[i], temperature, rule))
+        reached = reached & ~is_sure(rule, probabilities, flows.classes)
+    raise UsageError("a cascade needs a stage")
+
+
+def is_sure(rule: Rule, probabilities: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Return (flows,) bool, which answers a rule lets go."""
+    return probabilities.max(axis=1) >= rule.thresholds(classes)[probabilities.argmax(axis=1)]
+
+
+def _rule(
+    kind: str,
+    share: float,
+    probabilities: np.ndarray,
+    later: np.ndarray,
+    flows: Flows,
+    reached: np.ndarray,
+) -> Rule:
+    confidence = probabilities.max(axis=1)
+    threshold = _rounded(threshold_of(confidence, share))
+    if kind == "threshold":
+        return Rule("threshold", threshold)
+    if kind == "target":
+        return Rule("target", threshold, share=share)
+    said = probabilities.argmax(axis=1)
+    worth = curves.oracle_worth(flows.label[reached], said, later)
+    by_class = class_thresholds(said, confidence, worth, share)
+    named = {flows.classes[i]: _rounded(value) for i, value in by_class.items()}
+    return Rule("per_class", threshold, named)
+
+
+def _rounded(threshold: float) -> float:
+    """Return the threshold as float32 has it: what the runtime compares with."""
+    return float(np.float32(threshold))
+
+
+def class_thresholds(
+    said: np.ndarray, confidence: np.ndarray, worth: np.ndarray, share: float
+) -> dict[int, float]:
+    """Return a threshold for each class said, so that `share` of flows goes where it helps most.
+
+    Each class passes on its unsurest flows as long as a flow's worth is above a price that is
+    the same for all; the price is the one at which about `share` of all flows goes on.
+
+    Args:
+        said: (flows,) int, the class.
+        confidence: (flows,), its probability.
+        worth: (flows,), what passing the flow on gains: 1, 0 or -1.
+    """
+    orders = {
+        int(i): np.flatnonzero(said == i)[np.argsort(confidence[said == i], kind="stable")]
+        for i in np.unique(said)
+    }
+
+    def counts(price: float) -> dict[int, int]:
+        return {
+            i: int(np.argmax(np.concatenate([[0.0], np.cumsum(worth[order] - price)])))
+            for i, order in orders.items()
+        }
+
+    low, high = -1.0, 1.0
+    for _ in range(30):
+        price = (low + high) / 2
+        if sum(counts(price).values()) > share * len(said):
+            low = price
+        else:
+            high = price
+    return {
+        i: float(confidence[orders[i][n]]) if n < len(orders[i]) else 2.0
+        for i, n in counts(high).items()
+    }

@@ -1,0 +1,226 @@
+"""Fitting a cascade: candidates in, its stages, their thresholds and what they give out.
+
+Half of the captures choose (temperatures, stages, thresholds), the other half tells what was
+chosen is worth. No flow is judged by a model that was fitted to its capture.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os.path import relpath
+from pathlib import Path
+
+import numpy as np
+
+from etcpipe.cascade import calibrate, candidates, choose, curves
+from etcpipe.cascade.candidates import Made, Training, Wanted
+from etcpipe.cascade.choose import Candidate, Flows, Plan, Settled
+from etcpipe.cascade.rows import DepthRows
+from etcpipe.cascade.stages import Cascade, Stage
+from etcpipe.cascade.walk import Figures, Step, figures, oracle_steps, random_steps, walk
+from etcpipe.errors import OutputError, UsageError
+from etcpipe.held_out import OnStep, deal_folds
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to choose for.
+
+    Attributes:
+        target: a name of choose.TARGETS.
+        rule: a name of choose.RULES.
+    """
+
+    target: str = "f1"
+    rule: str = "threshold"
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What one stage of the chosen cascade does with the flows that were kept for the test.
+
+    Attributes:
+        reached, answered: share of all flows.
+        accuracy: of the answers that left here.
+        macro_f1: of the model on all flows.
+        separation: by name of calibrate.MEASURES, on the flows that reach it.
+        curves: of passing its flows on to the next stage; None for the last one.
+    """
+
+    candidate: Candidate
+    settled: Settled
+    reached: float
+    answered: float
+    accuracy: float
+    macro_f1: float
+    separation: dict[str, calibrate.Separation]
+    curves: curves.Curves | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A fitted cascade.
+
+    Attributes:
+        front: the Pareto choices, with their figures on calibration flows.
+        chosen: which one was taken.
+        test: by name, figures on the captures that took no part in choosing: "cascade",
+            "random", "oracle", and each candidate alone.
+        stages: of the cascade, in order.
+        flows: how many chose and how many tested.
+    """
+
+    made: list[Made]
+    front: list[Plan]
+    chosen: Plan
+    test: dict[str, Figures]
+    stages: list[StageReport]
+    flows: tuple[int, int]
+    wait_s: float
+
+    @property
+    def weak(self) -> list[int]:
+        """The stages whose uncertainty is no better than random."""
+        return [
+            i
+            for i, one in enumerate(self.stages[:-1])
+            if one.separation["least_confidence"].is_weak
+        ]
+
+
+def fit(
+    wanted: Sequence[Wanted],
+    rows: DepthRows,
+    how: Training,
+    target: Target,
+    on_step: OnStep = lambda what, done, total: None,
+) -> Result:
+    """Return a cascade of some models, chosen for a target.
+
+    Raises:
+        UsageError: too little data to split by capture, or a model does not fit them.
+    """
+    if target.target not in choose.TARGETS:
+        raise UsageError(f"no target {target.target!r}: choose {', '.join(choose.TARGETS)}")
+    made = candidates.make(wanted, rows, how, on_step)
+    offered = [one.candidate for one in made]
+    dataset = rows.deepest
+    ready = {depth: rows.at(depth) for depth in rows.depths}
+    flows = Flows(dataset.label, dataset.capture, dataset.classes, ready)
+    chooses = deal_folds(dataset, 2, how.seed + 1) == 0
+    on_step("choosing", len(made), len(made))
+    ours, theirs = flows.select(chooses), flows.select(~chooses)
+    calibrating = [one.select(chooses) for one in offered]
+    plans = choose.search(calibrating, ours)
+    chosen = choose.pick(plans, target.target, _reference(plans, calibrating))
+    settled = choose.settle(chosen, calibrating, ours, target.rule)
+    testing = [one.select(~chooses) for one in offered]
+    front = choose.pareto(plans, target.target)
+    stages, test = judge(settled, testing, theirs, how.seed)
+    sizes = int(chooses.sum()), int((~chooses).sum())
+    return Result(made, front, chosen, test, stages, sizes, rows.input.wait_s)
+
+
+def _reference(plans: Sequence[Plan], offered: Sequence[Candidate]) -> float:
+    """Return the macro-F1 of the candidate that waits longest, the slowest of those."""
+    slow = max(range(len(offered)), key=lambda i: (offered[i].packets, offered[i].us))
+    return next(plan.figures.macro_f1 for plan in plans if plan.chain == (slow,))
+
+
+def judge(
+    settled: Sequence[Settled], offered: Sequence[Candidate], flows: Flows, seed: int
+) -> tuple[list[StageReport], dict[str, Figures]]:
+    """Return what the stages do with flows, and what that is worth beside other ways."""
+    label, classes = flows.label, len(flows.classes)
+    steps = [_step(one, offered[one.candidate], flows) for one in settled]
+    ways = {
+        "cascade": steps,
+        "random": random_steps(steps, seed),
+        "oracle": oracle_steps(steps, label),
+    }
+    for candidate in offered:
+        said = candidate.scores.argmax(axis=1)
+        ready_s = flows.ready_s[candidate.packets]
+        ways[str(candidate)] = [Step(said, said >= 0, ready_s, candidate.us)]
+    test = {name: figures(walk(way), label, classes, len(way)) for name, way in ways.items()}
+    stages, reached = [], np.ones(len(label), bool)
+    for i, one in enumerate(settled):
+        after = steps[i + 1] if i + 1 < len(steps) else None
+        stages.append(_on_stage(one, offered[one.candidate], steps[i], after, reached, flows, seed))
+        reached = reached & ~steps[i].sure
+    return stages, test
+
+
+def _step(settled: Settled, candidate: Candidate, flows: Flows) -> Step:
+    probabilities = calibrate.probabilities_of(candidate.scores, settled.temperature)
+    everyone = np.ones(len(probabilities), bool)
+    sure = choose.is_sure(settled.rule, probabilities, flows.classes) if settled.rule else everyone
+    said = probabilities.argmax(axis=1)
+    return Step(said, sure, flows.ready_s[candidate.packets], candidate.us)
+
+
+def _on_stage(
+    settled: Settled,
+    candidate: Candidate,
+    step: Step,
+    after: Step | None,
+    reached: np.ndarray,
+    flows: Flows,
+    seed: int,
+) -> StageReport:
+    label, classes = flows.label, len(flows.classes)
+    right = step.said == label
+    left = reached & step.sure if after else reached
+    probabilities = calibrate.probabilities_of(candidate.scores, settled.temperature)
+    separations = {
+        name: calibrate.separation(
+            measure(probabilities[reached]), ~right[reached], flows.capture[reached], seed
+        )
+        for name, measure in calibrate.MEASURES.items()
+    }
+    its_curves = None
+    if after:
+        uncertainty = calibrate.least_confidence(probabilities)[reached]
+        answers = label[reached], step.said[reached], after.said[reached]
+        its_curves = curves.escalation(*answers, uncertainty, classes, seed=seed)
+    alone = Step(step.said, np.ones(len(label), bool), step.ready_s, step.us)
+    return StageReport(
+        candidate,
+        settled,
+        float(reached.mean()),
+        float(left.mean()),
+        float(right[left].mean()) if left.any() else float("nan"),
+        figures(walk([alone]), label, classes, 1).macro_f1,
+        separations,
+        its_curves,
+    )
+
+
+def write(result: Result, path: Path) -> Cascade:
+    """Write the cascade's file, and beside it the models of its stages that were trained.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    stages = []
+    for one in result.stages:
+        made = result.made[one.settled.candidate]
+        model = path.with_name(f"{path.stem}-{made.file_name}")
+        if made.contents is not None:
+            try:
+                model.write_bytes(made.contents)
+            except OSError as error:
+                raise OutputError(f"cannot write {model}: {error.strerror}") from error
+        else:
+            assert made.path is not None
+            model = made.path
+        stages.append(
+            Stage(
+                one.candidate.packets,
+                relpath(model.absolute(), path.absolute().parent),
+                one.settled.temperature,
+                one.settled.rule,
+            )
+        )
+    cascade = Cascade(tuple(stages), result.wait_s)
+    cascade.save(path)
+    return cascade
