@@ -38,7 +38,7 @@ def evaluate_model(model: Model, dataset: Dataset, seed: int = 1) -> dict[str, A
         UsageError: the flows were read otherwise than the model's input, or none has a
             label that the model knows.
     """
-    probabilities = model.infer(_rows(model, dataset))
+    probabilities = model.infer(model_rows(model, dataset))
     names = [name for name in dataset.classes if name in model.classes and name != UNKNOWN]
     if not names:
         raise UsageError(
@@ -91,7 +91,7 @@ def without_parts(model: Model, dataset: Dataset, seed: int = 1) -> dict[str, di
     index = [model.classes.index(n) if n in model.classes else -1 for n in dataset.classes]
     label = np.array(index)[dataset.label]
     known = label >= 0
-    rows = _rows(model, dataset)[known]
+    rows = model_rows(model, dataset)[known]
     return occlusion.measure(model, rows, label[known], dataset.capture[known], seed)
 
 
@@ -101,7 +101,12 @@ def read_for(model: Model, recordings: Sequence[Recording], depth: int | None = 
     return read(recordings, settings, views=[model.view.name], mask=model.mask, depth=depth)
 
 
-def _rows(model: Model, dataset: Dataset) -> np.ndarray:
+def model_rows(model: Model, dataset: Dataset) -> np.ndarray:
+    """Return (flows, ...), a model's input.
+
+    Raises:
+        UsageError: the flows were read otherwise than the model's input.
+    """
     if model.view.name == STATS.name:
         return dataset.columns(model.columns)
     if model.view.name in dataset.views and dataset.mask != model.mask:
