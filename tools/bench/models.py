@@ -1,0 +1,195 @@
+"""Compares models on the tasks of a labelled bundle, over seeds, on captures held out.
+
+    python tools/bench/models.py BUNDLE --tasks tls_org,iscx_vpn --archs lightgbm,knn,df30_lite
+        [--seeds 5] [--rounds 8] [--rows-max 4000] [--work DIR] [--json]
+
+A bundle has tasks.csv, which says of each labelled flow whether it is to train or to test; no
+capture is on both sides. Every unit (task, model, seed) is kept in the working folder, so
+that an interrupted run goes on where it was. --rows-max bounds the flows that are learnt
+from, drawn by seed; all flows of the test side are judged.
+"""
+
+import csv
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import common
+import numpy as np
+from common import Report, Table
+
+from etcpipe import dataset as datasets
+from etcpipe import evaluate, train
+from etcpipe.fitting import Fitting
+from etcpipe.learner import Learner
+from etcpipe.zoo import ARCHS
+
+TREES = train.TREES
+FIRST_N = 10
+STOP_SHARE = 0.2  # of the captures to train, which tell when to stop
+FLOWS_MIN = 10  # of a class, on either side
+SEPARATOR = "/"
+
+
+@dataclass(frozen=True)
+class Task:
+    """Rows of both sides; label indexes names.
+
+    Attributes:
+        train, test: (rows,) numbers of rows.
+    """
+
+    name: str
+    dataset: datasets.Dataset
+    label: np.ndarray
+    names: tuple[str, ...]
+    train: np.ndarray
+    test: np.ndarray
+
+
+def read_task(bundle: Path, work: Path, name: str, view: str) -> Task:
+    """Return a task's rows with a view, built into the working folder once."""
+    folder = work / f"{name}-{view}"
+    if not folder.exists():
+        with (bundle / "tasks.csv").open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["task"] == name]
+        labels = {row["flow_uid"]: row["split"] + SEPARATOR + row["label"] for row in rows}
+        if not labels:
+            raise SystemExit(f"bench: {bundle} has no task {name}")
+        recordings = datasets.bundle_recordings(bundle, lambda row: labels.get(row["flow_uid"]))
+        work.mkdir(parents=True, exist_ok=True)
+        datasets.build(list(recordings), folder, datasets.Input(FIRST_N), [view])
+    dataset = datasets.open_folder(folder)
+    side, said = zip(*(one.split(SEPARATOR, 1) for one in dataset.classes), strict=True)
+    is_test = np.array([one == "test" for one in side])[dataset.label]
+    names, index = np.unique(said, return_inverse=True)
+    label = index[dataset.label]
+    counts = np.stack([np.bincount(label[is_test == on], minlength=len(names)) for on in (0, 1)])
+    kept = np.flatnonzero((counts >= FLOWS_MIN).all(axis=0))
+    is_kept = np.isin(label, kept)
+    return Task(
+        name,
+        dataset,
+        np.searchsorted(kept, label),
+        tuple(names[kept].tolist()),
+        np.flatnonzero(is_kept & ~is_test),
+        np.flatnonzero(is_kept & is_test),
+    )
+
+
+def run_unit(task: Task, arch: str, seed: int, rounds: int | None, rows_max: int) -> dict:
+    """Return what a fit says of the test side, and what it took."""
+    learner = _learner(task, arch, seed, rounds)
+    rng = np.random.default_rng(seed)
+    chosen = np.sort(rng.permutation(task.train)[:rows_max])
+    captures = np.unique(task.dataset.capture[chosen])
+    stopping = rng.permutation(captures)[: max(round(STOP_SHARE * len(captures)), 1)]
+    stop = np.isin(task.dataset.capture[chosen], stopping)
+    rows, label = learner.rows(task.dataset), task.label[chosen]
+    if len(np.unique(label[~stop])) < len(task.names):
+        stop = rng.random(len(chosen)) < STOP_SHARE  # a class of one capture: by flow, then
+    began = time.monotonic()
+    fitted = learner.fit(rows[chosen], label, len(task.names), f"{task.name}-{seed}", stop=stop)
+    took = time.monotonic() - began
+    said = fitted.scores(rows[task.test]).argmax(axis=1)
+    return {"said": said.tolist(), "fit_s": took, "rounds": fitted.rounds, "learnt": len(chosen)}
+
+
+def _learner(task: Task, arch: str, seed: int, rounds: int | None) -> Learner:
+    settings = train.Settings(
+        datasets.Input(FIRST_N), seed=seed, arch=arch, fitting=Fitting(rounds=rounds)
+    )
+    return train.learners_of(task.dataset, settings)[0]
+
+
+def view_of(arch: str) -> str:
+    """Return the view that a model learns from."""
+    return "stats" if arch == TREES else ARCHS[arch].view
+
+
+def summarise(task: Task, units: dict[str, list[dict]]) -> dict[str, dict]:
+    """Return macro-F1 over seeds of each model, and its difference to the trees'.
+
+    The interval of the difference resamples captures, with the votes of all seeds together.
+    """
+    label, capture = task.label[task.test], task.dataset.capture[task.test]
+    classes, found = len(task.names), {}
+    said = {arch: [np.array(one["said"]) for one in runs] for arch, runs in units.items()}
+    for arch, runs in said.items():
+        f1 = [evaluate.macro_f1(evaluate.confusion_matrix(label, one, classes)) for one in runs]
+        interval = evaluate.score(label, runs[0], capture, classes, 1)
+        found[arch] = {
+            "macro_f1": float(np.mean(f1)),
+            "deviation": float(np.std(f1)),
+            "interval": [interval.low, interval.high],
+            "seeds": len(runs),
+            "fit_s": float(np.mean([one["fit_s"] for one in units[arch]])),
+        }
+        if arch != TREES and TREES in said:
+            pairs = min(len(runs), len(said[TREES]))
+            many = [np.concatenate(one[:pairs]) for one in (runs, said[TREES])]
+            repeated = np.tile(label, pairs), np.tile(capture, pairs)
+            found[arch]["beyond_trees"] = evaluate.difference(
+                repeated[0], *many, repeated[1], classes, 1
+            )
+    return found
+
+
+def main() -> None:
+    parser = common.parser(__doc__.splitlines()[0], repeats=5)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--tasks", required=True, help="names, separated by commas")
+    parser.add_argument("--archs", required=True, help="models, separated by commas")
+    parser.add_argument("--rounds", type=int, help="of training, at most")
+    parser.add_argument("--rows-max", type=int, default=4000, help="flows that are learnt from")
+    options = parser.parse_args()
+    seeds = 1 if options.quick else options.repeats or 5
+    report = Report("models", "Models by task", {"torch": common.package("torch")})
+    for name in options.tasks.split(","):
+        task, units = None, {}
+        for arch in options.archs.split(","):
+            task = read_task(options.bundle, options.work, name, view_of(arch))
+            units[arch] = [_unit(options, task, arch, seed) for seed in range(1, seeds + 1)]
+        _add(report, task, summarise(task, units))
+    report.notes.append(
+        f"at most {options.rows_max} flows learnt from, {options.rounds or 'the usual'} rounds; "
+        "the deviation is over seeds, the interval by captures of the first seed"
+    )
+    report.show(options.json)
+
+
+def _unit(options, task: Task, arch: str, seed: int) -> dict:
+    kept = options.work / f"{task.name}-{arch}-{seed}-{options.rounds}-{options.rows_max}.json"
+    if not kept.exists():
+        common.progress(f"{task.name} {arch} seed {seed}")
+        unit = run_unit(task, arch, seed, options.rounds, options.rows_max)
+        kept.write_text(json.dumps(unit))
+    return json.loads(kept.read_text())
+
+
+def _add(report: Report, task: Task, found: dict[str, dict]) -> None:
+    table = Table(
+        f"{task.name}: {len(task.names)} classes, {len(task.train)} flows to learn from, "
+        f"{len(task.test)} judged",
+        ["model", "macro-F1", "interval", "beyond the trees", "fit"],
+    )
+    for arch, one in found.items():
+        beyond = one.get("beyond_trees")
+        shown = f"{beyond[0]:+.3f} ({beyond[1]:+.3f} to {beyond[2]:+.3f})" if beyond else ""
+        low, high = one["interval"]
+        table.rows.append(
+            [
+                arch,
+                f"{one['macro_f1']:.3f} +- {one['deviation']:.3f}",
+                f"{low:.3f} to {high:.3f}",
+                shown,
+                f"{one['fit_s']:.0f} s",
+            ]
+        )
+    report.tables.append(table)
+    report.results[task.name] = found
+
+
+if __name__ == "__main__":
+    main()
