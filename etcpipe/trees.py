@@ -110,21 +110,33 @@ def class_weights(labels: np.ndarray, classes: int, beta: float = 0.999) -> np.n
 
 def to_onnx(trees: Trees, columns: int, description: Description) -> bytes:
     """Return the contents of a model file (see etcpipe.model_file)."""
+    attributes = _ensemble(trees).attributes()
+    return ensemble_to_onnx(attributes, trees.classes, columns, description)
+
+
+def ensemble_to_onnx(
+    attributes: dict[str, Any], classes: int, columns: int, description: Description
+) -> bytes:
+    """Return the contents of a model file of trees, however they were fitted.
+
+    Args:
+        attributes: of the operator TreeEnsembleRegressor: nodes_* and target_*.
+    """
     node = helper.make_node(
         "TreeEnsembleRegressor",
         ["rows"],
         ["scores"],
         domain="ai.onnx.ml",
-        n_targets=trees.classes,
+        n_targets=classes,
         aggregate_function="SUM",
         post_transform="NONE",
-        **_ensemble(trees).attributes(),
+        **attributes,
     )
     graph = helper.make_graph(
         [node],
         description.name,
         [helper.make_tensor_value_info("rows", TensorProto.FLOAT, [None, columns])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None, trees.classes])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None, classes])],
     )
     opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS.items()]
     model = helper.make_model(

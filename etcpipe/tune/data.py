@@ -1,0 +1,77 @@
+"""Labelled flows that a search can look at to any depth: the packets are kept, not one view."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from etcpipe.batch import FlowBatch, concatenate
+from etcpipe.dataset import Dataset, Input, Recording, read
+from etcpipe.dataset.reading import OnProgress
+from etcpipe.gpu.views import VIEWS, compute
+
+
+@dataclass(frozen=True)
+class LabelledFlows:
+    """Flows with their packets, and what a Dataset knows of them.
+
+    Attributes:
+        dataset: label, capture, classes and so on, a row a flow; its views are of all packets.
+        flows: the same rows, settings.first_n packets of each at most.
+        settings: how packets became rows.
+        view: whose columns can be chosen.
+    """
+
+    dataset: Dataset
+    flows: FlowBatch
+    settings: Input
+    view: str = "stats"
+    _by_depth: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.flows)
+
+    def rows(self, columns: Sequence[str], depth: int) -> np.ndarray:
+        """Return (flows, columns) float32, what a model of these columns sees at a depth."""
+        view = VIEWS[self.view]
+        every = view.column_names("none")
+        if depth not in self._by_depth:
+            self._by_depth[depth] = compute(view, self.flows, depth, every)
+        chosen = [every.index(name) for name in columns]
+        return np.ascontiguousarray(self._by_depth[depth][:, chosen])
+
+    def packets(self) -> np.ndarray:
+        """Return (flows,) int, packets that count of each."""
+        return (self.flows.packets["present"] != 0).sum(axis=1)
+
+    def select(self, chosen: np.ndarray) -> "LabelledFlows":
+        """Return some flows.
+
+        Args:
+            chosen: (flows,) bool, or row numbers.
+        """
+        return LabelledFlows(
+            self.dataset.select(chosen), self.flows.select(chosen), self.settings, self.view
+        )
+
+
+def read_flows(
+    recordings: Sequence[Recording],
+    settings: Input,
+    on_progress: OnProgress = lambda done, total: None,
+    view: str = "stats",
+) -> LabelledFlows:
+    """Return the labelled flows of captures with their packets.
+
+    Raises:
+        CaptureError: a capture cannot be read.
+        UsageError: no flow has a label.
+    """
+    kept: list[FlowBatch] = []
+
+    def keep(flows: FlowBatch) -> FlowBatch:
+        kept.append(flows)
+        return flows
+
+    dataset = read(recordings, settings, on_progress, change=keep)
+    return LabelledFlows(dataset, concatenate(kept), settings, view)

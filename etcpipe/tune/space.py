@@ -1,0 +1,153 @@
+"""What a search can choose: columns of a view, packets of a flow, and a model."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+import numpy as np
+
+from etcpipe.errors import UsageError
+
+DEPTH_MAX = 50  # CATO's; deeper rows wait longer than any verdict is good for
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """A kind of model with the parameters that it is fitted with."""
+
+    kind: str
+    parameters: tuple[tuple[str, int], ...]
+
+    def __str__(self) -> str:
+        return self.kind + "".join(f" {name} {value}" for name, value in self.parameters)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the parameters by name."""
+        return dict(self.parameters)
+
+
+# In order of what they cost to serve; the search takes the place in this order as a number.
+MODELS = (
+    ModelKind("tree", (("max_depth", 5),)),
+    ModelKind("tree", (("max_depth", 10),)),
+    ModelKind("tree", (("max_depth", 15),)),
+    ModelKind("boosted", (("rounds", 3),)),
+    ModelKind("boosted", (("rounds", 8),)),
+    ModelKind("boosted", (("rounds", 20),)),
+)
+
+
+@dataclass(frozen=True, order=True)
+class Choice:
+    """One point of a space.
+
+    Attributes:
+        features: numbers of columns, ascending; one at least.
+        depth: packets of a flow.
+        model: number of the model.
+    """
+
+    features: tuple[int, ...]
+    depth: int
+    model: int = 0
+
+
+@dataclass(frozen=True)
+class Space:
+    """All choices.
+
+    Attributes:
+        columns: that can be on or off.
+        depth_max: of flows, the smallest depth is 1.
+        models: to choose from.
+    """
+
+    columns: tuple[str, ...]
+    depth_max: int = DEPTH_MAX
+    models: tuple[ModelKind, ...] = MODELS
+
+    def __post_init__(self) -> None:
+        if not self.columns:
+            raise UsageError("no feature is left to choose from: give data in which one differs")
+        if self.depth_max < 1 or not self.models:
+            raise UsageError("a search needs one packet and one model at least")
+
+    def size(self) -> int:
+        """Return how many choices there are."""
+        return (2 ** len(self.columns) - 1) * self.depth_max * len(self.models)
+
+    def names(self, choice: Choice) -> tuple[str, ...]:
+        """Return a choice's columns."""
+        return tuple(self.columns[i] for i in choice.features)
+
+    def everything(self, depth: int | None = None, model: int | None = None) -> Choice:
+        """Return all columns at a depth, the greatest and the dearest model by default."""
+        return Choice(
+            tuple(range(len(self.columns))),
+            depth or self.depth_max,
+            len(self.models) - 1 if model is None else model,
+        )
+
+    def choice(self, bits: np.ndarray, depth: int, model: int = 0) -> Choice:
+        """Return a choice with its numbers brought into range; bits has one on at least."""
+        return Choice(
+            tuple(np.flatnonzero(bits).tolist()),
+            int(np.clip(depth, 1, self.depth_max)),
+            int(np.clip(model, 0, len(self.models) - 1)),
+        )
+
+    def bits(self, choice: Choice) -> np.ndarray:
+        """Return (columns,) bool, those that are on."""
+        on = np.zeros(len(self.columns), bool)
+        on[list(choice.features)] = True
+        return on
+
+    def places(self, choices: Sequence[Choice]) -> np.ndarray:
+        """Return (choices, columns + 2) float64 within 0 .. 1, how a surrogate sees them.
+
+        Depth is logarithmic: from 1 packet to 2 more changes than from 40 to 41.
+        """
+        found = np.zeros((len(choices), len(self.columns) + 2))
+        for row, choice in zip(found, choices, strict=True):
+            row[list(choice.features)] = 1
+            row[-2] = log(choice.depth) / log(max(self.depth_max, 2))
+            row[-1] = choice.model / max(len(self.models) - 1, 1)
+        return found
+
+    def all_choices(self) -> Iterator[Choice]:
+        """Yield every choice; for spaces of some thousands."""
+        for number in range(1, 2 ** len(self.columns)):
+            features = tuple(i for i in range(len(self.columns)) if number >> i & 1)
+            for depth in range(1, self.depth_max + 1):
+                for model in range(len(self.models)):
+                    yield Choice(features, depth, model)
+
+    def neighbours(self, choice: Choice) -> list[Choice]:
+        """Return the choices that differ in one column, in depth by a step, or in the model."""
+        on = self.bits(choice)
+        found = []
+        for i in range(len(on)):
+            flipped = on.copy()
+            flipped[i] = not flipped[i]
+            if flipped.any():
+                found.append(self.choice(flipped, choice.depth, choice.model))
+        for step in (-8, -4, -2, -1, 1, 2, 4, 8):
+            found.append(self.choice(on, choice.depth + step, choice.model))
+        for model in (choice.model - 1, choice.model + 1):
+            found.append(self.choice(on, choice.depth, model))
+        return [one for one in found if one != choice]
+
+    def changed(self, choice: Choice, rng: np.random.Generator) -> Choice:
+        """Return a choice with up to three columns flipped or swapped, and often another depth."""
+        on = self.bits(choice)
+        flips = rng.choice(len(on), min(int(rng.integers(0, 4)), len(on)), replace=False)
+        on[flips] = ~on[flips]
+        if not on.any():
+            on[rng.integers(len(on))] = True
+        depth, model = choice.depth, choice.model
+        if rng.random() < 0.6:
+            depth = round(depth * np.exp(rng.normal(0, 0.3))) + int(rng.integers(-2, 3))
+        if rng.random() < 0.3:
+            model += int(rng.integers(-1, 2))
+        return self.choice(on, depth, model)

@@ -1,0 +1,110 @@
+"""What a measurement would give, guessed from those that were made: a Gaussian process.
+
+Columns are on or off and a depth's effect flattens, so that one length a dimension says how
+much each matters. NumPy and SciPy alone: some hundred points need nothing faster.
+"""
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.optimize import minimize
+
+_SQRT5 = np.sqrt(5.0)
+_JITTER = 1e-8
+# Of log noise variance (targets have variance 1); of log amplitude.
+_NOISE_PRIOR = (-5.0, 1.5)
+_AMPLITUDE_PRIOR = (0.0, 1.0)
+_STEPS = 40
+
+
+class Surrogate:
+    """A Gaussian process with a Matern 5/2 kernel, one length a dimension.
+
+    Lengths have the prior that keeps many dimensions tame: log-normal, with a mean that grows
+    with the square root of their number.
+
+    Source: Hvarfner et al., Vanilla Bayesian Optimization Performs Great in High Dimensions,
+    ICML 2024; Rasmussen and Williams, Gaussian Processes for Machine Learning, algorithm 2.1.
+    """
+
+    def __init__(
+        self, places: np.ndarray, values: np.ndarray, start: np.ndarray | None = None
+    ) -> None:
+        """Fit the process.
+
+        Args:
+            places: (points, dimensions) float, each dimension within 0 .. 1.
+            values: (points,) float.
+            start: settings of an earlier fit to begin with.
+        """
+        self._places = places
+        self._mean, spread = values.mean(), values.std()
+        self._spread = spread if spread > 0 else 1.0
+        self._targets = (values - self._mean) / self._spread
+        self._squares = (places[:, None, :] - places[None, :, :]) ** 2
+        dimensions = places.shape[1]
+        self._length_prior = (np.sqrt(2) + np.log(dimensions) / 2, np.sqrt(3))
+        if start is None:
+            start = np.concatenate([np.full(dimensions, self._length_prior[0] - 1), [-5.0, 0.0]])
+        bounds = [(-4.0, 6.0)] * dimensions + [(-12.0, 1.0), (-3.0, 4.0)]
+        found = minimize(
+            self._loss,
+            start,
+            jac=True,
+            bounds=bounds,
+            method="L-BFGS-B",
+            options={"maxiter": _STEPS},
+        )
+        self.settings = found.x
+        kernel, _ = self._kernel(found.x)
+        self._factor = np.linalg.cholesky(kernel)
+        self._weights = cho_solve((self._factor, True), self._targets)
+
+    def predict(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation of the value without noise, (places,) each."""
+        lengths, amplitude = np.exp(self.settings[:-2]), np.exp(self.settings[-1])
+        across = amplitude * _matern(_distances(places / lengths, self._places / lengths))
+        mean = across @ self._weights
+        explained = solve_triangular(self._factor, across.T, lower=True, check_finite=False)
+        variance = np.maximum(amplitude - (explained**2).sum(axis=0), 1e-12)
+        return mean * self._spread + self._mean, np.sqrt(variance) * self._spread
+
+    def _kernel(self, settings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the covariance of the points, and their scaled distances."""
+        scale = np.exp(-2 * settings[:-2])
+        distance = np.sqrt(np.maximum(self._squares @ scale, 0))
+        kernel = np.exp(settings[-1]) * _matern(distance)
+        kernel[np.diag_indices_from(kernel)] += np.exp(settings[-2]) + _JITTER
+        return kernel, distance
+
+    def _loss(self, settings: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the negative log posterior of settings, and its gradient."""
+        kernel, distance = self._kernel(settings)
+        try:
+            factor = cho_factor(kernel, lower=True, check_finite=False)
+        except np.linalg.LinAlgError:
+            return 1e10, np.zeros_like(settings)
+        weights = cho_solve(factor, self._targets, check_finite=False)
+        inverse = cho_solve(factor, np.eye(len(kernel)), check_finite=False)
+        outer = inverse - np.outer(weights, weights)
+        amplitude, noise = np.exp(settings[-1]), np.exp(settings[-2])
+        slope = amplitude * 5 / 3 * (1 + _SQRT5 * distance) * np.exp(-_SQRT5 * distance)
+        by_length = np.tensordot(outer * slope, self._squares, axes=2) * np.exp(-2 * settings[:-2])
+        smooth = kernel - (noise + _JITTER) * np.eye(len(kernel))
+        gradient = 0.5 * np.concatenate(
+            [by_length, [noise * np.trace(outer)], [(outer * smooth).sum()]]
+        )
+        loss = 0.5 * self._targets @ weights + np.log(np.diagonal(factor[0])).sum()
+        priors = [*[self._length_prior] * len(by_length), _NOISE_PRIOR, _AMPLITUDE_PRIOR]
+        middle, width = np.array(priors).T
+        away = (settings - middle) / width
+        return float(loss + 0.5 * (away**2).sum()), gradient + away / width
+
+
+def _matern(distance: np.ndarray) -> np.ndarray:
+    scaled = _SQRT5 * distance
+    return (1 + scaled + scaled**2 / 3) * np.exp(-scaled)
+
+
+def _distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    squares = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1) - 2 * first @ second.T
+    return np.sqrt(np.maximum(squares, 0))
