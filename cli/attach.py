@@ -2,12 +2,11 @@
 
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from etcpipe.cli.common import Device, Verb, compute_option, is_json, option
+from etcpipe.cli.common import Device, Verb, compute_option, is_json, option, warn
 from etcpipe.cli.stopper import Stopper
 from etcpipe.cli.tracking import tracking_options
 from etcpipe.errors import EtcpipeError
@@ -15,7 +14,10 @@ from etcpipe.errors import EtcpipeError
 if TYPE_CHECKING:
     from etcpipe.live import Live
     from etcpipe.outputs import Sink
+    from etcpipe.outputs.live import LiveOutputs
     from etcpipe.outputs.summary import Summary
+
+EXIT_DEGRADED = 3
 
 
 @click.command(cls=Verb)
@@ -24,9 +26,10 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(),
-    metavar="FILE",
-    help="Write verdicts; the extension is the format: .jsonl, .csv or .parquet.",
+    multiple=True,
+    metavar="TARGET",
+    help="Send verdicts to a file (.jsonl, .csv, .parquet; with % a pattern of its times) or "
+    "to prometheus://ADDRESS; may be repeated.",
 )
 @click.option("--first", type=int, metavar="N", help="Packets of a flow to mirror.")
 @click.option(
@@ -88,7 +91,7 @@ def attach(
     ctx: click.Context,
     device: str,
     model: str | None,
-    output: str | None,
+    output: tuple[str, ...],
     first: int | None,
     wait: float | None,
     expression: str | None,
@@ -104,7 +107,7 @@ def attach(
     count: int | None,
     policy: str | None,
     keep: bool,
-) -> None:
+) -> int:
     """Classify the traffic of DEVICE as it passes; only a policy changes it.
 
     Ctrl-C detaches and prints a summary.
@@ -115,16 +118,16 @@ def attach(
       etcpipe -j attach eth0 | jq 'select(.etcpipe.label == "openvpn")'
       etcpipe attach eth0 --forward eth1
       etcpipe -n blue attach veth0 --duration 60 -o flows.csv
+      etcpipe attach eth0 -o /var/log/etcpipe/eve.jsonl -o prometheus://127.0.0.1:9617
     """
     from etcpipe import live
-    from etcpipe.outputs import format_of, open_output
-    from etcpipe.outputs.flows import open_flow_lines
+    from etcpipe.outputs.live import LiveOutputs
     from etcpipe.outputs.summary import Summary
+    from etcpipe.outputs.targets import Targets
 
-    if output:
-        format_of(output)  # refuse before anything is attached
     with (
         Stopper() as stopper,
+        Targets(output) as targets,
         live.attach(
             device,
             model=model,
@@ -143,29 +146,25 @@ def attach(
             keep=keep,
             policy=policy,
         ) as tap,
-        # Last: a mistyped device must not empty the results of an earlier run.
-        open_output(output) if output else nullcontext() as file,
-        open_flow_lines(flows, device) if flows else nullcontext() as flow_lines,
+        LiveOutputs(tap, option(ctx, "netns"), targets, flows, [_stdout(is_json(ctx))]) as outputs,
     ):
-        if flow_lines:
-            tap.report_flows(flow_lines.write)
         stopper.stops(tap.stop)
         click.echo(_started(device, tap), err=True)
-        sinks = [_stdout(is_json(ctx)), *([file] if file else [])]
         summary, failure = Summary(), None
         try:
-            _follow(tap, device, sinks, summary, count)
+            _follow(tap, outputs, summary, count)
+            outputs.finish()
         except EtcpipeError as error:
             failure = error  # the device is gone: say what was seen until then
-            flow_lines = None
-        if flow_lines:
-            tap.finish_flows()
         stopper.leave()
         counters, lost = tap.counters(), tap.lost()
     # With -j, standard output carries verdict lines and nothing else.
     click.echo("\n".join(_summary_lines(summary, counters, lost)), err=is_json(ctx))
     if failure:
         raise failure
+    for target, dropped in outputs.dropped.items():
+        warn(f"{target}: {dropped:,} events were dropped")
+    return EXIT_DEGRADED if outputs.dropped else 0
 
 
 def _stdout(as_json: bool) -> "Sink":
@@ -175,19 +174,13 @@ def _stdout(as_json: bool) -> "Sink":
     return JsonLines(sys.stdout.buffer) if as_json else LiveTable(click.echo)
 
 
-def _follow(
-    tap: "Live", device: str, sinks: list["Sink"], summary: "Summary", count: int | None
-) -> None:
+def _follow(tap: "Live", outputs: "LiveOutputs", summary: "Summary", count: int | None) -> None:
     """Pass verdicts on until the tap stops, or `count` of them were made."""
-    from etcpipe.outputs import columns_of, wall_clock_offset_ns
-
     for verdicts in tap:
         if count is not None:
             verdicts = verdicts.head(count - summary.flows)
         summary.add(verdicts)
-        columns = columns_of(verdicts, device, wall_clock_offset_ns())
-        for sink in sinks:
-            sink.write(columns)
+        outputs.write(verdicts)
         if count is not None and summary.flows >= count:
             tap.stop()
             return

@@ -9,7 +9,7 @@ import numpy as np
 from etcpipe.community_id import community_ids
 from etcpipe.layout import CONSTANTS, ENUMS, READY_REASONS
 from etcpipe.outputs.memo import Memo
-from etcpipe.verdict import SOURCES, UNKNOWN, VerdictBatch
+from etcpipe.verdict import EVENTS, SOURCES, UNKNOWN, VerdictBatch
 
 VLAN_ID_MASK = 0x0FFF
 
@@ -47,6 +47,7 @@ class Columns:
     """
 
     timestamp: np.ndarray
+    event_type: list[str]
     flow_id: list[int]
     in_iface: list[str | None]
     src_ip: list[str]
@@ -68,6 +69,7 @@ class Columns:
     probability: list[float]
     runner_up: list[str | None]
     stage: list[int]
+    depth: list[int]
     packets_used: list[int]
     source: list[str]
     model: list[str]
@@ -100,6 +102,7 @@ def columns_of(
     optional = [*verdicts.classes, None]
     return Columns(
         timestamp=times_of(decided_ns, clock_offset_ns),
+        event_type=[EVENTS[event] for event in verdicts.event.tolist()],
         flow_id=flows.flow_id.tolist(),
         in_iface=[in_iface] * n,
         **endpoint_columns(flows.key, flows.initiator),
@@ -114,10 +117,11 @@ def columns_of(
         label=[names[label] for label in verdicts.label.tolist()],
         probability=np.round(verdicts.probability.astype(np.float64), 4).tolist(),
         runner_up=[optional[label] for label in verdicts.runner_up.tolist()],
-        stage=[0] * n,
+        stage=verdicts.stage.tolist(),
+        depth=verdicts.depth.tolist(),
         packets_used=verdicts.packets_used.tolist(),
         source=[SOURCES[source] for source in verdicts.source.tolist()],
-        model=[verdicts.model] * n,
+        model=[verdicts.models[stage] for stage in verdicts.stage.tolist()],
         wait_us=(verdicts.wait_ns // 1000).tolist(),
         queue_us=(verdicts.queue_ns // 1000).tolist(),
         infer_us=np.round(verdicts.infer_ns / 1000.0, 1).tolist(),

@@ -15,10 +15,11 @@ from etcpipe.verdict import VerdictBatch
 _TIME = "%s.%06d+0000"
 _TOTALS = '"pkts_toserver":%d,"pkts_toclient":%d,"bytes_toserver":%d,"bytes_toclient":%d,'
 _LINE = (
-    f'{{"timestamp":"{_TIME}","event_type":"verdict","flow_id":%d,%s'
+    f'{{"timestamp":"{_TIME}","event_type":"%s","flow_id":%d,%s'
     '"src_ip":"%s","src_port":%d,"dest_ip":"%s","dest_port":%d,"proto":"%s",%s%s'
     f'"flow":{{{_TOTALS}"start":"{_TIME}","end":"{_TIME}",%s"reason":"%s"}},'
-    '"etcpipe":{"label":%s,"probability":%s,%s"stage":%d,"packets_used":%d,"source":"%s",'
+    '"etcpipe":{"label":%s,"probability":%s,%s"stage":%d,"depth":%d,'
+    '"packets_used":%d,"source":"%s",'
     '"model":%s,"latency_us":{"wait":%d,"queue":%d,"infer":%s},"lost":%d}}'
 )
 
@@ -43,6 +44,7 @@ def _rows(columns: Columns) -> Iterator[tuple]:
     """Yield what goes into _LINE; totals that are not known as 0."""
     return zip(
         *split_times(columns.timestamp),
+        columns.event_type,
         columns.flow_id,
         _fields("in_iface", columns.in_iface),
         columns.src_ip,
@@ -61,6 +63,7 @@ def _rows(columns: Columns) -> Iterator[tuple]:
         [_NUMBERS[value] for value in columns.probability],
         _fields("runner_up", columns.runner_up),
         columns.stage,
+        columns.depth,
         columns.packets_used,
         columns.source,
         _quoted(columns.model),

@@ -1,16 +1,13 @@
 """Flow records as lines of JSON in the manner of Suricata's EVE, event_type "flow"."""
 
 import json
-import sys
-from contextlib import AbstractContextManager, nullcontext
 from time import monotonic_ns, time_ns
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO
 
 import numpy as np
 
 from etcpipe.community_id import community_ids
 from etcpipe.layout import END_REASONS
-from etcpipe.outputs import Output
 from etcpipe.outputs.columns import (
     endpoint_columns,
     protocol_names,
@@ -81,15 +78,3 @@ class FlowLines:
 
     def close(self) -> None:
         """Finish; there is nothing to add to what was written."""
-
-
-def open_flow_lines(path: str, in_iface: str) -> AbstractContextManager:
-    """Return a writer of flow records into a file, or to standard output if path is "-".
-
-    Raises:
-        OutputError: the file cannot be opened, or later, written.
-    """
-    if path == "-":
-        return nullcontext(FlowLines(sys.stdout.buffer, in_iface))
-    # the file is opened and its errors are told as those of verdicts are
-    return Output(path, cast(Any, lambda file: FlowLines(file, in_iface)))

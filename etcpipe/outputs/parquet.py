@@ -20,6 +20,7 @@ _TYPES = {
     "bytes_toclient": "uint64",
     "probability": "float32",
     "stage": "uint8",
+    "depth": "uint16",
     "packets_used": "uint16",
     "wait_us": "float64",
     "queue_us": "float64",

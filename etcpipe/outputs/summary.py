@@ -25,7 +25,8 @@ class Summary:
         self._times = np.zeros((0, N_BINS), np.int64)
 
     def add(self, verdicts: VerdictBatch) -> None:
-        """Count a batch of verdicts; all batches are of one model."""
+        """Count a batch of verdicts, not the early ones; all batches are of the same classes."""
+        verdicts = verdicts.final()
         if not self._classes:
             self._start(verdicts.classes)
         label, records = self._rows[verdicts.label], verdicts.records

@@ -1,0 +1,130 @@
+"""Where a running attach may send its verdicts, as the user names it.
+
+    flows.jsonl, flows.csv, flows-%Y%m%d%H.parquet   files, see files.py
+    prometheus://127.0.0.1:9617, prometheus:FILE     metrics, see exporter.py
+
+Files are opened before anything is attached, so that one that cannot be is refused.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from etcpipe.errors import UsageError
+from etcpipe.outputs import Columns, exporter, format_of
+from etcpipe.outputs.files import Lines, ParquetFiles
+from etcpipe.outputs.queued import Queued
+
+Reports = Callable[[], Iterable[dict[str, Any]]]
+
+
+def is_url(target: str) -> bool:
+    """Return whether a target is no file."""
+    return urlsplit(target).scheme in _SCHEMES
+
+
+class Targets:
+    """All targets of an attach; a context manager around the tap's.
+
+    Their threads begin before the tap's network namespace is entered, so that ports and
+    connections are in the one that the user is in.
+
+    Args:
+        targets: as the user named them.
+
+    Attributes:
+        reports: returns what metrics tell, see watch.py; none as long as there is no tap.
+
+    Raises:
+        UsageError: a target is wrong, or the package that it needs is not installed.
+        OutputError: a file cannot be opened.
+    """
+
+    def __init__(self, targets: Sequence[str]):
+        self.reports: Reports = list
+        self._all = [_make(target, lambda: self.reports()) for target in targets]
+        self._takers = self._queued()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Targets":
+        with ExitStack() as stack:
+            for made in self._all:
+                stack.enter_context(made)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def add(self, queued: Queued) -> Queued:
+        """Take care of an output that is written otherwise, and return it."""
+        self._all.append(self._stack.enter_context(queued))
+        return queued
+
+    def write(self, columns: Columns) -> None:
+        """Hand verdicts to all outputs. Returns at once."""
+        for queued in self._takers:
+            queued.write(columns)
+
+    def be_patient(self) -> None:
+        """From now on, at the end, wait for room in the queues."""
+        for queued in self._queued():
+            queued.patient = True
+
+    def reopen(self) -> None:
+        """Open files and connections anew."""
+        for queued in self._queued():
+            queued.reopen()
+
+    def states(self) -> list[dict[str, Any]]:
+        """Return what each output has done, see Queued.state()."""
+        return [queued.state() for queued in self._queued()]
+
+    def _queued(self) -> list[Queued]:
+        return [made for made in self._all if isinstance(made, Queued)]
+
+
+def file_output(path: str, make: Any = None) -> Queued:
+    """Return a file as an output; it is opened at once.
+
+    Args:
+        make: a format of etcpipe/outputs; None: the one that the extension names.
+
+    Raises:
+        UsageError: the extension names no format, or what it needs is not installed.
+        OutputError: the file cannot be opened.
+    """
+    is_parquet = make is None and Path(path).suffix.lower() == ".parquet"
+    transport = ParquetFiles(path) if is_parquet else Lines(path, make or format_of(path))
+    transport.open()
+    return Queued(path, transport)
+
+
+def _make(target: str, reports: Reports) -> Queued | exporter.Exporter:
+    if not is_url(target):
+        return file_output(target)
+    url = urlsplit(target)
+    return _SCHEMES[url.scheme](target, url, reports)
+
+
+def _prometheus(target: str, url: SplitResult, reports: Reports) -> exporter.Exporter:
+    if url.path.strip("/"):
+        return exporter.TextFile(target, Path(url.path), reports)
+    return exporter.Port(target, address_of(target, url, "127.0.0.1", exporter.PORT), reports)
+
+
+def address_of(target: str, url: SplitResult, host: str, port: int) -> tuple[str, int]:
+    """Return host and port of a URL, or what they are if it names none.
+
+    Raises:
+        UsageError: the port is no port.
+    """
+    try:
+        return url.hostname or host, port if url.port is None else url.port
+    except ValueError as error:
+        raise UsageError(f"{target}: the port is a number from 0 to 65535") from error
+
+
+_SCHEMES: dict[str, Callable[[str, SplitResult, Reports], Any]] = {"prometheus": _prometheus}
