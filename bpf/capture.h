@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * Copies to the consumer, by the way that the settings name: an AF_XDP mirror (mirror.h) or
- * a ring buffer (records.h). Each packet of the wire gets a copy of its own, also where the
+ * a ring buffer (records.h); or none, as the kernel gathers features itself (gather.h). Each packet of the wire gets a copy of its own, also where the
  * hook sees many at once, and each one that is not copied is counted and told to its flow.
  */
 #ifndef ETCPIPE_CAPTURE_H
 #define ETCPIPE_CAPTURE_H
 
+#include "gather.h"
 #include "mirror.h"
 #include "records.h"
 
@@ -67,6 +68,8 @@ static __always_inline __u32 capture_skb(struct __sk_buff *skb, const struct pac
 {
 	__u32 n = segments_in(p, skb->gso_size, skb->gso_segs), lost = 0, i;
 
+	if (SETTING(capture) == CAPTURE_FEATURES)
+		return gather_skb(skb, p, mark, segments);
 	if (n == 1)
 		return capture_undivided(skb, mark, segments);
 NO_UNROLL
@@ -77,6 +80,15 @@ NO_UNROLL
 					mark->rank << 8 | mark->direction, i);
 	}
 	return lost;
+}
+
+/* The same where XDP can take a packet by itself. Returns 1 if it is lost. */
+static __always_inline __u32 capture_xdp(struct xdp_md *ctx, const struct packet *p,
+					 const struct mark *mark)
+{
+	if (SETTING(capture) == CAPTURE_FEATURES)
+		return gather_one(p, mark);
+	return record_xdp(ctx, mark, p) != 0;
 }
 
 /* XDP marked this packet and its copy failed: find its flow to tell it. */

@@ -10,7 +10,7 @@
 #include <linux/types.h>
 
 /* Raised whenever a record or the meaning of a map changes: pins of another ABI are not adopted. */
-#define ETCPIPE_ABI 3
+#define ETCPIPE_ABI 4
 
 #define SAMPLE_MAX 1000000	/* one flow of so many at least is tracked */
 #define FIRST_N_MAX 64		/* packets of a flow that may be asked for */
@@ -49,6 +49,11 @@ enum packet_counter {
 	PACKETS_NOT_FORWARDED,	/* forward mode: the other port could not be had or did not take it */
 	PACKETS_RINGBUF_FULL,	/* loss: the consumer left no room in the ring of records */
 	FLOWS_ENDED,		/* live: taken out of the table, with a record; the consumer counts it */
+	PACKETS_GATHERED,	/* of the first N: in its flow's features, of which no copy was made */
+	PACKETS_GATHERED_LATE,	/* not in them: its flow's row was closed before */
+	PACKETS_NOT_GATHERED,	/* loss: a newer flow has the row's place, or its first packet is unknown */
+	FLOWS_GATHERED,		/* rows that the kernel told by a record */
+	FLOWS_NOT_GATHERED,	/* loss: the ring was full, and a newer flow took the row's place */
 	N_PACKET_COUNTERS,
 };
 

@@ -83,8 +83,8 @@ static __always_inline int put_meta(struct xdp_md *ctx, const struct packet *p,
 static __always_inline int to_port_and_consumer(struct xdp_md *ctx, struct flow_state *flow,
 						const struct packet *p, const struct mark *mark)
 {
-	if (SETTING(capture) == CAPTURE_RINGBUF) {
-		flow->lost += record_xdp(ctx, mark, p) != 0;
+	if (SETTING(capture) != CAPTURE_AFXDP) {
+		flow->lost += capture_xdp(ctx, p, mark);
 		return to_port(ctx);
 	}
 	if (put_meta(ctx, p, mark, ctx->data_end - ctx->data)) {

@@ -35,6 +35,8 @@ BPF_PERCPU_ARRAY(mirror_scratches, struct mirror_scratch, 1);
 BPF_PERCPU_ARRAY(packet_scratch, struct scratch, 1);
 BPF_TABLE("lru_hash", struct fragment_key, struct fragment_flow, fragments, FRAGMENTS_MAX);
 BPF_RINGBUF_OUTPUT(packet_records, RECORD_PAGES);
+typedef struct { __u64 words[FEATURE_WORDS_AN_ENTRY]; } feature_room;
+BPF_F_TABLE("array", u32, feature_room, features, FEATURE_SLOTS, BPF_F_MMAPABLE);
 #else
 #define MAP(kind, name, key_type, value_type, entries, flags)		\
 	struct {							\
@@ -66,6 +68,15 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4096);
 } packet_records SEC(".maps");
+
+/* Rows of features, see gather.h; the loader sets how many and how large. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct feature_entry));
+} features SEC(".maps");
 #endif
 
 static __always_inline void count(__u32 counter)
@@ -233,6 +244,25 @@ static __always_inline void record_submit(struct packet_record *record)
 	packet_records.ringbuf_submit(record, BPF_RB_NO_WAKEUP);
 #else
 	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+#endif
+}
+
+/* Write a record of a size that is fixed at load. Returns 0, or an error if the ring is full. */
+static __always_inline long record_output(void *record, __u64 size)
+{
+#ifdef ETCPIPE_BCC
+	return packet_records.ringbuf_output(record, size, BPF_RB_NO_WAKEUP);
+#else
+	return bpf_ringbuf_output(&packet_records, record, size, BPF_RB_NO_WAKEUP);
+#endif
+}
+
+static __always_inline struct feature_entry *features_at(__u32 slot)
+{
+#ifdef ETCPIPE_BCC
+	return (struct feature_entry *)features.lookup(&slot);
+#else
+	return bpf_map_lookup_elem(&features, &slot);
 #endif
 }
 

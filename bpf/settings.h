@@ -7,10 +7,13 @@
 #ifndef ETCPIPE_SETTINGS_H
 #define ETCPIPE_SETTINGS_H
 
+#include "features_plan.h"
+
 /* How packets reach the consumer. */
 enum capture {
 	CAPTURE_AFXDP,		/* mirrored into AF_XDP sockets */
 	CAPTURE_RINGBUF,	/* written into a BPF ring buffer */
+	CAPTURE_FEATURES,	/* none does: the kernel gathers their flow's features */
 };
 
 struct tap_settings {
@@ -33,6 +36,7 @@ struct tap_settings {
 	__u32 queues;		/* of the mirror, 1 .. QUEUES_MAX */
 	__u32 port_ifindex;	/* forward mode: the other end of the wire */
 	__u32 netns_inode;	/* in which these numbers hold */
+	struct feature_plan features;	/* what is kept of a flow, see features_plan.h */
 };
 
 #ifdef ETCPIPE_BCC

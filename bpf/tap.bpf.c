@@ -87,8 +87,8 @@ static __always_inline int track_in_xdp(struct xdp_md *ctx)
 	}
 	flow = track(p, len, 1, &mark);
 	remember_fragment(p);
-	if (flow && SETTING(capture) == CAPTURE_RINGBUF) {
-		flow->lost += record_xdp(ctx, &mark, p) != 0;
+	if (flow && SETTING(capture) != CAPTURE_AFXDP) {
+		flow->lost += capture_xdp(ctx, p, &mark);
 		flow = NULL;
 	}
 	if (!flow && !mark_to_act(&mark))

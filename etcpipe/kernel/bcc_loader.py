@@ -14,6 +14,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from etcpipe.errors import DataplaneError, UnsupportedError
 from etcpipe.kernel.settings import TAP_SETTINGS, XDP_PROGRAMS, Build, Loaded, load_error
@@ -152,7 +155,7 @@ def _source() -> str:
 
 def _flags(build: Build) -> list[str]:
     record = build.record()
-    settings = {f"SETTING_{name}": f"{record[name][0]}ull" for name in TAP_SETTINGS.names or ()}
+    settings = {f"SETTING_{name}": _constant(record[name][0]) for name in TAP_SETTINGS.names or ()}
     sizes = build.map_sizes()
     constants = {
         **settings,
@@ -160,9 +163,18 @@ def _flags(build: Build) -> list[str]:
         "SLOTS": sizes["verdicts"],
         "PAGE_SIZE": mmap.PAGESIZE,  # which bcc's macro takes from the kernel's headers
         "RECORD_PAGES": sizes["packet_records"] // mmap.PAGESIZE,
+        "FEATURE_SLOTS": sizes["features"],
+        "FEATURE_WORDS_AN_ENTRY": build.value_sizes()["features"] // 8,
     }
     return [
         "-DETCPIPE_BCC",
         *WARNINGS,
         *(f"-D{name}={value}" for name, value in constants.items()),
     ]
+
+
+def _constant(value: Any) -> str:
+    """Return a setting as C writes it, a struct or an array in braces."""
+    if getattr(value, "shape", ()) or isinstance(value, np.void):
+        return "{" + ",".join(_constant(part) for part in value) + "}"
+    return f"{value}ull"

@@ -33,6 +33,7 @@ _PROTOTYPES = {
     "bpf_map__max_entries": (c_uint32, c_void_p),
     "bpf_map__reuse_fd": (c_int, c_void_p, c_int),
     "bpf_map__set_max_entries": (c_int, c_void_p, c_uint32),
+    "bpf_map__set_value_size": (c_int, c_void_p, c_uint32),
     "bpf_map__set_initial_value": (c_int, c_void_p, c_char_p, c_size_t),
     "bpf_program__fd": (c_int, c_void_p),
     "bpf_program__set_autoload": (c_int, c_void_p, c_bool),
@@ -98,6 +99,8 @@ def load_object(path: Path, build: Build) -> Loaded:
             _check(lib.bpf_program__set_autoload(_program(handle, name), False))
         for name, entries in build.map_sizes().items():
             _check(lib.bpf_map__set_max_entries(_map(handle, name.encode()), entries))
+        for name, size in build.value_sizes().items():
+            _check(lib.bpf_map__set_value_size(_map(handle, name.encode()), size))
         _reuse_maps(handle, build.maps)
         _check(lib.bpf_object__load(handle))
         return Loaded.duplicate(

@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from etcpipe.errors import (
     UsageError,
 )
 from etcpipe.kernel import bpf, checks
+from etcpipe.kernel.features_plan import FeaturePlan, plan_for
 from etcpipe.layout import BPF, CONSTANTS, COUNT_RULES, read_header
 from etcpipe.parsing import parse_bits
 from etcpipe.timeouts import TIMEOUTS
@@ -40,6 +41,7 @@ MAPS = (
     "actions",
     "fragments",
     "packet_records",
+    "features",
     "filters_tc",
     "filters_xdp",
 )
@@ -50,13 +52,16 @@ FORWARD_MAPS = ("forward_ports", "forward_group")
 
 MODES = ("auto", "tc", "xdp")
 LOADERS = ("auto", "libbpf", "bcc")
-CAPTURES = ("afxdp", "ringbuf")
+CAPTURES = ("afxdp", "ringbuf", "features")
 HOOKS = ("auto", "tcx", "clsact")
 # An AF_XDP frame of a page has 256 bytes of room in front.
 SNAP_LEN_MIN, SNAP_LEN_MAX = 128, 3072
 RINGBUF_BYTES_MAX = 1 << 30
 
-TAP_SETTINGS = read_header((BPF / "settings.h").read_text())[2]["tap_settings"]
+_SETTINGS = ("etcpipe.h", "features_plan.h", "settings.h")
+TAP_SETTINGS = read_header("".join((BPF / name).read_text() for name in _SETTINGS))[2][
+    "tap_settings"
+]
 _MAPS = read_header("".join((BPF / name).read_text() for name in ("etcpipe.h", "maps.h")))
 CANARY_COUNTS = _MAPS[1]["canary_count"]
 QUEUES_MAX = _MAPS[0]["QUEUES_MAX"]
@@ -76,7 +81,10 @@ class TapSettings:
         forward: the device at the other end of the wire in forward mode, else empty.
         loader: "libbpf", "bcc", or "auto": libbpf where it works.
         hook: how TC programs are attached: "tcx" (Linux 6.6), "clsact", or "auto".
-        capture: how packets reach the consumer: "afxdp", or "ringbuf" at a fraction of the cost.
+        capture: how packets reach the consumer: "afxdp", or "ringbuf" at a fraction of the cost;
+            "features": not at all, the kernel gathers `features` and tells each flow's once.
+        features: columns of a view, for capture "features".
+        wait_s: for the same, a row is told when nothing that counts came for so long.
         queues: of the mirror, each with an AF_XDP socket of its own; a flow keeps its queue.
         ringbuf_bytes: of the ring of records, a power of two and a multiple of the page size.
         max_flows: room in the flow table; the longest idle flow makes room for a new one.
@@ -103,6 +111,8 @@ class TapSettings:
     loader: str = "auto"
     hook: str = "auto"
     capture: str = "afxdp"
+    features: tuple[str, ...] = ()
+    wait_s: float = 1.0
     queues: int = 1
     ringbuf_bytes: int = 1 << 24
     max_flows: int = 65536
@@ -135,6 +145,7 @@ class TapSettings:
         parse_bits(self.decap, self.key_vlan, self.key_tunnel)
         _check_queues(self.queues, self.capture)
         _check_ringbuf(self.ringbuf_bytes)
+        _check_features(self)
         if self.forward:
             _check_forward(self)
 
@@ -145,7 +156,12 @@ class TapSettings:
 
     def asdict(self) -> dict:
         """Return the settings as JSON takes them."""
-        return asdict(self)
+        return {**asdict(self), "features": list(self.features)}
+
+    @cached_property
+    def feature_plan(self) -> FeaturePlan:
+        """What the kernel keeps of a flow; empty unless it gathers features."""
+        return plan_for(self.features, self.first_n, self.wait_s, self.max_flows)
 
 
 @dataclass(frozen=True)
@@ -204,16 +220,22 @@ class Build:
         record["sample_every"] = self.settings.sample
         record["sample_seed"] = self.settings.sample_seed
         record["parse"] = self.settings.parse
+        record["features"] = self.settings.feature_plan.record()
         return record
 
     def map_sizes(self) -> dict[str, int]:
         """Return the entries of the maps that settings size."""
-        uses_records = self.settings.capture == "ringbuf"
+        uses_records = self.settings.capture != "afxdp"
         return {
             "flows": flow_entries(self.settings.max_flows),
             "verdicts": self.settings.slots,
             "packet_records": self.settings.ringbuf_bytes if uses_records else mmap.PAGESIZE,
+            "features": self.settings.feature_plan.slots,
         }
+
+    def value_sizes(self) -> dict[str, int]:
+        """Return the bytes of the values that settings size."""
+        return {"features": self.settings.feature_plan.bytes}
 
 
 def flow_entries(max_flows: int) -> int:
@@ -322,7 +344,7 @@ def _check_range(name: str, value: float, low: float, high: float) -> None:
 
 def _check_queues(queues: int, capture: str) -> None:
     _check_range("queues", queues, 1, QUEUES_MAX)
-    if queues > 1 and capture == "ringbuf":
+    if queues > 1 and capture != "afxdp":
         raise UsageError(f"queues is {queues}: a ring buffer has one, use --capture afxdp")
 
 
@@ -332,6 +354,18 @@ def _check_ringbuf(size: int) -> None:
             f"ringbuf_bytes is {size}, must be a power of two from {mmap.PAGESIZE}"
             f" to {RINGBUF_BYTES_MAX}"
         )
+
+
+def _check_features(settings: TapSettings) -> None:
+    gathers = settings.capture == "features"
+    if gathers != bool(settings.features):
+        raise UsageError(
+            f"capture {settings.capture} with {len(settings.features)} features:"
+            " only features are gathered by their columns, and at least one"
+        )
+    if gathers:
+        _check_range("wait_s", settings.wait_s, 0.001, 86400)
+        _ = settings.feature_plan  # refuses what no kernel can gather
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -24,5 +24,6 @@ extern PyMethodDef regroup_methods[];
 extern PyMethodDef filter_methods[];
 extern PyMethodDef ringbuf_methods[];
 extern PyMethodDef heads_methods[];
+extern PyMethodDef gather_methods[];
 
 #endif /* ETCPIPE_NATIVE_H */

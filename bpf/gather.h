@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The third way to the consumer: no packet of a flow but its features (features.h), gathered
+ * in an entry of an array and told once, by a record in the ring of records, when N packets
+ * came. Rows that end otherwise are found by the consumer, who sees the array in its memory.
+ */
+#ifndef ETCPIPE_GATHER_H
+#define ETCPIPE_GATHER_H
+
+#include "features.h"
+#include "segments.h"
+#include "track.h"
+
+#ifdef ETCPIPE_BCC
+#define FEATURES (&(const struct feature_plan)SETTING_features)
+#else
+#define FEATURES (&settings.features)
+#endif
+
+static __always_inline struct feature_entry *features_find(__u64 flow_id)
+{
+	__u32 slot = flow_id & (FEATURES->slots - 1);
+
+	return features_at(slot);
+}
+
+/* Close a row and tell the consumer, who finds it in the array where the ring is full. */
+static __always_inline void features_tell(struct feature_entry *entry, __u8 reason)
+{
+	features_close(entry, FEATURES, reason);
+	entry->status = FEATURES_TOLD;
+	if (record_output(entry, FEATURES->bytes))
+		entry->status = FEATURES_UNTOLD;
+	else
+		count(FLOWS_GATHERED);
+}
+
+/* Begin a row in an entry that may still hold an older flow's. */
+static __always_inline void features_open(struct feature_entry *entry, const struct packet *p,
+					  const struct feature_sample *s, __u64 flow_id)
+{
+	if (entry->flow_id && entry->status != FEATURES_TOLD) {
+		if (entry->status == FEATURES_OPEN)
+			features_tell(entry, READY_EVICTED);
+		if (entry->status == FEATURES_UNTOLD)
+			count(FLOWS_NOT_GATHERED);
+	}
+	entry->flow_id = 0;	/* whoever reads it meanwhile sees that it changes */
+	features_begin(entry, FEATURES, flow_id, s->now);
+	entry->key = p->key;
+	entry->vlan = p->vlan;
+	entry->ifindex = SETTING(device_ifindex);
+	entry->initiator = (p->from_b ^ s->side) & 1;
+}
+
+/* Take a packet into its flow's row. Returns 0, or -1: it is lost, and counted. */
+static __always_inline int gather(const struct packet *p, const struct feature_sample *s,
+				  __u64 flow_id)
+{
+	struct feature_entry *entry = features_find(flow_id);
+
+	if (!entry)
+		return -1;
+	if (entry->flow_id != flow_id) {
+		if (s->rank || (long long)(entry->flow_id - flow_id) > 0) {
+			count(PACKETS_NOT_GATHERED);
+			return -1;
+		}
+		features_open(entry, p, s, flow_id);
+	}
+	if (entry->status != FEATURES_OPEN) {
+		count(PACKETS_GATHERED_LATE);
+		return 0;
+	}
+	if (s->rank && features_are_idle(entry, s->now, FEATURES->wait_ns)) {
+		features_tell(entry, READY_IDLE);
+		count(PACKETS_GATHERED_LATE);
+		return 0;
+	}
+	features_add(entry, FEATURES, s);
+	count(PACKETS_GATHERED);
+	if (s->rank + 1 == FEATURES->depth)
+		features_tell(entry, READY_DEPTH);
+	return 0;
+}
+
+static __always_inline struct feature_sample sample_of(const struct packet *p,
+						       const struct mark *mark)
+{
+	struct feature_sample s = {
+		.now = mark->timestamp_ns,
+		.ip_len = p->ip_len,
+		.payload_len = p->payload_len,
+		.rank = mark->rank,
+		.window = p->tcp_window,
+		.ttl = p->ttl,
+		.flags = p->tcp_flags,
+		.side = mark->direction,
+		.is_tcp = p->key.protocol == IPPROTO_TCP,
+	};
+
+	return s;
+}
+
+/* Take a packet that is no super-packet. Returns how many are lost. */
+static __always_inline __u32 gather_one(const struct packet *p, const struct mark *mark)
+{
+	const struct feature_sample s = sample_of(p, mark);
+
+	return gather(p, &s, mark->flow_id) != 0;
+}
+
+/*
+ * Take one packet of the super-packet that was parsed last; as capture_segment(), a function
+ * of its own. FIN and PSH are on the last one only, CWR on the first. Returns 1 if it is lost.
+ */
+VERIFIED_ALONE int gather_segment(struct __sk_buff *skb, __u64 flow_id, __u64 timestamp_ns,
+				  __u32 rank_and_direction, __u32 index)
+{
+	const struct mark mark = {
+		.timestamp_ns = timestamp_ns,
+		.rank = rank_and_direction >> 8,
+		.direction = rank_and_direction,
+	};
+	struct packet *p = parsed();
+	struct feature_sample s;
+	struct segment_cut cut;
+
+	if (!p)
+		return 1;
+	cut = segment_cut(p, skb->gso_size, index);
+	s = sample_of(p, &mark);
+	s.rank += index;
+	s.ip_len = (__u16)(cut.headers - cut.network) + cut.payload_len;
+	s.payload_len = cut.payload_len;
+	if (!cut.is_last)
+		s.flags &= ~(TCP_FIN | TCP_PSH);
+	if (index)
+		s.flags &= ~TCP_CWR;
+	return gather(p, &s, flow_id) != 0;
+}
+
+/* A frame of one packet, or of @segments that cannot be told apart: one of them counts. */
+static __always_inline __u32 gather_undivided(const struct packet *p, const struct mark *mark,
+					      __u32 segments)
+{
+	__u32 left = SETTING(first_n) - mark->rank, others = 0;
+
+	if (segments > 1) {
+		others = (segments < left ? segments : left) - 1;
+		count_n(PACKETS_NOT_GATHERED, others);
+	}
+	return others + gather_one(p, mark);
+}
+
+/* Take a packet, or a super-packet's that are among the first N. Returns how many are lost. */
+static __always_inline __u32 gather_skb(struct __sk_buff *skb, const struct packet *p,
+					const struct mark *mark, __u32 segments)
+{
+	__u32 n = segments_in(p, skb->gso_size, skb->gso_segs), lost = 0, i;
+
+	if (n == 1)
+		return gather_undivided(p, mark, segments);
+NO_UNROLL
+	for (i = 0; i < FIRST_N_MAX; i++) {
+		if (i >= n || mark->rank + i >= SETTING(first_n))
+			break;
+		lost += gather_segment(skb, mark->flow_id, mark->timestamp_ns,
+				       mark->rank << 8 | mark->direction, i);
+	}
+	return lost;
+}
+
+#endif /* ETCPIPE_GATHER_H */
