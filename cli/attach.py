@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etcpipe.cli.common import Device, Verb, compute_option, is_json, option, warn
+from etcpipe.cli.service import default_output, is_service, serving
 from etcpipe.cli.stopper import Stopper
 from etcpipe.cli.tracking import tracking_options
 from etcpipe.errors import EtcpipeError
@@ -125,6 +126,7 @@ def attach(
     from etcpipe.outputs.summary import Summary
     from etcpipe.outputs.targets import Targets
 
+    output = output or default_output(device)
     with (
         Stopper() as stopper,
         Targets(output) as targets,
@@ -146,13 +148,14 @@ def attach(
             keep=keep,
             policy=policy,
         ) as tap,
-        LiveOutputs(tap, option(ctx, "netns"), targets, flows, [_stdout(is_json(ctx))]) as outputs,
+        LiveOutputs(tap, option(ctx, "netns"), targets, flows, _stdout(is_json(ctx))) as outputs,
     ):
         stopper.stops(tap.stop)
-        click.echo(_started(device, tap), err=True)
+        click.echo(f"{_started(device, tap)}; Ctrl-C ends", err=True)
         summary, failure = Summary(), None
         try:
-            _follow(tap, outputs, summary, count)
+            with serving(ctx, tap, stopper, _started(device, tap), outputs.reopen):
+                _follow(tap, outputs, summary, count)
             outputs.finish()
         except EtcpipeError as error:
             failure = error  # the device is gone: say what was seen until then
@@ -167,11 +170,13 @@ def attach(
     return EXIT_DEGRADED if outputs.dropped else 0
 
 
-def _stdout(as_json: bool) -> "Sink":
+def _stdout(as_json: bool) -> list["Sink"]:
     from etcpipe.outputs.jsonl import JsonLines
     from etcpipe.outputs.table import LiveTable
 
-    return JsonLines(sys.stdout.buffer) if as_json else LiveTable(click.echo)
+    if as_json:
+        return [JsonLines(sys.stdout.buffer)]
+    return [] if is_service() else [LiveTable(click.echo)]  # nobody reads a service's tables
 
 
 def _follow(tap: "Live", outputs: "LiveOutputs", summary: "Summary", count: int | None) -> None:
@@ -189,7 +194,7 @@ def _follow(tap: "Live", outputs: "LiveOutputs", summary: "Summary", count: int 
 def _started(device: str, tap: "Live") -> str:
     return (
         f"{device}: attached, {tap.mode} ({tap.mode_reason}), {tap.loader}, "
-        f"model {tap.model.name} by {tap.model.engine}; Ctrl-C ends"
+        f"model {tap.model.name} by {tap.model.engine}"
     )
 
 

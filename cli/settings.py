@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # What an option takes, in words; all others take text.
 KINDS = ((click.types.IntParamType, "a whole number"), (click.types.FloatParamType, "a number"))
 
+# Where a context keeps the words that its verb was given.
+ARGS = "etcpipe.args"
+
 # Variables that no option stands behind.
 OTHER_VARIABLES = frozenset({"ETCPIPE_DEBUG"})
 
@@ -49,6 +52,7 @@ def prepare(
     Raises:
         ConfigError: a file is wrong in what concerns this verb, or names no verb at all.
     """
+    ctx.meta[ARGS] = tuple(args)
     options = options_of(command)
     if ctx.auto_envvar_prefix:
         for name, option in options.items():  # click's own go by the parameter, not the flag
@@ -66,7 +70,20 @@ def prepare(
     chosen = files.for_verb(settings, section, _device(command, ctx, args))
     for setting in chosen.values():
         check_value(command, setting)
-    ctx.default_map = {options[name].name: setting.value for name, setting in chosen.items()}
+    ctx.default_map = {
+        options[name].name: _as_option_takes_it(options[name], setting.value)
+        for name, setting in chosen.items()
+    }
+
+
+def read_again(ctx: click.Context) -> dict[str, Any]:
+    """Return what the parameters of a running verb would be if it were started now.
+
+    Raises:
+        ConfigError, click.UsageError: files or variables are wrong by now.
+    """
+    args = list(ctx.meta[ARGS])
+    return ctx.command.make_context(ctx.info_name, args, parent=ctx.parent).params
 
 
 def check(root: click.Context, settings: Iterable["Setting"]) -> Iterator[str]:
@@ -133,10 +150,11 @@ def check_value(command: click.Command, setting: "Setting") -> None:
     place = f"{setting.origin}: {setting.key}"
     if option is None:
         raise ConfigError(f"{place}: no such option{suggestion(setting.name, options)}")
-    if wanted := _wanted(option, setting.value):
+    value = _as_option_takes_it(option, setting.value)
+    if wanted := _wanted(option, value):
         raise ConfigError(f"{place}: wants {wanted}, not {_text(setting.value)}")
     try:
-        option.process_value(click.Context(command), setting.value)
+        option.process_value(click.Context(command), value)
     except click.ClickException as error:
         raise ConfigError(f"{place}: {error.message.rstrip('.')}") from error
     except EtcpipeError as error:
@@ -147,6 +165,11 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     """Return which of the known names was perhaps meant, as the end of a message."""
     near = get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def _as_option_takes_it(option: click.Option, value: Any) -> Any:
+    """Return the value, as a list where the option may be repeated and one is given."""
+    return [value] if option.multiple and not isinstance(value, list) else value
 
 
 def _wanted(option: click.Option, value: Any) -> str:

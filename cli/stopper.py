@@ -18,12 +18,17 @@ class Stopper:
 
     def __init__(self) -> None:
         self._stop: Callable[[], object] | None = None
+        self._hang_up: Callable[[], object] | None = None
         self._ignores = False
         self._before: dict[signal.Signals, object] = {}
 
     def stops(self, stop: Callable[[], object]) -> None:
         """From now on a signal calls this."""
         self._stop = stop
+
+    def hangs_up(self, call: Callable[[], object]) -> None:
+        """From now on SIGHUP calls this, and ends nothing."""
+        self._hang_up = call
 
     def leave(self) -> None:
         """From now on signals are ignored."""
@@ -44,6 +49,9 @@ class Stopper:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._ignores:
+            return
+        if number == signal.SIGHUP and self._hang_up:
+            self._hang_up()
             return
         if self._stop is None:
             self._ignores = True

@@ -6,7 +6,6 @@ NOTIFY_SOCKET names; nothing answers.
 
 import os
 import socket
-from collections.abc import Mapping
 from contextlib import suppress
 from time import monotonic, monotonic_ns
 
@@ -55,16 +54,20 @@ class Notifier:
             self._socket.sendto("\n".join(lines).encode(), self._address)
 
 
-def notifier(environment: Mapping[str, str] = os.environ) -> Notifier | None:
+def notifier() -> Notifier | None:
     """Return what tells the service manager that started this process; None: there is none."""
-    address = environment.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
-        return None
-    return Notifier(address, _watchdog_s(environment))
+    where = address()
+    return Notifier(where, _watchdog_s()) if where else None
 
 
-def _watchdog_s(environment: Mapping[str, str]) -> float | None:
-    if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+def address() -> str | None:
+    """Return the socket of the service manager that wants to hear from this process, if any."""
+    where = os.environ.get("NOTIFY_SOCKET", "")
+    return where if where.startswith(("/", "@")) else None
+
+
+def _watchdog_s() -> float | None:
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None  # meant for another process, which left it to us
-    text = environment.get("WATCHDOG_USEC", "")
+    text = os.environ.get("WATCHDOG_USEC", "")
     return int(text) / 1e6 if text.isdigit() and int(text) else None

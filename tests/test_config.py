@@ -126,7 +126,8 @@ def test_a_variable_that_nobody_reads_is_told(folder, monkeypatch):
 
 def test_a_right_folder_is_counted(folder):
     write(folder, "[attach]\nfirst = 3\nsample = '1/8'\n[model.bench]\nbatch = [1, 64]\n")
-    assert run("config", "check", check=0).stdout == f"{folder}: 1 files, 3 settings, ok\n"
+    write(folder, "[model.bench]\nbatch = 7\n", "conf.d/one.toml")
+    assert run("config", "check", check=0).stdout == f"{folder}: 2 files, 4 settings, ok\n"
 
 
 def test_a_wrong_file_stops_neither_help_nor_detach_nor_show(folder):
