@@ -140,8 +140,8 @@ def _bursts(packets: Packets) -> dict[str, np.ndarray]:
         is_new = here & (direction[rank] != before)
         running *= ~is_new
         running += here * np.stack([np.ones(flows), length[rank]])
-        for side in (0, 1):
-            np.maximum(most[side], running * (here & (direction[rank] == side)), out=most[side])
+        for towards, longest in enumerate(most):
+            np.maximum(longest, running * (here & (direction[rank] == towards)), out=longest)
         bursts += is_new
         before = np.where(here, direction[rank], before)
     found = {"burst_cnt": bursts}

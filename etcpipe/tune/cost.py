@@ -1,0 +1,211 @@
+"""What a point of the search costs to serve: measured, not modelled.
+
+Three parts make up the processor time of a flow: its packets are regrouped, its columns are
+computed, the model runs. Each is timed as it runs in the pipeline, on recorded flows, beside a
+reference (see timing). Latency is what a flow's own packets make it wait, by their recorded
+gaps, and the time of extraction and inference for one flow alone.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from etcpipe.batch import FlowBatch
+from etcpipe.errors import UsageError
+from etcpipe.gpu.inference import ROWS_AT_ONCE
+from etcpipe.gpu.regroup import Regroup
+from etcpipe.gpu.views import VIEWS, compute
+from etcpipe.tune.cache import Cache
+from etcpipe.tune.profile import traffic_of
+from etcpipe.tune.timing import Stopwatch, Timing
+
+FLOWS = 1024  # whose columns the pipeline computes at once at most
+RATE = 10_000  # new flows a second, for the packets of a regroup that is timed
+
+
+class Inference(Protocol):
+    """A model that runs: a Runner, or a Model."""
+
+    def infer(self, rows: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one flow costs.
+
+    Attributes:
+        cpu_ns: processor time in all, the sum of the medians of its three parts.
+        cpu_ns_p20, cpu_ns_mad: of the same; mad is the noise.
+        regroup_ns, extract_ns, infer_ns: the parts.
+        alone_ns: extraction and inference of a flow that is alone in its batch.
+        wait_s, wait_s_p95: from a flow's first packet to the one that completes its row, or to
+            the end of the waiting time; mean, and of 95 % of flows.
+        latency_s: mean time from a flow's first packet to its verdict: wait_s and alone_ns.
+        reference_ns: nominal time of the reference, to compare machines by.
+        samples: that the medians are of.
+        is_disturbed: the machine was too busy for numbers that can be trusted.
+        flows_per_s: zero-loss throughput of one core; None: not measured.
+    """
+
+    cpu_ns: float
+    cpu_ns_p20: float
+    cpu_ns_mad: float
+    regroup_ns: float
+    extract_ns: float
+    infer_ns: float
+    alone_ns: float
+    wait_s: float
+    wait_s_p95: float
+    latency_s: float
+    reference_ns: float
+    samples: int
+    is_disturbed: bool = False
+    flows_per_s: float | None = None
+
+
+class Profiler:
+    """Measures points on the flows of one dataset.
+
+    Args:
+        flows: with at least as many packets each as the deepest point; FLOWS of them, drawn
+            by seed, are timed, all of them tell how long a flow waits.
+        view: whose columns a point has.
+        wait_s: a flow is judged when nothing that counts came for so long.
+        cache: measured points, to be measured no more; None keeps none.
+
+    Raises:
+        UsageError: no flow has a packet.
+    """
+
+    def __init__(
+        self,
+        flows: FlowBatch,
+        view: str = "stats",
+        wait_s: float = 1.0,
+        cache: Cache | None = None,
+        seed: int = 0,
+    ) -> None:
+        has_packets = (flows.packets["present"] != 0).any(axis=1)
+        if not has_packets.any():
+            raise UsageError("no flow has a packet: there is nothing to measure on")
+        self._every = flows.select(has_packets)
+        drawn = np.random.default_rng(seed).choice(len(self._every), FLOWS)
+        self._drawn = self._every.select(np.sort(drawn))
+        self._view = VIEWS[view]
+        self._wait_s = wait_s
+        self._cache = cache
+        self._stopwatch = Stopwatch()
+        self._regroup: dict[int, Timing] = {}
+
+    def measure(self, columns: Sequence[str], depth: int, model: Inference, key: str = "") -> Cost:
+        """Return what a point costs.
+
+        Args:
+            columns: in the model's order.
+            depth: packets of a flow, 1 to as many as the flows were read with.
+            key: names the model in the cache; without one nothing is kept.
+
+        Raises:
+            UsageError: no column, one that the view lacks, or a depth out of range.
+        """
+        self._check(columns, depth)
+        name = f"{self._view.name} {' '.join(sorted(columns))} {depth} {self._wait_s} {key}"
+        known = self._cache.get(name) if self._cache and key else None
+        if known:
+            return Cost(**known)
+        cost = self._measure(tuple(columns), depth, model)
+        if self._cache and key and not cost.is_disturbed:
+            self._cache.put(name, asdict(cost))
+        return cost
+
+    def wait_s(self, depth: int) -> np.ndarray:
+        """Return (flows,) float64, how long each flow waits for its row, by recorded gaps."""
+        present = self._every.packets["present"] != 0
+        taken = present & (np.cumsum(present, axis=1) <= depth)
+        times = self._every.packets["timestamp_ns"].astype(np.int64)
+        flow = np.arange(len(times))
+        last = taken.shape[1] - 1 - taken[:, ::-1].argmax(axis=1)
+        waited = np.maximum(times[flow, last] - times[flow, taken.argmax(axis=1)], 0) / 1e9
+        return waited + np.where(taken.sum(axis=1) < depth, self._wait_s, 0)
+
+    def _check(self, columns: Sequence[str], depth: int) -> None:
+        if not columns:
+            raise UsageError("no feature is left: a point needs one at least")
+        try:
+            self._view.chosen(columns)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        most = self._every.packets.shape[1]
+        if not 1 <= depth <= most:
+            raise UsageError(f"depth {depth}: the flows were read with 1 to {most} packets")
+
+    def _measure(self, columns: tuple[str, ...], depth: int, model: Inference) -> Cost:
+        flows, alone = _cut(self._drawn, depth), _cut(self._drawn.select(slice(1)), depth)
+        rows = partial(compute, self._view, depth=depth, columns=columns)
+        some = rows(flows)[:ROWS_AT_ONCE]
+        times = self._stopwatch.time(
+            {
+                "extract": lambda: rows(flows),
+                "infer": lambda: model.infer(some),
+                "alone": lambda: model.infer(rows(alone)),
+            }
+        )
+        parts = [
+            self._time_of_regroup(depth),
+            _a_flow(times["extract"], FLOWS),
+            _a_flow(times["infer"], ROWS_AT_ONCE),
+        ]
+        waits = self.wait_s(depth)
+        return Cost(
+            cpu_ns=sum(part.median for part in parts),
+            cpu_ns_p20=sum(part.p20 for part in parts),
+            cpu_ns_mad=math.hypot(*(part.mad for part in parts)),
+            regroup_ns=parts[0].median,
+            extract_ns=parts[1].median,
+            infer_ns=parts[2].median,
+            alone_ns=times["alone"].median,
+            wait_s=float(waits.mean()),
+            wait_s_p95=float(np.percentile(waits, 95)),
+            latency_s=float(waits.mean()) + times["alone"].median / 1e9,
+            reference_ns=self._stopwatch.nominal_ns,
+            samples=min(part.samples for part in parts),
+            is_disturbed=any(part.is_disturbed for part in [*parts, times["alone"]]),
+        )
+
+    def _time_of_regroup(self, depth: int) -> Timing:
+        """Return what regrouping a flow's packets takes, measured once for each depth."""
+        known = self._regroup.get(depth)
+        if known is None or known.is_disturbed:
+            traffic = traffic_of(self._drawn, depth, RATE)
+            regroup = Regroup(depth, wait_s=self._wait_s)
+
+            def run() -> None:
+                for batch in traffic.batches():
+                    regroup.add(batch)
+                traffic.come_again()
+
+            for _ in range(traffic.generations):
+                run()
+            timing = self._stopwatch.time({"regroup": run})["regroup"]
+            known = self._regroup[depth] = _a_flow(timing, FLOWS)
+        return known
+
+
+def _a_flow(timing: Timing, flows: int) -> Timing:
+    """Return the time of a piece of work on some flows, for one."""
+    return replace(
+        timing, median=timing.median / flows, p20=timing.p20 / flows, mad=timing.mad / flows
+    )
+
+
+def _cut(flows: FlowBatch, depth: int) -> FlowBatch:
+    """Return flows as regrouping to that depth makes them: no room for further packets."""
+    values = vars(flows) | {
+        "packets": np.ascontiguousarray(flows.packets[:, :depth]),
+        "raw": flows.raw[:, :depth, :0],
+    }
+    return FlowBatch(**values)
