@@ -212,7 +212,7 @@ def describe(
         temperature=temperature,
         threshold=threshold,
         data=dataset.digest(),
-        created=_now(),
+        created=made_at(),
         scores=scores,
     )
 
@@ -247,7 +247,7 @@ def _us_per_flow(runner: Runner, batch: np.ndarray) -> float:
     return float(np.median(times)) / len(batch) * 1e6
 
 
-def _now() -> str:
+def made_at() -> str:
     """Return the time, or that of SOURCE_DATE_EPOCH for files that come out the same twice."""
     seconds = float(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
