@@ -114,11 +114,11 @@ class Profiler:
         """
         self._check(columns, depth)
         name = f"{self._view.name} {' '.join(sorted(columns))} {depth} {self._wait_s} {key}"
-        known = self._cache.get(name) if self._cache and key else None
+        known = self._cache.get(name) if self._cache is not None and key else None
         if known:
             return Cost(**known)
         cost = self._measure(tuple(columns), depth, model)
-        if self._cache and key and not cost.is_disturbed:
+        if self._cache is not None and key and not cost.is_disturbed:
             self._cache.put(name, asdict(cost))
         return cost
 
