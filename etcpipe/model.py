@@ -4,7 +4,7 @@ import logging
 import time
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from etcpipe.model_file import (
     parse_description,
 )
 from etcpipe.verdict import (
+    EVENT_VERDICT,
     SOURCE_DEGRADED,
     SOURCE_MODEL,
     SOURCE_TIMEOUT,
@@ -118,37 +119,77 @@ class Model:
             start_ns: the packets' clock now, to tell how long rows queued; None offline.
             scorer: has the scores of these flows next, see scorer().
         """
-        began = time.perf_counter_ns()
-        if scorer:
-            probabilities = calibrated(scorer.take(len(flows)), self.temperature)
-        else:
-            probabilities = self.infer(self.rows(flows))
-        took = time.perf_counter_ns() - began
-        present = flows.packets["present"] != 0
-        has_input = present.any(axis=1)
-        best, second, probability = _top_two(probabilities)
-        probability[~has_input] = 0
-        is_sure = has_input & ~is_refused(best, probability, self.classes, self.threshold)
+        answers = self.answers(flows, scorer)
+        n = len(flows)
         ready = flows.ready_ns.astype(np.int64)
-        first = flows.packets["timestamp_ns"][np.arange(len(flows)), present.argmax(axis=1)]
-        waited = np.where(has_input, ready - first.astype(np.int64), 0)
         queued = np.zeros_like(ready) if start_ns is None else start_ns - ready
         return VerdictBatch(
             flows=flows,
             records=records,
             classes=self.classes,
+            label=answers.label,
+            probability=answers.probability,
+            runner_up=answers.runner_up,
+            stage=np.zeros(n, np.uint8),
+            depth=np.full(n, self.first_n, np.uint16),
+            event=np.full(n, EVENT_VERDICT, np.uint8),
+            packets_used=answers.packets_used,
+            source=sources(flows),
+            wait_ns=waits_ns(flows),
+            queue_ns=np.maximum(queued, 0).astype(np.uint64),
+            infer_ns=np.full(n, answers.took_ns // max(n, 1), np.uint64),
+            models=(str(self),),
+        )
+
+    def answers(self, flows: FlowBatch, scorer: "Scorer | None" = None) -> "Answers":
+        """Return what the model says of complete flows, and nothing else; see verdicts()."""
+        began = time.perf_counter_ns()
+        if scorer:
+            probabilities = calibrated(scorer.take(len(flows)), self.temperature)
+        else:
+            probabilities = self.infer(self.rows(flows))
+        took_ns = time.perf_counter_ns() - began
+        present = flows.packets["present"] != 0
+        has_input = present.any(axis=1)
+        best, second, probability = _top_two(probabilities)
+        probability[~has_input] = 0
+        is_sure = has_input & ~is_refused(best, probability, self.classes, self.threshold)
+        return Answers(
             label=np.where(is_sure, best, -1).astype(np.int16),
             probability=probability,
             runner_up=np.where(has_input, second, -1).astype(np.int16),
             packets_used=np.minimum(present.sum(axis=1), self.first_n).astype(np.uint16),
-            source=np.where(has_input, _SOURCE_OF_REASON[flows.reason], SOURCE_UNKNOWN).astype(
-                np.uint8
-            ),
-            wait_ns=np.maximum(waited, 0).astype(np.uint64),
-            queue_ns=np.maximum(queued, 0).astype(np.uint64),
-            infer_ns=np.full(len(flows), took // max(len(flows), 1), np.uint64),
-            model=str(self),
+            took_ns=took_ns,
         )
+
+
+class Answers(NamedTuple):
+    """What a model says of flows, columns as in VerdictBatch.
+
+    Attributes:
+        took_ns: for all of them.
+    """
+
+    label: np.ndarray
+    probability: np.ndarray
+    runner_up: np.ndarray
+    packets_used: np.ndarray
+    took_ns: int
+
+
+def sources(flows: FlowBatch) -> np.ndarray:
+    """Return (flows,) uint8, index into SOURCES by why each row was complete."""
+    has_input = (flows.packets["present"] != 0).any(axis=1)
+    by_reason = _SOURCE_OF_REASON[flows.reason]
+    return np.where(has_input, by_reason, SOURCE_UNKNOWN).astype(np.uint8)
+
+
+def waits_ns(flows: FlowBatch) -> np.ndarray:
+    """Return (flows,) uint64, from each flow's first packet that counts to its complete row."""
+    present = flows.packets["present"] != 0
+    first = flows.packets["timestamp_ns"][np.arange(len(flows)), present.argmax(axis=1)]
+    waited = flows.ready_ns.astype(np.int64) - first.astype(np.int64)
+    return np.where(present.any(axis=1), np.maximum(waited, 0), 0).astype(np.uint64)
 
 
 def is_refused(

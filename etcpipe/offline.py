@@ -16,13 +16,13 @@ from etcpipe.capture import STDIN, Capture
 from etcpipe.errors import UnsupportedError, UsageError
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.layout import CONSTANTS, FLOW_KEY, FLOW_STATE, PACKET_FIELDS, READY_REASONS
-from etcpipe.verdict import SOURCE_UNKNOWN, VerdictBatch
+from etcpipe.verdict import EVENT_VERDICT, SOURCE_UNKNOWN, VerdictBatch
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int | None], None]
 
-# What is kept of a verdict until its flow ends; 40 bytes a flow.
+# What is kept of a verdict until its flow ends; 41 bytes a flow.
 KEPT = np.dtype(
     [
         ("wait_ns", "<u8"),
@@ -34,6 +34,7 @@ KEPT = np.dtype(
         ("packets_used", "<u2"),
         ("lost", "<u2"),
         ("vlan", "<u2"),
+        ("stage", "u1"),
         ("source", "u1"),
         ("reason", "u1"),
     ]
@@ -89,6 +90,7 @@ class Classification:
 
     def __init__(self, capture: Capture, model: models.Model, regroup: Regroup, rows_min: int):
         self.model = model
+        self._models, self._depths = (str(model),), (model.first_n,)
         self._rows_min = rows_min
         self._capture = capture
         self._regroup = regroup
@@ -151,12 +153,15 @@ class Classification:
             label=kept["label"],
             probability=kept["probability"],
             runner_up=kept["runner_up"],
+            stage=kept["stage"],
+            depth=np.array(self._depths, np.uint16)[kept["stage"]],
+            event=np.full(len(ended), EVENT_VERDICT, np.uint8),
             packets_used=kept["packets_used"],
             source=kept["source"],
             wait_ns=kept["wait_ns"],
             queue_ns=none.astype(np.uint64),
             infer_ns=kept["infer_ns"],
-            model=f"{self.model.name}@{self.model.digest}",
+            models=self._models,
         )
 
 

@@ -12,6 +12,11 @@ UNKNOWN = "unknown"
 SOURCES = ("model", "timeout", "degraded", "unknown")
 SOURCE_MODEL, SOURCE_TIMEOUT, SOURCE_DEGRADED, SOURCE_UNKNOWN = range(len(SOURCES))
 
+# What a verdict is; the index is stored in VerdictBatch.event. Each flow has one verdict that is
+# not early. It is "revised" where an early one went before it and said something else.
+EVENTS = ("verdict", "early", "revised")
+EVENT_VERDICT, EVENT_EARLY, EVENT_REVISED = range(len(EVENTS))
+
 
 @dataclass(frozen=True)
 class VerdictBatch:
@@ -25,12 +30,16 @@ class VerdictBatch:
         label: (flows,) int16, index into classes, -1 is "unknown".
         probability: (flows,) float32, calibrated, of the label (of the best class if unknown).
         runner_up: (flows,) int16, index of the second class, -1 if there is none.
+        stage: (flows,) uint8, stage of the cascade that decided, 0 where there is one model.
+        depth: (flows,) uint16, packets that the stage waits for.
+        event: (flows,) uint8, index into EVENTS.
         packets_used: (flows,) uint16, packets that the model saw.
         source: (flows,) uint8, index into SOURCES.
         wait_ns: (flows,) uint64, from the flow's first counted packet to a complete row.
-        queue_ns: (flows,) uint64, from then to the start of inference; 0 offline.
+        queue_ns: (flows,) uint64, from then to the start of inference; of a cascade, whatever
+            else passed until the verdict; 0 offline.
         infer_ns: (flows,) uint64, views and inference, this row's share of its batch.
-        model: name@digest of the model.
+        models: name@digest of the model of each stage.
     """
 
     flows: FlowBatch
@@ -39,22 +48,33 @@ class VerdictBatch:
     label: np.ndarray
     probability: np.ndarray
     runner_up: np.ndarray
+    stage: np.ndarray
+    depth: np.ndarray
+    event: np.ndarray
     packets_used: np.ndarray
     source: np.ndarray
     wait_ns: np.ndarray
     queue_ns: np.ndarray
     infer_ns: np.ndarray
-    model: str
+    models: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.label)
 
     def head(self, n: int) -> "VerdictBatch":
         """Return the first n rows."""
-        whole = ("flows", "classes", "model")
-        columns = {name: c[:n] for name, c in vars(self).items() if name not in whole}
-        flows = FlowBatch(**{name: column[:n] for name, column in vars(self.flows).items()})
-        return replace(self, flows=flows, **columns)
+        return self.select(slice(n))
+
+    def select(self, rows: slice | np.ndarray) -> "VerdictBatch":
+        """Return some rows; a slice copies nothing."""
+        whole = ("flows", "classes", "models")
+        columns = {name: c[rows] for name, c in vars(self).items() if name not in whole}
+        return replace(self, flows=self.flows.select(rows), **columns)
+
+    def final(self) -> "VerdictBatch":
+        """Return the rows that no later verdict will follow."""
+        early = self.event == EVENT_EARLY
+        return self.select(~early) if early.any() else self
 
     def name(self, i: int) -> str:
         """Return the label of row i as text."""

@@ -109,7 +109,7 @@ def test_verdicts_by_hand(file):
     assert [SOURCES[i] for i in verdicts.source] == ["timeout"] * 3 + ["unknown"]
     assert verdicts.wait_ns.tolist() == [5 * 10**7] * 3 + [0]
     assert verdicts.queue_ns.tolist() == [10**7] * 4
-    assert verdicts.model.startswith("counts@")
+    assert verdicts.models[0].startswith("counts@")
 
 
 def test_packets_beyond_the_models_depth_do_not_count(file):

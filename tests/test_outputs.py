@@ -44,6 +44,8 @@ KINDS = {
     "nothing to judge": MUTE,
     "protocol without a name": Flow(protocol=200, a=("192.0.2.1", 0), b=("192.0.2.2", 0)),
     "degraded": Flow(source="degraded", reason="evicted"),
+    "early": Flow(event="early", depth=1, packets_used=1),
+    "revised": Flow(event="revised", stage=1, depth=30),
 }
 
 
@@ -78,6 +80,7 @@ def test_line_by_hand():
             "probability": 0.875,
             "runner_up": "ssh",
             "stage": 0,
+            "depth": 10,
             "packets_used": 10,
             "source": "model",
             "model": "test@0123456789ab",

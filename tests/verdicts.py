@@ -7,7 +7,7 @@ import numpy as np
 
 from etcpipe.batch import FlowBatch
 from etcpipe.layout import CONSTANTS, FLOW_KEY, FLOW_STATE, PACKET_FIELDS, READY_REASONS
-from etcpipe.verdict import SOURCES, VerdictBatch
+from etcpipe.verdict import EVENTS, SOURCES, VerdictBatch
 
 CLASSES = ("ssh", "web")
 SECOND = 1_000_000_000
@@ -33,6 +33,9 @@ class Flow:
     label: int = 1
     probability: float = 0.875
     runner_up: int = 0
+    stage: int = 0
+    depth: int = 10
+    event: str = "verdict"
     packets_used: int = 10
     source: str = "model"
     reason: str = "depth"
@@ -68,12 +71,15 @@ def verdicts(*flows: Flow, classes: tuple[str, ...] = CLASSES, packets: int = 0)
         label=column("label", np.int16),
         probability=column("probability", np.float32),
         runner_up=column("runner_up", np.int16),
+        stage=column("stage", np.uint8),
+        depth=column("depth", np.uint16),
+        event=np.array([EVENTS.index(flow.event) for flow in flows], np.uint8),
         packets_used=column("packets_used", np.uint16),
         source=np.array([SOURCES.index(flow.source) for flow in flows], np.uint8),
         wait_ns=column("wait_ns", np.uint64),
         queue_ns=column("queue_ns", np.uint64),
         infer_ns=column("infer_ns", np.uint64),
-        model="test@0123456789ab",
+        models=("test@0123456789ab", "slow@ba9876543210"),
     )
 
 

@@ -11,7 +11,6 @@ START, END = "## Fields", "## What to know"
 
 # Names of columns where they are not the last word of the path.
 COLUMNS = {
-    "event_type": "",
     "etcpipe.latency_us.wait": "wait_us",
     "etcpipe.latency_us.queue": "queue_us",
     "etcpipe.latency_us.infer": "infer_us",
