@@ -123,7 +123,7 @@ def test_a_point_costs_its_parts_and_more_packets_cost_more():
     shallow, deep = (profiler.measure(("dur", "s_bytes_std"), n, Model()) for n in (1, 20))
     parts = deep.regroup_ns + deep.extract_ns + deep.infer_ns
     assert deep.cpu_ns == pytest.approx(parts)
-    assert deep.regroup_ns > 2 * shallow.regroup_ns > 0
+    assert deep.regroup_ns > shallow.regroup_ns > 0
     assert deep.latency_s == pytest.approx(0.19 + deep.alone_ns / 1e9)
 
 

@@ -29,9 +29,9 @@ class Timing:
     Attributes:
         median, p20: of the samples that were kept.
         mad: median absolute deviation, the noise.
-        samples: that were kept.
-        rejected: samples that were not.
-        is_disturbed: so many were rejected that too few are left.
+        samples: that these are of.
+        rejected: samples that were rejected.
+        is_disturbed: too few were left, so that these are of all samples.
     """
 
     median: float
@@ -64,54 +64,51 @@ class Stopwatch:
         Rounds go on until half of `repeats` samples of each piece are kept, ROUNDS_MAX at most.
         """
         loops = {name: _loops_for(piece) for name, piece in pieces.items()}
-        kept: dict[str, list[float]] = {name: [] for name in pieces}
-        rejected = dict.fromkeys(pieces, 0)
+        ratios = {name: np.zeros(0) for name in pieces}
+        is_good = {name: np.zeros(0, bool) for name in pieces}
         for _ in range(ROUNDS_MAX):
-            for name, (good, bad) in self._round(pieces, loops, repeats).items():
-                kept[name] += good
-                rejected[name] += bad
-            if min(map(len, kept.values())) >= repeats / 2:
+            for name, (more, good) in self._round(pieces, loops, repeats).items():
+                ratios[name] = np.concatenate([ratios[name], more])
+                is_good[name] = np.concatenate([is_good[name], good])
+            if min(good.sum() for good in is_good.values()) >= repeats / 2:
                 break
         return {
-            name: _timing(kept[name], rejected[name], repeats / 2, self.nominal_ns)
+            name: _timing(ratios[name] * self.nominal_ns, is_good[name], repeats / 2)
             for name in pieces
         }
 
     def _round(
         self, pieces: Mapping[str, Callable[[], object]], loops: Mapping[str, int], repeats: int
-    ) -> dict[str, tuple[list[float], int]]:
-        """Return ratios to the reference, and how many samples were rejected, by piece."""
-        ratios: dict[str, list[float]] = {name: [] for name in pieces}
-        beside: dict[str, list[float]] = {name: [] for name in pieces}
-        clean: dict[str, list[bool]] = {name: [] for name in pieces}
-        for _ in range(repeats):
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return (repeats,) ratios to the reference, and whether each is to be kept, by piece."""
+        ratios = {name: np.zeros(repeats) for name in pieces}
+        beside = {name: np.zeros(repeats) for name in pieces}
+        is_alone = {name: np.zeros(repeats, bool) for name in pieces}
+        for i in range(repeats):
             for name, piece in pieces.items():
                 reference_ns, before = _sample(self._reference, self._loops)
                 took_ns, within = _sample(piece, loops[name])
-                ratios[name].append(took_ns / reference_ns)
-                beside[name].append(reference_ns)
-                clean[name].append(not before + within)
-        usual = np.median([ns for times in beside.values() for ns in times])
-        found = {}
-        for name in pieces:
-            steady = np.abs(np.array(beside[name]) / usual - 1) <= DRIFT_MAX
-            good = np.array(ratios[name])[steady & np.array(clean[name])]
-            found[name] = good.tolist(), repeats - len(good)
-        return found
+                ratios[name][i] = took_ns / reference_ns
+                beside[name][i] = reference_ns
+                is_alone[name][i] = not before + within
+        usual = np.median(list(beside.values()))
+        return {
+            name: (ratios[name], is_alone[name] & (np.abs(beside[name] / usual - 1) <= DRIFT_MAX))
+            for name in pieces
+        }
 
 
-def _timing(ratios: list[float], rejected: int, enough: float, nominal_ns: float) -> Timing:
-    if not ratios:
-        return Timing(float("nan"), float("nan"), float("nan"), 0, rejected, True)
-    times = np.array(ratios) * nominal_ns
-    median = float(np.median(times))
+def _timing(times: np.ndarray, is_good: np.ndarray, enough: float) -> Timing:
+    is_disturbed = bool(is_good.sum() < enough)
+    kept = times if is_disturbed else times[is_good]
+    median = float(np.median(kept))
     return Timing(
         median=median,
-        p20=float(np.percentile(times, 20)),
-        mad=float(np.median(np.abs(times - median))),
-        samples=len(times),
-        rejected=rejected,
-        is_disturbed=len(ratios) < enough,
+        p20=float(np.percentile(kept, 20)),
+        mad=float(np.median(np.abs(kept - median))),
+        samples=len(kept),
+        rejected=int((~is_good).sum()),
+        is_disturbed=is_disturbed,
     )
 
 
