@@ -14,7 +14,7 @@ from pathlib import Path
 from time import time
 from typing import Any
 
-from etcpipe.errors import OutputError
+from etcpipe.errors import OutputError, UsageError
 from etcpipe.outputs.queued import Drop, reason_of
 
 MODE = 0o640
@@ -179,7 +179,11 @@ class ParquetFiles:
             return
         self._path = path_at(self._pattern, time())
         self._file = open(self._part, "wb")
-        self._writer = self._format(self._file)
+        try:
+            self._writer = self._format(self._file)
+        except UsageError:  # pyarrow is not installed
+            self._give_up()
+            raise
 
     def _free(self) -> Path:
         assert self._path
@@ -189,9 +193,9 @@ class ParquetFiles:
             path = self._path.with_stem(f"{self._path.stem}-{n}")
         return path
 
-    def _give_up(self, error: OSError) -> None:
+    def _give_up(self, error: OSError | None = None) -> None:
         """A file that was cut has no footer and cannot be read: free the disk of it."""
-        if self._rows:
+        if self._rows and error:
             self.on_drop(self._rows, reason_of(error))
         self._rows = 0
         if self._file:
