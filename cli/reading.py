@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 OnStep = Callable[[str, int, int], None]
 
-_INPUT_OPTIONS = (
-    click.option(
-        "--first",
-        type=click.IntRange(1, 64),
-        help="Packets of a flow; default: 10, or as many as the network takes.",
-    ),
+_FIRST_OPTION = click.option(
+    "--first",
+    type=click.IntRange(1, 64),
+    help="Packets of a flow; default: 10, or as many as the network takes.",
+)
+_ROW_OPTIONS = (
     click.option(
         "--count",
         type=click.Choice(["payload", "all", "non_ack"]),
@@ -48,7 +48,12 @@ _INPUT_OPTIONS = (
 
 def input_options(verb: Callable) -> Callable:
     """Add --first, --count, --wait and --mask: how packets become rows."""
-    for option in reversed(_INPUT_OPTIONS):
+    return _FIRST_OPTION(row_options(verb))
+
+
+def row_options(verb: Callable) -> Callable:
+    """Add --count, --wait and --mask alone, for verbs that look at many depths."""
+    for option in reversed(_ROW_OPTIONS):
         verb = option(verb)
     return verb
 

@@ -30,8 +30,9 @@ class Point:
         kind: of model, a name of tune.space.KINDS.
         parameters: of that kind, to fit it again.
         model: the model file, relative to front.json.
-        f1: macro-F1 on captures that the search did not fit to.
+        f1: macro-F1 on captures that no step of the search has seen.
         f1_low, f1_high: its 95 % interval, by captures.
+        f1_search: macro-F1 on held-out captures that the search went by; None: not known.
         cpu_ns: of extraction and inference, a flow, median; cpu_ns_mad its noise.
         latency_s: mean time from a flow's first packet to its verdict; None: not measured.
         flows_per_s: zero-loss throughput of one core; None: not measured.
@@ -51,6 +52,7 @@ class Point:
     f1_high: float
     cpu_ns: float
     cpu_ns_mad: float
+    f1_search: float | None = None
     latency_s: float | None = None
     flows_per_s: float | None = None
     repeats: int = 1
