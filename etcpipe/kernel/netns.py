@@ -86,7 +86,8 @@ def enter(netns: str | None) -> Iterator[None]:
 
     Raises:
         UsageError: there is no such namespace.
-        PermissionDeniedError: setns(2) needs CAP_SYS_ADMIN.
+        PermissionDeniedError: it is another one than this thread's: setns(2) needs
+            CAP_SYS_ADMIN then.
     """
     if netns is None:
         yield
@@ -95,13 +96,16 @@ def enter(netns: str | None) -> Iterator[None]:
     try:
         target = os.open(path_of(netns), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            _setns(target, netns)
+            is_home = os.path.sameopenfile(target, home)
+            if not is_home:
+                _setns(target, netns)
         finally:
             os.close(target)
         try:
             yield
         finally:
-            _setns(home, "the namespace before")
+            if not is_home:
+                _setns(home, "the namespace before")
     finally:
         os.close(home)
 

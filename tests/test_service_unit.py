@@ -1,0 +1,72 @@
+"""The systemd unit: systemd understands it, it is closed enough, and attach works inside it."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command import ETCPIPE, ROOT, Running
+
+UNIT = ROOT / "debian" / "etcpipe@.service"
+SANDBOX = [sys.executable, str(ROOT / "tests" / "sandbox.py"), str(UNIT)]
+EXPOSURE_MAX = 3.5  # of `systemd-analyze security`
+
+needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze")
+
+
+def analyze(*args: str | Path) -> str:
+    done = subprocess.run(["systemd-analyze", *args], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@needs_systemd
+def test_systemd_finds_no_fault_in_the_unit(tmp_path):
+    instance = tmp_path / "etcpipe@eth0.service"
+    instance.write_text(UNIT.read_text().replace("/usr/bin/etcpipe", "/bin/true"))
+    assert analyze("verify", "--man=no", instance) == ""
+
+
+@needs_systemd
+def test_the_unit_is_closed():
+    shown = analyze("security", "--offline=true", "--no-pager", UNIT)
+    exposure = re.search(r"exposure level for \S+: ([0-9.]+)", shown)
+    assert float(exposure[1]) <= EXPOSURE_MAX
+
+
+def test_capabilities_are_the_four_that_are_needed():
+    (line,) = re.findall(r"^CapabilityBoundingSet=(.*)$", UNIT.read_text(), re.MULTILINE)
+    assert set(line.split()) == {"CAP_BPF", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_PERFMON"}
+
+
+@pytest.fixture
+def sandbox():
+    pytest.importorskip("seccomp", reason="needs python3-seccomp")
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("no systemd-analyze")
+    return SANDBOX
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("refused", ["unshare --mount true", "ip netns add etcpsandbox"])
+def test_the_sandbox_of_this_test_refuses_things(sandbox, refused):
+    done = subprocess.run([*sandbox, *refused.split()], capture_output=True, check=False)
+    assert done.returncode != 0
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    "options",
+    [("--mode", "tc", "--filter", "tcp"), ("--mode", "xdp"), ("--capture", "ringbuf")],
+    ids=["tc", "xdp", "ring buffer"],
+)
+def test_attach_works_with_what_the_unit_allows(sandbox, wire, tmp_path, options):
+    inside = ["nsenter", f"--net=/run/netns/{wire.near}", *sandbox, *ETCPIPE]
+    command = ["attach", wire.device, *options]
+    with Running(*command, folder=tmp_path, command=inside) as etcpipe:
+        etcpipe.until_attached()
+        assert etcpipe.signalled(signal.SIGTERM) == 0
+    assert wire.leftovers() == []
