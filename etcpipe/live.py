@@ -16,6 +16,7 @@ from etcpipe.batch import FlowBatch, PacketBatch
 from etcpipe.errors import DataplaneError, UsageError
 from etcpipe.kernel import filters, tap
 from etcpipe.kernel import netns as namespaces
+from etcpipe.kernel.features_source import FeatureRows, FeatureSource, features_of
 from etcpipe.kernel.forward import Forward
 from etcpipe.kernel.guard import no_interrupt
 from etcpipe.offline import depth_for, regroup_for
@@ -45,6 +46,8 @@ LOSSES = (
     "MIRROR_DROPPED",
     "PACKETS_POP_FAILED",
     "PACKETS_NO_CONSUMER",
+    "PACKETS_NOT_GATHERED",
+    "FLOWS_NOT_GATHERED",
     "RING_RX_DROPPED",
     "RING_RX_RING_FULL",
 )
@@ -74,7 +77,7 @@ class Live:
         self._netns = netns
         opened = Forward if settings.forward else tap.Tap
         self._tap = opened(device, settings, keep=keep)
-        self._regroup = regroup_for(
+        self._regroup: Any = regroup_for(
             model, settings.first_n, wait_s, settings.parse, compute, threads=settings.queues
         )
         self._filter = filter
@@ -112,8 +115,10 @@ class Live:
             if self._netns:
                 stack.enter_context(namespaces.enter(self._netns))
             stack.enter_context(self._tap)
-            self._ring = _open_ring(self._tap)
+            self._ring: Any = _open_ring(self._tap)
             stack.enter_context(self._ring)
+            if isinstance(self._ring, FeatureSource):  # rows come, and no packets
+                self._regroup = FeatureRows(self._ring)
             if self._policy:
                 self._tap.set_actions(self._policy.actions())
             self._tap.set_filter(self._filter)
@@ -237,9 +242,12 @@ class Live:
         self._tap.verdicts[slots[told]] = words[told]
 
 
-def _open_ring(tapped: tap.Tap) -> Ring | RingBuffer | Queues:
+def _open_ring(tapped: tap.Tap) -> Ring | RingBuffer | Queues | FeatureSource:
     """Return the consuming end of an open tap, by the way that its settings name."""
     settings = tapped.settings
+    if settings.capture == "features":
+        plan = settings.feature_plan
+        return FeatureSource(tapped.records_fd, settings.ringbuf_bytes, tapped.features_fd, plan)
     if settings.capture == "ringbuf":
         return RingBuffer(tapped.records_fd, settings.ringbuf_bytes)
     with ExitStack() as stack:
@@ -300,7 +308,8 @@ def attach(
         first_n: packets of a flow to mirror; None: as many as the model was trained with.
         mode: "tc", "xdp", or "auto" to take what this device does best.
         forward: a second device: both become one wire past the stack, see docs/operations.md.
-        capture: how packets come from the kernel: "afxdp" sockets, or the cheaper "ringbuf".
+        capture: how packets come from the kernel: "afxdp" sockets, or the cheaper "ringbuf";
+            "features": none does, the kernel gathers the model's columns.
         queues: AF_XDP sockets, each with a queue of the mirror.
         compute: where flows are regrouped and the model runs, as `device` of classify().
         loader: "libbpf", "bcc", or "auto".
@@ -334,6 +343,8 @@ def attach(
         forward=forward or "",
         loader=loader,
         capture=capture,
+        features=features_of(loaded) if capture == "features" else (),
+        wait_s=wait_s or loaded.wait_s,
         queues=queues,
         policy=rules is not None,
         **{"count": loaded.count, **(tracking or {})},

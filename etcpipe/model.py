@@ -96,9 +96,11 @@ class Model:
         return calibrated(np.concatenate([none, *parts]), self.temperature)
 
     def scorer(self, regroup: Regroup) -> "Scorer | None":
-        """Return what judges flows where a GPU regrouped them; None: infer(rows(flows)) does."""
-        if self.device == "cpu":
-            return None
+        """Return what judges flows where no packets come out; None: infer(rows(flows)) does.
+
+        That is so where a GPU regrouped them for a model that runs there, or where the kernel
+        gathered the features.
+        """
         try:
             return regroup.scorer(self._runner, self.view, self.first_n, self.columns)
         except UnsupportedError as error:

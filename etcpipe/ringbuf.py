@@ -92,6 +92,28 @@ class RingBuffer:
         self._is_drained = n < max_packets
         return self._columns.live_batch(self._memory, n)
 
+    def copy(self, records: np.ndarray, deadline_s: float = 0.001) -> int:
+        """Fill rows with records that all have one size, as receive() waits; return how many.
+
+        Args:
+            records: (n,) of the records' dtype, which begins as PACKET_META does.
+
+        Raises:
+            ValueError: the ring buffer is closed.
+        """
+        if self._ringbuf is None:
+            raise ValueError("the ring buffer is closed")
+        n = _native.ringbuf_copy(
+            self._ringbuf,
+            records.ctypes.data,
+            records.itemsize,
+            len(records),
+            round(deadline_s * 1e9),
+            self._idle_ns,
+        )
+        self._is_drained = n < len(records)
+        return n
+
     @property
     def is_drained(self) -> bool:
         """Whether all packets that had come were handed out by the last receive()."""

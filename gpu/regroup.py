@@ -241,11 +241,14 @@ class Regroup:
             view, depth, columns: as of etcpipe.gpu.views.compute().
 
         Returns:
-            None where flows are regrouped on the CPU, or the view has no kernel: nothing changes.
+            None where flows are regrouped or the model runs on the CPU, or the view has no
+            kernel: nothing changes.
 
         Raises:
             UnsupportedError: the GPU has no memory left for the rows: nothing changes.
         """
+        if runner.device == "cpu":
+            return None
         make = getattr(self._backend, "scorer", None)
         return make(runner, view, depth, columns) if make else None
 

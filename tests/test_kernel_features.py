@@ -42,8 +42,7 @@ def gathered(flows: FlowBatch, plan: FeaturePlan) -> Gathered:
 
 
 def rows_of(flows: FlowBatch, depth: int, columns: tuple[str, ...]) -> np.ndarray:
-    kept = gathered(flows, plan_for(columns, depth, 1.0, 64))
-    return kept.rows(kept.flows(), columns)
+    return gathered(flows, plan_for(columns, depth, 1.0, 64)).rows(columns)
 
 
 def assert_equal(ours: np.ndarray, defined: np.ndarray, columns: tuple[str, ...]) -> None:
@@ -113,5 +112,5 @@ def test_only_what_the_columns_need_is_kept():
 
 
 def test_a_column_that_no_kernel_gathers_is_named():
-    with pytest.raises(UsageError, match="gathers no size: see docs/kernel-stage.md"):
+    with pytest.raises(UsageError, match=r"gathers no size: see docs/kernel-stage\.md"):
         plan_for(("dur", "size"), 10, 1.0, 64)

@@ -112,11 +112,8 @@ class FeaturePlan:
     @property
     def dtype(self) -> np.dtype:
         """Of an entry: the head's fields, and `words`."""
-        fields = ENTRY_HEAD.fields or {}
-        names = list(fields)
-        return np.dtype(
-            [*((name, fields[name][0]) for name in names), ("words", "<u8", self.words)]
-        )
+        head = [(name, ENTRY_HEAD[name]) for name in ENTRY_HEAD.names or ()]
+        return np.dtype([*head, ("words", "<u8", self.words)])
 
     def record(self) -> np.ndarray:
         """Return struct feature_plan, (1,)."""

@@ -6,6 +6,8 @@ deviation from the sum of squares may differ by one unit in the last place. Wher
 a series, the packets are put together again and the definition itself computes the column.
 """
 
+from functools import cached_property
+
 import numpy as np
 
 from etcpipe.batch import FlowBatch
@@ -38,13 +40,14 @@ class Gathered:
         self.plan = plan
         ranks = np.ascontiguousarray(entries["ranks"]).view(np.uint8).reshape(len(entries), 2, 8)
         bits = np.unpackbits(ranks, axis=2, bitorder="little")[:, :, : plan.depth]
-        self._of_side = bits.astype(bool)  # (flows, 2, depth)
+        self._of_side = bits.astype(np.bool_)  # (flows, 2, depth)
         self._count = bits.sum(axis=2, dtype=np.int64).T  # (2, flows)
 
+    @cached_property
     def flows(self) -> FlowBatch:
-        """Return the flows with as much of their packets as was kept: which there were, if any."""
+        """The flows with as much of their packets as was kept: at least which there were."""
         entries = self.entries
-        present = self._of_side.any(axis=1)
+        present = self._of_side[:, 0] | self._of_side[:, 1]
         highest = self.plan.depth - present[:, ::-1].argmax(axis=1)
         return FlowBatch(
             flow_id=entries["flow_id"].copy(),
@@ -59,17 +62,17 @@ class Gathered:
             ready_ns=entries["ready_ns"].copy(),
         )
 
-    def rows(self, flows: FlowBatch, columns: tuple[str, ...]) -> np.ndarray:
-        """Return (flows, columns) float32; `flows` is what flows() returned."""
+    def rows(self, columns: tuple[str, ...]) -> np.ndarray:
+        """Return (flows, columns) float32."""
         in_series = tuple(name for name in columns if kept_for(name) & {SIZES, TIMES})
-        table = np.empty((len(flows), len(columns)), np.float32)
+        table = np.empty((len(self.entries), len(columns)), np.float32)
         if in_series:
-            computed = features_cpu.rows(flows, self.plan.depth, in_series)
+            computed = features_cpu.rows(self.flows, self.plan.depth, in_series)
             for i, name in enumerate(in_series):
                 table[:, columns.index(name)] = computed[:, i]
         for i, name in enumerate(columns):
             if name not in in_series:
-                table[:, i] = self._column(name, flows)
+                table[:, i] = self._column(name)
         return table
 
     def _packets(self, present: np.ndarray) -> np.ndarray:
@@ -97,15 +100,16 @@ class Gathered:
     def _word(self, name: str, side: int) -> np.ndarray:
         return self.entries["words"][:, self.plan.at[name] + side]
 
-    def _column(self, name: str, flows: FlowBatch) -> np.ndarray:
+    def _column(self, name: str) -> np.ndarray:
         if name in _HANDSHAKE:
             return self._between(*_HANDSHAKE[name])
         if name.removesuffix("_cnt") in FLAGS:
             shift = np.uint64(8 * (len(FLAGS) - 1 - FLAGS.index(name.removesuffix("_cnt"))))
-            return sum((self._word("FLAGS", side) >> shift) & np.uint64(0xFF) for side in (0, 1))
+            ours, theirs = (self._word("FLAGS", side) >> shift & np.uint64(0xFF) for side in (0, 1))
+            return ours + theirs
         side, _, rest = name.partition("_")
         if side not in SIDES or rest in ("port", "load", "pkt_cnt") or rest.endswith("_share"):
-            return self._total(name, flows)
+            return self._total(name)
         quantity, _, statistic = rest.partition("_")
         return self._statistic(_side(side), quantity, statistic)
 
@@ -114,15 +118,16 @@ class Gathered:
         last = self.entries["last_ns"][np.arange(len(self.entries)), last_side]
         return np.maximum((last - self.entries["first_ns"]).view(np.int64), 0).astype(np.float64)
 
-    def _total(self, name: str, flows: FlowBatch) -> np.ndarray:
+    def _total(self, name: str) -> np.ndarray:
         """Return a column that looks at the whole flow."""
         if name == "dur":
             return self._dur_ns() / NS
         if name == "proto":
-            return flows.key["protocol"]
+            return self.entries["key"]["protocol"]
         if name.endswith("_port"):
-            ours, theirs = ("a_port", "b_port") if name == "s_port" else ("b_port", "a_port")
-            return np.where(flows.initiator == 1, flows.key[theirs], flows.key[ours])
+            ports = [self.entries["key"][end] for end in ("a_port", "b_port")]
+            opener, other = ports if name == "s_port" else ports[::-1]
+            return np.where(self.entries["initiator"] == 1, other, opener)
         if name.endswith("_share"):
             return self._share(name)
         side = _side(name[0])

@@ -54,6 +54,7 @@ class Tap:
     Attributes:
         mirror_ifindex: where AF_XDP sockets bind, in the device's namespace.
         records_fd: the ring of records, where that is how packets are captured.
+        features_fd: the table of rows, where the kernel gathers features.
         queues: how many sockets can bind.
         mode: "tc" or "xdp", from start() on; mode_reason says why.
         loader: "libbpf" or "bcc".
@@ -96,6 +97,10 @@ class Tap:
     @property
     def records_fd(self) -> int:
         return self._maps["packet_records"]
+
+    @property
+    def features_fd(self) -> int:
+        return self._maps["features"]
 
     @property
     def mode(self) -> str:

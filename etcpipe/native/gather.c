@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* bpf/features.h on this machine: what the kernel would gather of flows that are rows already. */
+/*
+ * Rows of features: those of the kernel's table that no packet will close any more, and
+ * bpf/features.h on this machine, which gathers of rows of packets what the kernel would.
+ */
 #include "native.h"
 
 #include <string.h>
@@ -57,8 +60,73 @@ static PyObject *gather(PyObject *self, PyObject *args)
 	Py_RETURN_NONE;
 }
 
+/* The part of the kernel's table that is looked at, and what was taken from it before. */
+struct scan {
+	uint8_t *table;
+	const struct feature_plan *plan;
+	uint64_t *taken;	/* by slot, the flow that was told last */
+	uint64_t now;
+	uint64_t grace_ns;	/* so much longer than the waiting time, for packets on their way */
+	int all;		/* every open row, as the source ends */
+};
+
+/*
+ * Copy a row that is to be told. The kernel may begin a newer flow's there meanwhile, after it
+ * told this one itself. A packet that comes to a silent flow changes nothing that is copied.
+ */
+static int scan_entry(const struct scan *scan, uint32_t slot, struct feature_entry *out)
+{
+	struct feature_entry *entry =
+		(struct feature_entry *)(scan->table + (size_t)slot * scan->plan->bytes);
+	uint64_t flow_id = __atomic_load_n(&entry->flow_id, __ATOMIC_ACQUIRE);
+	int idle;
+
+	if (!flow_id || flow_id == scan->taken[slot] || entry->status == FEATURES_TOLD)
+		return 0;
+	idle = features_are_idle(entry, scan->now,
+				 scan->plan->wait_ns + (scan->all ? 0 : scan->grace_ns));
+	if (entry->status == FEATURES_OPEN && !idle && !scan->all)
+		return 0;
+	memcpy(out, entry, scan->plan->bytes);
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	if (__atomic_load_n(&entry->flow_id, __ATOMIC_RELAXED) != flow_id)
+		return 0;
+	out->flow_id = flow_id;
+	if (out->status == FEATURES_OPEN)
+		features_close(out, scan->plan, idle ? READY_IDLE : READY_END);
+	scan->taken[slot] = flow_id;
+	entry->status = FEATURES_TOLD;	/* for a consumer that comes after us */
+	return 1;
+}
+
+/* Returns how many rows were copied to @out, and the slot to go on with. */
+static PyObject *scan(PyObject *self, PyObject *args)
+{
+	unsigned long long table, plan, taken, out;
+	unsigned int slot, end, max, found = 0;
+	struct scan scan;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "KKKIIKKpKI", &table, &plan, &taken, &slot, &end, &scan.now,
+			      &scan.grace_ns, &scan.all, &out, &max))
+		return NULL;
+	scan.table = (uint8_t *)(uintptr_t)table;
+	scan.plan = (const struct feature_plan *)(uintptr_t)plan;
+	scan.taken = (uint64_t *)(uintptr_t)taken;
+	Py_BEGIN_ALLOW_THREADS
+	for (; slot < end && found < max; slot++)
+		found += scan_entry(&scan, slot,
+				    (struct feature_entry *)((uint8_t *)(uintptr_t)out +
+							     (size_t)found * scan.plan->bytes));
+	Py_END_ALLOW_THREADS
+	return Py_BuildValue("II", found, slot);
+}
+
 PyMethodDef gather_methods[] = {
 	{ "features_gather", gather, METH_VARARGS,
 	  "features_gather(plan, packets, keys, flow_ids, flows, packets_a_flow, entries)" },
+	{ "features_scan", scan, METH_VARARGS,
+	  "features_scan(table, plan, taken, slot, end, now_ns, grace_ns, all, rows, max)"
+	  " -> (rows, slot to go on with)" },
 	{ NULL, NULL, 0, NULL },
 };

@@ -7,6 +7,7 @@
 #include "ringbuf.h"
 
 #include <linux/bpf.h>
+#include <string.h>
 #include <time.h>
 
 #include "xsk.h"
@@ -84,6 +85,20 @@ uint32_t ringbuf_take(struct ringbuf *r, const struct packet_columns *columns, u
 		r->next += record_size(header);
 		if (waiting(r))
 			__builtin_prefetch(record_at(r, r->next));
+	}
+	return n;
+}
+
+uint32_t ringbuf_copy(struct ringbuf *r, void *to, uint64_t size, uint32_t max)
+{
+	uint32_t n = 0;
+
+	while (n < max && is_ready(r)) {
+		uint32_t header = header_at(r, r->next);
+
+		if (!(header & BPF_RINGBUF_DISCARD_BIT))
+			memcpy((uint8_t *)to + size * n++, record_at(r, r->next), size);
+		r->next += record_size(header);
 	}
 	return n;
 }

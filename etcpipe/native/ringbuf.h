@@ -29,4 +29,7 @@ int ringbuf_wait(struct ringbuf *r, uint32_t max, uint64_t deadline_ns, uint64_t
 /* Fill the columns with up to @max packets and return how many; they stay until ringbuf_wait. */
 uint32_t ringbuf_take(struct ringbuf *r, const struct packet_columns *columns, uint32_t max);
 
+/* The same of records that have one size and begin as struct packet_meta does: copied. */
+uint32_t ringbuf_copy(struct ringbuf *r, void *to, uint64_t size, uint32_t max);
+
 #endif /* ETCPIPE_RINGBUF_H */

@@ -38,31 +38,54 @@ static PyObject *open_ringbuf(PyObject *self, PyObject *args)
 	return capsule;
 }
 
+/* Wait for records without the interpreter's lock. Returns -1 with an error: a signal came. */
+static int wait_for(struct ringbuf *r, uint32_t max, uint64_t deadline_ns, uint64_t idle_ns)
+{
+	uint64_t idle_end = xsk_now_ns() + idle_ns;
+	int again;
+
+	do {
+		Py_BEGIN_ALLOW_THREADS
+		again = ringbuf_wait(r, max, deadline_ns, idle_end);
+		Py_END_ALLOW_THREADS
+		if (PyErr_CheckSignals())
+			return -1;
+	} while (again);
+	return 0;
+}
+
 static PyObject *receive(PyObject *self, PyObject *args)
 {
 	unsigned long long columns, deadline_ns, idle_ns;
 	PyObject *capsule;
 	struct ringbuf *r;
 	unsigned int max;
-	uint64_t idle_end;
-	int again;
 
 	(void)self;
 	if (!PyArg_ParseTuple(args, "OKIKK", &capsule, &columns, &max, &deadline_ns, &idle_ns))
 		return NULL;
 	r = PyCapsule_GetPointer(capsule, RINGBUF_CAPSULE);
-	if (!r)
+	if (!r || wait_for(r, max, deadline_ns, idle_ns))
 		return NULL;
-	idle_end = xsk_now_ns() + idle_ns;
-	do {
-		Py_BEGIN_ALLOW_THREADS
-		again = ringbuf_wait(r, max, deadline_ns, idle_end);
-		Py_END_ALLOW_THREADS
-		if (PyErr_CheckSignals())
-			return NULL;
-	} while (again);
 	return PyLong_FromUnsignedLong(
 		ringbuf_take(r, (const struct packet_columns *)(uintptr_t)columns, max));
+}
+
+static PyObject *copy(PyObject *self, PyObject *args)
+{
+	unsigned long long records, size, deadline_ns, idle_ns;
+	PyObject *capsule;
+	struct ringbuf *r;
+	unsigned int max;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "OKKIKK", &capsule, &records, &size, &max, &deadline_ns,
+			      &idle_ns))
+		return NULL;
+	r = PyCapsule_GetPointer(capsule, RINGBUF_CAPSULE);
+	if (!r || wait_for(r, max, deadline_ns, idle_ns))
+		return NULL;
+	return PyLong_FromUnsignedLong(ringbuf_copy(r, (void *)(uintptr_t)records, size, max));
 }
 
 PyMethodDef ringbuf_methods[] = {
@@ -70,5 +93,7 @@ PyMethodDef ringbuf_methods[] = {
 	  "ringbuf_open(consumer_page, producer_page, data_offset, size) -> ring buffer" },
 	{ "ringbuf_receive", receive, METH_VARARGS,
 	  "ringbuf_receive(ringbuf, columns, max, deadline_ns, idle_ns) -> rows" },
+	{ "ringbuf_copy", copy, METH_VARARGS,
+	  "ringbuf_copy(ringbuf, records, size, max, deadline_ns, idle_ns) -> records" },
 	{ NULL, NULL, 0, NULL },
 };
