@@ -1,0 +1,169 @@
+"""Keeps the first packets of flows that got no name, as a ring of captures to look at.
+
+Packets are kept in memory until their flow has its verdict; those of "unknown" go into
+files. Memory and files are bounded: what was no longer in memory when the verdict came is
+counted, and the oldest file makes room for a new one.
+"""
+
+import struct
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from etcpipe.batch import LINKTYPE_ETHERNET, FlowBatch, PacketBatch
+from etcpipe.errors import OutputError
+from etcpipe.pipeline import Source
+from etcpipe.verdict import VerdictBatch
+
+FILES = 16
+FILE_BYTES = 16 << 20
+MEMORY_BYTES = 64 << 20
+SNAP_LEN = 1600
+
+_MAGIC_NS = 0xA1B23C4D
+_PREFIX = "unknown-"
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A batch's packets, copied.
+
+    Attributes:
+        frames: (packets, SNAP_LEN) uint8.
+    """
+
+    flow_id: np.ndarray
+    timestamp_ns: np.ndarray
+    captured: np.ndarray
+    wire_len: np.ndarray
+    frames: np.ndarray
+
+
+class UnknownFlows:
+    """A ring of captures in a folder; see the module."""
+
+    def __init__(
+        self,
+        folder: Path,
+        files: int = FILES,
+        file_bytes: int = FILE_BYTES,
+        memory_bytes: int = MEMORY_BYTES,
+        clock_offset_ns: int = 0,
+    ) -> None:
+        """Open the ring; files of an earlier run stay until their place is needed.
+
+        Args:
+            clock_offset_ns: added to packets' times, where their clock is none of the day.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        self._folder, self._files, self._file_bytes = folder, files, file_bytes
+        self._memory_bytes, self._offset_ns = memory_bytes, clock_offset_ns
+        self._kept: deque[_Kept] = deque()
+        self._kept_bytes = 0
+        self._link_type = LINKTYPE_ETHERNET
+        self._file: Path | None = None
+        self.saved = 0
+        self.missed = 0
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write {folder}: {error.strerror}") from error
+        numbers = [_number(path) for path in self._paths()]
+        self._next = max(numbers, default=0) + 1
+
+    def watch(self, source: Source) -> "Watched":
+        """Return a source whose packets are kept as they pass."""
+        return Watched(source, self)
+
+    def keep(self, batch: PacketBatch) -> None:
+        """Copy a batch's packets, the oldest ones make room."""
+        if not len(batch):
+            return
+        self._link_type = batch.link_type
+        captured = np.minimum(batch.captured, SNAP_LEN)
+        frames = batch.heads(np.empty((len(batch), int(captured.max())), np.uint8))
+        columns = batch.flow_id, batch.timestamp_ns, captured, batch.wire_len
+        self._kept.append(_Kept(*(column.copy() for column in columns), frames))
+        self._kept_bytes += frames.nbytes
+        while self._kept_bytes > self._memory_bytes:
+            self._kept_bytes -= self._kept.popleft().frames.nbytes
+
+    def take(self, verdicts: VerdictBatch) -> None:
+        """Write the packets of those flows that are "unknown".
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        wanted = verdicts.flows.flow_id[verdicts.label < 0]
+        if not len(wanted):
+            return
+        records, found = [], np.zeros(0, np.uint64)
+        for kept in self._kept:
+            chosen = np.flatnonzero(np.isin(kept.flow_id, wanted))
+            records += [self._record(kept, i) for i in chosen.tolist()]
+            found = np.union1d(found, kept.flow_id[chosen])
+        self.saved += len(found)
+        self.missed += len(wanted) - len(found)
+        try:
+            self._write(records)
+        except OSError as error:
+            raise OutputError(f"cannot write {self._folder}: {error.strerror}") from error
+
+    def counters(self) -> dict[str, int]:
+        """Return how many unknown flows were saved, and how many were no longer in memory."""
+        return {"UNKNOWN_SAVED": self.saved, "UNKNOWN_MISSED": self.missed}
+
+    def _record(self, kept: _Kept, i: int) -> bytes:
+        seconds, ns = divmod(int(kept.timestamp_ns[i]) + self._offset_ns, 10**9)
+        length = int(kept.captured[i])
+        header = struct.pack("<IIII", seconds, ns, length, int(kept.wire_len[i]))
+        return header + kept.frames[i, :length].tobytes()
+
+    def _write(self, records: list[bytes]) -> None:
+        for record in records:
+            if self._file is None or self._file.stat().st_size + len(record) > self._file_bytes:
+                self._begin()
+            assert self._file is not None
+            with self._file.open("ab") as file:
+                file.write(record)
+
+    def _begin(self) -> None:
+        self._file = self._folder / f"{_PREFIX}{self._next:06}.pcap"
+        self._next += 1
+        header = struct.pack("<IHHiIII", _MAGIC_NS, 2, 4, 0, 0, SNAP_LEN, self._link_type)
+        self._file.write_bytes(header)
+        for old in self._paths()[: -self._files]:
+            old.unlink()
+
+    def _paths(self) -> list[Path]:
+        return sorted(self._folder.glob(f"{_PREFIX}[0-9]*.pcap"), key=_number)
+
+
+class Watched:
+    """A source that shows its packets to UnknownFlows on their way."""
+
+    def __init__(self, source: Source, unknown: UnknownFlows) -> None:
+        self._source, self._unknown = source, unknown
+
+    def __iter__(self) -> Iterator[PacketBatch]:
+        for batch in self._source:
+            self._unknown.keep(batch)
+            yield batch
+
+    def clock_ns(self) -> int | None:
+        """Return the source's."""
+        return self._source.clock_ns()
+
+    def records(self, flows: FlowBatch) -> np.ndarray:
+        """Return the source's."""
+        return self._source.records(flows)
+
+
+def _number(path: Path) -> int:
+    digits = path.stem.removeprefix(_PREFIX)
+    return int(digits) if digits.isdigit() else 0
