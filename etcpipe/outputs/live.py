@@ -8,6 +8,7 @@ import numpy as np
 
 from etcpipe.outputs import Columns, Sink, columns_of, wall_clock_offset_ns
 from etcpipe.outputs.flows import FlowLines
+from etcpipe.outputs.labels import Labels
 from etcpipe.outputs.targets import Targets, file_output
 from etcpipe.outputs.watch import Watch
 from etcpipe.verdict import VerdictBatch
@@ -48,6 +49,9 @@ class LiveOutputs:
         self.watch.outputs = self._targets.states
         self._take: list[Callable[[np.ndarray], None]] = [self.watch.tally.add_ended]
         self._finishes = False
+        self._labels = Labels() if self._targets.takes_flows else None
+        if self._labels:
+            self._report_to(self._write_ended)
         if flows == "-":
             self._report_to(FlowLines(sys.stdout.buffer, tap.device).write)
         elif flows:
@@ -76,6 +80,8 @@ class LiveOutputs:
     def write(self, verdicts: VerdictBatch) -> None:
         """Hand verdicts on."""
         self.watch.tally.add(verdicts)
+        if self._labels:
+            self._labels.add(verdicts)
         columns: Columns = columns_of(verdicts, self._tap.device, wall_clock_offset_ns())
         for sink in (*self._sinks, self._targets):
             sink.write(columns)
@@ -93,6 +99,10 @@ class LiveOutputs:
     def _report_to(self, take: Callable[[np.ndarray], None]) -> None:
         self._take.append(take)
         self._finishes = True
+
+    def _write_ended(self, records: np.ndarray) -> None:
+        assert self._labels
+        self._targets.write_flows(self._labels.of(records))
 
     def _take_flows(self, records: np.ndarray) -> None:
         for take in self._take:

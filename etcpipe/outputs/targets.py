@@ -2,6 +2,9 @@
 
     flows.jsonl, flows.csv, flows-%Y%m%d%H.parquet   files, see files.py
     prometheus://127.0.0.1:9617, prometheus:FILE     metrics, see exporter.py
+    syslog:, syslog://HOST                           verdict lines, see syslog.py
+    ipfix://HOST, ipfix+tcp://HOST                   flows that ended, see ipfix.py
+    kafka://BROKER/TOPIC                             verdict lines, see kafka.py
 
 Files are opened before anything is attached, so that one that cannot be is refused.
 """
@@ -10,19 +13,15 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from etcpipe.errors import UsageError
 from etcpipe.outputs import Columns, exporter, format_of
 from etcpipe.outputs.files import Lines, ParquetFiles
-from etcpipe.outputs.queued import Queued
+from etcpipe.outputs.labels import Ended
+from etcpipe.outputs.queued import Queued, Transport
 
 Reports = Callable[[], Iterable[dict[str, Any]]]
-
-
-def is_url(target: str) -> bool:
-    """Return whether a target is no file."""
-    return urlsplit(target).scheme in _SCHEMES
 
 
 class Targets:
@@ -45,7 +44,9 @@ class Targets:
     def __init__(self, targets: Sequence[str]):
         self.reports: Reports = list
         self._all = [_make(target, lambda: self.reports()) for target in targets]
-        self._takers = self._queued()
+        queued = self._queued()
+        self._flow_takers = [one for one in queued if _scheme(one.name) in FLOW_SCHEMES]
+        self._takers = [one for one in queued if one not in self._flow_takers]
         self._stack = ExitStack()
 
     def __enter__(self) -> "Targets":
@@ -67,6 +68,16 @@ class Targets:
         """Hand verdicts to all outputs. Returns at once."""
         for queued in self._takers:
             queued.write(columns)
+
+    @property
+    def takes_flows(self) -> bool:
+        """Is there an output of flows that ended?"""
+        return bool(self._flow_takers)
+
+    def write_flows(self, ended: Ended) -> None:
+        """Hand flows that ended to those outputs. Returns at once."""
+        for queued in self._flow_takers:
+            queued.write(ended)
 
     def be_patient(self) -> None:
         """From now on, at the end, wait for room in the queues."""
@@ -103,13 +114,19 @@ def file_output(path: str, make: Any = None) -> Queued:
 
 
 def _make(target: str, reports: Reports) -> Queued | exporter.Exporter:
-    if not is_url(target):
-        return file_output(target)
-    url = urlsplit(target)
-    return _SCHEMES[url.scheme](target, url, reports)
+    scheme = _scheme(target)
+    if scheme == "prometheus":
+        return _exporter(target, urlsplit(target), reports)
+    if scheme in _TRANSPORTS:
+        return Queued(target, _TRANSPORTS[scheme](target, urlsplit(target)))
+    return file_output(target)
 
 
-def _prometheus(target: str, url: SplitResult, reports: Reports) -> exporter.Exporter:
+def _scheme(target: str) -> str:
+    return target.partition(":")[0].lower()
+
+
+def _exporter(target: str, url: SplitResult, reports: Reports) -> exporter.Exporter:
     if url.path.strip("/"):
         return exporter.TextFile(target, Path(url.path), reports)
     return exporter.Port(target, address_of(target, url, "127.0.0.1", exporter.PORT), reports)
@@ -127,4 +144,34 @@ def address_of(target: str, url: SplitResult, host: str, port: int) -> tuple[str
         raise UsageError(f"{target}: the port is a number from 0 to 65535") from error
 
 
-_SCHEMES: dict[str, Callable[[str, SplitResult, Reports], Any]] = {"prometheus": _prometheus}
+def _syslog(target: str, url: SplitResult) -> Transport:
+    from etcpipe.outputs import syslog
+
+    if not url.netloc:
+        return syslog.Syslog(url.path or syslog.LOCAL)
+    return syslog.Syslog(address_of(target, url, "127.0.0.1", syslog.PORT))
+
+
+def _ipfix(target: str, url: SplitResult) -> Transport:
+    from etcpipe.outputs import ipfix
+
+    address = address_of(target, url, "127.0.0.1", ipfix.PORT)
+    return ipfix.Ipfix(address, is_tcp=url.scheme == "ipfix+tcp")
+
+
+def _kafka(target: str, url: SplitResult) -> Transport:
+    from etcpipe.outputs.kafka import Kafka
+
+    topic = url.path.strip("/")
+    if not (url.netloc and topic):
+        raise UsageError(f"{target}: name broker and topic: kafka://BROKER/TOPIC")
+    return Kafka(url.netloc, topic, dict(parse_qsl(url.query)))
+
+
+FLOW_SCHEMES = ("ipfix", "ipfix+tcp")
+_TRANSPORTS: dict[str, Callable[[str, SplitResult], Transport]] = {
+    "syslog": _syslog,
+    "ipfix": _ipfix,
+    "ipfix+tcp": _ipfix,
+    "kafka": _kafka,
+}
