@@ -105,12 +105,17 @@ def open_runner(model: bytes, threads: int = 1, device: str = "cpu") -> Runner:
         return _open_engine(device, model, on_cpu)
     if device == "gpu":
         cuda_device.find()
-    elif _TREES in model or not cuda_device.is_present():
+    elif is_trees(model) or not cuda_device.is_present():
         return on_cpu
-    if _TREES in model:
+    if is_trees(model):
         log.warning("the model is made of trees: it runs on the CPU, its rows too")
         return on_cpu
     return _open_first(model, on_cpu)
+
+
+def is_trees(model: bytes) -> bool:
+    """Is the ONNX file an ensemble of trees?"""
+    return _TREES in model
 
 
 def installed() -> list[str]:

@@ -91,6 +91,8 @@ class Stage:
         deadline_ms: a row waits no longer for a batch to fill up.
         batch: rows that are worth a call of the model, and the most of one call.
         queue: rows that may wait; one more keeps the answer that it has.
+        backlog_ms: work that may wait, at the speed that the stage has shown: fewer flows are
+            passed on to it as it fills up.
     """
 
     packets: int
@@ -100,12 +102,14 @@ class Stage:
     deadline_ms: float = 1.0
     batch: int = 256
     queue: int = 4096
+    backlog_ms: float = 10.0
 
     def __post_init__(self) -> None:
         _whole(self.packets, 1, CONSTANTS["FIRST_N_MAX"], "packets")
         _whole(self.queue, 1, QUEUE_MAX, "queue")
         _whole(self.batch, 1, self.queue, "batch")
         _number(self.deadline_ms, 0, 60_000, "deadline_ms")
+        _number(self.backlog_ms, 0.1, 60_000, "backlog_ms")
         if not isinstance(self.model, str) or not self.model:
             raise UsageError(f"model is {self.model!r}, must be a file or the name of a model")
         if self.temperature is not None:

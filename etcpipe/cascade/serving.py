@@ -1,0 +1,139 @@
+"""A cascade that was opened: its models are loaded, and fit each other."""
+
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from etcpipe import model as models
+from etcpipe.cascade import stages
+from etcpipe.cascade.escalation import Decide, decider
+from etcpipe.cascade.stages import Cascade, Stage
+from etcpipe.cascade.workers import Judge
+from etcpipe.errors import ModelError
+from etcpipe.gpu.inference import is_trees
+from etcpipe.model import Model
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A stage with what it needs to work.
+
+    Attributes:
+        judge: the model; see etcpipe.model.Model.answers().
+        classes: of its labels, the same in all stages.
+        name: name@digest of the model.
+        decide: which answers are sure; None: as the stage's rule says.
+    """
+
+    stage: Stage
+    judge: Judge
+    classes: tuple[str, ...]
+    name: str
+    decide: Decide | None = None
+
+    def decider(self) -> Decide:
+        """Return what says which answers are sure; of a stage without a rule, all are."""
+        if self.decide:
+            return self.decide
+        if self.stage.rule is None:
+            return lambda label, probability: np.ones(len(label), bool)
+        return decider(self.stage.rule, self.classes)
+
+
+class CascadeModel:
+    """A cascade in the place of a model: what the pipeline asks of either.
+
+    Attributes:
+        classes: of all stages.
+        first_n: packets of a flow that the last stage waits for.
+        raw_len: bytes a packet that the stages need at most.
+        models: name@digest of the model of each stage.
+        depths: packets that each stage waits for.
+    """
+
+    def __init__(self, cascade: Cascade, loaded: list[Model], quick: frozenset[int]):
+        """Put models in their places.
+
+        Args:
+            quick: stages that are over sooner than a thread is awake: those of trees.
+
+        Raises:
+            ModelError: they do not fit each other, or their stages.
+        """
+        last = loaded[-1]
+        for i, (stage, model) in enumerate(zip(cascade.stages, loaded, strict=True)):
+            _check(i, stage, model, last)
+        self.cascade = cascade
+        self.classes, self.mask, self.count = last.classes, last.mask, last.count
+        self.wait_s = cascade.wait_s
+        self.first_n = cascade.stages[-1].packets
+        self.raw_len = max(model.raw_len for model in loaded)
+        self.models = tuple(map(str, loaded))
+        self.depths = tuple(stage.packets for stage in cascade.stages)
+        self.name, self.digest = "+".join(model.name for model in loaded), last.digest
+        self.engine = ", ".join(dict.fromkeys(model.engine for model in loaded))
+        self.device = "cpu"  # where flows are regrouped; each stage has its own
+        self.quick = quick
+        self._loaded = loaded
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.digest}"
+
+    def servings(self) -> list[Serving]:
+        """Return the stages as a Runtime takes them."""
+        return [
+            Serving(stage, model.answers, model.classes, str(model))
+            for stage, model in zip(self.cascade.stages, self._loaded, strict=True)
+        ]
+
+    def early_depths(self, first_n: int) -> tuple[int, ...]:
+        """Return at which numbers of packets flows need an early row, of first_n that are kept."""
+        return tuple(depth for depth in self.cascade.depths if depth < first_n)
+
+
+def load(path: str | PathLike[str], device: str = "cpu") -> CascadeModel:
+    """Return the cascade of a file, with its models.
+
+    Args:
+        path: a cascade.toml, beside which its models lie.
+        device: where inference runs, as for etcpipe.model.load(); trees stay on the CPU.
+
+    Raises:
+        UsageError: the file says something wrong.
+        ModelError: a model is missing or damaged, or they do not fit each other.
+    """
+    cascade, folder = stages.load(path), Path(path).parent
+    files = [models.find(_beside(folder, stage.model)) for stage in cascade.stages]
+    loaded = []
+    for stage, file in zip(cascade.stages, files, strict=True):
+        model = models.load(file, device=device)
+        if stage.temperature is not None:
+            model.temperature = stage.temperature
+        if stage.rule:
+            model.threshold = 0.0  # the rule says what becomes of unsure answers
+        loaded.append(model)
+    quick = (i for i, file in enumerate(files) if is_trees(file.read_bytes()))
+    return CascadeModel(cascade, loaded, frozenset(quick))
+
+
+def _beside(folder: Path, name: str) -> str:
+    beside = folder / name
+    return str(beside) if beside.exists() else name
+
+
+def _check(i: int, stage: Stage, model: Model, last: Model) -> None:
+    for what in ("classes", "mask", "count"):
+        if getattr(model, what) != getattr(last, what):
+            raise ModelError(
+                f"stage {i}: model {model.name} differs in {what} from {last.name}, the last "
+                "stage's: train them on the same data with the same settings"
+            )
+    if stage.packets > model.first_n:
+        raise ModelError(
+            f"stage {i}: waits for {stage.packets} packets, model {model.name} looks at "
+            f"{model.first_n}"
+        )
+    if stage.rule:
+        stage.rule.thresholds(model.classes)

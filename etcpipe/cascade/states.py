@@ -1,0 +1,128 @@
+"""What is kept of a flow between two stages: 32 bytes in a table, by its id.
+
+Ids are dense, so a flow's place is `id % slots`, as in regrouping. A flow that began a whole table
+later takes the place of the older one, which is forgotten: its closing row, which regrouping
+gives of each flow that did not leave, is then judged from the first stage on.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from etcpipe.batch import FlowBatch
+from etcpipe.batch import concatenate as concatenate_flows
+
+SLOTS = 1 << 20
+NONE, WAITING, QUEUED, DONE = range(4)
+NO_STAGE = 255
+NOT_TOLD = -2
+
+STATE = np.dtype(
+    [
+        ("flow_id", "<u8"),
+        ("infer_ns", "<u8"),  # share of all batches that it was in
+        ("probability", "<f4"),
+        ("label", "<i2"),
+        ("runner_up", "<i2"),
+        ("told", "<i2"),  # label of the early answer, or NOT_TOLD
+        ("packets_used", "<u2"),
+        ("stage", "u1"),  # that gave the answer, or NO_STAGE
+        ("next", "u1"),  # stage that it is to go to
+        ("status", "u1"),  # NONE, WAITING for packets, QUEUED, DONE
+        ("pad", "u1"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of flows on their way through the stages.
+
+    Attributes:
+        flows: what the models see.
+        depth: (flows,) uint8, packets at which an early row came out; 0 for a closed row, the
+            last one of its flow.
+        state: (flows,) STATE, the answer so far.
+    """
+
+    flows: FlowBatch
+    depth: np.ndarray
+    state: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.depth)
+
+    @property
+    def goes_on(self) -> np.ndarray:
+        """(flows,) bool, whether more rows of the flow may come."""
+        return self.depth > 0
+
+    def select(self, rows: np.ndarray) -> "Rows":
+        """Return some rows, chosen by (flows,) bool."""
+        if rows.all():
+            return self
+        return Rows(self.flows.select(rows), self.depth[rows], self.state[rows])
+
+    def with_state(self, state: np.ndarray) -> "Rows":
+        """Return the rows with another answer."""
+        return replace(self, state=state)
+
+    def split(self, at: int) -> tuple["Rows", "Rows"]:
+        """Return the first rows and the others."""
+        parts = slice(at), slice(at, None)
+        first, second = (Rows(self.flows.select(p), self.depth[p], self.state[p]) for p in parts)
+        return first, second
+
+
+def concatenate(parts: list[Rows]) -> Rows:
+    """Return the rows of one or more in one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Rows(
+        concatenate_flows([part.flows for part in parts]),
+        np.concatenate([part.depth for part in parts]),
+        np.concatenate([part.state for part in parts]),
+    )
+
+
+def blank(flow_id: np.ndarray) -> np.ndarray:
+    """Return (flows,) STATE of flows that nothing is known of."""
+    state = np.zeros(len(flow_id), STATE)
+    state["flow_id"] = flow_id
+    state["label"] = state["runner_up"] = -1
+    state["told"] = NOT_TOLD
+    state["stage"] = NO_STAGE
+    return state
+
+
+class FlowStates:
+    """The table."""
+
+    def __init__(self, slots: int = SLOTS):
+        # zeros that were never written take no memory
+        self._table = np.zeros(slots, STATE)
+        self.forgotten = 0
+
+    def look_up(self, flow_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (flows,) STATE, blank where there is none; and where a newer flow is instead."""
+        there = self._table[self._slots(flow_id)]
+        is_own = there["flow_id"] == flow_id
+        return np.where(is_own, there, blank(flow_id)), there["flow_id"] > flow_id
+
+    def put(self, state: np.ndarray) -> None:
+        """Keep the state of some flows, but of none whose place a newer one has."""
+        slots = self._slots(state["flow_id"])
+        there = self._table[slots]
+        other = there["flow_id"] != state["flow_id"]
+        live = (there["status"] == WAITING) | (there["status"] == QUEUED)
+        self.forgotten += int((other & live).sum())
+        kept = there["flow_id"] <= state["flow_id"]
+        self._table[slots[kept]] = state[kept]
+
+    def clear(self, flow_id: np.ndarray) -> None:
+        """Forget flows that have their answer."""
+        slots = self._slots(flow_id)
+        self._table["status"][slots[self._table["flow_id"][slots] == flow_id]] = DONE
+
+    def _slots(self, flow_id: np.ndarray) -> np.ndarray:
+        return (flow_id % np.uint64(len(self._table))).astype(np.int64)

@@ -1,0 +1,110 @@
+"""Where models run: in the caller's turn, or in threads of their own.
+
+ONNX Runtime and TensorRT let the interpreter go while they compute, so threads are enough.
+"""
+
+from collections.abc import Callable, Collection
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import NamedTuple, Protocol
+
+from etcpipe.batch import FlowBatch
+from etcpipe.cascade.states import Rows
+from etcpipe.model import Answers
+
+Judge = Callable[[FlowBatch], Answers]
+
+
+class Job(NamedTuple):
+    """A batch that a stage judges, and was judged once `answers` are there."""
+
+    stage: int
+    rows: Rows
+    answers: Answers
+
+
+class Workers(Protocol):
+    """What runs batches for a runtime, see Inline.
+
+    Attributes:
+        sheds: rows may be turned away where there are too many; else they wait.
+    """
+
+    sheds: bool
+
+    def has_room(self, stage: int) -> bool: ...
+
+    def submit(self, stage: int, rows: Rows, judge: Judge) -> None: ...
+
+    def done(self) -> list[Job]: ...
+
+    def wait(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Inline:
+    """Runs each batch when it is submitted: the same packets give the same verdicts."""
+
+    def __init__(self, sheds: bool = False):
+        self.sheds = sheds
+        self._done: list[Job] = []
+
+    def has_room(self, stage: int) -> bool:
+        """May a batch of a stage be submitted now?"""
+        return True
+
+    def submit(self, stage: int, rows: Rows, judge: Judge) -> None:
+        """Run a batch, now or beside the caller."""
+        self._done.append(Job(stage, rows, judge(rows.flows)))
+
+    def done(self) -> list[Job]:
+        """Return the batches that are done since the last call.
+
+        Raises:
+            EtcpipeError: what a model raised.
+        """
+        done, self._done = self._done, []
+        return done
+
+    def wait(self) -> None:
+        """Return when a batch is done, or none is under way."""
+
+    def close(self) -> None:
+        """End, without the batches that are under way."""
+
+
+class Threads(Inline):
+    """Runs batches beside the caller, as many as there are threads at once.
+
+    Args:
+        inline: stages that are run in the caller's turn nevertheless, being over sooner than a
+            thread is awake.
+    """
+
+    def __init__(self, threads: int, inline: Collection[int] = ()):
+        super().__init__(sheds=True)
+        self._threads, self._inline = threads, inline
+        self._pool = ThreadPoolExecutor(threads, "stage")
+        self._running: list[Future[Job]] = []
+
+    def has_room(self, stage: int) -> bool:
+        return stage in self._inline or len(self._running) < self._threads
+
+    def submit(self, stage: int, rows: Rows, judge: Judge) -> None:
+        if stage in self._inline:
+            super().submit(stage, rows, judge)
+            return
+        run = self._pool.submit(lambda: Job(stage, rows, judge(rows.flows)))
+        self._running.append(run)
+
+    def done(self) -> list[Job]:
+        ended = [run for run in self._running if run.done()]
+        self._running = [run for run in self._running if run not in ended]
+        return [*super().done(), *(run.result() for run in ended)]
+
+    def wait(self) -> None:
+        if self._running:
+            wait(self._running, return_when=FIRST_COMPLETED)
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
