@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,30 @@ def test_ipfix_templates_describe_the_records():
     ((number, content),) = sets(named)
     assert number == 258
     assert content[36 : 36 + 36] == struct.pack(">I32s", 6 << 24 | 1, b"ssh")
+
+
+def test_ipfix_is_what_another_library_reads():
+    pytest.importorskip("ipfix")
+    import ipfix.ie
+    import ipfix.reader
+
+    ipfix.ie.use_iana_default()
+    ipfix.ie.use_5103_default()
+    writer = Writer()
+    messages = [
+        *writer.templates(NAMES, 20),
+        *writer.flows(ended(1), 0, 20),
+        *writer.flows(ended(1, version=6, name=1), 0, 20),
+    ]
+    reader = ipfix.reader.from_stream(BytesIO(b"".join(messages)))
+    *names, four, six = reader.namedict_iterator()
+    by_id = {row["applicationId"]: row["applicationName"].rstrip("\0") for row in names}
+    assert by_id[four["applicationId"]] == "web"
+    assert by_id[six["applicationId"]] == "ssh"
+    assert str(four["sourceIPv4Address"]) == "198.51.100.7"
+    assert str(six["destinationIPv6Address"]) == "2001:db8::1"
+    assert (four["packetDeltaCount"], four["reversePacketDeltaCount"]) == (5, 7)
+    assert four["reverseLayer2OctetDeltaCount"] == 7000
 
 
 def test_ipfix_messages_fit_a_packet_and_count_records():
