@@ -25,17 +25,12 @@ EXIT_DEGRADED = 3
 @click.argument("device", type=Device())
 @click.option("-m", "--model", type=click.Path(), help="Model file; default: the one that ships.")
 @click.option(
-    "--point",
-    metavar="FRONT#N",
-    help="A point that tune found: its model, on features that the kernel gathers.",
-)
-@click.option(
     "-o",
     "--output",
     multiple=True,
     metavar="TARGET",
-    help="Send verdicts to a file (.jsonl, .csv, .parquet; with % a pattern of its times) or "
-    "to prometheus://ADDRESS; may be repeated.",
+    help="Send verdicts to a file (.jsonl, .csv, .parquet; with % a pattern of its times), "
+    "syslog:, prometheus://, ipfix:// or kafka://ADDRESS; may be repeated.",
 )
 @click.option("--first", type=int, metavar="N", help="Packets of a flow to mirror.")
 @click.option(
@@ -69,9 +64,9 @@ EXIT_DEGRADED = 3
 )
 @click.option(
     "--capture",
-    type=click.Choice(["afxdp", "ringbuf", "features"]),
-    help="How packets come from the kernel: by afxdp (the default); ringbuf costs a fraction; "
-    "features: none does, the kernel gathers what the model sees of them.",
+    type=click.Choice(["afxdp", "ringbuf"]),
+    default="afxdp",
+    help="How packets come from the kernel; ringbuf costs a fraction.",
 )
 @click.option(
     "--queues",
@@ -97,7 +92,6 @@ def attach(
     ctx: click.Context,
     device: str,
     model: str | None,
-    point: str | None,
     output: tuple[str, ...],
     first: int | None,
     wait: float | None,
@@ -107,7 +101,7 @@ def attach(
     mode: str,
     forward: str | None,
     loader: str,
-    capture: str | None,
+    capture: str,
     queues: int,
     compute: str,
     duration: float | None,
@@ -124,7 +118,6 @@ def attach(
       etcpipe attach eth0
       etcpipe -j attach eth0 | jq 'select(.etcpipe.label == "openvpn")'
       etcpipe attach eth0 --forward eth1
-      etcpipe attach eth0 --point tuned/front.json#7
       etcpipe -n blue attach veth0 --duration 60 -o flows.csv
       etcpipe attach eth0 -o /var/log/etcpipe/eve.jsonl -o prometheus://127.0.0.1:9617
     """
@@ -140,7 +133,6 @@ def attach(
         live.attach(
             device,
             model=model,
-            point=point,
             first_n=first,
             mode=mode,
             forward=forward,
