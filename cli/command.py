@@ -32,6 +32,7 @@ VERBS = {
     "lab": ("etcpipe.cli.lab", "Make labelled traffic of real programs."),
     "dataset": ("etcpipe.cli.dataset", "Build datasets, and look them over."),
     "train": ("etcpipe.cli.train", "Train a model from labelled captures."),
+    "tune": ("etcpipe.cli.tune", "Search features, depth and model by measured cost."),
     "eval": ("etcpipe.cli.evaluation", "Score a model on labelled captures."),
     "drift": ("etcpipe.cli.drift", "Say which classes no longer look as they did."),
     "model": ("etcpipe.cli.model", "List models, or show what one is."),

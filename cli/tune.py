@@ -1,0 +1,235 @@
+"""etcpipe tune: features, depth and model by accuracy against measured cost."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from etcpipe.cli.common import Group, Verb, is_json, print_json, warn
+from etcpipe.cli.progress import Steps
+from etcpipe.cli.reading import import_for_training, row_options
+from etcpipe.cli.splitting import split_options
+from etcpipe.errors import UnsupportedError, UsageError
+
+if TYPE_CHECKING:
+    from etcpipe.tune.data import LabelledFlows
+    from etcpipe.tune.front import Front
+    from etcpipe.tune.job import Search
+    from etcpipe.tune.search import Measured
+
+EXIT_DEGRADED = 3
+EXIT_INTERRUPTED = 130
+COSTS = {"cpu": "cpu_ns", "latency": "latency_s"}
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+class Searching(Group):
+    """A group whose verb `search` may be left out: `etcpipe tune DATA` searches."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        is_verb = bool(args) and args[0] in (*self.list_commands(ctx), *ctx.help_option_names)
+        if args and args != ["help"] and not is_verb and not ctx.resilient_parsing:
+            args = ["search", *args]
+        return super().parse_args(ctx, args)
+
+
+class BudgetOption(click.ParamType):
+    """A number of evaluations, or a time: 200, 90s, 10m, 2h."""
+
+    name = "budget"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int | None, float | None]:
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"([1-9]\d*)([smh]?)", value)
+        if not found:
+            self.fail(f"{value!r}: give evaluations, as 200, or a time, as 10m", param, ctx)
+        number, unit = int(found[1]), found[2]
+        return (None, float(number * _SECONDS[unit])) if unit else (number, None)
+
+
+@click.group(cls=Searching, short_help="Search features, depth and model by measured cost.")
+def tune() -> None:
+    """Find what nothing beats in accuracy and cost, and write each point as a model.
+
+    \b
+    Example:
+      etcpipe tune recordings/ -o best --budget 10m --baselines
+      etcpipe tune show best
+      etcpipe classify --point best/front.json#3 other.pcap
+    """
+
+
+@tune.command("search", cls=Verb)
+@click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--task", help="Which labels of a bundle with tasks.csv to learn.")
+@click.option(
+    "--budget",
+    type=BudgetOption(),
+    default="100",
+    show_default=True,
+    help="Evaluations, as 200, or time, as 10m; what follows the search is not counted.",
+)
+@click.option(
+    "--cost",
+    type=click.Choice(list(COSTS)),
+    default="cpu",
+    show_default=True,
+    help="What to make small beside the error: processor time, or the time to a verdict.",
+)
+@click.option("--max-latency", type=click.FloatRange(0, min_open=True), metavar="S")
+@click.option(
+    "--max-cost",
+    type=click.FloatRange(0, min_open=True),
+    metavar="NS",
+    help="Processor time of a flow.",
+)
+@click.option("--min-f1", type=click.FloatRange(0, 1), metavar="F1")
+@click.option(
+    "--depth",
+    type=click.IntRange(1, 64),
+    default=50,
+    show_default=True,
+    help="Packets of a flow that a point may wait for at most.",
+)
+@click.option(
+    "--view",
+    type=click.Choice(["stats", "features"]),
+    default="stats",
+    show_default=True,
+    help="Columns to choose from: CATO's 67, or these and further ones.",
+)
+@row_options
+@split_options
+@click.option("--seed", default=1, show_default=True, help="Of folds, fits and the search.")
+@click.option("--jobs", type=click.IntRange(1, 64), default=1, help="Processes that search.")
+@click.option("--resume", is_flag=True, help="Go on with the search that is in DIR.")
+@click.option(
+    "--baselines",
+    "with_baselines",
+    is_flag=True,
+    help="Search by chance, NSGA-II and annealing too; measure ALL, RFE10 and MI10.",
+)
+@click.pass_context
+def search(
+    ctx: click.Context,
+    data: tuple[Path, ...],
+    output: Path,
+    task: str | None,
+    depth: int,
+    view: str,
+    count: str,
+    wait: float,
+    **options: Any,
+) -> int:
+    """Search DATA, labelled captures, and write the front with its models into DIR.
+
+    Captures are held out all the way, and some are put aside for the scores at the end. After
+    Ctrl-C, --resume goes on where it was.
+    """
+    datasets, data_of_tune, job = import_for_training("dataset", "tune.data", "tune.job")
+    if any(datasets.is_folder(path) for path in data):
+        raise UsageError("a search needs the captures: a built dataset has one depth only")
+    settings = _settings(job, **options)
+    recordings = [one for path in data for one in datasets.find_recordings(path, task)]
+    with Steps() as steps:
+        flows: LabelledFlows = data_of_tune.read_flows(
+            recordings,
+            datasets.Input(depth, count, wait),
+            lambda done, total: steps("reading", done, total),
+            view,
+        )
+        one: Search = job.prepare(flows, output, settings)
+        try:
+            job.search(one, _tell_of(steps, settings.budget))
+        except KeyboardInterrupt:
+            steps.__exit__()
+            warn(f"interrupted: {len(one.study.measured())} points are kept, --resume goes on")
+            return EXIT_INTERRUPTED
+        front: Front = job.complete(one, steps)
+    is_drawn = _draw(front, output)
+    _print(ctx, front, output)
+    return 0 if is_drawn else EXIT_DEGRADED
+
+
+def _settings(
+    job: Any,
+    *,
+    budget: tuple[int | None, float | None],
+    cost: str,
+    max_latency: float | None,
+    max_cost: float | None,
+    min_f1: float | None,
+    mask: str,
+    split: str,
+    seed: int,
+    jobs: int,
+    resume: bool,
+    with_baselines: bool,
+) -> Any:
+    """Return the options as the job's Settings."""
+    caps = {"cpu_ns": max_cost, "latency_s": max_latency}
+    objective = COSTS[cost]
+    others = {n: cap for n, cap in caps.items() if cap is not None and n != objective}
+    limits = job.Limits(None if min_f1 is None else 1 - min_f1, caps[objective], others)
+    return job.Settings(
+        objective,
+        limits,
+        job.Budget(*budget),
+        jobs,
+        resume,
+        with_baselines,
+        mask,
+        split,
+        seed,
+    )
+
+
+def _tell_of(steps: Steps, budget: Any) -> Any:
+    def tell(measured: "Sequence[Measured]", covered: float) -> None:
+        best = 1 - min(one.error for one in measured)
+        steps(
+            f"{len(measured)} measured, hypervolume {covered:.3f}, best F1 {best:.3f}",
+            len(measured),
+            budget.evaluations or len(measured),
+        )
+
+    return tell
+
+
+def _draw(front: "Front", folder: Path) -> bool:
+    """Write plots and the page; return whether matplotlib was there for it."""
+    from etcpipe.tune import plots, report
+
+    try:
+        drawn = plots.draw(front, folder)
+    except UnsupportedError as error:
+        warn(str(error))
+        drawn = []
+    report.write_page(front, folder, drawn)
+    return bool(drawn)
+
+
+def _print(ctx: click.Context, front: "Front", folder: Path) -> None:
+    from dataclasses import asdict
+
+    from etcpipe.tune import report
+
+    if is_json(ctx):
+        print_json(ctx, asdict(front))
+        return
+    click.echo("\n".join(report.lines(front)))
+    click.echo(f"\n{folder}/front.json, {folder}/{report.PAGE}")
+
+
+@tune.command("show", cls=Verb)
+@click.argument("front", type=click.Path(exists=True, path_type=Path))
+@click.pass_context
+def show(ctx: click.Context, front: Path) -> None:
+    """Show the points of FRONT, a front.json or its folder."""
+    from etcpipe.tune.front import front_file, load_front
+
+    _print(ctx, load_front(front), front_file(front).parent)

@@ -1,0 +1,179 @@
+"""What a choice is worth: macro-F1 on captures that were held out, and measured cost.
+
+Captures are dealt into folds. One is put aside for the end, so that the scores of the front are
+of flows that no step of the search has seen; the others are judged in turn by fits to the rest.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from etcpipe import evaluate
+from etcpipe.errors import UsageError
+from etcpipe.gpu.inference import open_runner
+from etcpipe.gpu.views import VIEWS, schema_hash
+from etcpipe.held_out import deal_folds
+from etcpipe.model_file import Description
+from etcpipe.train import made_at
+from etcpipe.tune import models
+from etcpipe.tune.cost import Cost, Profiler
+from etcpipe.tune.data import LabelledFlows
+from etcpipe.tune.search import Measured
+from etcpipe.tune.space import Choice, Space
+
+FOLDS = 4
+_TEST_FOLD = 0
+# What of a Cost can be the objective, or have a limit.
+COSTS = ("cpu_ns", "latency_s")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How the flows are divided.
+
+    Attributes:
+        fold: (flows,) int, 0 is what is judged at the end.
+        split: what is in one fold only, a name of dataset.SPLITS.
+    """
+
+    fold: np.ndarray
+    split: str
+
+    @property
+    def is_test(self) -> np.ndarray:
+        return self.fold == _TEST_FOLD
+
+    @property
+    def folds(self) -> range:
+        """Those that the search judges in turn."""
+        return range(1, int(self.fold.max()) + 1)
+
+
+def divide(flows: LabelledFlows, seed: int, split: str = "capture") -> Parts:
+    """Return flows dealt into a part for the end and folds for the search.
+
+    Raises:
+        UsageError: one class, a class in fewer than three captures, or no such split.
+    """
+    if split == "time":
+        raise UsageError("a search does not split by time: choose capture or host")
+    fold = deal_folds(flows.dataset, FOLDS, seed, split)
+    if fold.max() < 2:
+        raise UsageError(
+            f"a class is in two {split}s only: a search needs three, to fit, to choose, to judge"
+        )
+    return Parts(fold, split)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Macro-F1 with its 95 % interval by captures."""
+
+    f1: float
+    low: float
+    high: float
+
+
+@dataclass
+class Evaluator:
+    """Measures choices; the same choice gives the same F1.
+
+    Attributes:
+        objective: the cost to be made small, a name of COSTS.
+        disturbed: how many costs were measured on a machine too busy to trust them.
+    """
+
+    flows: LabelledFlows
+    space: Space
+    parts: Parts
+    profiler: Profiler
+    objective: str = "cpu_ns"
+    mask: str = "strict"
+    seed: int = 1
+    disturbed: int = field(default=0, init=False)
+
+    def __call__(self, choice: Choice) -> Measured:
+        """Return what a choice gives: fits, F1 of the folds, cost of the last fit."""
+        rows = self.rows(choice)
+        label, parts = self.flows.dataset.label, self.parts
+        said = np.zeros(len(label), np.int64)
+        for fold in parts.folds:
+            seen = (parts.fold != fold) & ~parts.is_test
+            fitted = self.fit(choice, rows, seen)
+            said[parts.fold == fold] = fitted.scores(rows[parts.fold == fold]).argmax(axis=1)
+        there = ~parts.is_test
+        classes = len(self.flows.dataset.classes)
+        f1 = evaluate.macro_f1(evaluate.confusion_matrix(label[there], said[there], classes))
+        cost = self.cost(choice, fitted, keep=True)
+        others = {name: getattr(cost, name) for name in (*COSTS, "cpu_ns_mad")}
+        return Measured(choice, 1 - f1, others[self.objective], others)
+
+    def rows(self, choice: Choice) -> np.ndarray:
+        """Return what the model of a choice sees of all flows."""
+        return self.flows.rows(self.space.names(choice), choice.depth)
+
+    def fit(self, choice: Choice, rows: np.ndarray, seen: np.ndarray) -> models.Fitted:
+        """Return the model of a choice, fitted to some flows."""
+        label, classes = self.flows.dataset.label, len(self.flows.dataset.classes)
+        kind = self.space.models[choice.model]
+        return models.fit(kind, rows[seen], label[seen], classes, self.seed)
+
+    def cost(self, choice: Choice, fitted: models.Fitted, keep: bool) -> Cost:
+        """Return what a fitted choice costs.
+
+        Args:
+            keep: in the profiler's cache, and take it from there.
+        """
+        columns = self.space.names(choice)
+        runner = open_runner(fitted.to_onnx(len(columns), self.describe(choice, "point")))
+        key = f"{self.space.models[choice.model]} seed {self.seed}" if keep else ""
+        cost = self.profiler.measure(columns, choice.depth, runner, key)
+        self.disturbed += cost.is_disturbed
+        return cost
+
+    def judge(self, choice: Choice) -> Score:
+        """Return the score on the captures that were put aside, by a fit to all others."""
+        rows, is_test = self.rows(choice), self.parts.is_test
+        said = self.fit(choice, rows, ~is_test).scores(rows[is_test]).argmax(axis=1)
+        dataset = self.flows.dataset
+        found = evaluate.score(
+            dataset.label[is_test],
+            said,
+            dataset.groups(self.parts.split)[is_test],
+            len(dataset.classes),
+            self.seed,
+        )
+        return Score(found.macro_f1, found.low, found.high)
+
+    def calibrate(self, choice: Choice) -> float:
+        """Return the temperature of a choice's model, by the captures that were put aside."""
+        rows, is_test = self.rows(choice), self.parts.is_test
+        scores = self.fit(choice, rows, ~is_test).scores(rows[is_test])
+        return evaluate.fit_temperature(scores, self.flows.dataset.label[is_test])
+
+    def describe(
+        self,
+        choice: Choice,
+        name: str,
+        temperature: float = 1.0,
+        scores: dict[str, Any] | None = None,
+    ) -> Description:
+        """Return what the model file of a choice says of itself."""
+        view, columns = VIEWS[self.flows.view], self.space.names(choice)
+        settings, dataset = self.flows.settings, self.flows.dataset
+        return Description(
+            name=name,
+            classes=dataset.classes,
+            view=view.name,
+            columns=columns,
+            schema_hash=schema_hash(view, choice.depth, self.mask, columns),
+            first_n=choice.depth,
+            mask=self.mask,
+            count=settings.count,
+            wait_s=settings.wait_s,
+            temperature=temperature,
+            data=dataset.digest(),
+            created=made_at(),
+            scores=scores or {},
+        )

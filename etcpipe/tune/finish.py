@@ -1,0 +1,158 @@
+"""The end of a search: the front measured again, judged on new captures, written as models."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from etcpipe.errors import OutputError, UsageError
+from etcpipe.tune.baselines import by_elimination, by_information
+from etcpipe.tune.cost import Cost
+from etcpipe.tune.evaluation import Evaluator, Score
+from etcpipe.tune.front import Point
+from etcpipe.tune.hypervolume import knee
+from etcpipe.tune.priors import Prior
+from etcpipe.tune.search import Limits, Measured, front_of, objectives
+from etcpipe.tune.space import Choice
+
+REPEATS = 5
+MODELS = "models"
+# Columns that RFE and MI keep, and depths, as in CATO's comparison.
+_FEW, _SHALLOW = 10, 10
+
+Tell = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Final:
+    """A point measured again.
+
+    Attributes:
+        measured: with the median of the repeated costs.
+        cost: the run whose time is that median; cpu_ns_mad is the spread of the repetitions.
+        score: on captures that were put aside.
+    """
+
+    measured: Measured
+    cost: Cost
+    score: Score
+
+
+def measure_again(evaluator: Evaluator, measured: Sequence[Measured], tell: Tell) -> list[Final]:
+    """Return the points that are on the front when each cost is the median of REPEATS.
+
+    Raises:
+        UsageError: there is none.
+    """
+    candidates = front_of(measured)
+    if not candidates:
+        raise UsageError("nothing was measured: give a larger --budget")
+    again: list[tuple[Measured, Cost]] = []
+    for i, one in enumerate(candidates):
+        tell("the front again", i, len(candidates))
+        cost = repeated_cost(evaluator, one.choice)
+        others = one.others | {name: getattr(cost, name) for name in one.others}
+        again.append((replace(one, cost=others[evaluator.objective], others=others), cost))
+    costs = {one.choice: cost for one, cost in again}
+    return [
+        Final(one, costs[one.choice], evaluator.judge(one.choice))
+        for one in front_of([one for one, _ in again])
+    ]
+
+
+def repeated_cost(evaluator: Evaluator, choice: Choice) -> Cost:
+    """Return the median of REPEATS measurements that were not disturbed, if there is one."""
+    fitted = evaluator.fit(choice, evaluator.rows(choice), ~evaluator.parts.is_test)
+    costs = [evaluator.cost(choice, fitted, keep=False) for _ in range(REPEATS)]
+    calm = [one for one in costs if not one.is_disturbed] or costs
+    times = np.array([one.cpu_ns for one in calm])
+    middle = calm[int(np.argsort(times)[len(times) // 2])]
+    spread = float(np.median(np.abs(times - middle.cpu_ns)))
+    return replace(middle, cpu_ns_mad=max(spread, middle.cpu_ns_mad))
+
+
+def points_of(
+    evaluator: Evaluator, finals: Sequence[Final], limits: Limits, folder: Path
+) -> list[Point]:
+    """Write the model of each point, fitted to all captures, and return the points.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    at_knee = knee(objectives(one.measured for one in finals))
+    kept = [one for one in finals if limits.hold(one.measured)]
+    best = min(kept, key=lambda one: one.measured.error) if limits != Limits() and kept else None
+    try:
+        (folder / MODELS).mkdir(parents=True, exist_ok=True)
+        for old in (folder / MODELS).glob("*.onnx"):
+            old.unlink()
+        points = []
+        for i, one in enumerate(finals):
+            points.append(replace(_point(evaluator, one, i), knee=i == at_knee, chosen=one is best))
+            (folder / points[-1].model).write_bytes(_model(evaluator, one, i))
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}") from error
+    return points
+
+
+def _point(evaluator: Evaluator, one: Final, number: int) -> Point:
+    choice = one.measured.choice
+    kind = evaluator.space.models[choice.model]
+    return Point(
+        id=number,
+        features=evaluator.space.names(choice),
+        depth=choice.depth,
+        kind=kind.kind,
+        parameters=kind.as_dict(),
+        model=f"{MODELS}/{number}.onnx",
+        f1=round(one.score.f1, 4),
+        f1_low=round(one.score.low, 4),
+        f1_high=round(one.score.high, 4),
+        f1_search=round(1 - one.measured.error, 4),
+        cpu_ns=round(one.cost.cpu_ns, 1),
+        cpu_ns_mad=round(one.cost.cpu_ns_mad, 1),
+        latency_s=round(one.cost.latency_s, 6),
+        flows_per_s=one.cost.flows_per_s,
+        repeats=REPEATS,
+    )
+
+
+def _model(evaluator: Evaluator, one: Final, number: int) -> bytes:
+    choice = one.measured.choice
+    rows = evaluator.rows(choice)
+    fitted = evaluator.fit(choice, rows, np.ones(len(rows), bool))
+    scores = {"macro_f1": one.score.f1, "macro_f1_interval": [one.score.low, one.score.high]}
+    description = evaluator.describe(
+        choice, f"point-{number}", evaluator.calibrate(choice), {**scores, "arch": "tune"}
+    )
+    return fitted.to_onnx(rows.shape[1], description)
+
+
+def fixed_choices(evaluator: Evaluator, prior: Prior, tell: Tell) -> list[dict[str, Any]]:
+    """Return ALL, RFE10 and MI10 at 10 packets and at the greatest depth, measured as points are.
+
+    Each gets the model that is best on the folds of the search.
+    """
+    space, seen = evaluator.space, ~evaluator.parts.is_test
+    deepest = space.everything()
+    rows = evaluator.rows(deepest)
+    label = evaluator.flows.dataset.label
+    columns = {
+        "ALL": deepest.features,
+        "RFE10": by_elimination(rows[seen], label[seen], _FEW, evaluator.seed),
+        "MI10": by_information(prior, _FEW),
+    }
+    found = []
+    for name, features in columns.items():
+        for depth in sorted({min(_SHALLOW, space.depth_max), space.depth_max}):
+            tell(f"{name} at {depth}", len(found), 2 * len(columns))
+            tried = [
+                evaluator(Choice(features, depth, model)) for model in range(len(space.models))
+            ]
+            best = min(tried, key=lambda one: one.error)
+            cost = repeated_cost(evaluator, best.choice)
+            point = _point(evaluator, Final(best, cost, evaluator.judge(best.choice)), len(found))
+            found.append({"name": name} | asdict(point) | {"model": ""})
+    return found

@@ -1,0 +1,261 @@
+"""A whole run of etcpipe tune: read flows, search, compare, measure again, write."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from etcpipe.errors import UsageError
+from etcpipe.gpu.views import VIEWS
+from etcpipe.tune import baselines, finish
+from etcpipe.tune.cache import Cache
+from etcpipe.tune.cost import Profiler
+from etcpipe.tune.data import LabelledFlows
+from etcpipe.tune.evaluation import COSTS, Evaluator, Parts, divide
+from etcpipe.tune.finish import Tell
+from etcpipe.tune.front import Front, write_front
+from etcpipe.tune.hypervolume import growth, hypervolume
+from etcpipe.tune.priors import Prior, mutual_information
+from etcpipe.tune.search import (
+    FrontSearch,
+    Limits,
+    Measured,
+    Strategy,
+    front_of,
+    objectives,
+    run,
+)
+from etcpipe.tune.space import DEPTH_MAX, Choice, Space
+from etcpipe.tune.study import Budget, Study, Work, search_together
+
+log = logging.getLogger(__name__)
+CACHE = "costs.jsonl"
+# Progress shows the hypervolume of costs down to this share of what everything costs.
+_SHARE_MIN = 1e-3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to search for.
+
+    Attributes:
+        objective: the cost to be made small, a name of COSTS.
+        limits: of what is of use.
+        budget: of the search alone; what comes after it is not counted.
+        jobs: processes that search.
+        resume: go on with the folder's search.
+        baselines: search in other ways too, and measure columns chosen by rules.
+        mask, split, seed: as in etcpipe train.
+    """
+
+    objective: str = "cpu_ns"
+    limits: Limits = field(default_factory=Limits)
+    budget: Budget = field(default_factory=lambda: Budget(evaluations=100))
+    jobs: int = 1
+    resume: bool = False
+    baselines: bool = False
+    mask: str = "strict"
+    split: str = "capture"
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search that is ready to begin."""
+
+    evaluator: Evaluator
+    prior: Prior
+    study: Study
+    settings: Settings
+    folder: Path
+
+
+def prepare(flows: LabelledFlows, folder: Path, settings: Settings) -> Search:
+    """Return a search over flows, new or gone on with.
+
+    Raises:
+        UsageError: nothing can be learnt from these flows, or the folder has another search.
+        OutputError: the folder cannot be written.
+    """
+    if settings.objective not in COSTS:
+        raise UsageError(f"no cost {settings.objective!r}: choose {', '.join(COSTS)}")
+    parts = divide(flows, settings.seed, settings.split)
+    space, prior = _space(flows, parts, settings)
+    about = {
+        "data": flows.dataset.digest(),
+        "columns": list(space.columns),
+        "greatest depth": space.depth_max,
+        "wait": flows.settings.wait_s,
+        "cost": settings.objective,
+        "seed": settings.seed,
+        "split": settings.split,
+    }
+    study = Study.begin(folder, space, about, settings.resume)
+    cache = Cache(folder / CACHE, flows.dataset.digest())
+    profiler = Profiler(flows.flows, flows.view, flows.settings.wait_s, cache, settings.seed)
+    evaluator = Evaluator(
+        flows, space, parts, profiler, settings.objective, settings.mask, settings.seed
+    )
+    return Search(evaluator, prior, study, settings, folder)
+
+
+def _space(flows: LabelledFlows, parts: Parts, settings: Settings) -> tuple[Space, Prior]:
+    """Return the columns that tell anything, and how much each does.
+
+    Raises:
+        UsageError: one class, no such column, or no flow has a packet.
+    """
+    names = VIEWS[flows.view].column_names(settings.mask)
+    deepest = int(flows.packets().max(initial=0))
+    if deepest == 0:
+        raise UsageError("no flow has a packet that counts: try --count all")
+    depth = min(flows.settings.first_n, deepest)
+    if depth < flows.settings.first_n:
+        log.warning("no flow has more than %d packets: no greater depth is searched", depth)
+    seen = ~parts.is_test
+    rows = flows.rows(names, depth)[seen]
+    information = mutual_information(rows, flows.dataset.label[seen], settings.seed)
+    chosen = np.flatnonzero(information > 0)
+    if not len(chosen):
+        raise UsageError("no feature is left: none tells anything of the classes")
+    return (space := Space(tuple(names[i] for i in chosen), depth)), Prior(
+        space, information[chosen]
+    )
+
+
+def search(one: Search, on_measured: Callable[[Sequence[Measured], float], None]) -> None:
+    """Measure points until the budget is spent, or Ctrl-C.
+
+    Args:
+        on_measured: called with all that was measured and the hypervolume of it.
+    """
+    settings, evaluator = one.settings, one.evaluator
+    strategy = FrontSearch(one.prior, settings.limits)
+
+    def tell(measured: Sequence[Measured]) -> None:
+        on_measured(measured, covered(measured, evaluator.space))
+
+    work = Work(
+        one.folder, strategy, evaluator, settings.budget, evaluator.space, _end(settings.budget)
+    )
+    search_together(one.study, work, settings.jobs, settings.seed, tell)
+
+
+def _end(budget: Budget) -> float | None:
+    import time
+
+    return None if budget.seconds is None else time.time() + budget.seconds
+
+
+def covered(measured: Sequence[Measured], space: Space) -> float:
+    """Return the hypervolume so far: cost logarithmic, up to that of everything, 1/1000 down."""
+    everything = space.everything()
+    dearest = next((one.cost for one in measured if one.choice == everything), None)
+    if dearest is None:
+        return 0.0
+    values = objectives(measured)
+    values[:, 1] = (values[:, 1] - np.log(dearest)) / -np.log(_SHARE_MIN) + 1
+    return hypervolume(values, (1.0, 1.0 + 1e-9))
+
+
+def complete(one: Search, tell: Tell) -> Front:
+    """Return the front of what was measured, measured again and written with its models.
+
+    Raises:
+        UsageError: nothing was measured yet.
+        OutputError: the folder cannot be written.
+    """
+    evaluator, settings = one.evaluator, one.settings
+    measured = one.study.measured()
+    finals = finish.measure_again(evaluator, measured, tell)
+    histories = {"etcpipe": measured}
+    fixed = []
+    if settings.baselines:
+        fixed = finish.fixed_choices(evaluator, one.prior, tell)
+        histories |= _others(one, measured, tell)
+    flows, dataset = evaluator.flows, evaluator.flows.dataset
+    front = Front(
+        data=dataset.digest(),
+        view=flows.view,
+        mask=settings.mask,
+        count=flows.settings.count,
+        wait_s=flows.settings.wait_s,
+        split=settings.split,
+        classes=dataset.classes,
+        cost=settings.objective,
+        points=tuple(finish.points_of(evaluator, finals, settings.limits, one.folder)),
+        limits=_limits(settings),
+        baselines=tuple(fixed),
+        about={
+            "seed": settings.seed,
+            "flows": len(flows),
+            "captures": len(dataset.captures),
+            "put_aside": int(evaluator.parts.is_test.sum()),
+            "columns": list(evaluator.space.columns),
+            "depth_max": evaluator.space.depth_max,
+            "choices": float(evaluator.space.size()),
+            "disturbed": evaluator.disturbed,
+            "searches": _curves(histories),
+        },
+    )
+    write_front(front, one.folder)
+    return front
+
+
+def _others(one: Search, measured: list[Measured], tell: Tell) -> dict[str, list[Measured]]:
+    """Return what other ways to search measure with as many evaluations."""
+    known = {point.choice: point for point in measured}
+    space = one.evaluator.space
+    ways: dict[str, Strategy] = {
+        "random": baselines.random(one.prior),
+        "NSGA-II": baselines.nsga2(space),
+        "annealing": baselines.Annealing(one.prior, max(point.cost for point in measured)),
+    }
+    found = {}
+    for name, way in ways.items():
+        count = 0
+
+        def evaluate(choice: Choice, name: str = name) -> Measured:
+            nonlocal count
+            tell(name, count, len(measured))
+            count += 1
+            if choice not in known:
+                known[choice] = one.evaluator(choice)
+            return known[choice]
+
+        found[name] = run(way, evaluate, len(measured), one.settings.seed)
+    return found
+
+
+def _curves(histories: dict[str, list[Measured]]) -> dict[str, dict[str, Any]]:
+    """Return of each search its points, and the share of the common hypervolume after each."""
+    everything = objectives(point for points in histories.values() for point in points)
+    low, span = everything.min(axis=0), np.maximum(np.ptp(everything, axis=0), 1e-9)
+    reference = (1.0 + 1e-9, 1.0 + 1e-9)
+    whole = hypervolume((everything - low) / span, reference)
+    return {
+        name: {
+            "share": [
+                round(float(share), 4)
+                for share in growth((objectives(points) - low) / span, reference) / whole
+            ],
+            "front": [[round(1 - p.error, 4), round(p.cost, 9)] for p in front_of(points)],
+            "points": [[round(1 - p.error, 4), round(p.cost, 9), p.choice.depth] for p in points],
+        }
+        for name, points in histories.items()
+    }
+
+
+def _limits(settings: Settings) -> dict[str, float]:
+    limits = dict(settings.limits.others)
+    if settings.limits.cost is not None:
+        limits[settings.objective] = settings.limits.cost
+    if settings.limits.error is not None:
+        limits["f1"] = 1 - settings.limits.error
+    return limits
+
+
+__all__ = ["DEPTH_MAX", "Budget", "Limits", "Search", "Settings", "complete", "prepare", "search"]
