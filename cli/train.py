@@ -13,7 +13,7 @@ from etcpipe.cli.fitting import fitting_options
 from etcpipe.cli.progress import Steps
 from etcpipe.cli.reading import import_for_training, input_of, input_options, read_data
 from etcpipe.cli.splitting import split_options
-from etcpipe.fitting import Fitting
+from etcpipe.fitting import VIEW_TREES, Fitting
 from etcpipe.zoo import ARCHS
 
 if TYPE_CHECKING:
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 @click.option("--name", help="The model's name; default: that of the file.")
 @click.option(
     "--arch",
-    type=click.Choice(["lightgbm", *ARCHS]),
+    type=click.Choice(["lightgbm", *VIEW_TREES, *ARCHS]),
     default="lightgbm",
     show_default=True,
     metavar="NAME",
-    help=f"lightgbm, or a network: {', '.join(ARCHS)}.",
+    help=f"lightgbm on statistics; on whole views: {', '.join(VIEW_TREES)}; or a network: "
+    f"{', '.join(ARCHS)}.",
 )
 @input_options
 @click.option("--folds", default=5, type=click.IntRange(2), show_default=True, help="Of captures.")
@@ -81,10 +82,9 @@ def train(
     network = ARCHS.get(arch)
     first = first or (network.first_n if network else None)
     given = datasets.Input(first or datasets.Input.first_n, count, wait)
+    view = network.view if network else VIEW_TREES.get(arch)
     with Steps() as progress:
-        dataset = read_data(
-            data, task, given, mask, [network.view] if network else [], progress, not pretrain
-        )
+        dataset = read_data(data, task, given, mask, [view] if view else [], progress, not pretrain)
         settings = trains.Settings(
             input_of(data, given), name or output.stem, mask, seed, folds, arch, fitting, split
         )

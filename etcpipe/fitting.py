@@ -1,7 +1,10 @@
-"""How networks are fitted; apart from the network itself, so that no PyTorch is needed here."""
+"""What is fitted and how; apart from models themselves, so that no package is needed here."""
 
 from dataclasses import dataclass
 from pathlib import Path
+
+# Trees that read all numbers of a view instead of statistics, by their name of --arch.
+VIEW_TREES = {"lightgbm_tok": "tok", "lightgbm_packet": "packet", "lightgbm_raw": "raw"}
 
 
 @dataclass(frozen=True)

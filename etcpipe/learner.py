@@ -1,6 +1,7 @@
 """What a training needs of a kind of model, and gradient boosted trees as the first kind."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -130,3 +131,65 @@ class TreeLearner:
 
     def export_for_gpu(self, fitted: trees.Trees, description: Description) -> None:
         return None
+
+
+@dataclass(frozen=True)
+class ViewTrees:
+    """An ensemble on rows of a view, whatever their shape."""
+
+    trees: trees.Trees
+
+    @property
+    def rounds(self) -> int:
+        return self.trees.rounds
+
+    def scores(self, rows: np.ndarray) -> np.ndarray:
+        """Return (flows, classes) float64, unnormalised."""
+        return self.trees.scores(_numbers(rows))
+
+
+class ViewTreeLearner:
+    """Gradient boosted trees on all numbers of a view: fields or bytes of packets.
+
+    Such rows say what statistics do not, above all at a flow's first packet.
+    """
+
+    columns: tuple[str, ...] = ()
+    left_out: int | None = 3
+    batch = 1024
+    agreement = 1.0
+
+    def __init__(self, view: str, mask: str, seed: int) -> None:
+        self.view = view
+        self._trees = TreeLearner(mask, seed)
+
+    def rows(self, dataset: Dataset) -> np.ndarray:
+        return dataset.rows(self.view)
+
+    def fit(
+        self,
+        rows: np.ndarray,
+        label: np.ndarray,
+        classes: int,
+        key: str,
+        rounds: int | None = None,
+        stop: np.ndarray | None = None,
+        tell: Tell = tell_nobody,
+    ) -> ViewTrees:
+        """Return an ensemble, as TreeLearner does."""
+        return ViewTrees(self._trees.fit(_numbers(rows), label, classes, key, rounds, stop, tell))
+
+    def facts(self, fitted: ViewTrees, rows: np.ndarray) -> dict[str, Any]:
+        used = int(np.count_nonzero(fitted.trees.gains()))
+        return {"trees": fitted.rounds * fitted.trees.classes, "numbers_used": used}
+
+    def export(self, fitted: ViewTrees, description: Description) -> bytes:
+        return trees.view_to_onnx(fitted.trees, description)
+
+    def export_for_gpu(self, fitted: ViewTrees, description: Description) -> None:
+        return None
+
+
+def _numbers(rows: np.ndarray) -> np.ndarray:
+    """Return (flows, numbers) float32."""
+    return rows.reshape(len(rows), -1).astype(np.float32)

@@ -15,11 +15,11 @@ from etcpipe import drift, evaluate
 from etcpipe import train_report as report
 from etcpipe.dataset import Dataset, Input
 from etcpipe.errors import ModelError, UnsupportedError, UsageError
-from etcpipe.fitting import Fitting
+from etcpipe.fitting import VIEW_TREES, Fitting
 from etcpipe.gpu.inference import Runner, open_runner
 from etcpipe.gpu.views import MASKS, VIEWS, schema_hash
 from etcpipe.held_out import Judged, OnStep, judge
-from etcpipe.learner import Fitted, Learner, TreeLearner
+from etcpipe.learner import Fitted, Learner, TreeLearner, ViewTreeLearner
 from etcpipe.model import calibrated, is_refused
 from etcpipe.model_file import Description
 
@@ -38,7 +38,7 @@ class Settings:
         mask: what the model may not see, a name of gpu.views.MASKS.
         seed: makes folds, fits and intervals repeatable.
         folds: into how many parts the captures are dealt; at most the captures of a class.
-        arch: "lightgbm", or a name of zoo.ARCHS.
+        arch: "lightgbm", or a name of fitting.VIEW_TREES or zoo.ARCHS.
         fitting: how networks are fitted; trees ignore it.
         split: what no two of the folds share, a name of dataset.SPLITS.
     """
@@ -127,6 +127,11 @@ def learners_of(dataset: Dataset, settings: Settings) -> tuple[Learner, dict[str
     trees = TreeLearner(settings.mask, settings.seed)
     if settings.arch == TREES:
         return trees, {}
+    if settings.arch in VIEW_TREES:
+        view = VIEW_TREES[settings.arch]
+        if dataset.mask != settings.mask:
+            raise UsageError(f"the rows were read under mask {dataset.mask}, not {settings.mask}")
+        return ViewTreeLearner(view, settings.mask, settings.seed), {TREES: trees}
     try:
         from etcpipe.network_learner import learners
     except ModuleNotFoundError as error:

@@ -12,8 +12,9 @@ from typing import Any
 import lightgbm
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
+from etcpipe.gpu.views import VIEWS
 from etcpipe.model_file import DESCRIPTION_KEY, DIGEST_KEY, NO_DIGEST, Description, seal
 
 # Serving cost grows with the number of trees: about 30 ns a flow each (docs/models.md).
@@ -122,9 +123,38 @@ def ensemble_to_onnx(
     Args:
         attributes: of the operator TreeEnsembleRegressor: nodes_* and target_*.
     """
-    node = helper.make_node(
+    rows = helper.make_tensor_value_info("rows", TensorProto.FLOAT, [None, columns])
+    return _sealed([_ensemble_node("rows", attributes, classes)], rows, [], classes, description)
+
+
+def view_to_onnx(trees: Trees, description: Description) -> bytes:
+    """Return the contents of a model file of trees on all numbers of a view, in their order.
+
+    Only the numbers that some tree looks at are picked out of a row and made float32.
+    """
+    view = VIEWS[description.view]
+    attributes = _ensemble(trees).attributes()
+    used, renamed = np.unique(attributes["nodes_featureids"], return_inverse=True)
+    attributes["nodes_featureids"] = renamed.tolist()
+    nodes = [
+        helper.make_node("Reshape", ["rows", "flat"], ["numbers"]),
+        helper.make_node("Gather", ["numbers", "used"], ["picked"], axis=1),
+        helper.make_node("Cast", ["picked"], ["columns"], to=TensorProto.FLOAT),
+        _ensemble_node("columns", attributes, trees.classes),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array([0, -1], np.int64), "flat"),
+        numpy_helper.from_array(used.astype(np.int64), "used"),
+    ]
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(view.dtype))
+    rows = helper.make_tensor_value_info("rows", kind, [None, *view.shape])
+    return _sealed(nodes, rows, constants, trees.classes, description)
+
+
+def _ensemble_node(rows: str, attributes: dict[str, Any], classes: int) -> onnx.NodeProto:
+    return helper.make_node(
         "TreeEnsembleRegressor",
-        ["rows"],
+        [rows],
         ["scores"],
         domain="ai.onnx.ml",
         n_targets=classes,
@@ -132,12 +162,17 @@ def ensemble_to_onnx(
         post_transform="NONE",
         **attributes,
     )
-    graph = helper.make_graph(
-        [node],
-        description.name,
-        [helper.make_tensor_value_info("rows", TensorProto.FLOAT, [None, columns])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None, classes])],
-    )
+
+
+def _sealed(
+    nodes: list[onnx.NodeProto],
+    rows: onnx.ValueInfoProto,
+    constants: list[onnx.TensorProto],
+    classes: int,
+    description: Description,
+) -> bytes:
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None, classes])
+    graph = helper.make_graph(nodes, description.name, [rows], [scores], constants)
     opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS.items()]
     model = helper.make_model(
         graph, producer_name="etcpipe", opset_imports=opsets, ir_version=_IR_VERSION

@@ -12,7 +12,9 @@ from etcpipe import evaluate
 from etcpipe.cli.command import cli
 from etcpipe.dataset import STATS, Input
 from etcpipe.errors import UsageError
+from etcpipe.fitting import VIEW_TREES
 from etcpipe.gpu.inference import open_runner
+from etcpipe.gpu.views import VIEWS
 from etcpipe.model import load
 
 pytest.importorskip("lightgbm", reason="training needs etcpipe[train]")
@@ -219,3 +221,23 @@ def test_captures_without_a_labelled_flow_are_refused(recordings):
 def test_folder_without_labels_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"no labels\.csv there"):
         datasets.find_recordings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arch, shape", [("lightgbm_tok", (10, 72)), ("lightgbm_packet", (1, 1500))]
+)
+def test_trees_on_a_view_read_its_numbers_where_they_are(tmp_path, arch, shape):
+    def views(label, rng):
+        rows = rng.integers(0, 50, (len(label), *shape))
+        rows[:, -1, 7] = 60 * label + rng.integers(0, 50, len(label))  # the class, in one number
+        return {VIEW_TREES[arch]: rows.astype(VIEWS[VIEW_TREES[arch]].dtype)}
+
+    dataset = made_up(is_shuffled=False, views=views)
+    result = train.train(dataset, train.Settings(Input(), folds=3, arch=arch))
+    assert result.report["macro_f1"] > 0.9
+    (tmp_path / "m.onnx").write_bytes(result.model)
+    model = load(tmp_path / "m.onnx")
+    rows = dataset.rows(model.view.name)
+    assert (model.infer(rows).argmax(axis=1) == dataset.label).mean() > 0.95
+    with pytest.raises(UsageError, match="mask"):
+        train.train(dataset, train.Settings(Input(), folds=3, arch=arch, mask="none"))

@@ -16,7 +16,7 @@ from etcpipe.cascade.choose import Candidate
 from etcpipe.cascade.rows import DepthRows, rows_for
 from etcpipe.dataset import Dataset
 from etcpipe.errors import UsageError
-from etcpipe.fitting import Fitting
+from etcpipe.fitting import VIEW_TREES, Fitting
 from etcpipe.gpu.views import VIEWS
 from etcpipe.held_out import OnStep, deal_folds, sides_of
 from etcpipe.learner import Learner, Tell
@@ -26,6 +26,8 @@ from etcpipe.zoo import ARCHS
 
 # Flows of one call when a model's cost is measured, and for how long.
 COST_BATCH, COST_S = 256, 0.2
+# What can be trained.
+NAMES = (train.TREES, *VIEW_TREES, *ARCHS)
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Wanted:
     """One MODELS of the command line.
 
     Attributes:
-        arch: "lightgbm" or a name of zoo.ARCHS; "" for a file.
+        arch: one of NAMES; "" for a file.
         depths: to train it at; of a file, the one that it has.
         model: of a file.
     """
@@ -48,7 +50,9 @@ class Wanted:
         """The view that it reads."""
         if self.model:
             return self.model.view.name
-        return "stats" if self.arch == train.TREES else ARCHS[self.arch].view
+        if self.arch in ARCHS:
+            return ARCHS[self.arch].view
+        return VIEW_TREES.get(self.arch, "stats")
 
 
 @dataclass(frozen=True)
@@ -95,12 +99,11 @@ def parse(text: str, depths: tuple[int, ...]) -> Wanted:
         ModelError: the file cannot be used.
     """
     name, _, own = text.partition("@")
-    if name == train.TREES or name in ARCHS:
+    if name in NAMES:
         return Wanted(name, parse_depths(own) if own else depths)
     path = Path(text)
     if not path.exists() and path.suffix != ".onnx":
-        known = ", ".join((train.TREES, *ARCHS))
-        raise UsageError(f"no model {text}: give a file, or a name to train: {known}")
+        raise UsageError(f"no model {text}: give a file, or a name to train: {', '.join(NAMES)}")
     model = models.load(path)
     return Wanted("", (model.first_n,), model, path)
 
