@@ -180,6 +180,13 @@ class Live:
         """
         self._sweeper.on_records = take
 
+    def watch_table(
+        self, take: Callable[[np.ndarray, np.ndarray], None], end_round: Callable[[], None]
+    ) -> None:
+        """Call `take` with slices of the flow table, FLOW_KEYs and FLOW_STATEs, and `end_round`
+        once all was seen, from a thread of its own and again and again."""
+        self._sweeper.on_slice, self._sweeper.on_round = take, end_round
+
     def finish_flows(self) -> None:
         """Report the flows that are left, and end reporting."""
         self._sweeper.stop()

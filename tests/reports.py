@@ -35,6 +35,8 @@ def report(device: str = "eth0", **changed: Any) -> dict[str, Any]:
         "lost": {"PACKETS_CLONE_FAILED": 2, "RING_RX_RING_FULL": 1},
         **tally.asdict(),
         "ended": {"idle": 2},
+        "flows": 3,
+        "talkers": [{"address": "192.0.2.1", "bytes": 7500, "flows": 2}],
         "outputs": [
             {
                 "output": "flows.jsonl",

@@ -47,6 +47,8 @@ class Sweeper:
 
     Attributes:
         on_records: may be changed at any time.
+        on_slice, on_round: called with each slice of the table, (n,) FLOW_KEY and (n,)
+            FLOW_STATE, and after the last one; from the sweeper's thread.
         counters: FLOWS_ENDED, FLOWS_ACTIVE (interim records), and FLOWS_CUT: taken out while
             a packet came, which began a new flow then.
         failure: what ended the thread early, an error of on_records.
@@ -68,6 +70,8 @@ class Sweeper:
             for name in ("establish", "idle", "active", "tombstone")
         }
         self.on_records = on_records
+        self.on_slice: Callable[[np.ndarray, np.ndarray], None] | None = None
+        self.on_round: Callable[[], None] | None = None
         self._period_s = period_s
         self._round_ns = monotonic_ns()
         self._stopping = threading.Event()
@@ -115,9 +119,13 @@ class Sweeper:
         self._round_ns = now
         started = monotonic()
         for keys, states in bpf.slices(self._fd, FLOW_KEY, FLOW_STATE, SLICE_FLOWS):
+            if self.on_slice:
+                self.on_slice(keys, states)
             self._sweep_slice(keys, states, now, before)
             yield monotonic() - started
             started = monotonic()
+        if self.on_round:
+            self.on_round()
 
     def _sweep_slice(self, keys: np.ndarray, states: np.ndarray, now: int, before: int) -> None:
         reasons, silent = self._judge(states, now)

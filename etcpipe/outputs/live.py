@@ -62,6 +62,8 @@ class LiveOutputs:
         self.watch.__enter__()
         self._targets.reports = lambda: [self.watch.report()]
         self._tap.report_flows(self._take_flows)
+        talkers = self.watch.talkers
+        self._tap.watch_table(talkers.take, talkers.end_round)
         return self
 
     def __exit__(self, *error: Any) -> None:

@@ -16,6 +16,7 @@ from prometheus_client.core import (
 )
 
 from etcpipe import __version__
+from etcpipe.outputs.losses import STAGE_OF
 from etcpipe.outputs.tally import SPANS
 
 Report = dict[str, Any]
@@ -29,13 +30,6 @@ PASSED = {
     "unsampled": "PACKETS_UNSAMPLED",
     "filtered": "PACKETS_FILTERED",
 }
-# Where a first packet was lost: the stages of its way.
-STAGES = {
-    "clone": ("PACKETS_CLONE_FAILED", "PACKETS_PUSH_FAILED"),
-    "mirror": ("MIRROR_DROPPED", "PACKETS_POP_FAILED", "PACKETS_NO_CONSUMER"),
-    "ring": ("PACKETS_RINGBUF_FULL", "RING_RX_DROPPED", "RING_RX_RING_FULL"),
-}
-_STAGE_OF = {counter: stage for stage, counters in STAGES.items() for counter in counters}
 
 # Counters of a tap as they are: (metric, counter, meaning).
 _COUNTERS = (
@@ -102,11 +96,13 @@ def _packets(reports: list[Report]) -> Iterator[Metric]:
     lost = [
         ([r["device"], stage, counter.lower()], r["lost"].get(counter, 0))
         for r in reports
-        for counter, stage in _STAGE_OF.items()
+        for counter, stage in STAGE_OF.items()
     ]
     text = "First packets that never reached the model."
     yield _counter("dropped_packets", text, ["dev", "stage", "reason"], lost)
     ended = [([r["device"], reason], n) for r in reports for reason, n in r["ended"].items()]
+    table = [([r["device"]], r["flows"]) for r in reports if r["flows"] is not None]
+    yield _gauge("flows", "Flows in the table, as of the sweeper's last round.", ["dev"], table)
     yield _counter("flows_ended", "Flows that left the table.", ["dev", "reason"], ended)
 
 

@@ -1,7 +1,7 @@
 """What a running attach says of itself: for `etcpipe monitor`, the web page and Prometheus.
 
-A report is a dict; docs/outputs.md has its fields. A thread writes it each second, as JSON,
-into a file beside the tap's journal, whole or not at all; whoever may read that file sees it.
+A report is a dict; docs/outputs.md has its fields. A thread writes it twice a second, as
+JSON, into a file beside the tap's journal, whole or not at all; whoever may read that file sees it.
 Nobody asks the running process anything, so nobody can keep it waiting.
 """
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from etcpipe import __version__
 from etcpipe.kernel import journal, netns
+from etcpipe.outputs.talkers import Talkers
 from etcpipe.outputs.tally import Tally
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 VERSION = 1
-EVERY_S = 1.0
+EVERY_S = 0.5
 SUFFIX = ".live"
 # A report that was not renewed for so long is of a process that hangs or was killed.
 STALE_S = 10.0
@@ -38,12 +39,12 @@ class Watch:
         namespace: name or path of its network namespace, None for the current one.
 
     Attributes:
-        tally: give it what comes.
+        tally, talkers: give them what comes.
         outputs: returns what each output says of itself, see Queued.state().
     """
 
     def __init__(self, tap: "Live", namespace: str | None = None):
-        self.tally = Tally()
+        self.tally, self.talkers = Tally(), Talkers()
         self.outputs: Callable[[], list[dict[str, Any]]] = list
         self._tap = tap
         self._since = time()
@@ -82,6 +83,7 @@ class Watch:
             "counters": tap.counters(),
             "lost": tap.lost(),
             **self.tally.asdict(),
+            **self.talkers.asdict(),
             "outputs": self.outputs(),
         }
 
