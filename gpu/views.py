@@ -172,12 +172,12 @@ def compute(
     Raises:
         ValueError: depth below 1, an unknown column, or flows without the bytes that it shows.
     """
-    from etcpipe.gpu import features_cpu, tokens_cpu, views_cpu
+    from etcpipe.gpu import features_native, tokens_cpu, views_cpu
 
     if depth < 1:
         raise ValueError(f"depth is {depth}, a view needs at least one packet")
     if view.is_choice:
-        return features_cpu.rows(flows, depth, view.chosen(columns))
+        return features_native.rows(flows, depth, view.chosen(columns))
     if view.name == "seq":
         return views_cpu.seq(flows, depth)
     if view.name == "image":

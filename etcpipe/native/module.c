@@ -11,7 +11,8 @@ static struct PyModuleDef module = {
 PyMODINIT_FUNC PyInit__native(void)
 {
 	PyMethodDef *tables[] = { xsk_methods, pcap_methods, tracker_methods, regroup_methods,
-				  filter_methods, ringbuf_methods, heads_methods, gather_methods };
+				  filter_methods, ringbuf_methods, heads_methods, gather_methods,
+				  feature_methods };
 	PyObject *native = PyModule_Create(&module);
 	size_t i;
 

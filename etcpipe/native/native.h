@@ -24,6 +24,7 @@ extern PyMethodDef regroup_methods[];
 extern PyMethodDef filter_methods[];
 extern PyMethodDef ringbuf_methods[];
 extern PyMethodDef heads_methods[];
+extern PyMethodDef feature_methods[];
 extern PyMethodDef gather_methods[];
 
 #endif /* ETCPIPE_NATIVE_H */
