@@ -9,6 +9,7 @@ import click
 
 from etcpipe.cli.common import Verb, compute_option, is_json, warn
 from etcpipe.cli.tracking import tracking_options
+from etcpipe.errors import UsageError
 
 if TYPE_CHECKING:
     from etcpipe.cli.progress import Progress
@@ -25,6 +26,9 @@ EXIT_INTERRUPTED = 130
 @click.command(cls=Verb)
 @click.argument("paths", metavar="PCAP...", nargs=-1, required=True, type=click.Path())
 @click.option("-m", "--model", type=click.Path(), help="Model file; default: the one that ships.")
+@click.option(
+    "--point", metavar="FRONT#N", help="A point that tune found, as best/front.json#7: its model."
+)
 @click.option(
     "-o",
     "--output",
@@ -45,6 +49,7 @@ def classify(
     ctx: click.Context,
     paths: tuple[str, ...],
     model: str | None,
+    point: str | None,
     output: str | None,
     first: int | None,
     expression: str | None,
@@ -70,6 +75,8 @@ def classify(
 
     if output:
         format_of(output)  # refuse before any work is done
+    if point:
+        model = _model_of(point, model)
     progress, summary = Progress(), Summary()
     table = FlowTable(click.echo, None if show_all else FLOWS_SHOWN)
     flows = offline.classify(
@@ -100,6 +107,14 @@ def classify(
         warn("interrupted: these are the flows up to here")
         return EXIT_INTERRUPTED
     return EXIT_DEGRADED if flows.warnings else 0
+
+
+def _model_of(point: str, model: str | None) -> str:
+    from etcpipe.tune.front import load_point
+
+    if model:
+        raise UsageError("a point has its own model: give one of the two")
+    return str(load_point(point).model)
 
 
 def _write(
