@@ -67,10 +67,12 @@ class Model:
         self.wait_s = description.wait_s
         self.temperature = description.temperature
         self.threshold = description.threshold
+        self.models = (f"{description.name}@{digest}",)  # a cascade has more, see cascade.serving
+        self.depths = (description.first_n,)
         self._runner = runner
 
     def __str__(self) -> str:
-        return f"{self.name}@{self.digest}"
+        return self.models[0]
 
     @property
     def device(self) -> str:
@@ -140,7 +142,7 @@ class Model:
             wait_ns=waits_ns(flows),
             queue_ns=np.maximum(queued, 0).astype(np.uint64),
             infer_ns=np.full(n, answers.took_ns // max(n, 1), np.uint64),
-            models=(str(self),),
+            models=self.models,
         )
 
     def answers(self, flows: FlowBatch, scorer: "Scorer | None" = None) -> "Answers":

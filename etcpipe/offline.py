@@ -1,24 +1,22 @@
 """Classify captures: the pipeline over files, each flow reported once it has ended."""
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from os import PathLike
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from etcpipe import model as models
 from etcpipe import pipeline
 from etcpipe.batch import FlowBatch
 from etcpipe.capture import STDIN, Capture
-from etcpipe.errors import UnsupportedError, UsageError
+from etcpipe.cascade.runtime import Runtime
+from etcpipe.cascade.serving import CascadeModel
+from etcpipe.errors import UsageError
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.layout import CONSTANTS, FLOW_KEY, FLOW_STATE, PACKET_FIELDS, READY_REASONS
+from etcpipe.model_choice import AnyModel, depth_for, load, regroup_for
 from etcpipe.verdict import EVENT_VERDICT, SOURCE_UNKNOWN, VerdictBatch
-
-log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int | None], None]
 
@@ -84,25 +82,31 @@ class Classification:
     """Iterates over VerdictBatches of flows that have ended; see classify().
 
     Attributes:
-        model: the model in use.
+        model: the model in use, or the cascade.
         warnings: what was wrong with a capture that could be read in part.
     """
 
-    def __init__(self, capture: Capture, model: models.Model, regroup: Regroup, rows_min: int):
+    def __init__(self, capture: Capture, model: AnyModel, regroup: Regroup, rows_min: int):
         self.model = model
-        self._models, self._depths = (str(model),), (model.first_n,)
-        self._rows_min = rows_min
         self._capture = capture
         self._regroup = regroup
         self._verdicts = Verdicts()
+        self._runtime: Runtime | None = None
+        if isinstance(model, CascadeModel):
+            self._runtime = Runtime(model.servings())
+            eager = rows_min == 1
+            self._judged = pipeline.serve(capture, regroup, self._runtime, eager)
+        else:
+            self._judged = pipeline.run(capture, regroup, model, rows_min)
 
     @property
     def warnings(self) -> list[str]:
         return self._capture.warnings
 
     def counters(self) -> dict[str, int]:
-        """Return packets by reason, of the tracker and of regrouping."""
-        return {**self._capture.counters, **self._regroup.counters}
+        """Return packets by reason, of the tracker and of regrouping, and flows of a cascade."""
+        served = self._runtime.counters if self._runtime else {}
+        return {**self._capture.counters, **self._regroup.counters, **served}
 
     def __enter__(self) -> "Classification":
         return self
@@ -117,7 +121,7 @@ class Classification:
 
     def __iter__(self) -> Iterator[VerdictBatch]:
         waiting = self._capture.ended()
-        for verdicts in pipeline.run(self._capture, self._regroup, self.model, self._rows_min):
+        for verdicts in self._judged:
             self._verdicts.add(verdicts)
             waiting = np.concatenate([waiting, self._capture.ended()])
             state = waiting["state"]
@@ -154,14 +158,14 @@ class Classification:
             probability=kept["probability"],
             runner_up=kept["runner_up"],
             stage=kept["stage"],
-            depth=np.array(self._depths, np.uint16)[kept["stage"]],
+            depth=np.array(self.model.depths, np.uint16)[kept["stage"]],
             event=np.full(len(ended), EVENT_VERDICT, np.uint8),
             packets_used=kept["packets_used"],
             source=kept["source"],
             wait_ns=kept["wait_ns"],
             queue_ns=none.astype(np.uint64),
             infer_ns=kept["infer_ns"],
-            models=self._models,
+            models=self.model.models,
         )
 
 
@@ -169,6 +173,7 @@ def classify(
     paths: str | PathLike[str] | Sequence[str | PathLike[str]],
     model: str | PathLike[str] | None = None,
     *,
+    cascade: str | PathLike[str] | None = None,
     first_n: int | None = None,
     wait_s: float | None = None,
     filter: str | None = None,
@@ -184,6 +189,7 @@ def classify(
     Args:
         paths: one or more pcap or pcapng files in order of time, "-" for standard input.
         model: a model file; None takes the one that ships.
+        cascade: a cascade.toml, instead of a model.
         first_n: packets of a flow that the model may see; None: as the model was trained.
         wait_s: a flow is judged by what there is when nothing came for so long.
         filter: packets to look at, in libpcap's syntax.
@@ -203,7 +209,7 @@ def classify(
         paths = [paths]
     if not paths:
         raise UsageError("no capture given")
-    loaded = models.load(model, device=device)
+    loaded = load(model, cascade, device)
     depth = depth_for(loaded, first_n)
     capture = Capture(
         [str(path) for path in paths],
@@ -222,51 +228,3 @@ def _of_captures(tracking: dict[str, Any]) -> dict[str, Any]:
     if "active_timeout_s" in tracking:
         raise UsageError("timeout active: a capture's flows are reported once, at their end")
     return tracking
-
-
-def depth_for(model: models.Model, first_n: int | None) -> int:
-    """Return how many packets of a flow are needed, checked against the model."""
-    if first_n is None:
-        return model.first_n
-    most = CONSTANTS["FIRST_N_MAX"]
-    if not 1 <= first_n <= most:
-        raise UsageError(f"--first {first_n}: a model sees 1 to {most} packets of a flow")
-    if first_n < model.first_n:
-        raise UsageError(
-            f"--first {first_n}: model {model.name} needs {model.first_n} packets of a flow"
-        )
-    return first_n
-
-
-def regroup_for(
-    model: models.Model,
-    first_n: int,
-    wait_s: float | None,
-    parse: int = 0,
-    device: str = "cpu",
-    threads: int = 1,
-) -> Regroup:
-    """Return a Regroup that builds what the model needs; on device "auto", where it runs.
-
-    Only whole packets are worth several threads: other rows are done before those are awake.
-
-    Raises:
-        UnsupportedError: the device cannot regroup here.
-    """
-
-    on = partial(
-        Regroup,
-        first_n,
-        raw_len=model.raw_len,
-        wait_s=model.wait_s if wait_s is None else wait_s,
-        mask=model.mask,
-        parse=parse,
-        threads=threads if model.raw_len else 1,
-    )
-    if device != "auto":
-        return on(device=device)
-    try:
-        return on(device=model.device)
-    except UnsupportedError as error:
-        log.warning("flows are regrouped on the CPU: %s", error)
-        return on(device="cpu")

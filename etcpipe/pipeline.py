@@ -5,7 +5,9 @@
 
 A source yields batches of packets, each with its flow's id and its rank in the flow: live
 from the kernel (etcpipe/live.py), offline from captures (etcpipe/capture.py). Everything
-behind it is the same code, so both give the same answers. Where a GPU regroups and runs the
+behind it is the same code, so both give the same answers. A cascade (etcpipe/cascade) stands in
+the model's place: it has rows of flows that go on too, and ends those that it is sure of.
+Where a GPU regroups and runs the
 model, views and scores are made there (gpu/scorer_gpu.py), and only scores come back.
 """
 
@@ -18,6 +20,7 @@ from etcpipe.model import Model
 from etcpipe.verdict import VerdictBatch
 
 if TYPE_CHECKING:
+    from etcpipe.cascade.runtime import Runtime
     from etcpipe.gpu.scorer_gpu import Scorer
 
 Clock = Callable[[], int]
@@ -60,6 +63,33 @@ def run(
             yield from judge(concatenate(waiting), model, source, now_ns, scorer)
             waiting.clear()
     yield from judge(concatenate([*waiting, regroup.flush()]), model, source, now_ns, scorer)
+
+
+def serve(
+    source: Source,
+    regroup: Regroup,
+    runtime: "Runtime",
+    eager: bool = True,
+    now_ns: Clock | None = None,
+) -> Iterator[VerdictBatch]:
+    """Yield verdicts of a cascade as its stages make them, until the source ends.
+
+    Args:
+        regroup: with the cascade's depths.
+        eager: answer what there is after each batch of packets; else a stage waits until its
+            own batch is full or late.
+        now_ns: the packets' clock; None offline.
+    """
+    now = now_ns or (lambda: 0)
+    for batch in source:
+        closed = regroup.add(batch, source.clock_ns())
+        early = regroup.take_early()
+        runtime.add(early.flows, now(), early.depth)
+        runtime.add(closed, now())
+        yield from runtime.poll(now(), source.records, eager)
+        regroup.leave(runtime.left())
+    runtime.add(regroup.flush(), now())
+    yield from runtime.drain(now, source.records)
 
 
 def judge(

@@ -1,0 +1,86 @@
+"""Which model or cascade is asked for, and the regrouping that it needs."""
+
+import logging
+from functools import partial
+from os import PathLike
+
+from etcpipe import model as models
+from etcpipe.cascade import serving
+from etcpipe.cascade.serving import CascadeModel
+from etcpipe.errors import UnsupportedError, UsageError
+from etcpipe.gpu.regroup import Regroup
+from etcpipe.layout import CONSTANTS
+
+log = logging.getLogger(__name__)
+
+AnyModel = models.Model | CascadeModel
+
+
+def load(
+    model: str | PathLike[str] | None, cascade: str | PathLike[str] | None, device: str
+) -> AnyModel:
+    """Return a model or a cascade.
+
+    Raises:
+        ModelError: it is damaged, foreign, or made for other inputs.
+        UsageError: both are given, or the cascade's file says something wrong.
+        UnsupportedError: the device is not there.
+    """
+    if cascade is None:
+        return models.load(model, device=device)
+    if model is not None:
+        raise UsageError("give a model or a cascade, not both")
+    return serving.load(cascade, device)
+
+
+def depth_for(model: AnyModel, first_n: int | None) -> int:
+    """Return how many packets of a flow are needed, checked against the model."""
+    if first_n is None:
+        return model.first_n
+    most = CONSTANTS["FIRST_N_MAX"]
+    if not 1 <= first_n <= most:
+        raise UsageError(f"--first {first_n}: a model sees 1 to {most} packets of a flow")
+    if first_n < model.first_n:
+        raise UsageError(
+            f"--first {first_n}: model {model.name} needs {model.first_n} packets of a flow"
+        )
+    return first_n
+
+
+def regroup_for(
+    model: AnyModel,
+    first_n: int,
+    wait_s: float | None,
+    parse: int = 0,
+    device: str = "cpu",
+    threads: int = 1,
+) -> Regroup:
+    """Return a Regroup that builds what the model needs; on device "auto", where it runs.
+
+    Only whole packets are worth several threads: other rows are done before those are awake.
+    Rows of a cascade are made on the CPU, wherever its models run.
+
+    Raises:
+        UnsupportedError: the device cannot regroup here.
+    """
+    if isinstance(model, CascadeModel):
+        early, device = model.early_depths(first_n), "cpu"
+    else:
+        early = ()
+    on = partial(
+        Regroup,
+        first_n,
+        raw_len=model.raw_len,
+        wait_s=model.wait_s if wait_s is None else wait_s,
+        mask=model.mask,
+        parse=parse,
+        depths=early,
+        threads=threads if model.raw_len else 1,
+    )
+    if device != "auto":
+        return on(device=device)
+    try:
+        return on(device=model.device)
+    except UnsupportedError as error:
+        log.warning("flows are regrouped on the CPU: %s", error)
+        return on(device="cpu")
