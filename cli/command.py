@@ -25,7 +25,7 @@ VERBS = {
     "attach": ("etcpipe.cli.attach", "Classify a device's traffic, live."),
     "show": ("etcpipe.cli.show", "Show where etcpipe is attached."),
     "filter": ("etcpipe.cli.filter", "Change which packets a tap looks at."),
-    "monitor": ("etcpipe.cli.show", "Follow the counters of attached devices."),
+    "monitor": ("etcpipe.cli.monitor", "Follow attached devices as they run."),
     "detach": ("etcpipe.cli.show", "Remove etcpipe from a device."),
     "demo": ("etcpipe.cli.demo", "Watch it classify real programs, without risk."),
     "policy": ("etcpipe.cli.policy", "Check what verdicts will do to traffic."),

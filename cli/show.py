@@ -1,7 +1,6 @@
-"""etcpipe show, monitor and detach: what is attached, what it counts, and its removal."""
+"""etcpipe show and detach: what is attached, what it counts, and its removal."""
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,6 @@ import click
 
 from etcpipe.cli.common import Device, Verb, is_json, option, print_json
 from etcpipe.errors import DataplaneError, UsageError
-
-RATES = ("PACKETS_SEEN", "PACKETS_FIRST_N", "PACKETS_REDIRECTED", "FLOWS_CREATED")
 
 
 @click.command(cls=Verb, configured=False)
@@ -40,36 +37,6 @@ def show(ctx: click.Context, device: str | None) -> None:
     if option(ctx, "stats"):
         for tap in taps:
             click.echo(f"\n{tap['device']}\n" + "\n".join(counter_lines(tap["counters"])))
-
-
-@click.command(cls=Verb)
-@click.argument("device", required=False, type=Device())
-@click.option("--interval", type=click.FloatRange(0.1), default=1.0, metavar="S", show_default=True)
-@click.option("-c", "--count", type=click.IntRange(1), help="End after so many rounds.")
-@click.pass_context
-def monitor(ctx: click.Context, device: str | None, interval: float, count: int | None) -> None:
-    """Follow packets and flows a second on DEVICE, or on all that are attached.
-
-    With -j one object a line: the device, the seconds, and how far each counter moved.
-    """
-    from etcpipe.outputs.table import Table
-
-    table = Table(
-        ["device", ">seen/s", ">first/s", ">mirrored/s", ">flows/s"], widths=[15, 10, 10, 10, 10]
-    )
-    if not _taps(ctx, device):
-        raise DataplaneError(f"etcpipe is not attached to {device or 'any device'}")
-    header = True
-    try:
-        for moved in _movements(ctx, device, interval, count):
-            if is_json(ctx):
-                print_json(ctx, moved)
-                continue
-            rates = [f"{moved['counters'].get(name, 0) / moved['seconds']:,.0f}" for name in RATES]
-            click.echo("\n".join(table.lines([[moved["device"], *rates]], header)))
-            header = False
-    except KeyboardInterrupt:
-        return
 
 
 @click.command(cls=Verb, configured=False)
@@ -125,21 +92,3 @@ def _row(tap: dict[str, Any]) -> Sequence[str]:
         f"{counters.get('PACKETS_REDIRECTED', 0):,}",
         f"{tap['flows']:,}",
     )
-
-
-def _movements(
-    ctx: click.Context, device: str | None, interval: float, count: int | None
-) -> Iterator[dict[str, Any]]:
-    """Yield, a round and device, how far the counters moved; end when nothing is attached."""
-    before = {(one["netns"], one["device"]): one["counters"] for one in _taps(ctx, device)}
-    then = time.monotonic()
-    rounds = 0
-    while before and (count is None or rounds < count):
-        time.sleep(interval)
-        now, rounds = time.monotonic(), rounds + 1
-        after = {(one["netns"], one["device"]): one["counters"] for one in _taps(ctx, device)}
-        for place in after.keys() & before.keys():
-            moved = {name: n - before[place].get(name, 0) for name, n in after[place].items()}
-            seconds = round(now - then, 3)
-            yield {"device": place[1], "netns": place[0], "seconds": seconds, "counters": moved}
-        before, then = after, now
