@@ -64,12 +64,13 @@ VERIFIED_ALONE int capture_segment(struct __sk_buff *skb, __u64 flow_id, __u64 t
  * Returns how many are lost.
  */
 static __always_inline __u32 capture_skb(struct __sk_buff *skb, const struct packet *p,
-					 const struct mark *mark, __u32 segments)
+					 const struct mark *mark, __u32 segments,
+					 struct flow_state *flow)
 {
 	__u32 n = segments_in(p, skb->gso_size, skb->gso_segs), lost = 0, i;
 
 	if (SETTING(capture) == CAPTURE_FEATURES)
-		return gather_skb(skb, p, mark, segments);
+		return gather_skb(skb, p, mark, segments, flow);
 	if (n == 1)
 		return capture_undivided(skb, mark, segments);
 NO_UNROLL
@@ -84,10 +85,10 @@ NO_UNROLL
 
 /* The same where XDP can take a packet by itself. Returns 1 if it is lost. */
 static __always_inline __u32 capture_xdp(struct xdp_md *ctx, const struct packet *p,
-					 const struct mark *mark)
+					 const struct mark *mark, struct flow_state *flow)
 {
 	if (SETTING(capture) == CAPTURE_FEATURES)
-		return gather_one(p, mark);
+		return gather_one(p, mark, flow);
 	return record_xdp(ctx, mark, p) != 0;
 }
 

@@ -101,7 +101,7 @@ struct flow_state {
 	__u8 initiator;		/* 1: end b of the key opened the flow */
 	__u8 status;		/* enum flow_status */
 	__u16 verdict;		/* low half of its word in bpf/verdict.h, once seen with a policy */
-	__u8 pad[4];
+	__u32 row;		/* of the table `features`, where the kernel gathers them */
 };
 
 /* Why a flow left the table. */

@@ -61,7 +61,7 @@ struct feature_plan {
 	__u64 wait_ns;		/* a row is closed where nothing that counts came for so long */
 	__u32 depth;		/* packets in a row */
 	__u32 bytes;		/* of an entry: its head and all words */
-	__u32 slots;		/* entries, a power of two: flow_id % slots */
+	__u32 slots;		/* entries, a power of two */
 	__u8 pairs;		/* words before the series, zero in a new entry */
 	__u8 sizes_at;		/* series: IP length, payload, window, TTL: 24, 16, 16, 8 bits */
 	__u8 times_at;		/* series: ns */
@@ -84,11 +84,12 @@ struct feature_entry {
 	__u64 ranks[2];		/* bit n: the packet of rank n had this direction */
 	struct flow_key key;
 	__u32 ifindex;
+	__u32 row;		/* where this stands in the table */
 	__u16 vlan;		/* of the first packet, or VLAN_NONE */
 	__u8 initiator;
 	__u8 status;		/* enum feature_status */
 	__u8 reason;		/* enum ready_reason, once closed */
-	__u8 pad[7];
+	__u8 pad[3];
 };
 
 #ifndef __cplusplus

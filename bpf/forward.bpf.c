@@ -84,7 +84,7 @@ static __always_inline int to_port_and_consumer(struct xdp_md *ctx, struct flow_
 						const struct packet *p, const struct mark *mark)
 {
 	if (SETTING(capture) != CAPTURE_AFXDP) {
-		flow->lost += capture_xdp(ctx, p, mark);
+		flow->lost += capture_xdp(ctx, p, mark, flow);
 		return to_port(ctx);
 	}
 	if (put_meta(ctx, p, mark, ctx->data_end - ctx->data)) {

@@ -17,11 +17,11 @@
 #define FEATURES (&settings.features)
 #endif
 
-static __always_inline struct feature_entry *features_find(__u64 flow_id)
+/* Give a flow the row that was begun longest ago, when its first packet that counts comes. */
+static __always_inline void features_assign(struct flow_state *flow, const struct mark *mark)
 {
-	__u32 slot = flow_id & (FEATURES->slots - 1);
-
-	return features_at(slot);
+	if (!mark->rank)
+		flow->row = features_count() & (FEATURES->slots - 1);
 }
 
 /* Close a row and tell the consumer, who finds it in the array where the ring is full. */
@@ -37,7 +37,8 @@ static __always_inline void features_tell(struct feature_entry *entry, __u8 reas
 
 /* Begin a row in an entry that may still hold an older flow's. */
 static __always_inline void features_open(struct feature_entry *entry, const struct packet *p,
-					  const struct feature_sample *s, __u64 flow_id)
+					  const struct feature_sample *s, __u64 flow_id,
+					  __u32 row)
 {
 	if (entry->flow_id && entry->status != FEATURES_TOLD) {
 		if (entry->status == FEATURES_OPEN)
@@ -50,23 +51,24 @@ static __always_inline void features_open(struct feature_entry *entry, const str
 	entry->key = p->key;
 	entry->vlan = p->vlan;
 	entry->ifindex = SETTING(device_ifindex);
+	entry->row = row;
 	entry->initiator = (p->from_b ^ s->side) & 1;
 }
 
 /* Take a packet into its flow's row. Returns 0, or -1: it is lost, and counted. */
 static __always_inline int gather(const struct packet *p, const struct feature_sample *s,
-				  __u64 flow_id)
+				  __u64 flow_id, __u32 row)
 {
-	struct feature_entry *entry = features_find(flow_id);
+	struct feature_entry *entry = features_at(row);
 
 	if (!entry)
 		return -1;
 	if (entry->flow_id != flow_id) {
-		if (s->rank || (long long)(entry->flow_id - flow_id) > 0) {
+		if (s->rank) {
 			count(PACKETS_NOT_GATHERED);
 			return -1;
 		}
-		features_open(entry, p, s, flow_id);
+		features_open(entry, p, s, flow_id, row);
 	}
 	if (entry->status != FEATURES_OPEN) {
 		count(PACKETS_GATHERED_LATE);
@@ -103,11 +105,13 @@ static __always_inline struct feature_sample sample_of(const struct packet *p,
 }
 
 /* Take a packet that is no super-packet. Returns how many are lost. */
-static __always_inline __u32 gather_one(const struct packet *p, const struct mark *mark)
+static __always_inline __u32 gather_one(const struct packet *p, const struct mark *mark,
+					struct flow_state *flow)
 {
 	const struct feature_sample s = sample_of(p, mark);
 
-	return gather(p, &s, mark->flow_id) != 0;
+	features_assign(flow, mark);
+	return gather(p, &s, mark->flow_id, flow->row) != 0;
 }
 
 /*
@@ -115,12 +119,12 @@ static __always_inline __u32 gather_one(const struct packet *p, const struct mar
  * of its own. FIN and PSH are on the last one only, CWR on the first. Returns 1 if it is lost.
  */
 VERIFIED_ALONE int gather_segment(struct __sk_buff *skb, __u64 flow_id, __u64 timestamp_ns,
-				  __u32 rank_and_direction, __u32 index)
+				  __u64 row_rank_and_direction, __u32 index)
 {
 	const struct mark mark = {
 		.timestamp_ns = timestamp_ns,
-		.rank = rank_and_direction >> 8,
-		.direction = rank_and_direction,
+		.rank = row_rank_and_direction >> 8,
+		.direction = row_rank_and_direction,
 	};
 	struct packet *p = parsed();
 	struct feature_sample s;
@@ -137,12 +141,12 @@ VERIFIED_ALONE int gather_segment(struct __sk_buff *skb, __u64 flow_id, __u64 ti
 		s.flags &= ~(TCP_FIN | TCP_PSH);
 	if (index)
 		s.flags &= ~TCP_CWR;
-	return gather(p, &s, flow_id) != 0;
+	return gather(p, &s, flow_id, row_rank_and_direction >> 32) != 0;
 }
 
 /* A frame of one packet, or of @segments that cannot be told apart: one of them counts. */
 static __always_inline __u32 gather_undivided(const struct packet *p, const struct mark *mark,
-					      __u32 segments)
+					      __u32 segments, struct flow_state *flow)
 {
 	__u32 left = SETTING(first_n) - mark->rank, others = 0;
 
@@ -150,23 +154,26 @@ static __always_inline __u32 gather_undivided(const struct packet *p, const stru
 		others = (segments < left ? segments : left) - 1;
 		count_n(PACKETS_NOT_GATHERED, others);
 	}
-	return others + gather_one(p, mark);
+	return others + gather_one(p, mark, flow);
 }
 
 /* Take a packet, or a super-packet's that are among the first N. Returns how many are lost. */
 static __always_inline __u32 gather_skb(struct __sk_buff *skb, const struct packet *p,
-					const struct mark *mark, __u32 segments)
+					const struct mark *mark, __u32 segments,
+					struct flow_state *flow)
 {
 	__u32 n = segments_in(p, skb->gso_size, skb->gso_segs), lost = 0, i;
 
 	if (n == 1)
-		return gather_undivided(p, mark, segments);
+		return gather_undivided(p, mark, segments, flow);
+	features_assign(flow, mark);
 NO_UNROLL
 	for (i = 0; i < FIRST_N_MAX; i++) {
 		if (i >= n || mark->rank + i >= SETTING(first_n))
 			break;
 		lost += gather_segment(skb, mark->flow_id, mark->timestamp_ns,
-				       mark->rank << 8 | mark->direction, i);
+				       (__u64)flow->row << 32 | mark->rank << 8 | mark->direction,
+				       i);
 	}
 	return lost;
 }

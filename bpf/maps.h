@@ -37,6 +37,7 @@ BPF_TABLE("lru_hash", struct fragment_key, struct fragment_flow, fragments, FRAG
 BPF_RINGBUF_OUTPUT(packet_records, RECORD_PAGES);
 typedef struct { __u64 words[FEATURE_WORDS_AN_ENTRY]; } feature_room;
 BPF_F_TABLE("array", u32, feature_room, features, FEATURE_SLOTS, BPF_F_MMAPABLE);
+BPF_ARRAY(features_begun, u64, 1);
 #else
 #define MAP(kind, name, key_type, value_type, entries, flags)		\
 	struct {							\
@@ -77,6 +78,8 @@ struct {
 	__uint(key_size, sizeof(__u32));
 	__uint(value_size, sizeof(struct feature_entry));
 } features SEC(".maps");
+
+MAP(BPF_MAP_TYPE_ARRAY, features_begun, __u32, __u64, 1, 0);
 #endif
 
 static __always_inline void count(__u32 counter)
@@ -257,13 +260,38 @@ static __always_inline long record_output(void *record, __u64 size)
 #endif
 }
 
-static __always_inline struct feature_entry *features_at(__u32 slot)
+static __always_inline struct feature_entry *features_at(__u32 row)
 {
 #ifdef ETCPIPE_BCC
-	return (struct feature_entry *)features.lookup(&slot);
+	return (struct feature_entry *)features.lookup(&row);
 #else
-	return bpf_map_lookup_elem(&features, &slot);
+	return bpf_map_lookup_elem(&features, &row);
 #endif
+}
+
+/*
+ * How many rows were begun before this one. Before atomics could fetch, two processors at once
+ * may get the same: then the second flow takes the place of the first.
+ */
+static __always_inline __u64 features_count(void)
+{
+	__u32 zero = 0;
+#ifdef ETCPIPE_BCC
+	__u64 *begun = features_begun.lookup(&zero);
+#else
+	__u64 *begun = bpf_map_lookup_elem(&features_begun, &zero);
+#endif
+	__u64 before;
+
+	if (!begun)
+		return 0;
+#ifdef ETCPIPE_FETCH_ADD
+	before = __sync_fetch_and_add(begun, 1);
+#else
+	before = *begun;
+	ADD(*begun, 1);
+#endif
+	return before;
 }
 
 #endif /* ETCPIPE_MAPS_H */

@@ -53,7 +53,7 @@ static __always_inline int track_in_tc(struct __sk_buff *skb)
 	flow = track(p, wire_len, segments, &mark);
 	remember_fragment(p);
 	if (flow)
-		flow->lost += capture_skb(skb, p, &mark, segments);
+		flow->lost += capture_skb(skb, p, &mark, segments, flow);
 	return act(skb, &mark);
 }
 
@@ -88,7 +88,7 @@ static __always_inline int track_in_xdp(struct xdp_md *ctx)
 	flow = track(p, len, 1, &mark);
 	remember_fragment(p);
 	if (flow && SETTING(capture) != CAPTURE_AFXDP) {
-		flow->lost += capture_xdp(ctx, p, &mark);
+		flow->lost += capture_xdp(ctx, p, &mark, flow);
 		flow = NULL;
 	}
 	if (!flow && !mark_to_act(&mark))

@@ -25,6 +25,11 @@ EXIT_DEGRADED = 3
 @click.argument("device", type=Device())
 @click.option("-m", "--model", type=click.Path(), help="Model file; default: the one that ships.")
 @click.option(
+    "--point",
+    metavar="FRONT#N",
+    help="A point that tune found: its model, on features that the kernel gathers.",
+)
+@click.option(
     "-o",
     "--output",
     multiple=True,
@@ -64,9 +69,9 @@ EXIT_DEGRADED = 3
 )
 @click.option(
     "--capture",
-    type=click.Choice(["afxdp", "ringbuf"]),
-    default="afxdp",
-    help="How packets come from the kernel; ringbuf costs a fraction.",
+    type=click.Choice(["afxdp", "ringbuf", "features"]),
+    help="How packets come from the kernel: by afxdp (the default); ringbuf costs a fraction; "
+    "features: none does, the kernel gathers what the model sees of them.",
 )
 @click.option(
     "--queues",
@@ -92,6 +97,7 @@ def attach(
     ctx: click.Context,
     device: str,
     model: str | None,
+    point: str | None,
     output: tuple[str, ...],
     first: int | None,
     wait: float | None,
@@ -101,7 +107,7 @@ def attach(
     mode: str,
     forward: str | None,
     loader: str,
-    capture: str,
+    capture: str | None,
     queues: int,
     compute: str,
     duration: float | None,
@@ -118,6 +124,7 @@ def attach(
       etcpipe attach eth0
       etcpipe -j attach eth0 | jq 'select(.etcpipe.label == "openvpn")'
       etcpipe attach eth0 --forward eth1
+      etcpipe attach eth0 --point tuned/front.json#7
       etcpipe -n blue attach veth0 --duration 60 -o flows.csv
       etcpipe attach eth0 -o /var/log/etcpipe/eve.jsonl -o prometheus://127.0.0.1:9617
     """
@@ -133,6 +140,7 @@ def attach(
         live.attach(
             device,
             model=model,
+            point=point,
             first_n=first,
             mode=mode,
             forward=forward,

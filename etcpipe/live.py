@@ -9,22 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from etcpipe import model as models
 from etcpipe import pipeline
 from etcpipe import policy as policies
 from etcpipe.batch import FlowBatch, PacketBatch
+from etcpipe.cascade.runtime import Runtime
+from etcpipe.cascade.serving import CascadeModel
+from etcpipe.cascade.workers import Threads
 from etcpipe.errors import DataplaneError, UsageError
 from etcpipe.kernel import filters, tap
 from etcpipe.kernel import netns as namespaces
 from etcpipe.kernel.features_source import FeatureRows, FeatureSource, features_of
 from etcpipe.kernel.forward import Forward
 from etcpipe.kernel.guard import no_interrupt
-from etcpipe.offline import depth_for, regroup_for
+from etcpipe.model_choice import AnyModel, depth_for, load, regroup_for
 from etcpipe.policy import Policy, verdict_words
 from etcpipe.queues import Queues
 from etcpipe.ring import Ring
 from etcpipe.ringbuf import RingBuffer
-from etcpipe.verdict import VerdictBatch
+from etcpipe.verdict import EVENT_REVISED, VerdictBatch
 
 # Packets that may wait for the consumer: some 10 ms at the fastest rate a mirror reaches.
 RING_SIZE = 8192
@@ -59,7 +61,7 @@ class Live:
     def __init__(
         self,
         device: str,
-        model: models.Model,
+        model: AnyModel,
         settings: tap.TapSettings,
         *,
         netns: str | None,
@@ -80,6 +82,7 @@ class Live:
         self._regroup: Any = regroup_for(
             model, settings.first_n, wait_s, settings.parse, compute, threads=settings.queues
         )
+        self._runtime = _runtime_of(model) if isinstance(model, CascadeModel) else None
         self._filter = filter
         self._duration_s = duration_s
         self._checks: list[Callable[[], object]] = []
@@ -114,6 +117,8 @@ class Live:
         with ExitStack() as stack:
             if self._netns:
                 stack.enter_context(namespaces.enter(self._netns))
+            if self._runtime:
+                stack.callback(self._runtime.close)
             stack.enter_context(self._tap)
             self._ring: Any = _open_ring(self._tap)
             stack.enter_context(self._ring)
@@ -193,10 +198,14 @@ class Live:
         self._sweeper.rest()
 
     def counters(self) -> dict[str, int]:
-        """Return packets by reason: the tap's, the socket's (RING_*) and regrouping's."""
+        """Return packets by reason: the tap's, the socket's (RING_*) and regrouping's.
+
+        Of a cascade also flows by what became of them (CASCADE_*).
+        """
         ring = {f"RING_{name.upper()}": n for name, n in self._ring.statistics().items()}
         counters = {**self._sweeper.counters, **self._tap.counters()}
-        return {**counters, **ring, **self._regroup.counters}
+        served = self._runtime.counters if self._runtime else {}
+        return {**counters, **ring, **self._regroup.counters, **served}
 
     def lost(self) -> dict[str, int]:
         """Return first-N packets that never reached the model, by reason, zeros left out."""
@@ -204,11 +213,15 @@ class Live:
         return {name: counters[name] for name in LOSSES if counters.get(name)}
 
     def __iter__(self) -> Iterator[VerdictBatch]:
-        for verdicts in pipeline.run(
-            self._source(), self._regroup, self.model, now_ns=monotonic_ns
-        ):
+        for verdicts in self._judged():
             self._publish(verdicts)
             yield verdicts
+
+    def _judged(self) -> Iterator[VerdictBatch]:
+        way = self._source(), self._regroup
+        if self._runtime:
+            return pipeline.serve(*way, self._runtime, eager=False, now_ns=monotonic_ns)
+        return pipeline.run(*way, self.model, now_ns=monotonic_ns)
 
     def _source(self) -> "_TapSource":
         return _TapSource(self)
@@ -243,10 +256,16 @@ class Live:
         action = np.zeros(len(label), np.uint8)
         if self._decide:
             action = self._decide(label, verdicts.probability)
-        told = (label >= 0) | (action > 0)
+        told = (label >= 0) | (action > 0) | (verdicts.event == EVENT_REVISED)
         words = verdict_words(flow_id, label, action)
         slots = (flow_id % np.uint64(len(self._tap.verdicts))).astype(np.int64)
         self._tap.verdicts[slots[told]] = words[told]
+
+
+def _runtime_of(cascade: CascadeModel) -> Runtime:
+    """Return a runtime that never waits for a network: each stage may have a thread at work."""
+    workers = Threads(len(cascade.depths), inline=cascade.quick)
+    return Runtime(cascade.servings(), workers, early=cascade.cascade.early)
 
 
 def _open_ring(tapped: tap.Tap) -> Ring | RingBuffer | Queues | FeatureSource:
@@ -289,10 +308,12 @@ def attach(
     device: str,
     *,
     model: str | PathLike[str] | None = None,
+    cascade: str | PathLike[str] | None = None,
+    point: str | None = None,
     first_n: int | None = None,
     mode: str = "auto",
     forward: str | None = None,
-    capture: str = "afxdp",
+    capture: str | None = None,
     queues: int = 1,
     compute: str = "auto",
     loader: str = "auto",
@@ -312,11 +333,14 @@ def attach(
     Args:
         device: name of the interface.
         model: a model file; None takes the one that ships.
+        cascade: instead, a cascade.toml: flows are answered as soon as one of its stages is sure.
+        point: instead, a point that a search found, as front.json#7.
         first_n: packets of a flow to mirror; None: as many as the model was trained with.
         mode: "tc", "xdp", or "auto" to take what this device does best.
         forward: a second device: both become one wire past the stack, see docs/operations.md.
         capture: how packets come from the kernel: "afxdp" sockets, or the cheaper "ringbuf";
-            "features": none does, the kernel gathers the model's columns.
+            "features": none does, the kernel gathers the model's columns. None: features for a
+            point, else afxdp.
         queues: AF_XDP sockets, each with a queue of the mirror.
         compute: where flows are regrouped and the model runs, as `device` of classify().
         loader: "libbpf", "bcc", or "auto".
@@ -343,9 +367,19 @@ def attach(
         if forward:
             raise UsageError(NO_FILTER)
         filters.compile_filter(filter)  # a fault in it is found before anything is made
-    loaded = models.load(model, device=compute)
+    if point is not None:
+        if model is not None:
+            raise UsageError("a point has its own model: give one of the two")
+        from etcpipe.tune.front import load_point  # a search's words are needed here alone
+
+        model = load_point(point).model
+    capture = capture or ("features" if point else "afxdp")
+    loaded = load(model, cascade, compute)
+    depth = depth_for(loaded, first_n)
+    if capture == "features" and depth != loaded.first_n:
+        raise UsageError(f"--first {depth}: the kernel gathers the model's {loaded.first_n}")
     settings = tap.TapSettings(
-        first_n=depth_for(loaded, first_n),
+        first_n=depth,
         mode=mode,
         forward=forward or "",
         loader=loader,

@@ -117,9 +117,8 @@ class FeatureSource:
 
     def _fresh(self, rows: np.ndarray) -> np.ndarray:
         """Return the rows that were not found silent before their record came."""
-        slots = (rows["flow_id"] & np.uint64(self.plan.slots - 1)).astype(np.intp)
-        is_new = self._taken[slots] != rows["flow_id"]
-        self._taken[slots] = rows["flow_id"]
+        is_new = self._taken[rows["row"]] != rows["flow_id"]
+        self._taken[rows["row"]] = rows["flow_id"]
         return rows[is_new]
 
     def _look(self) -> np.ndarray:

@@ -42,6 +42,7 @@ MAPS = (
     "fragments",
     "packet_records",
     "features",
+    "features_begun",
     "filters_tc",
     "filters_xdp",
 )

@@ -64,7 +64,7 @@ static PyObject *gather(PyObject *self, PyObject *args)
 struct scan {
 	uint8_t *table;
 	const struct feature_plan *plan;
-	uint64_t *taken;	/* by slot, the flow that was told last */
+	uint64_t *taken;	/* by row, the flow that was told last */
 	uint64_t now;
 	uint64_t grace_ns;	/* so much longer than the waiting time, for packets on their way */
 	int all;		/* every open row, as the source ends */
