@@ -1,8 +1,8 @@
-# etcpipe: make setup | run | test | lint | man | bench | sanitize | fuzz | test-kernels |
+# etcpipe: make setup | run | test | test-all | lint | man | bench | sanitize | fuzz | test-kernels |
 #   test-arm64 | clean
 PYTEST_ARGS ?=
 
-.PHONY: setup run test lint man bench sanitize fuzz test-kernels test-arm64 clean
+.PHONY: setup run test test-all lint man bench sanitize fuzz test-kernels test-arm64 clean
 
 setup:
 	tools/setup
@@ -20,6 +20,11 @@ endif
 test:
 	tools/setup lab test
 	tools/test $(PYTEST_ARGS)
+
+# The same, and more cases of what a few show
+test-all:
+	tools/setup lab test
+	tools/test --all $(PYTEST_ARGS)
 
 lint: setup
 	.venv/bin/ruff check .

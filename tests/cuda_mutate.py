@@ -1,18 +1,26 @@
 """Is every barrier in the kernels needed, and would a test notice if it were not there?
 
-    python tests/cuda_mutate.py LIBRARY     compares a build of the kernels with the definitions
+    python tests/cuda_mutate.py FOLDER
 
-exits with 1 if they differ, or if threads do not meet any more. Threads that never come to an
-end are ended after CPU_S seconds.
+builds the kernels once, in FOLDER, so that each barrier can be left out by its number, and
+compares what they do without each of them with the definitions. Prints a JSON object: for
+each barrier (file:line), and for "none", whether anything differed. Threads that do not meet
+any more, or never come to an end, differ.
 """
 
+import ctypes
+import itertools
+import json
+import os
 import random
 import re
 import resource
 import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from cuda_shim import BUILDS, ShimDevice, ShimError, compile_shim, load
+from cuda_shim import ShimDevice, ShimError, compile_shim, load
 from frames import rows_of, split
 from test_cuda_flow_sort import RULES, conversation
 from test_cuda_flow_sort import outputs as sort_outputs
@@ -23,39 +31,32 @@ from etcpipe.gpu.flow_sort import FlowRules
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.gpu.regroup_gpu import Backend
 
-CPU_S = 20  # several times what it takes
+CPU_S = 6  # several times what it takes
+SEEDS = range(1, 4)  # of the order of threads: odd and even ones differ in kind
+NONE = -1
 BARRIER = re.compile(r"__sync(?:threads|warp)\(\);")
-BUILDS["quick"] = ["g++", "-O0"]
+LEFT_OUT = 'extern "C" { inline int left_out = -1; }\n'
+Case = Callable[[], bool]  # whether the kernels differ from the definition
 
 
-def barriers() -> list[tuple[str, int]]:
-    """Return each barrier: its file, and where in it."""
-    return [
-        (name, match.start())
-        for name, text in sorted(cuda_source.sources().items())
-        for match in BARRIER.finditer(text)
-    ]
+def build(folder: Path) -> tuple[ctypes.CDLL, list[str]]:
+    """Return the kernels, which leave out barrier number `left_out`, and each barrier's place."""
+    places: list[str] = []
 
+    def numbered(found: re.Match) -> str:
+        places.append(f"{name}:{text.count(chr(10), 0, found.start()) + 1}")
+        return f"(left_out == {len(places) - 1} ? (void)0 : {found[0][:-1]});"
 
-def name_of(barrier: tuple[str, int]) -> str:
-    """Return file and line of a barrier."""
-    name, at = barrier
-    return f"{name}:{cuda_source.sources()[name].count(chr(10), 0, at) + 1}"
-
-
-def compile_without(barrier: tuple[str, int] | None, folder: Path) -> Path:
-    """Return the kernels without one barrier."""
     cuda_source.write_sources(folder)
-    if barrier:
-        name, at = barrier
-        text = cuda_source.sources()[name]
-        (folder / name).write_text(text[:at] + BARRIER.sub("", text[at:], count=1))
-    return compile_shim(folder, "quick")
+    for name, text in sorted(cuda_source.sources().items()):
+        (folder / name).write_text(BARRIER.sub(numbered, text))
+    main = folder / cuda_source.MAIN
+    main.write_text(LEFT_OUT + main.read_text())
+    return load(compile_shim(folder, "g++")), places
 
 
-def differs(path: Path) -> bool:
-    """Return whether a build gives other results than the definitions, in any order of threads."""
-    lib = load(path)
+def regroup_cases(lib: ctypes.CDLL) -> Iterator[Case]:
+    """Yield comparisons of regrouping by slots."""
     # more packets than half a block, or the last merge of a sort has nothing to do
     for n, options in (
         (1000, {"max_rows": 2000, "raw_len": 700, "mask": "none"}),
@@ -64,24 +65,56 @@ def differs(path: Path) -> bool:
         batches = split(random_packets(random.Random(n), n, 150), [n - 100, 100])
         regroup = Regroup(4, wait_s=0.1, slots=512, device="reference", **options)
         expected = [rows_of([regroup.add(part)]) for part in batches], rows_of([regroup.flush()])
-        for seed in range(1, 4):
-            backend = Backend(regroup.settings, ShimDevice(seed, lib))
-            rows = [rows_of([backend.add(part, None)]) for part in batches]
-            if (rows, rows_of([backend.flush()])) != expected:
-                return True
+        for seed in SEEDS:
+            yield partial(regroup_differs, lib, regroup, batches, expected, seed)
+
+
+def regroup_differs(lib, regroup: Regroup, batches, expected, seed: int) -> bool:
+    backend = Backend(regroup.settings, ShimDevice(seed, lib))
+    rows = [rows_of([backend.add(part, None)]) for part in batches]
+    return (rows, rows_of([backend.flush()])) != expected
+
+
+def sort_cases(lib: ctypes.CDLL) -> Iterator[Case]:
+    """Yield comparisons of regrouping by a sort."""
     for flows, flows_max in ((100, 1000), (300, 40)):
         batches = split(conversation(flows, 1000, flows), [800, 200])
         rules = FlowRules(flows_max, RULES.count_rule, RULES.establish_ns, RULES.idle_ns, 10**8)
-        wanted = sort_outputs("reference", batches, rules=rules)
-        for seed in range(1, 4):
-            if sort_outputs("shim", batches, seed, rules, lib) != wanted:
-                return True
-    return False
+        expected = sort_outputs("reference", batches, rules=rules)
+        for seed in SEEDS:
+            yield partial(sort_differs, lib, rules, batches, expected, seed)
+
+
+def sort_differs(lib, rules: FlowRules, batches, expected, seed: int) -> bool:
+    return sort_outputs("shim", batches, seed, rules, lib) != expected
+
+
+def start(lib: ctypes.CDLL, barrier: int, cases: list[Case]) -> int:
+    """Compare without one barrier in a process of its own, which exits with 0 if all is equal."""
+    child = os.fork()
+    if child:
+        return child
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
+    ctypes.c_int.in_dll(lib, "left_out").value = barrier
+    try:
+        os._exit(int(any(differs() for differs in cases)))
+    except ShimError:
+        os._exit(1)
+
+
+def main(folder: Path) -> None:
+    lib, places = build(folder)
+    cases = [*regroup_cases(lib), *sort_cases(lib)]
+    noticed: dict[str, bool] = {}
+    running: dict[int, str] = {}
+    left = iter([("none", NONE), *zip(places, itertools.count())])
+    while len(noticed) <= len(places):
+        for name, barrier in itertools.islice(left, (os.cpu_count() or 1) - len(running)):
+            running[start(lib, barrier, cases)] = name
+        child, status = os.wait()
+        noticed[running.pop(child)] = status != 0
+    print(json.dumps(noticed))
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
-    try:
-        sys.exit(int(differs(Path(sys.argv[1]))))
-    except ShimError as error:
-        sys.exit(str(error))
+    main(Path(sys.argv[1]))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SECONDS = "15"
+SECONDS = "5"
 
 
 def has_fuzzer(folder: Path) -> bool:
