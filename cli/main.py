@@ -13,6 +13,9 @@ def main() -> None:
     if interruptible:
         # Nothing was made yet that must be unmade: while modules load, just die of it.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from etcpipe import runtime
+
+    runtime.use()
     from etcpipe.cli.command import run
 
     if interruptible:

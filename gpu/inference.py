@@ -146,8 +146,14 @@ def _open_on_cpu(model: bytes, threads: int) -> Runner:
     # Official builds of ONNX Runtime send usage events to their vendor unless this is set
     # before they are loaded (their Privacy.md); a tool on a network tap sends nothing.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    from etcpipe.gpu.inference_onnx import OnnxRunner
+    try:
+        from etcpipe.gpu.inference_onnx import OnnxRunner
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise
+        from etcpipe import runtime
 
+        raise EngineError(f"no ONNX Runtime here: {runtime.remedy()}") from error
     return OnnxRunner(model, threads)
 
 

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from etcpipe import runtime
 from etcpipe.doctor import FAIL, OK, WARN, Check, Finding
 from etcpipe.errors import UnsupportedError
 
@@ -142,7 +143,7 @@ def engine() -> Finding:
 
     found = inference.version_of("onnxruntime", "onnxruntime-gpu")
     if not found:
-        return Finding("engine", FAIL, "no ONNX Runtime", "pip install onnxruntime")
+        return Finding("engine", FAIL, "no ONNX Runtime", runtime.remedy())
     return Finding("engine", OK, f"ONNX Runtime {found}, CPU")
 
 
@@ -164,7 +165,7 @@ def gpu() -> Finding:
     except UnsupportedError as error:
         return Finding("gpu", OK, f"{error}; everything runs on the CPU")
     if not find_spec("cupy"):
-        return Finding("gpu", WARN, f"{device}; not used", "pip install cupy-cuda13x")
+        return Finding("gpu", WARN, f"{device}; not used", runtime.remedy("cupy-cuda13x"))
     found = inference.installed()
     if not found:
         remedy = "pip install tensorrt-cu13, or onnxruntime-gpu instead of onnxruntime"
