@@ -135,13 +135,15 @@ class FrontSearch:
         rng: np.random.Generator,
         pending: Sequence[Choice] = (),
     ) -> Choice:
-        """Return the next choice, one that is neither measured nor pending.
+        """Return the next choice, neither measured nor pending unless all are.
 
         Args:
             pending: choices that other processes measure now.
         """
+        measured = list({one.choice: one for one in measured}.values())
         taken = {one.choice for one in measured} | set(pending)
-        if self._space.everything() not in taken:
+        is_whole = len(taken) >= self._space.size()
+        if self._space.everything() not in taken or is_whole:
             return self._space.everything()
         if len(taken) < self._starts or len(measured) < 3:
             return self._new(self._prior.sparse, taken, rng)
@@ -169,7 +171,7 @@ class FrontSearch:
         self, measured: Sequence[Measured], rng: np.random.Generator, taken: set[Choice]
     ) -> list[Choice]:
         if self._all:
-            return [one for one in self._all if one not in taken] or [self._all[0]]
+            return [one for one in self._all if one not in taken]
         front = [one.choice for one in front_of(measured)]
         found = {near for one in front for near in self._space.neighbours(one)}
         changes = max(_CHANGED // len(front), 4)
