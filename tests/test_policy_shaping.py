@@ -6,6 +6,7 @@ model that ships, and an HTB tree which knows nothing of ports or addresses.
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -89,9 +90,11 @@ class Bed:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         self._stack.callback(process.wait)
-        self._stack.callback(process.kill)
+        # with what it started itself: scp's ssh, nginx's workers
+        self._stack.callback(os.killpg, process.pid, signal.SIGKILL)
         return process
 
     def serve(self, argv: list[str], port: int) -> None:
