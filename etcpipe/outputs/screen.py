@@ -41,7 +41,7 @@ def _tap(one: Movement) -> list[RenderableType]:
 
 def _title(one: Movement) -> Rule:
     time = datetime.fromtimestamp(one["time"]).strftime("%H:%M:%S")
-    text = Text.assemble((one["device"], "bold"), f"  {one['mode']}, {one['loader']}")
+    text = Text.assemble((one["device"], "bold"), f"  {one['mode']}, {one['loader'].split()[0]}")
     if one["consumer"]:
         model = one["consumer"]["model"]
         text.append(f"  {model['name']}, {model['engine']}")
@@ -91,18 +91,19 @@ def _classes(one: Movement, consumer: Movement) -> Table:
     order = sorted(totals, key=lambda name: (-totals[name], name))
     for name in order[:CLASSES]:
         share = totals[name] / all_flows
-        rate = f"{consumer['verdicts'].get(name, 0) / seconds:,.1f}"
-        table.add_row(name, rate, f"{totals[name]:,}", "█" * max(1, round(BAR * share)))
+        rate = consumer["verdicts"].get(name, 0) / seconds
+        per_second = f"{rate:.1f}" if rate < 1000 else scaled(rate)
+        table.add_row(name, per_second, scaled(totals[name]), "█" * max(1, round(BAR * share)))
     if len(order) > CLASSES:
         rest = sum(totals[name] for name in order[CLASSES:])
-        table.add_row(f"{len(order) - CLASSES} more", "", f"{rest:,}", "")
+        table.add_row(f"{len(order) - CLASSES} more", "", scaled(rest), "")
     return table
 
 
 def _talkers(consumer: Movement) -> Table:
     table = _table([("initiator", "left"), ("bytes", "right"), ("flows", "right")], RIGHT)
     for talker in consumer["talkers"][:TALKERS]:
-        table.add_row(talker["address"], scaled(talker["bytes"]), f"{talker['flows']:,}")
+        table.add_row(talker["address"], scaled(talker["bytes"], "B"), f"{talker['flows']:,}")
     for name, title in (("probability", "mean probability"), ("unknown", "unknown")):
         value = consumer[name]
         table.add_row(Text(title, style="dim"), "-" if value is None else f"{value:.0%}", "")
@@ -121,9 +122,9 @@ def _outputs(consumer: Movement) -> Table:
         dropped = sum(output["dropped"].values())
         table.add_row(
             output["output"],
-            f"{output['written']:,}",
-            f"{output['waiting']:,}",
-            Text(f"{dropped:,}", style="red" if dropped else ""),
+            scaled(output["written"]),
+            scaled(output["waiting"]),
+            Text(scaled(dropped), style="red" if dropped else ""),
             Text(output["error"] or "", style="red"),
         )
     return table
@@ -150,10 +151,11 @@ def _halves(left: Table, right: Table) -> Table:
     return grid
 
 
-def scaled(octets: float) -> str:
-    """Return bytes with a decimal unit, as 1.5 GB."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if octets < 1000 or unit == "TB":
+def scaled(n: float, unit: str = "") -> str:
+    """Return a number in at most seven characters and its unit, as 1.5 GB."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if n < (1000 if unit else 10_000) or prefix == "T":
             break
-        octets /= 1000
-    return f"{octets:.0f} {unit}" if unit == "B" else f"{octets:.1f} {unit}"
+        n /= 1000
+    digits = f"{n:,.1f}" if prefix else f"{n:,.0f}"
+    return f"{digits} {prefix}{unit}".rstrip()
