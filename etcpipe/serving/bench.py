@@ -1,0 +1,237 @@
+"""The whole of `etcpipe serve-bench`: every system and every load, in one run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from etcpipe import evaluate
+from etcpipe.cascade.serving import CascadeModel, Serving
+from etcpipe.cascade.walk import EARLY_S
+from etcpipe.model import Model
+from etcpipe.serving import arrivals, baselines
+from etcpipe.serving.arrivals import Schedule
+from etcpipe.serving.baselines import System
+from etcpipe.serving.recorded import Recorded
+from etcpipe.serving.replay import Outcome, capacity, replay
+
+LOADS = (0.2, 0.5, 0.8, 1.0, 1.2, 1.5)
+PROCESSES = {"poisson": arrivals.poisson, "bursty": arrivals.bursty}
+# Flows begin at this rate where the gaps are those of the recording: next to no load.
+RECORDED_RATE = 100.0
+# The longest wait for packets where load is what matters.
+LONGEST_WAIT_S = 0.1
+CAPACITY_FLOWS, CAPACITY_REPEATS = 20_000, 3
+
+OnStep = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure.
+
+    Attributes:
+        loads: of the cascade's capacity.
+        seconds: that flows keep coming at each load.
+    """
+
+    loads: Sequence[float] = LOADS
+    seconds: float = 1.0
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """One system under one kind of arrivals.
+
+    Attributes:
+        rate: new flows a second.
+        wait_s, queue_s, infer_s: (flows,) what an answer's time was spent on: waiting for
+            packets as recorded, for a batch and its turn, being judged.
+        f1_by_stage: macro-F1 of the flows that each stage answered; nan for none.
+    """
+
+    system: str
+    arrivals: str
+    load: float
+    rate: float
+    wait_s: np.ndarray
+    queue_s: np.ndarray
+    infer_s: np.ndarray
+    macro_f1: float
+    accuracy: float
+    f1_by_stage: list[float]
+    shares: dict[str, float]
+    served: float
+    counters: dict[str, int]
+
+    @property
+    def latency_s(self) -> np.ndarray:
+        """(flows,) from the first packet to the answer."""
+        return self.wait_s + self.queue_s + self.infer_s
+
+    @property
+    def serving_s(self) -> np.ndarray:
+        """(flows,) from the row that was answered being there to the answer."""
+        return self.queue_s + self.infer_s
+
+    @property
+    def early(self) -> float:
+        """Share of flows answered within EARLY_S of their first packet."""
+        return float((self.latency_s <= EARLY_S).mean())
+
+
+@dataclass
+class Report:
+    """Everything that was measured.
+
+    Attributes:
+        recorded: runs with recorded gaps, one a system.
+        loaded: runs of the cascade at each load.
+        capacities: new flows a second on one processor, by system, all repeats.
+        flows: recorded ones.
+        models: name@digest by stage.
+    """
+
+    flows: int
+    models: tuple[str, ...]
+    depths: tuple[int, ...]
+    capacities: dict[str, list[float]] = field(default_factory=dict)
+    recorded: list[Run] = field(default_factory=list)
+    loaded: list[Run] = field(default_factory=list)
+
+    def run(self, system: str) -> Run:
+        """Return the run of a system with recorded gaps."""
+        return next(one for one in self.recorded if one.system == system)
+
+    @property
+    def capacity(self) -> float:
+        """New flows a second that the cascade serves on one processor."""
+        return float(np.median(self.capacities["cascade"]))
+
+
+def depths_of(model: CascadeModel, slow: Model) -> tuple[int, ...]:
+    """Return the depths at which flows must be recorded."""
+    return tuple(sorted({*model.depths, slow.first_n}))
+
+
+def run(
+    model: CascadeModel,
+    slow: Model,
+    recorded: Recorded,
+    settings: Settings,
+    on_step: OnStep = lambda what, done, total: None,
+) -> Report:
+    """Return what a cascade does with recorded flows, beside other ways.
+
+    Args:
+        slow: the one model that waits for all of its packets.
+        recorded: at depths_of().
+    """
+    stages = model.servings()
+    fixed = [
+        System("cascade", stages),
+        baselines.waiting("wait", slow, stages[-1].stage),
+        baselines.alone("fast", stages[0]),
+        baselines.alone("slow", stages[-1]),
+    ]
+    report = Report(len(recorded), model.models, model.depths)
+    total = len(fixed) + 1 + 6 + len(PROCESSES) * len(settings.loads)
+    for one in fixed:
+        on_step(f"capacity, {one.name}", len(report.capacities), total)
+        report.capacities[one.name] = _capacities(one, recorded, settings.seed)
+    _recorded_gaps(report, fixed, stages, recorded, settings, on_step, total)
+    for name, process in PROCESSES.items():
+        for load in settings.loads:
+            on_step(f"{name}, load {load:g}", total - 1, total)
+            rate = load * report.capacity
+            start = process(max(int(rate * settings.seconds), 100), rate, settings.seed)
+            made = _loaded_schedule(recorded, start, fixed[0], settings.seed)
+            outcome = replay(made, stages)
+            report.loaded.append(_run("cascade", name, load, rate, recorded, made, outcome, stages))
+    return report
+
+
+def _capacities(system: System, recorded: Recorded, seed: int) -> list[float]:
+    start = arrivals.poisson(CAPACITY_FLOWS, 1e5, seed)
+    made = _loaded_schedule(recorded, start, system, seed)
+    return [capacity(made, system.stages) for _ in range(CAPACITY_REPEATS)]
+
+
+def _loaded_schedule(recorded: Recorded, start: np.ndarray, system: System, seed: int) -> Schedule:
+    factor = min(1.0, LONGEST_WAIT_S / max(float(recorded.ready_s.max()), 1e-9))
+    return arrivals.schedule(recorded, start, system.depths, factor, seed)
+
+
+def _recorded_gaps(
+    report: Report,
+    fixed: list[System],
+    stages: list[Serving],
+    recorded: Recorded,
+    settings: Settings,
+    on_step: OnStep,
+    total: int,
+) -> None:
+    start = arrivals.poisson(len(recorded), RECORDED_RATE, settings.seed)
+
+    def serve(system: System) -> Outcome:
+        on_step(f"recorded gaps, {system.name}", len(fixed) + len(report.recorded), total)
+        made = arrivals.schedule(recorded, start, system.depths, seed=settings.seed)
+        outcome = replay(made, system.stages)
+        args = system.name, "recorded", 0.0, RECORDED_RATE, recorded, made, outcome
+        report.recorded.append(_run(*args, system.stages))
+        return outcome
+
+    ours = serve(fixed[0])
+    for system in fixed[1:]:
+        serve(system)
+    serve(baselines.random_escalation(stages, ours, settings.seed))
+    made = arrivals.schedule(recorded, start, fixed[0].depths, seed=settings.seed)
+    serve(baselines.oracle(stages, recorded, made))
+
+
+def _run(
+    system: str,
+    process: str,
+    load: float,
+    rate: float,
+    recorded: Recorded,
+    made: Schedule,
+    outcome: Outcome,
+    stages: Sequence[Serving],
+) -> Run:
+    label, classes = recorded.label[made.base], len(stages[0].classes)
+    confusion = _confusion(label, outcome.said, classes)
+    by_stage = [
+        evaluate.macro_f1(_confusion(label[of], outcome.said[of], classes)) if of.any() else np.nan
+        for of in (outcome.stage == i for i in range(len(stages)))
+    ]
+    wait_ns = (outcome.row_ns - made.start_ns) / made.wait_factor
+    serving_ns = outcome.answered_ns - outcome.row_ns
+    infer_ns = np.minimum(outcome.infer_ns, serving_ns)
+    last = len(stages) - 1
+    return Run(
+        system,
+        process,
+        load,
+        rate,
+        wait_ns / 1e9,
+        (serving_ns - infer_ns) / 1e9,
+        infer_ns / 1e9,
+        evaluate.macro_f1(confusion),
+        float((outcome.said == label).mean()),
+        [float(one) for one in by_stage],
+        {
+            "early": float(((outcome.stage < last) & ~outcome.degraded).mean()),
+            "escalated": float((outcome.stage == last).mean()),
+            "degraded": float(outcome.degraded.mean()),
+            "timed_out": float(outcome.timed_out.mean()),
+        },
+        len(made) / float((outcome.answered_ns.max() - made.start_ns[0]) / 1e9),
+        outcome.counters,
+    )
+
+
+def _confusion(label: np.ndarray, said: np.ndarray, classes: int) -> np.ndarray:
+    """Return (classes + 1, classes + 1) int, the last column those that were given no class."""
+    return evaluate.confusion_matrix(label, np.where(said < 0, classes, said), classes + 1)
