@@ -26,6 +26,7 @@ VERBS = {
     "show": ("etcpipe.cli.show", "Show where etcpipe is attached."),
     "filter": ("etcpipe.cli.filter", "Change which packets a tap looks at."),
     "monitor": ("etcpipe.cli.monitor", "Follow attached devices as they run."),
+    "web": ("etcpipe.cli.web", "Serve a read-only page on all of that."),
     "detach": ("etcpipe.cli.show", "Remove etcpipe from a device."),
     "demo": ("etcpipe.cli.demo", "Watch it classify real programs, without risk."),
     "policy": ("etcpipe.cli.policy", "Check what verdicts will do to traffic."),
