@@ -1,5 +1,6 @@
 """Serves the page on a port."""
 
+import os
 import secrets
 import socket
 from contextlib import closing
@@ -47,7 +48,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise OutputError(f"{host} port {port}: {error.strerror}") from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OutputError(f"{host} port {port}: {reason}") from error
 
 
 def serve(listening: socket.socket, host: str, token: str | None) -> None:
