@@ -28,6 +28,7 @@ def cascade() -> None:
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="The cascade's file."
 )
 @click.option("--task", help="Which labels of a bundle with tasks.csv to learn.")
+@click.option("--part", help="Of a bundle, as its column split says: train, test.")
 @click.option(
     "--depths",
     default="1,2,3,5,10",
@@ -123,7 +124,7 @@ def _fit(names: list[str], data: Path, options: dict[str, Any]) -> Any:
     )
     with Steps() as progress:
         rows = rows_at.read_at_depths(
-            datasets.find_recordings(data, options["task"]),
+            datasets.find_recordings(data, options["task"], options["part"]),
             _depths(wanted),
             settings,
             candidates.views_of(wanted),

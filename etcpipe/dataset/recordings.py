@@ -40,15 +40,18 @@ class Recording:
     label: Labeller
 
 
-def find_recordings(folder: Path, task: str | None = None) -> list[Recording]:
+def find_recordings(
+    folder: Path, task: str | None = None, part: str | None = None
+) -> list[Recording]:
     """Return the labelled captures of a folder.
 
     Args:
         folder: or the labels.csv in it.
         task: which labels of a bundle to use.
+        part: of a bundle, as its column "split" has them ("train", "test"); None for all.
 
     Raises:
-        UsageError: nothing labelled is there, or a bundle lacks the task.
+        UsageError: nothing labelled is there, or a bundle lacks the task or the part.
         LabError: labels.csv is damaged.
     """
     if folder.name == "labels.csv":
@@ -59,7 +62,7 @@ def find_recordings(folder: Path, task: str | None = None) -> list[Recording]:
             for name, truth in sorted(read_truth(folder / "labels.csv").items())
         ]
     if (folder / "tasks.csv").exists():
-        return list(_bundle(folder, task))
+        return list(_bundle(folder, task, part))
     raise UsageError(f"{folder}: no labels.csv there, and no tasks.csv with flows.csv")
 
 
@@ -128,13 +131,15 @@ def by_server(truth: Iterable[Truth]) -> Labeller:
     return lambda flow: label_of(rows, flow.protocol, *flow.ends)
 
 
-def _bundle(folder: Path, task: str | None) -> Iterator[Recording]:
-    labels = {
-        row["flow_uid"]: row["label"] for row in _csv(folder / "tasks.csv") if row["task"] == task
-    }
-    if not labels:
+def _bundle(folder: Path, task: str | None, part: str | None) -> Iterator[Recording]:
+    rows = [row for row in _csv(folder / "tasks.csv") if row["task"] == task]
+    if not rows:
         tasks = sorted({row["task"] for row in _csv(folder / "tasks.csv")})
         raise UsageError(f"{folder}: choose a task of {', '.join(tasks)}")
+    labels = {row["flow_uid"]: row["label"] for row in rows if part in (None, row["split"])}
+    if not labels:
+        parts = sorted({row["split"] for row in rows})
+        raise UsageError(f"{folder}: no part {part!r} of {task}: choose {', '.join(parts)}")
     yield from bundle_recordings(folder, lambda row: labels.get(row["flow_uid"]))
 
 
