@@ -38,6 +38,7 @@ VERBS = {
     "drift": ("etcpipe.cli.drift", "Say which classes no longer look as they did."),
     "model": ("etcpipe.cli.model", "List models, or show what one is."),
     "cascade": ("etcpipe.cli.cascade", "Fit models in stages that answer early."),
+    "serve-bench": ("etcpipe.cli.serve_bench", "Replay flows through a cascade, with load."),
     "bench": ("etcpipe.cli.bench", "Measure this machine beside peers."),
     "config": ("etcpipe.cli.config", "Check and show the configuration files."),
     "doctor": ("etcpipe.cli.doctor", "Say what works here, and what to do about the rest."),

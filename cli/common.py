@@ -72,7 +72,7 @@ class LazyGroup(Group):
 
     Args:
         verbs: (module, one line of help) by verb, in the order of the help page; the
-            module's attribute of the verb's name is the command.
+            module's attribute of the verb's name (with _ for -) is the command.
     """
 
     def __init__(self, *args: Any, verbs: Mapping[str, tuple[str, str]], **kwargs: Any):
@@ -84,7 +84,7 @@ class LazyGroup(Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name in self._verbs:
-            return getattr(import_module(self._verbs[name][0]), name)
+            return getattr(import_module(self._verbs[name][0]), name.replace("-", "_"))
         return super().get_command(ctx, name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -50,6 +50,8 @@ class CascadeModel:
         first_n: packets of a flow that the last stage waits for.
         raw_len: bytes a packet that the stages need at most.
         models: name@digest of the model of each stage.
+        last: the last stage's.
+        views: names of those that the stages read.
         depths: packets that each stage waits for.
     """
 
@@ -71,6 +73,7 @@ class CascadeModel:
         self.first_n = cascade.stages[-1].packets
         self.raw_len = max(model.raw_len for model in loaded)
         self.models = tuple(map(str, loaded))
+        self.last, self.views = last, tuple(sorted({model.view.name for model in loaded}))
         self.depths = tuple(stage.packets for stage in cascade.stages)
         self.name, self.digest = "+".join(model.name for model in loaded), last.digest
         self.engine = ", ".join(dict.fromkeys(model.engine for model in loaded))

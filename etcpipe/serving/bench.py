@@ -49,6 +49,7 @@ class Run:
         wait_s, queue_s, infer_s: (flows,) what an answer's time was spent on: waiting for
             packets as recorded, for a batch and its turn, being judged.
         f1_by_stage: macro-F1 of the flows that each stage answered; nan for none.
+        by_stage: share of flows that each stage answered.
     """
 
     system: str
@@ -61,6 +62,7 @@ class Run:
     macro_f1: float
     accuracy: float
     f1_by_stage: list[float]
+    by_stage: list[float]
     shares: dict[str, float]
     served: float
     counters: dict[str, int]
@@ -221,6 +223,7 @@ def _run(
         evaluate.macro_f1(confusion),
         float((outcome.said == label).mean()),
         [float(one) for one in by_stage],
+        [float((outcome.stage == i).mean()) for i in range(len(stages))],
         {
             "early": float(((outcome.stage < last) & ~outcome.degraded).mean()),
             "escalated": float((outcome.stage == last).mean()),
