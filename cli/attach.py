@@ -25,6 +25,12 @@ EXIT_DEGRADED = 3
 @click.argument("device", type=Device())
 @click.option("-m", "--model", type=click.Path(), help="Model file; default: the one that ships.")
 @click.option(
+    "--cascade",
+    type=click.Path(),
+    metavar="FILE",
+    help="A cascade (.toml) of models: flows are answered as soon as one is sure.",
+)
+@click.option(
     "--point",
     metavar="FRONT#N",
     help="A point that tune found: its model, on features that the kernel gathers.",
@@ -97,6 +103,7 @@ def attach(
     ctx: click.Context,
     device: str,
     model: str | None,
+    cascade: str | None,
     point: str | None,
     output: tuple[str, ...],
     first: int | None,
@@ -124,6 +131,7 @@ def attach(
       etcpipe attach eth0
       etcpipe -j attach eth0 | jq 'select(.etcpipe.label == "openvpn")'
       etcpipe attach eth0 --forward eth1
+      etcpipe attach eth0 --cascade cascade.toml
       etcpipe attach eth0 --point tuned/front.json#7
       etcpipe -n blue attach veth0 --duration 60 -o flows.csv
       etcpipe attach eth0 -o /var/log/etcpipe/eve.jsonl -o prometheus://127.0.0.1:9617
@@ -140,6 +148,7 @@ def attach(
         live.attach(
             device,
             model=model,
+            cascade=cascade,
             point=point,
             first_n=first,
             mode=mode,

@@ -27,6 +27,12 @@ EXIT_INTERRUPTED = 130
 @click.argument("paths", metavar="PCAP...", nargs=-1, required=True, type=click.Path())
 @click.option("-m", "--model", type=click.Path(), help="Model file; default: the one that ships.")
 @click.option(
+    "--cascade",
+    type=click.Path(),
+    metavar="FILE",
+    help="A cascade (.toml) of models: flows are answered as soon as one is sure.",
+)
+@click.option(
     "--point", metavar="FRONT#N", help="A point that tune found, as best/front.json#7: its model."
 )
 @click.option(
@@ -49,6 +55,7 @@ def classify(
     ctx: click.Context,
     paths: tuple[str, ...],
     model: str | None,
+    cascade: str | None,
     point: str | None,
     output: str | None,
     first: int | None,
@@ -82,6 +89,7 @@ def classify(
     flows = offline.classify(
         paths,
         model,
+        cascade=cascade,
         first_n=first,
         wait_s=wait,
         filter=expression,

@@ -1,6 +1,6 @@
 """The two tables that move through the pipeline: packets in, flows out of regrouping."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from etcpipe import _native
+from etcpipe.layout import FLOW_KEY, PACKET_FIELDS
 
 LINKTYPE_ETHERNET = 1
 
@@ -120,6 +121,24 @@ class FlowBatch:
     def select(self, rows: slice | np.ndarray) -> "FlowBatch":
         """Return some rows; a slice copies nothing."""
         return FlowBatch(**{name: column[rows] for name, column in vars(self).items()})
+
+
+def rows_of(
+    flows: int, first_n: int, raw_len: int, fill: Callable[..., np.ndarray] = np.zeros
+) -> FlowBatch:
+    """Return room for rows of first_n packets with raw_len bytes each, zeros if not np.empty."""
+    return FlowBatch(
+        flow_id=fill(flows, np.uint64),
+        key=fill(flows, FLOW_KEY),
+        initiator=fill(flows, np.uint8),
+        vlan=fill(flows, np.uint16),
+        ifindex=fill(flows, np.uint32),
+        packets=fill((flows, first_n), PACKET_FIELDS),
+        raw=fill((flows, first_n, raw_len), np.uint8),
+        lost=fill(flows, np.uint16),
+        reason=fill(flows, np.uint8),
+        ready_ns=fill(flows, np.uint64),
+    )
 
 
 def concatenate(batches: Sequence[FlowBatch]) -> FlowBatch:

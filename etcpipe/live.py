@@ -82,7 +82,7 @@ class Live:
         self._regroup: Any = regroup_for(
             model, settings.first_n, wait_s, settings.parse, compute, threads=settings.queues
         )
-        self._runtime = _runtime_of(model) if isinstance(model, CascadeModel) else None
+        self._serving = _runtime_of(model) if isinstance(model, CascadeModel) else model
         self._filter = filter
         self._duration_s = duration_s
         self._checks: list[Callable[[], object]] = []
@@ -117,8 +117,8 @@ class Live:
         with ExitStack() as stack:
             if self._netns:
                 stack.enter_context(namespaces.enter(self._netns))
-            if self._runtime:
-                stack.callback(self._runtime.close)
+            if isinstance(self._serving, Runtime):
+                stack.callback(self._serving.close)
             stack.enter_context(self._tap)
             self._ring: Any = _open_ring(self._tap)
             stack.enter_context(self._ring)
@@ -204,7 +204,7 @@ class Live:
         """
         ring = {f"RING_{name.upper()}": n for name, n in self._ring.statistics().items()}
         counters = {**self._sweeper.counters, **self._tap.counters()}
-        served = self._runtime.counters if self._runtime else {}
+        served = self._serving.counters if isinstance(self._serving, Runtime) else {}
         return {**counters, **ring, **self._regroup.counters, **served}
 
     def lost(self) -> dict[str, int]:
@@ -219,9 +219,9 @@ class Live:
 
     def _judged(self) -> Iterator[VerdictBatch]:
         way = self._source(), self._regroup
-        if self._runtime:
-            return pipeline.serve(*way, self._runtime, eager=False, now_ns=monotonic_ns)
-        return pipeline.run(*way, self.model, now_ns=monotonic_ns)
+        if isinstance(self._serving, Runtime):
+            return pipeline.serve(*way, self._serving, eager=False, now_ns=monotonic_ns)
+        return pipeline.run(*way, self._serving, now_ns=monotonic_ns)
 
     def _source(self) -> "_TapSource":
         return _TapSource(self)
@@ -264,6 +264,7 @@ class Live:
 
 def _runtime_of(cascade: CascadeModel) -> Runtime:
     """Return a runtime that never waits for a network: each stage may have a thread at work."""
+    cascade.warm_up()
     workers = Threads(len(cascade.depths), inline=cascade.quick)
     return Runtime(cascade.servings(), workers, early=cascade.cascade.early)
 
@@ -376,15 +377,20 @@ def attach(
     capture = capture or ("features" if point else "afxdp")
     loaded = load(model, cascade, compute)
     depth = depth_for(loaded, first_n)
-    if capture == "features" and depth != loaded.first_n:
-        raise UsageError(f"--first {depth}: the kernel gathers the model's {loaded.first_n}")
+    columns: tuple[str, ...] = ()
+    if capture == "features":
+        if isinstance(loaded, CascadeModel):
+            raise UsageError("a cascade sees packets: take another --capture than features")
+        if depth != loaded.first_n:
+            raise UsageError(f"--first {depth}: the kernel gathers the model's {loaded.first_n}")
+        columns = features_of(loaded)
     settings = tap.TapSettings(
         first_n=depth,
         mode=mode,
         forward=forward or "",
         loader=loader,
         capture=capture,
-        features=features_of(loaded) if capture == "features" else (),
+        features=columns,
         wait_s=wait_s or loaded.wait_s,
         queues=queues,
         policy=rules is not None,

@@ -3,11 +3,10 @@
 import numpy as np
 
 from etcpipe import _native
-from etcpipe.batch import FlowBatch, PacketBatch, concatenate
+from etcpipe.batch import FlowBatch, PacketBatch, concatenate, rows_of
 from etcpipe.columns import DTYPES
 from etcpipe.gpu.mask import MASKS
 from etcpipe.gpu.regroup import COUNTERS, EXPIRE_MAX, GRACE_NS, EarlyRows, Settings
-from etcpipe.layout import FLOW_KEY, PACKET_FIELDS
 
 COLUMNS = {name: np.dtype(dtype) for name, dtype in DTYPES.items()}
 BYTES = np.dtype(np.uint8)
@@ -102,19 +101,7 @@ class Backend:
 
     def _rows(self, flows: int) -> FlowBatch:
         """Return room for rows, in the order of struct flow_columns in native/regroup.h."""
-        first_n, raw_len = self._settings.first_n, self._settings.raw_len
-        return FlowBatch(
-            flow_id=np.empty(flows, np.uint64),
-            key=np.empty(flows, FLOW_KEY),
-            initiator=np.empty(flows, np.uint8),
-            vlan=np.empty(flows, np.uint16),
-            ifindex=np.empty(flows, np.uint32),
-            packets=np.empty((flows, first_n), PACKET_FIELDS),
-            raw=np.empty((flows, first_n, raw_len), np.uint8),
-            lost=np.empty(flows, np.uint16),
-            reason=np.empty(flows, np.uint8),
-            ready_ns=np.empty(flows, np.uint64),
-        )
+        return rows_of(flows, self._settings.first_n, self._settings.raw_len, np.empty)
 
 
 def _check(name: str, column: np.ndarray, dtype: np.dtype, length: int) -> None:

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from etcpipe.batch import FlowBatch
+from etcpipe.batch import FlowBatch, rows_of
 from etcpipe.cascade.runtime import Runtime
 from etcpipe.cascade.serving import Serving
 from etcpipe.cascade.stages import Rule, Stage
-from etcpipe.layout import FLOW_KEY, PACKET_FIELDS, READY_REASONS
+from etcpipe.layout import READY_REASONS
 from etcpipe.model import Answers
 
 CLASSES = ("chat", "mail", "web")
@@ -16,21 +16,12 @@ MS = 1_000_000
 
 def rows(flow_ids, packets=1, at_ns=0, reason="depth") -> FlowBatch:
     """Rows of flows with so many packets, the first one at 0, complete at at_ns."""
-    n = len(flow_ids)
-    fields = np.zeros((n, N), PACKET_FIELDS)
-    fields["present"][:, :packets] = 1
-    return FlowBatch(
-        flow_id=np.array(flow_ids, np.uint64),
-        key=np.zeros(n, FLOW_KEY),
-        initiator=np.zeros(n, np.uint8),
-        vlan=np.zeros(n, np.uint16),
-        ifindex=np.zeros(n, np.uint32),
-        packets=fields,
-        raw=np.zeros((n, N, 0), np.uint8),
-        lost=np.zeros(n, np.uint16),
-        reason=np.full(n, READY_REASONS.index(reason), np.uint8),
-        ready_ns=np.full(n, at_ns, np.uint64),
-    )
+    flows = rows_of(len(flow_ids), N, 0)
+    flows.flow_id[:] = list(flow_ids)
+    flows.packets["present"][:, :packets] = 1
+    flows.reason[:] = READY_REASONS.index(reason)
+    flows.ready_ns[:] = at_ns
+    return flows
 
 
 def depth_of(flows: FlowBatch, depth: int) -> np.ndarray:

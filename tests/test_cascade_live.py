@@ -1,0 +1,75 @@
+"""A cascade answers live traffic: some flows at their first packet, others later."""
+
+# ruff: noqa: F401, F811  (wire is a fixture, imported and then taken as an argument)
+
+import json
+import signal
+import time
+
+import captures
+import pytest
+from command import Running
+from kernel_fixtures import Wire, wire
+
+from etcpipe.cascade.stages import Cascade, Rule, Stage
+
+pytest.importorskip("onnx", reason="making models needs etcpipe[train]")
+from test_cascade_offline import write_model
+
+pytestmark = pytest.mark.root
+
+SMALL, LARGE = 60, 1200  # bytes of payload: write_model()'s classes follow from mean sizes
+PORTS = {20000: SMALL, 20001: LARGE, 20002: SMALL, 20003: LARGE}
+
+
+def send(wire: Wire, packets: dict[int, int], first: int = 0) -> None:
+    """Send so many packets of each flow, by source port."""
+    with wire.raw() as sender:
+        for port, n in packets.items():
+            packet = captures.udp(
+                PORTS[port], src="10.77.0.2", dst="10.77.0.1", sport=port, dport=4433
+            )
+            for _ in range(n):
+                sender.send(captures.ether(packet))
+                time.sleep(0.01)
+
+
+@pytest.fixture
+def cascade(tmp_path):
+    first, last = (write_model(tmp_path / f"{n}.onnx", n).name for n in (1, 4))
+    # sure of large flows at their first packet, never of small ones
+    rule = Rule("per_class", 1.01, {"large": 0.9})
+    Cascade((Stage(1, first, rule=rule), Stage(4, last)), wait_s=5.0).save(tmp_path / "c.toml")
+    return tmp_path / "c.toml"
+
+
+def test_flows_are_answered_at_their_first_packet_or_their_fourth(wire, tmp_path, cascade):
+    options = ["-j", "-n", wire.near, "attach", wire.device, "--cascade", str(cascade)]
+    with Running(*options, folder=tmp_path) as etcpipe:
+        etcpipe.until_attached()
+        send(wire, dict.fromkeys(PORTS, 1))
+        etcpipe.until(lambda: etcpipe.stdout.count("\n") >= 4)
+        send(wire, dict.fromkeys(PORTS, 5))
+        etcpipe.until(lambda: etcpipe.stdout.count("\n") >= 6)
+        assert etcpipe.signalled(signal.SIGINT) == 0
+        summary = etcpipe.stderr
+    events = [json.loads(line) for line in etcpipe.stdout.splitlines()]
+    ours = [event for event in events if event["dest_port"] == 4433]
+    seen = {(event["src_port"], event["event_type"]): event["etcpipe"] for event in ours}
+    assert len(seen) == len(ours) == 6
+    for port, size in PORTS.items():
+        if size == LARGE:
+            said = seen[port, "verdict"]
+            assert (said["label"], said["stage"], said["depth"]) == ("large", 0, 1)
+            assert said["latency_us"]["wait"] == 0
+            assert said["latency_us"]["queue"] + said["latency_us"]["infer"] < 500_000
+            continue
+        early = seen[port, "early"]
+        event = "verdict" if (port, "verdict") in seen else "revised"
+        last = seen[port, event]
+        assert (early["stage"], early["packets_used"]) == (0, 1)
+        assert (last["stage"], last["packets_used"]) == (1, 4)
+        assert (event == "revised") == (early["label"] != last["label"])
+        assert last["latency_us"]["wait"] > 20_000
+    assert "cascade sure" in summary and "regroup left" in summary
+    assert wire.leftovers() == []
