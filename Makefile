@@ -1,8 +1,8 @@
 # etcpipe: make setup | run | test | test-all | lint | man | bench | sanitize | fuzz | test-kernels |
-#   test-arm64 | clean
+#   test-arm64 | deb | test-deb | clean
 PYTEST_ARGS ?=
 
-.PHONY: setup run test test-all lint man bench sanitize fuzz test-kernels test-arm64 clean
+.PHONY: setup run test test-all lint man bench sanitize fuzz test-kernels test-arm64 deb test-deb clean
 
 setup:
 	tools/setup
@@ -69,6 +69,15 @@ test-kernels:
 test-arm64:
 	tools/setup arm64
 	tools/arm64/test
+
+# Debian packages in build/deb; then lintian, piuparts, autopkgtest and a first verdict in bare
+# installations of Debian 12: docs/packages.md
+deb:
+	tools/setup deb
+	tools/deb/build -b
+
+test-deb: deb
+	tools/deb/test
 
 clean:
 	$(MAKE) -s -C bpf clean
