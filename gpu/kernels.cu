@@ -3,5 +3,6 @@
 #include "wire.cuh"
 
 #include "flow_sort.cu"
-#include "regroup.cu"
+#include "regroup_plan.cu"
+#include "regroup_rows.cu"
 #include "views.cu"
