@@ -56,7 +56,7 @@ def tune() -> None:
 
     \b
     Example:
-      etcpipe tune recordings/ -o best --budget 10m --baselines
+      etcpipe tune recordings/ -o best --budget 10m --baselines rules
       etcpipe tune show best
       etcpipe classify --point best/front.json#3 other.pcap
     """
@@ -104,14 +104,16 @@ def tune() -> None:
 )
 @row_options
 @split_options
+@click.option("--skip-rare", is_flag=True, help="Leave out classes of fewer than three captures.")
 @click.option("--seed", default=1, show_default=True, help="Of folds, fits and the search.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, help="Processes that search.")
 @click.option("--resume", is_flag=True, help="Go on with the search that is in DIR.")
 @click.option(
     "--baselines",
-    "with_baselines",
-    is_flag=True,
-    help="Search by chance, NSGA-II and annealing too; measure ALL, RFE10 and MI10.",
+    type=click.Choice(["none", "rules", "all"]),
+    default="none",
+    show_default=True,
+    help="Measure ALL, RFE10 and MI10 beside; all: search by chance, NSGA-II, annealing too.",
 )
 @click.pass_context
 def search(
@@ -123,6 +125,7 @@ def search(
     view: str,
     count: str,
     wait: float,
+    skip_rare: bool,
     **options: Any,
 ) -> int:
     """Search DATA, labelled captures, and write the front with its models into DIR.
@@ -142,6 +145,8 @@ def search(
             lambda done, total: steps("reading", done, total),
             view,
         )
+        if skip_rare:
+            flows = _without_rare(flows, settings.split)
         one: Search = job.prepare(flows, output, settings)
         try:
             job.search(one, _tell_of(steps, settings.budget))
@@ -153,6 +158,15 @@ def search(
     is_drawn = _draw(front, output)
     _print(ctx, front, output)
     return 0 if is_drawn else EXIT_DEGRADED
+
+
+def _without_rare(flows: "LabelledFlows", split: str) -> "LabelledFlows":
+    from etcpipe.tune.evaluation import rare_classes
+
+    rare = rare_classes(flows, split)
+    if rare:
+        warn(f"left out, in fewer than three {split}s: {', '.join(rare)}")
+    return flows.without(rare)
 
 
 def _settings(
@@ -168,7 +182,7 @@ def _settings(
     seed: int,
     jobs: int,
     resume: bool,
-    with_baselines: bool,
+    baselines: str,
 ) -> Any:
     """Return the options as the job's Settings."""
     caps = {"cpu_ns": max_cost, "latency_s": max_latency}
@@ -181,7 +195,7 @@ def _settings(
         job.Budget(*budget),
         jobs,
         resume,
-        with_baselines,
+        baselines,
         mask,
         split,
         seed,

@@ -41,12 +41,12 @@ def ethernet_udp(source, target, ports, payload_len):
     return bytes(12) + b"\x08\x00" + ip + udp
 
 
-def write_capture(path, seed, flows=15):
+def write_capture(path, seed, flows=15, servers=SERVERS):
     """A classic pcap: per server some flows of three packets each way, small or large."""
     rng = np.random.default_rng(seed)
     records = []
     for i in range(flows):
-        for name, server in SERVERS.items():
+        for name, server in servers.items():
             start_us = int(1e6 * i + rng.integers(0, 1000))
             for step in range(6):
                 size = int(rng.integers(10, 80) if name == "small" else rng.integers(700, 1400))

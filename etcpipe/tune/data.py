@@ -1,7 +1,7 @@
 """Labelled flows that a search can look at to any depth: the packets are kept, not one view."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class LabelledFlows:
     flows: FlowBatch
     settings: Input
     view: str = "stats"
-    _by_depth: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+    _by_depth: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.flows)
@@ -43,6 +43,15 @@ class LabelledFlows:
     def packets(self) -> np.ndarray:
         """Return (flows,) int, packets that count of each."""
         return (self.flows.packets["present"] != 0).sum(axis=1)
+
+    def without(self, classes: Sequence[str]) -> "LabelledFlows":
+        """Return the flows of all other classes."""
+        dataset = self.dataset
+        kept = np.array([name not in classes for name in dataset.classes])
+        rest = self.select(kept[dataset.label])
+        names = tuple(name for name in dataset.classes if name not in classes)
+        label = (np.cumsum(kept) - 1)[rest.dataset.label].astype(dataset.label.dtype)
+        return replace(rest, dataset=replace(rest.dataset, classes=names, label=label))
 
     def select(self, chosen: np.ndarray) -> "LabelledFlows":
         """Return some flows.

@@ -4,6 +4,7 @@ Captures are dealt into folds. One is put aside for the end, so that the scores 
 of flows that no step of the search has seen; the others are judged in turn by fits to the rest.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ from etcpipe.tune.search import Measured
 from etcpipe.tune.space import Choice, Space
 
 FOLDS = 4
+_GROUPS_MIN = 3  # captures of a class
 _TEST_FOLD = 0
 # What of a Cost can be the objective, or have a limit.
 COSTS = ("cpu_ns", "latency_s")
@@ -59,11 +61,23 @@ def divide(flows: LabelledFlows, seed: int, split: str = "capture") -> Parts:
     if split == "time":
         raise UsageError("a search does not split by time: choose capture or host")
     fold = deal_folds(flows.dataset, FOLDS, seed, split)
-    if fold.max() < 2:
+    if rare := rare_classes(flows, split):
         raise UsageError(
-            f"a class is in two {split}s only: a search needs three, to fit, to choose, to judge"
+            f"class {rare[0]} is in two {split}s only, a search needs {_GROUPS_MIN}: to fit, to "
+            "choose, to judge; record it again, or leave such classes out with --skip-rare"
         )
     return Parts(fold, split)
+
+
+def rare_classes(flows: LabelledFlows, split: str = "capture") -> list[str]:
+    """Return the classes that are in too few captures (or hosts) to be divided."""
+    dataset = flows.dataset
+    group = dataset.groups(split)
+    return [
+        name
+        for i, name in enumerate(dataset.classes)
+        if len(np.unique(group[dataset.label == i])) < _GROUPS_MIN
+    ]
 
 
 @dataclass(frozen=True)
@@ -94,20 +108,27 @@ class Evaluator:
     disturbed: int = field(default=0, init=False)
 
     def __call__(self, choice: Choice) -> Measured:
-        """Return what a choice gives: fits, F1 of the folds, cost of the last fit."""
-        rows = self.rows(choice)
-        label, parts = self.flows.dataset.label, self.parts
+        """Return what a choice gives: F1 of the folds, and the cost of the last fold's fit."""
+        error, fitted = self._error(choice)
+        cost = self.cost(choice, fitted, keep=True)
+        others = {name: getattr(cost, name) for name in (*COSTS, "cpu_ns_mad")}
+        return Measured(choice, error, others[self.objective], others)
+
+    def most_accurate(self, choices: Sequence[Choice]) -> Choice:
+        """Return the choice of the highest F1, whatever it costs."""
+        return min(choices, key=lambda one: self._error(one)[0])
+
+    def _error(self, choice: Choice) -> tuple[float, models.Fitted]:
+        """Return 1 - macro-F1 of the folds, judged in turn, and the last fit."""
+        rows, label, parts = self.rows(choice), self.flows.dataset.label, self.parts
         said = np.zeros(len(label), np.int64)
         for fold in parts.folds:
             seen = (parts.fold != fold) & ~parts.is_test
             fitted = self.fit(choice, rows, seen)
             said[parts.fold == fold] = fitted.scores(rows[parts.fold == fold]).argmax(axis=1)
-        there = ~parts.is_test
-        classes = len(self.flows.dataset.classes)
-        f1 = evaluate.macro_f1(evaluate.confusion_matrix(label[there], said[there], classes))
-        cost = self.cost(choice, fitted, keep=True)
-        others = {name: getattr(cost, name) for name in (*COSTS, "cpu_ns_mad")}
-        return Measured(choice, 1 - f1, others[self.objective], others)
+        there, classes = ~parts.is_test, len(self.flows.dataset.classes)
+        confusion = evaluate.confusion_matrix(label[there], said[there], classes)
+        return 1 - evaluate.macro_f1(confusion), fitted
 
     def rows(self, choice: Choice) -> np.ndarray:
         """Return what the model of a choice sees of all flows."""

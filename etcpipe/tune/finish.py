@@ -148,10 +148,9 @@ def fixed_choices(evaluator: Evaluator, prior: Prior, tell: Tell) -> list[dict[s
     for name, features in columns.items():
         for depth in sorted({min(_SHALLOW, space.depth_max), space.depth_max}):
             tell(f"{name} at {depth}", len(found), 2 * len(columns))
-            tried = [
-                evaluator(Choice(features, depth, model)) for model in range(len(space.models))
-            ]
-            best = min(tried, key=lambda one: one.error)
+            kinds = range(len(space.models))
+            choice = evaluator.most_accurate([Choice(features, depth, kind) for kind in kinds])
+            best = evaluator(choice)
             cost = repeated_cost(evaluator, best.choice)
             point = _point(evaluator, Final(best, cost, evaluator.judge(best.choice)), len(found))
             found.append({"name": name} | asdict(point) | {"model": ""})

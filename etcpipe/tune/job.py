@@ -1,8 +1,10 @@
 """A whole run of etcpipe tune: read flows, search, compare, measure again, write."""
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,16 @@ from etcpipe.tune.search import (
     objectives,
     run,
 )
-from etcpipe.tune.space import DEPTH_MAX, Choice, Space
+from etcpipe.tune.space import Choice, Space
 from etcpipe.tune.study import Budget, Study, Work, search_together
 
 log = logging.getLogger(__name__)
 CACHE = "costs.jsonl"
+BASELINES = {
+    "none": "nothing",
+    "rules": "ALL, RFE10 and MI10, columns chosen by a rule",
+    "all": "these, and searches by chance, NSGA-II and annealing",
+}
 # Progress shows the hypervolume of costs down to this share of what everything costs.
 _SHARE_MIN = 1e-3
 
@@ -47,7 +54,7 @@ class Settings:
         budget: of the search alone; what comes after it is not counted.
         jobs: processes that search.
         resume: go on with the folder's search.
-        baselines: search in other ways too, and measure columns chosen by rules.
+        baselines: a name of BASELINES: what to measure beside.
         mask, split, seed: as in etcpipe train.
     """
 
@@ -56,7 +63,7 @@ class Settings:
     budget: Budget = field(default_factory=lambda: Budget(evaluations=100))
     jobs: int = 1
     resume: bool = False
-    baselines: bool = False
+    baselines: str = "none"
     mask: str = "strict"
     split: str = "capture"
     seed: int = 1
@@ -94,12 +101,19 @@ def prepare(flows: LabelledFlows, folder: Path, settings: Settings) -> Search:
         "split": settings.split,
     }
     study = Study.begin(folder, space, about, settings.resume)
+    evaluator = _evaluator(flows, space, parts, settings, folder)
+    return Search(evaluator, prior, study, settings, folder)
+
+
+def _evaluator(
+    flows: LabelledFlows, space: Space, parts: Parts, settings: Settings, folder: Path
+) -> Evaluator:
+    """Return what measures choices; each process has its own, with the same cache."""
     cache = Cache(folder / CACHE, flows.dataset.digest())
     profiler = Profiler(flows.flows, flows.view, flows.settings.wait_s, cache, settings.seed)
-    evaluator = Evaluator(
+    return Evaluator(
         flows, space, parts, profiler, settings.objective, settings.mask, settings.seed
     )
-    return Search(evaluator, prior, study, settings, folder)
 
 
 def _space(flows: LabelledFlows, parts: Parts, settings: Settings) -> tuple[Space, Prior]:
@@ -138,16 +152,12 @@ def search(one: Search, on_measured: Callable[[Sequence[Measured], float], None]
     def tell(measured: Sequence[Measured]) -> None:
         on_measured(measured, covered(measured, evaluator.space))
 
-    work = Work(
-        one.folder, strategy, evaluator, settings.budget, evaluator.space, _end(settings.budget)
-    )
-    search_together(one.study, work, settings.jobs, settings.seed, tell)
-
-
-def _end(budget: Budget) -> float | None:
-    import time
-
-    return None if budget.seconds is None else time.time() + budget.seconds
+    space = evaluator.space
+    again = partial(_evaluator, evaluator.flows, space, evaluator.parts, settings, one.folder)
+    budget = settings.budget
+    until = None if budget.seconds is None else time.time() + budget.seconds
+    work = Work(one.folder, strategy, again, budget, space, until)
+    search_together(one.study, evaluator, work, settings.jobs, settings.seed, tell)
 
 
 def covered(measured: Sequence[Measured], space: Space) -> float:
@@ -173,8 +183,9 @@ def complete(one: Search, tell: Tell) -> Front:
     finals = finish.measure_again(evaluator, measured, tell)
     histories = {"etcpipe": measured}
     fixed = []
-    if settings.baselines:
+    if settings.baselines != "none":
         fixed = finish.fixed_choices(evaluator, one.prior, tell)
+    if settings.baselines == "all":
         histories |= _others(one, measured, tell)
     flows, dataset = evaluator.flows, evaluator.flows.dataset
     front = Front(
@@ -256,6 +267,3 @@ def _limits(settings: Settings) -> dict[str, float]:
     if settings.limits.error is not None:
         limits["f1"] = 1 - settings.limits.error
     return limits
-
-
-__all__ = ["DEPTH_MAX", "Budget", "Limits", "Search", "Settings", "complete", "prepare", "search"]

@@ -52,21 +52,20 @@ def about(front: Front) -> list[str]:
 
 
 def versus(front: Front) -> list[str]:
-    """Return, for each rule, the cheapest point of the front whose F1 is no lower."""
+    """Return, for each rule, the cheapest point of the front that is as good, or else the best."""
     found = []
     for one in front.baselines:
-        name = f"{one['name']} at {one['depth']}"
         as_good = [point for point in front.points if _f1(point) >= one["f1_search"]]
-        if not as_good:
-            found.append(f"{name}: no point is as good")
-            continue
-        best = min(as_good, key=lambda point: point.cpu_ns)
-        text = f"{name}: point {best.id} is as good at {one['cpu_ns'] / best.cpu_ns:.1f} times less"
+        if as_good:
+            best = min(as_good, key=lambda point: getattr(point, front.cost))
+            words = "is as good"
+        else:
+            best = max(front.points, key=_f1)
+            words = f"is {one['f1_search'] - _f1(best):.3f} less accurate"
+        cheaper = f"{one['cpu_ns'] / best.cpu_ns:.1f} times less processor time"
         if best.latency_s and one["latency_s"]:
-            text += (
-                f" processor time and {one['latency_s'] / best.latency_s:.1f} times less latency"
-            )
-        found.append(text)
+            cheaper += f", {one['latency_s'] / best.latency_s:.1f} times less latency"
+        found.append(f"{one['name']} at {one['depth']}: point {best.id} {words} at {cheaper}")
     return found
 
 

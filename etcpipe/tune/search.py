@@ -1,9 +1,9 @@
 """Where to measure next: a surrogate of each objective, and what a place would add to the front.
 
 It begins with everything at the greatest depth, which says what the data give at most and at
-what price, and with sparse choices by the prior. Then every next choice is the one that is
-expected to add most to the area that the front covers, among the neighbours of the front and
-many others; the prior leans on that less and less.
+what price, and at the usual depth; then with sparse choices by the prior. Then every next choice
+is the one that is expected to add most to the area that the front covers, among the neighbours
+of the front and many others; the prior leans on that less and less.
 
 A strategy is a function of what was measured; the baselines (tune.baselines, tune.cato) are
 others. run() drives one, tune.study keeps one in a file and shares it between processes.
@@ -22,8 +22,10 @@ from etcpipe.tune.space import Choice
 from etcpipe.tune.surrogate import Surrogate
 
 STARTS = 10
-# Of the prior in the logarithm of what is expected; halved when as much again was measured.
-PRIOR_WEIGHT = 0.3
+_USUAL_DEPTH = 10  # of etcpipe train
+# Of the prior in the logarithm of what is expected, at the end of the starts; halved when as much
+# again was measured. A prior three times as heavy loses a little (docs/benchmarks/tune.md).
+PRIOR_WEIGHT = 0.1
 # All choices of a space are looked at if there are no more; else so many at random and by change.
 _ALL_MAX = 4000
 _SPARSE, _CHANGED, _CLIMBS = 400, 600, 3
@@ -126,6 +128,8 @@ class FrontSearch:
         self._limits = limits or Limits()
         self._starts = starts
         self._prior_weight = prior_weight
+        usual = min(_USUAL_DEPTH, self._space.depth_max)
+        self._anchors = (self._space.everything(), self._space.everything(usual))
         self._settings: dict[str, np.ndarray] = {}
         self._all = list(self._space.all_choices()) if self._space.size() <= _ALL_MAX else None
 
@@ -142,9 +146,11 @@ class FrontSearch:
         """
         measured = list({one.choice: one for one in measured}.values())
         taken = {one.choice for one in measured} | set(pending)
-        is_whole = len(taken) >= self._space.size()
-        if self._space.everything() not in taken or is_whole:
+        if len(taken) >= self._space.size():
             return self._space.everything()
+        for anchor in self._anchors:
+            if anchor not in taken:
+                return anchor
         if len(taken) < self._starts or len(measured) < 3:
             return self._new(self._prior.sparse, taken, rng)
         guess = self._fit(measured, pending)

@@ -195,18 +195,28 @@ def _measured(trial: FrozenTrial, space: Space) -> Measured:
 
 @dataclass(frozen=True)
 class Work:
-    """What a further process needs to take part in a search; it is pickled."""
+    """What a further process needs to take part in a search; it is pickled.
+
+    Attributes:
+        evaluator: makes what measures choices, once in each process.
+        until: time.time() at which the search ends, None for by evaluations alone.
+    """
 
     folder: Path
     strategy: FrontSearch
-    evaluate: Evaluate
+    evaluator: Callable[[], Evaluate]
     budget: Budget
     space: Space
     until: float | None
 
 
 def search_together(
-    study: Study, work: Work, jobs: int, seed: int, on_measured: OnMeasured
+    study: Study,
+    evaluate: Evaluate,
+    work: Work,
+    jobs: int,
+    seed: int,
+    on_measured: OnMeasured = lambda measured: None,
 ) -> None:
     """Search with this process and jobs - 1 others; they end when this one is interrupted."""
     context = multiprocessing.get_context("spawn")
@@ -217,7 +227,7 @@ def search_together(
     for one in others:
         one.start()
     try:
-        study.search(work.strategy, work.evaluate, work.budget, seed, on_measured, work.until)
+        study.search(work.strategy, evaluate, work.budget, seed, on_measured, work.until)
         for one in others:
             one.join()
     finally:
@@ -230,6 +240,6 @@ def _take_part(work: Work, seed: int) -> None:
     """Search in a process of its own; a trial that is cut off counts for nothing."""
     study = Study(work.folder, work.space)
     try:
-        study.search(work.strategy, work.evaluate, work.budget, seed, until=work.until)
+        study.search(work.strategy, work.evaluator(), work.budget, seed, until=work.until)
     except KeyboardInterrupt:
         pass

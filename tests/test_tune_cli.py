@@ -1,0 +1,251 @@
+"""etcpipe tune: from captures to a front whose points run, and what it says of bad input."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tuned
+from click.testing import CliRunner
+from labelled import SERVERS, write_capture, write_recordings
+
+from etcpipe.cli.command import cli
+from etcpipe.errors import EtcpipeError
+
+pytest.importorskip("lightgbm", reason="a search needs etcpipe[tune]")
+pytest.importorskip("optuna", reason="a search needs etcpipe[tune]")
+from etcpipe.model import load
+from etcpipe.tune import finish, job, study
+from etcpipe.tune.cost import Cost
+from etcpipe.tune.front import load_front, load_point
+from etcpipe.tune.search import Limits, Measured
+from etcpipe.tune.space import ModelKind, Space
+
+
+class Priced:
+    """A profiler that knows what things cost without running them."""
+
+    def __init__(self, *arguments):
+        self.measured = 0
+
+    def measure(self, columns, depth, model, key=""):
+        self.measured += 1
+        cpu_ns = 100.0 + depth * (20 + 5 * len(columns))
+        rest = dict.fromkeys(
+            "cpu_ns_p20 regroup_ns extract_ns infer_ns alone_ns wait_s_p95 reference_ns".split(),
+            1.0,
+        )
+        waits = {"wait_s": depth / 1000, "latency_s": depth / 1000}
+        return Cost(cpu_ns=cpu_ns, cpu_ns_mad=1.0, samples=40, **rest, **waits)
+
+
+@pytest.fixture
+def priced(monkeypatch):
+    monkeypatch.setattr(job, "Profiler", Priced)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    return write_recordings(tmp_path_factory.mktemp("recordings"))
+
+
+def tune(*arguments):
+    return CliRunner().invoke(cli, ["tune", *map(str, arguments)])
+
+
+def error_of(*arguments):
+    """The message of an error that is raised on purpose."""
+    error = tune(*arguments).exception
+    assert isinstance(error, EtcpipeError), error
+    return str(error)
+
+
+def test_a_point_of_a_search_classifies_other_captures(recordings, tmp_path, monkeypatch):
+    monkeypatch.setattr(finish, "REPEATS", 1)
+    done = tune(recordings, "-o", tmp_path / "best", "--budget", 4, "--depth", 6)
+    assert done.exit_code == 0, done.exception
+    assert "report.html" in done.stdout
+    front = load_front(tmp_path / "best")
+    assert front.points[-1].f1 > 0.95 and front.points[0].cpu_ns > 0
+    assert [one.id for one in front.points if one.knee]
+    point = load_point(f"{tmp_path}/best/front.json#0")
+    model = load(point.model)
+    assert (model.columns, model.first_n) == (point.point.features, point.point.depth)
+    assert model.description.scores["macro_f1"] == pytest.approx(point.point.f1, abs=1e-4)
+    write_capture(tmp_path / "new.pcap", seed=99)
+    line = ["classify", "--point", f"{tmp_path}/best#0", str(tmp_path / "new.pcap")]
+    verdicts = CliRunner().invoke(cli, ["-j", *line]).stdout.splitlines()
+    labels = {(one := json.loads(line))["dest_ip"]: one["etcpipe"]["label"] for line in verdicts}
+    assert labels == {address: name for name, address in SERVERS.items()}
+
+
+def test_everything_that_was_asked_for_is_written(recordings, tmp_path, priced):
+    folder = tmp_path / "best"
+    done = tune(
+        recordings,
+        "-o",
+        folder,
+        "--budget",
+        12,
+        "--depth",
+        6,
+        "--baselines",
+        "all",
+        "--max-cost",
+        200,
+    )
+    assert done.exit_code == 0, done.exception
+    for name in ("front.png", "hypervolume.png", "depth.png", "features.png"):
+        assert (folder / name).read_bytes()[:4] == b"\x89PNG"
+    assert all(name in (folder / "report.html").read_text() for name in ("RFE10", "front.png"))
+    front = load_front(folder)
+    chosen = [one for one in front.points if one.chosen]
+    assert len(chosen) == 1 and chosen[0].cpu_ns <= 200 == front.limits["cpu_ns"]
+    rules = [(one["name"], one["depth"]) for one in front.baselines]
+    assert rules == [("ALL", 6), ("RFE10", 6), ("MI10", 6)]
+    searches = front.about["searches"]
+    assert set(searches) == {"etcpipe", "random", "NSGA-II", "annealing"}
+    assert all(len(one["share"]) == 12 for one in searches.values())
+    shown = CliRunner().invoke(cli, ["tune", "show", str(folder)])
+    assert "ALL at 6: point" in shown.stdout and "limits: cpu_ns 200" in shown.stdout
+
+
+def test_a_search_goes_on_where_it_was(recordings, tmp_path, priced):
+    folder = tmp_path / "best"
+    assert tune(recordings, "-o", folder, "--budget", 5).exit_code == 0
+    first = load_front(folder).about["searches"]["etcpipe"]["points"]
+    assert "go on with --resume" in error_of(recordings, "-o", folder)
+    assert tune(recordings, "-o", folder, "--budget", 8, "--resume").exit_code == 0
+    points = load_front(folder).about["searches"]["etcpipe"]["points"]
+    assert points[:5] == first and len(points) == 8
+    other = error_of(recordings, "-o", folder, "--resume", "--seed", 2)
+    assert "has a search with another seed" in other
+
+
+def test_ctrl_c_keeps_what_was_measured(recordings, tmp_path, priced, monkeypatch):
+    class Interrupted(Priced):
+        def measure(self, *arguments):
+            if self.measured == 3:
+                raise KeyboardInterrupt
+            return super().measure(*arguments)
+
+    folder = tmp_path / "best"
+    with monkeypatch.context() as patched:
+        patched.setattr(job, "Profiler", Interrupted)
+        done = tune(recordings, "-o", folder, "--budget", 9)
+    assert "3 points are kept, --resume goes on" in done.stderr
+    assert not (folder / "front.json").exists()
+    assert tune(recordings, "-o", folder, "--budget", 4, "--resume").exit_code == 0
+    assert len(load_front(folder).about["searches"]["etcpipe"]["points"]) == 4
+
+
+def test_processes_share_a_study(tmp_path):
+    space = Space(("a", "b", "c"), 5, (ModelKind("tree", (("max_depth", 5),)),))
+    prior = job.Prior(space, np.ones(3))
+    one = study.Study.begin(tmp_path, space, {}, resume=False)
+    budget = study.Budget(evaluations=14)
+    work = study.Work(tmp_path, job.FrontSearch(prior), tuned.slowly, budget, space, None)
+    study.search_together(one, tuned.by_size, work, 2, 1)
+    measured = one.measured()
+    assert 14 <= len(measured) <= 15  # both may begin the last one
+    assert len({point.others["process"] for point in measured}) == 2
+
+
+def test_a_budget_of_time_ends_the_search(tmp_path):
+    space = Space(("a",), 40, (ModelKind("tree", (("max_depth", 5),)),))
+    one = study.Study.begin(tmp_path, space, {}, resume=False)
+    prior = job.Prior(space, np.ones(1))
+    one.search(job.FrontSearch(prior), tuned.by_size, study.Budget(seconds=0.5), 1)
+    assert 1 <= len(one.measured()) <= 2
+
+
+def test_a_trial_of_a_process_that_was_killed_is_forgotten(tmp_path):
+    space = Space(("a",), 4, (ModelKind("tree", (("max_depth", 5),)),))
+    one = study.Study.begin(tmp_path, space, {}, resume=False)
+    one._study.ask(study.distributions(space))
+    again = study.Study.begin(tmp_path, space, {}, resume=True)
+    prior = job.Prior(space, np.ones(1))
+    again.search(job.FrontSearch(prior), tuned.by_size, study.Budget(evaluations=1), 1)
+    assert len(again.measured()) == 1
+
+
+def test_limits_say_which_points_are_of_use():
+    one = Measured(None, 0.2, 50.0, {"latency_s": 0.1})
+    assert Limits(0.2, 50.0, {"latency_s": 0.1}).hold(one)
+    for tight in (Limits(error=0.1), Limits(cost=49.0), Limits(others={"latency_s": 0.05})):
+        assert not tight.hold(one)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["--budget", "10x"], "'10x': give evaluations, as 200, or a time, as 10m"),
+        (["--budget", "0"], "'0': give evaluations"),
+        (["--depth", "65"], "65 is not in the range 1<=x<=64"),
+        (["--cost", "money"], "'money' is not one of 'cpu', 'latency'"),
+    ],
+)
+def test_a_wrong_option_is_explained(recordings, tmp_path, line, message):
+    assert message in tune(recordings, "-o", tmp_path / "best", *line).output
+
+
+def test_a_split_that_a_search_cannot_have_is_refused(recordings, tmp_path):
+    message = error_of(recordings, "-o", tmp_path / "best", "--split", "time")
+    assert "does not split by time" in message
+
+
+def test_one_class_is_refused(tmp_path):
+    folder = write_recordings(tmp_path)
+    kept = [row for row in (folder / "labels.csv").read_text().splitlines() if "large" not in row]
+    (folder / "labels.csv").write_text("\n".join(kept) + "\n")
+    assert "only class small: two classes or more" in error_of(folder, "-o", tmp_path / "best")
+
+
+def test_a_class_of_two_captures_is_refused(tmp_path):
+    folder = write_recordings(tmp_path)
+    rows = (folder / "labels.csv").read_text().splitlines()
+    kept = [row for row in rows if "large" not in row or row[0] in "01"]
+    (folder / "labels.csv").write_text("\n".join(kept) + "\n")
+    assert "class large is in two captures only" in error_of(folder, "-o", tmp_path / "x")
+
+
+def test_columns_that_are_the_same_for_all_flows_are_refused(recordings, tmp_path, monkeypatch):
+    from etcpipe.tune.data import LabelledFlows
+
+    same = LabelledFlows.rows
+    monkeypatch.setattr(LabelledFlows, "rows", lambda *all: np.ones_like(same(*all)))
+    message = error_of(recordings, "-o", tmp_path / "best")
+    assert message == "no feature is left: every column is the same for all flows"
+
+
+def test_a_depth_that_no_flow_reaches_is_not_searched(recordings, tmp_path, priced, caplog):
+    assert tune(recordings, "-o", tmp_path / "best", "--budget", 4, "--depth", 30).exit_code == 0
+    assert "no flow has more than 6 packets: no greater depth is searched" in caplog.text
+    assert load_front(tmp_path / "best").about["depth_max"] == 6
+
+
+def test_a_disturbed_machine_is_told(recordings, tmp_path, priced, monkeypatch):
+    calm = Priced.measure
+    monkeypatch.setattr(Priced, "measure", lambda *all: replace(calm(*all), is_disturbed=True))
+    done = tune(recordings, "-o", tmp_path / "best", "--budget", 4)
+    assert "costs were measured on a machine that was disturbed" in done.stdout
+
+
+def test_a_built_dataset_is_refused(recordings, tmp_path):
+    built = CliRunner().invoke(cli, ["dataset", "build", str(recordings), "-o", f"{tmp_path}/rows"])
+    assert built.exit_code == 0
+    assert "has one depth only" in error_of(tmp_path / "rows", "-o", tmp_path / "best")
+
+
+def test_rare_classes_are_left_out_if_asked_for(tmp_path, priced):
+    folder = write_recordings(tmp_path)
+    rows = (folder / "labels.csv").read_text().splitlines()
+    rows += ["0.pcap,rare,198.18.0.7,udp,4433", "1.pcap,rare,198.18.0.7,udp,4433"]
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    for name, seed in (("0.pcap", 50), ("1.pcap", 51)):
+        write_capture(folder / name, seed, servers=SERVERS | {"rare": "198.18.0.7"})
+    best = tmp_path / "best"
+    assert "class rare is in two captures only" in error_of(folder, "-o", best)
+    done = tune(folder, "-o", best, "--budget", 3, "--skip-rare")
+    assert "left out, in fewer than three captures: rare" in done.stderr
+    assert load_front(best).classes == ("large", "small")
