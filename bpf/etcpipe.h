@@ -54,6 +54,8 @@ enum packet_counter {
 	PACKETS_NOT_GATHERED,	/* loss: a newer flow has the row's place, or its first packet is unknown */
 	FLOWS_GATHERED,		/* rows that the kernel told by a record */
 	FLOWS_NOT_GATHERED,	/* loss: the ring was full, and a newer flow took the row's place */
+	FLOWS_TREE_SURE,	/* judged in the kernel: nothing more is gathered of them */
+	FLOWS_TREE_UNSURE,	/* gathered on, for a model in user space */
 	N_PACKET_COUNTERS,
 };
 

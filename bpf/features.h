@@ -50,6 +50,9 @@ static __always_inline void features_begin(struct feature_entry *entry, PLAN *pl
 	entry->ready_ns = 0;
 	entry->status = FEATURES_OPEN;
 	entry->reason = 0;
+	entry->judged = FEATURES_NOT_JUDGED;
+	entry->class = 0;
+	entry->sum = 0;
 NO_UNROLL
 	for (i = 0; i < 2 * N_FEATURE_WORDS; i++) {
 		OPAQUE(i);

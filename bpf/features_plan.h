@@ -75,6 +75,12 @@ enum feature_status {
 	FEATURES_UNTOLD,	/* closed, but the ring was full: whoever walks the table takes it */
 };
 
+enum feature_judgement {
+	FEATURES_NOT_JUDGED,
+	FEATURES_SURE,		/* the verdict stands in the map, nothing more is gathered */
+	FEATURES_UNSURE,
+};
+
 /* A flow's entry, and its record in the ring, which begins as struct packet_meta does. */
 struct feature_entry {
 	__u64 flow_id;		/* 0: never used */
@@ -89,12 +95,15 @@ struct feature_entry {
 	__u8 initiator;
 	__u8 status;		/* enum feature_status */
 	__u8 reason;		/* enum ready_reason, once closed */
-	__u8 pad[3];
+	__u8 judged;		/* by trees in the kernel: enum feature_judgement */
+	__u8 class;		/* the best one, if judged */
+	__u8 pad;
+	__u64 sum;		/* 2 ** 32 / its probability, if judged */
 };
 
 #ifndef __cplusplus
 _Static_assert(sizeof(struct feature_plan) == 48, "feature_plan has no hidden padding");
-_Static_assert(sizeof(struct feature_entry) == 120, "words of 8 bytes follow");
+_Static_assert(sizeof(struct feature_entry) == 128, "words of 8 bytes follow");
 #endif
 
 #endif /* ETCPIPE_FEATURES_PLAN_H */

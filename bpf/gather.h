@@ -10,6 +10,7 @@
 #include "features.h"
 #include "segments.h"
 #include "track.h"
+#include "tree.h"
 
 #ifdef ETCPIPE_BCC
 #define FEATURES (&(const struct feature_plan)SETTING_features)
@@ -55,6 +56,38 @@ static __always_inline void features_open(struct feature_entry *entry, const str
 	entry->initiator = (p->from_b ^ s->side) & 1;
 }
 
+/* Judge the flow of a row by trees. A function of its own: a loop of many steps. */
+VERIFIED_ALONE int features_judge(__u32 row)
+{
+	struct feature_entry *entry = features_at(row);
+	const struct tree *tree = tree_find();
+	struct tree_work *work = tree_work();
+
+	if (!entry || !tree || !work)
+		return 0;
+	return tree_judge(entry, FEATURES, tree, work);
+}
+
+/* A sure flow's verdict stands in the map before its next packet. */
+static __always_inline void features_decide(struct feature_entry *entry, __u32 row)
+{
+	const struct tree *tree = tree_find();
+	__u64 class;
+
+	if (!features_judge(row) || !tree) {
+		entry->judged = FEATURES_UNSURE;
+		count(FLOWS_TREE_UNSURE);
+		return;
+	}
+	entry->judged = FEATURES_SURE;
+	count(FLOWS_TREE_SURE);
+	class = entry->class & (TREE_CLASSES_MAX - 1);
+	OPAQUE(class);
+	verdict_store(verdict_slot(entry->flow_id, SETTING(slots)),
+		      entry->flow_id << VERDICT_FLOW_SHIFT | tree->verdict[class]);
+	features_tell(entry, READY_DEPTH);
+}
+
 /* Take a packet into its flow's row. Returns 0, or -1: it is lost, and counted. */
 static __always_inline int gather(const struct packet *p, const struct feature_sample *s,
 				  __u64 flow_id, __u32 row)
@@ -81,7 +114,9 @@ static __always_inline int gather(const struct packet *p, const struct feature_s
 	}
 	features_add(entry, FEATURES, s);
 	count(PACKETS_GATHERED);
-	if (s->rank + 1 == FEATURES->depth)
+	if (SETTING(tree_depth) && s->rank + 1 == SETTING(tree_depth))
+		features_decide(entry, row);
+	if (s->rank + 1 == FEATURES->depth && entry->status == FEATURES_OPEN)
 		features_tell(entry, READY_DEPTH);
 	return 0;
 }

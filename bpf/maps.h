@@ -10,6 +10,7 @@
 #include "fragments.h"
 #include "pending.h"
 #include "settings.h"
+#include "tree_plan.h"
 
 /* What became of the canary's metadata between XDP and TC. */
 enum canary_count {
@@ -38,6 +39,8 @@ BPF_RINGBUF_OUTPUT(packet_records, RECORD_PAGES);
 typedef struct { __u64 words[FEATURE_WORDS_AN_ENTRY]; } feature_room;
 BPF_F_TABLE("array", u32, feature_room, features, FEATURE_SLOTS, BPF_F_MMAPABLE);
 BPF_ARRAY(features_begun, u64, 1);
+BPF_ARRAY(trees, struct tree, 1);
+BPF_PERCPU_ARRAY(tree_works, struct tree_work, 1);
 #else
 #define MAP(kind, name, key_type, value_type, entries, flags)		\
 	struct {							\
@@ -80,6 +83,8 @@ struct {
 } features SEC(".maps");
 
 MAP(BPF_MAP_TYPE_ARRAY, features_begun, __u32, __u64, 1, 0);
+MAP(BPF_MAP_TYPE_ARRAY, trees, __u32, struct tree, 1, 0);
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, tree_works, __u32, struct tree_work, 1, 0);
 #endif
 
 static __always_inline void count(__u32 counter)
@@ -266,6 +271,26 @@ static __always_inline struct feature_entry *features_at(__u32 row)
 	return (struct feature_entry *)features.lookup(&row);
 #else
 	return bpf_map_lookup_elem(&features, &row);
+#endif
+}
+
+static __always_inline const struct tree *tree_find(void)
+{
+	__u32 zero = 0;
+#ifdef ETCPIPE_BCC
+	return trees.lookup(&zero);
+#else
+	return bpf_map_lookup_elem(&trees, &zero);
+#endif
+}
+
+static __always_inline struct tree_work *tree_work(void)
+{
+	__u32 zero = 0;
+#ifdef ETCPIPE_BCC
+	return tree_works.lookup(&zero);
+#else
+	return bpf_map_lookup_elem(&tree_works, &zero);
 #endif
 }
 

@@ -37,6 +37,8 @@ struct tap_settings {
 	__u32 port_ifindex;	/* forward mode: the other end of the wire */
 	__u32 netns_inode;	/* in which these numbers hold */
 	struct feature_plan features;	/* what is kept of a flow, see features_plan.h */
+	__u32 tree_depth;	/* packets after which trees judge a flow, see tree.h; 0: none do */
+	__u32 tree_pad;
 };
 
 #ifdef ETCPIPE_BCC

@@ -115,6 +115,18 @@ static __always_inline __u64 verdict_load(__u32 slot)
 	return word ? *word : 0;
 }
 
+static __always_inline void verdict_store(__u32 slot, __u64 verdict)
+{
+#ifdef ETCPIPE_BCC
+	__u64 *word = verdicts.lookup(&slot);
+#else
+	__u64 *word = bpf_map_lookup_elem(&verdicts, &slot);
+#endif
+
+	if (word)
+		*word = verdict;
+}
+
 /*
  * The action of the flow's verdict. It is kept in the flow, since its slot goes to a newer
  * flow that is judged, after as many flows as there are slots: some seconds in a flood.

@@ -29,7 +29,7 @@ SLOTS_MIN = 64
 # States that come with the head of every entry, or with the flow's key.
 _HEAD_STATES = {"protocol", "ports", "first_ns", "last_ns"}
 _HEAD_STATES |= {f"{side}_{what}" for side in SIDES for what in ("count", "last_ns")}
-_QUANTITIES = {
+QUANTITY_WORDS = {
     "bytes": "BYTES",
     "iat": "GAP",
     "winsize": "WINDOW",
@@ -44,7 +44,7 @@ def _keepers() -> dict[str, frozenset[str]]:
     """Return which words (pairs) or series keep each state."""
     keepers = {name: frozenset[str]() for name in _HEAD_STATES}
     for side in SIDES:
-        for quantity, word in _QUANTITIES.items():
+        for quantity, word in QUANTITY_WORDS.items():
             series = TIMES if quantity == "iat" else SIZES
             for kind, suffix in _KINDS.items():
                 keepers[f"{side}_{quantity}_{kind}"] = frozenset([f"{word}_{suffix}"])

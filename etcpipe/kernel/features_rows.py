@@ -15,12 +15,17 @@ from etcpipe.gpu import features_cpu
 from etcpipe.gpu.features import MISSING
 from etcpipe.gpu.features_packets_cpu import NS
 from etcpipe.gpu.features_states import FLAGS, SIDES
-from etcpipe.kernel.features_plan import CONSTANTS, SIZES, TIMES, FeaturePlan, kept_for
+from etcpipe.kernel.features_plan import (
+    CONSTANTS,
+    QUANTITY_WORDS,
+    SIZES,
+    TIMES,
+    FeaturePlan,
+    kept_for,
+)
 from etcpipe.layout import PACKET_FIELDS
 
 _TCP = 6
-_QUANTITIES = {"bytes": "BYTES", "iat": "GAP", "winsize": "WINDOW", "ttl": "TTL"}
-_QUANTITIES["payload"] = "PAYLOAD"
 _HANDSHAKE = {  # times between two words: (word, side) each
     "syn_ack": (("SYN", 0), ("SYN", 1)),
     "tcp_rtt": (("SYN", 0), ("ACK", 0)),
@@ -146,7 +151,7 @@ class Gathered:
         return np.where(both > 0, theirs / np.maximum(both, 1), MISSING)
 
     def _statistic(self, side: int, quantity: str, statistic: str) -> np.ndarray:
-        word, scale = _QUANTITIES[quantity], NS if quantity == "iat" else 1.0
+        word, scale = QUANTITY_WORDS[quantity], NS if quantity == "iat" else 1.0
         count = self._count[side]
         if quantity == "iat":
             count = np.maximum(count - 1, 0)

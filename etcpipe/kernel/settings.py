@@ -43,6 +43,8 @@ MAPS = (
     "packet_records",
     "features",
     "features_begun",
+    "trees",
+    "tree_works",
     "filters_tc",
     "filters_xdp",
 )
@@ -85,6 +87,7 @@ class TapSettings:
         capture: how packets reach the consumer: "afxdp", or "ringbuf" at a fraction of the cost;
             "features": not at all, the kernel gathers `features` and tells each flow's once.
         features: columns of a view, for capture "features".
+        tree_depth: for the same, packets after which the kernel judges by Tap.set_tree(); 0: never.
         wait_s: for the same, a row is told when nothing that counts came for so long.
         queues: of the mirror, each with an AF_XDP socket of its own; a flow keeps its queue.
         ringbuf_bytes: of the ring of records, a power of two and a multiple of the page size.
@@ -113,6 +116,7 @@ class TapSettings:
     hook: str = "auto"
     capture: str = "afxdp"
     features: tuple[str, ...] = ()
+    tree_depth: int = 0
     wait_s: float = 1.0
     queues: int = 1
     ringbuf_bytes: int = 1 << 24
@@ -222,6 +226,7 @@ class Build:
         record["sample_seed"] = self.settings.sample_seed
         record["parse"] = self.settings.parse
         record["features"] = self.settings.feature_plan.record()
+        record["tree_depth"] = self.settings.tree_depth
         return record
 
     def map_sizes(self) -> dict[str, int]:
@@ -364,6 +369,7 @@ def _check_features(settings: TapSettings) -> None:
             f"capture {settings.capture} with {len(settings.features)} features:"
             " only features are gathered by their columns, and at least one"
         )
+    _check_range("tree_depth", settings.tree_depth, 0, settings.first_n if gathers else 0)
     if gathers:
         _check_range("wait_s", settings.wait_s, 0.001, 86400)
         _ = settings.feature_plan  # refuses what no kernel can gather

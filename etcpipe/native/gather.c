@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-#include "features.h"
+#include "tree.h"
 
 /* Fill an entry with the first packets of a row that are present, as if they came one by one. */
 static void fold(struct feature_entry *entry, const struct feature_plan *plan,
@@ -57,6 +57,26 @@ static PyObject *gather(PyObject *self, PyObject *args)
 		     p, (const struct packet_fields *)(uintptr_t)packets + (size_t)i * n, n,
 		     (const struct flow_key *)(uintptr_t)keys + i,
 		     ((const uint64_t *)(uintptr_t)flow_ids)[i]);
+	Py_RETURN_NONE;
+}
+
+/* Judge entries as the kernel does, and note in `sure` which it is sure of. */
+static PyObject *judge(PyObject *self, PyObject *args)
+{
+	unsigned long long plan, tree, entries, sure;
+	const struct feature_plan *p;
+	struct tree_work work;
+	unsigned int n, i;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "KKKIK", &plan, &tree, &entries, &n, &sure))
+		return NULL;
+	p = (const struct feature_plan *)(uintptr_t)plan;
+	for (i = 0; i < n; i++)
+		((uint8_t *)(uintptr_t)sure)[i] = tree_judge(
+			(struct feature_entry *)((uint8_t *)(uintptr_t)entries +
+						 (size_t)i * p->bytes),
+			p, (const struct tree *)(uintptr_t)tree, &work);
 	Py_RETURN_NONE;
 }
 
@@ -125,6 +145,8 @@ static PyObject *scan(PyObject *self, PyObject *args)
 PyMethodDef gather_methods[] = {
 	{ "features_gather", gather, METH_VARARGS,
 	  "features_gather(plan, packets, keys, flow_ids, flows, packets_a_flow, entries)" },
+	{ "features_judge", judge, METH_VARARGS,
+	  "features_judge(plan, tree, entries, n, sure)" },
 	{ "features_scan", scan, METH_VARARGS,
 	  "features_scan(table, plan, taken, slot, end, now_ns, grace_ns, all, rows, max)"
 	  " -> (rows, slot to go on with)" },
