@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from etcpipe.outputs import Sink
     from etcpipe.outputs.live import LiveOutputs
     from etcpipe.outputs.summary import Summary
+    from etcpipe.unknown import UnknownFlows
 
 EXIT_DEGRADED = 3
 
@@ -97,6 +99,12 @@ EXIT_DEGRADED = 3
     metavar="FILE",
     help="Let verdicts act: priority, mark, DSCP, drop, as FILE (.toml) says.",
 )
+@click.option(
+    "--save-unknown",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Keep the first packets of flows without a name: a ring of 16 captures of 16 MiB.",
+)
 @click.option("--keep", is_flag=True, help="Leave the programs attached, for the next attach.")
 @click.pass_context
 def attach(
@@ -120,6 +128,7 @@ def attach(
     duration: float | None,
     count: int | None,
     policy: str | None,
+    save_unknown: Path | None,
     keep: bool,
 ) -> int:
     """Classify the traffic of DEVICE as it passes; only a policy changes it.
@@ -168,16 +177,17 @@ def attach(
         LiveOutputs(tap, option(ctx, "netns"), targets, flows, _stdout(is_json(ctx))) as outputs,
     ):
         stopper.stops(tap.stop)
+        unknown = _unknown(tap, save_unknown)
         click.echo(f"{_started(device, tap)}; Ctrl-C ends", err=True)
         summary, failure = Summary(), None
         try:
             with serving(ctx, tap, stopper, _started(device, tap), outputs.reopen):
-                _follow(tap, outputs, summary, count)
+                _follow(tap, outputs, summary, count, unknown)
             outputs.finish()
         except EtcpipeError as error:
             failure = error  # the device is gone: say what was seen until then
         stopper.leave()
-        counters, lost = tap.counters(), tap.lost()
+        counters, lost = tap.counters() | (unknown.counters() if unknown else {}), tap.lost()
     # With -j, standard output carries verdict lines and nothing else.
     click.echo("\n".join(_summary_lines(summary, counters, lost)), err=is_json(ctx))
     if failure:
@@ -196,13 +206,32 @@ def _stdout(as_json: bool) -> list["Sink"]:
     return [] if is_service() else [LiveTable(click.echo)]  # nobody reads a service's tables
 
 
-def _follow(tap: "Live", outputs: "LiveOutputs", summary: "Summary", count: int | None) -> None:
+def _unknown(tap: "Live", folder: Path | None) -> "UnknownFlows | None":
+    from etcpipe.outputs import wall_clock_offset_ns
+    from etcpipe.unknown import UnknownFlows
+
+    if folder is None:
+        return None
+    unknown = UnknownFlows(folder, clock_offset_ns=wall_clock_offset_ns())
+    tap.at_packets(unknown.keep)
+    return unknown
+
+
+def _follow(
+    tap: "Live",
+    outputs: "LiveOutputs",
+    summary: "Summary",
+    count: int | None,
+    unknown: "UnknownFlows | None",
+) -> None:
     """Pass verdicts on until the tap stops, or `count` of them were made."""
     for verdicts in tap:
         if count is not None:
             verdicts = verdicts.head(count - summary.flows)
         summary.add(verdicts)
         outputs.write(verdicts)
+        if unknown:
+            unknown.take(verdicts)
         if count is not None and summary.flows >= count:
             tap.stop()
             return

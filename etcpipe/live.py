@@ -86,6 +86,7 @@ class Live:
         self._filter = filter
         self._duration_s = duration_s
         self._checks: list[Callable[[], object]] = []
+        self._watchers: list[Callable[[PacketBatch], object]] = []
         self._stack = ExitStack()
         self._stopping = False
 
@@ -146,6 +147,16 @@ class Live:
     def at_checks(self, call: Callable[[], object]) -> None:
         """Call this twice a second from the iteration, between two batches of packets."""
         self._checks.append(call)
+
+    def at_packets(self, call: Callable[[PacketBatch], object]) -> None:
+        """Call this with each batch of packets before it is regrouped.
+
+        Raises:
+            UsageError: the kernel gathers features, no packets come.
+        """
+        if isinstance(self._ring, FeatureSource):
+            raise UsageError("no packets come with --capture features: attach without it")
+        self._watchers.append(call)
 
     def set_filter(self, expression: str | None) -> None:
         """Look only at packets that a libpcap expression wants, from now on; None: at all.
@@ -231,6 +242,7 @@ class Live:
         check = monotonic()
         while not self._stopping and not (end and monotonic() >= end):
             batch = self._ring.receive()
+            self._show(batch)
             yield batch
             if monotonic() >= check:
                 check = monotonic() + CHECK_EVERY_S
@@ -248,7 +260,12 @@ class Live:
             batch = self._ring.receive()
             if not len(batch):
                 return
+            self._show(batch)
             yield batch
+
+    def _show(self, batch: PacketBatch) -> None:
+        for call in self._watchers:
+            call(batch)
 
     def _publish(self, verdicts: VerdictBatch) -> None:
         """Write each verdict where the kernel programs find it by the flow's slot."""

@@ -5,18 +5,19 @@ files. Memory and files are bounded: what was no longer in memory when the verdi
 counted, and the oldest file makes room for a new one.
 """
 
+import logging
 import struct
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from etcpipe.batch import LINKTYPE_ETHERNET, FlowBatch, PacketBatch
+from etcpipe.batch import LINKTYPE_ETHERNET, PacketBatch
 from etcpipe.errors import OutputError
-from etcpipe.pipeline import Source
-from etcpipe.verdict import VerdictBatch
+from etcpipe.verdict import EVENT_EARLY, VerdictBatch
+
+log = logging.getLogger(__name__)
 
 FILES = 16
 FILE_BYTES = 16 << 20
@@ -67,6 +68,7 @@ class UnknownFlows:
         self._kept_bytes = 0
         self._link_type = LINKTYPE_ETHERNET
         self._file: Path | None = None
+        self._has_failed = False
         self.saved = 0
         self.missed = 0
         try:
@@ -75,10 +77,6 @@ class UnknownFlows:
             raise OutputError(f"cannot write {folder}: {error.strerror}") from error
         numbers = [_number(path) for path in self._paths()]
         self._next = max(numbers, default=0) + 1
-
-    def watch(self, source: Source) -> "Watched":
-        """Return a source whose packets are kept as they pass."""
-        return Watched(source, self)
 
     def keep(self, batch: PacketBatch) -> None:
         """Copy a batch's packets, the oldest ones make room."""
@@ -94,12 +92,11 @@ class UnknownFlows:
             self._kept_bytes -= self._kept.popleft().frames.nbytes
 
     def take(self, verdicts: VerdictBatch) -> None:
-        """Write the packets of those flows that are "unknown".
+        """Write the packets of those flows that are "unknown", and will stay so.
 
-        Raises:
-            OutputError: the folder cannot be written.
+        A folder that cannot be written is said once, and tried again with the next flows.
         """
-        wanted = verdicts.flows.flow_id[verdicts.label < 0]
+        wanted = verdicts.flows.flow_id[(verdicts.label < 0) & (verdicts.event != EVENT_EARLY)]
         if not len(wanted):
             return
         records, found = [], np.zeros(0, np.uint64)
@@ -107,15 +104,19 @@ class UnknownFlows:
             chosen = np.flatnonzero(np.isin(kept.flow_id, wanted))
             records += [self._record(kept, i) for i in chosen.tolist()]
             found = np.union1d(found, kept.flow_id[chosen])
-        self.saved += len(found)
-        self.missed += len(wanted) - len(found)
         try:
             self._write(records)
         except OSError as error:
-            raise OutputError(f"cannot write {self._folder}: {error.strerror}") from error
+            if not self._has_failed:
+                log.warning("cannot write %s: %s; unknown flows are missed", self._folder, error)
+            self._has_failed, found = True, found[:0]
+        else:
+            self._has_failed = False
+        self.saved += len(found)
+        self.missed += len(wanted) - len(found)
 
     def counters(self) -> dict[str, int]:
-        """Return how many unknown flows were saved, and how many were no longer in memory."""
+        """Return how many unknown flows were saved, and how many could not be."""
         return {"UNKNOWN_SAVED": self.saved, "UNKNOWN_MISSED": self.missed}
 
     def _record(self, kept: _Kept, i: int) -> bytes:
@@ -126,7 +127,11 @@ class UnknownFlows:
 
     def _write(self, records: list[bytes]) -> None:
         for record in records:
-            if self._file is None or self._file.stat().st_size + len(record) > self._file_bytes:
+            if (
+                self._file is None
+                or not self._file.exists()
+                or self._file.stat().st_size + len(record) > self._file_bytes
+            ):
                 self._begin()
             assert self._file is not None
             with self._file.open("ab") as file:
@@ -142,26 +147,6 @@ class UnknownFlows:
 
     def _paths(self) -> list[Path]:
         return sorted(self._folder.glob(f"{_PREFIX}[0-9]*.pcap"), key=_number)
-
-
-class Watched:
-    """A source that shows its packets to UnknownFlows on their way."""
-
-    def __init__(self, source: Source, unknown: UnknownFlows) -> None:
-        self._source, self._unknown = source, unknown
-
-    def __iter__(self) -> Iterator[PacketBatch]:
-        for batch in self._source:
-            self._unknown.keep(batch)
-            yield batch
-
-    def clock_ns(self) -> int | None:
-        """Return the source's."""
-        return self._source.clock_ns()
-
-    def records(self, flows: FlowBatch) -> np.ndarray:
-        """Return the source's."""
-        return self._source.records(flows)
 
 
 def _number(path: Path) -> int:

@@ -21,6 +21,7 @@ from kernel_fixtures import Wire, wire
 from kernel_fixtures import run as shell
 from xsk_redirect import Redirect
 
+from etcpipe.capture import Capture
 from etcpipe.kernel import netns
 
 pytestmark = pytest.mark.root
@@ -84,6 +85,25 @@ def test_packets_come_by_the_way_that_is_asked_for(wire, tmp_path, options):
     assert {e["src_port"] for e in ours} == set(range(20000, 20009))
     assert {e["etcpipe"]["packets_used"] for e in ours} == {FIRST_N}
     assert wire.leftovers() == []
+
+
+def test_packets_of_unknown_flows_are_saved(wire, tmp_path):
+    ring = tmp_path / "unknown"
+    with attached(wire, tmp_path, "--save-unknown", str(ring)) as etcpipe:
+        etcpipe.until_attached()
+        send_flows(wire, 3)
+        etcpipe.until(lambda: etcpipe.stdout.count("\n") >= 3)
+        assert etcpipe.signalled(signal.SIGINT) == 0
+    events = [json.loads(line) for line in etcpipe.stdout.splitlines()]
+    nameless = [e["src_port"] for e in events if e["etcpipe"]["label"] == "unknown"]
+    assert len(nameless) == 3 and "unknown saved          3\n" in etcpipe.stderr
+    saved = [
+        (int.from_bytes(batch.frame(i)[34:36].tobytes(), "big"), int(batch.timestamp_ns[i]))
+        for batch in Capture(sorted(ring.iterdir()), 64)
+        for i in range(len(batch))
+    ]
+    assert sorted(port for port, _ in saved) == sorted(nameless * FIRST_N)
+    assert all(abs(time.time() - at / 1e9) < 60 for _, at in saved)
 
 
 def test_a_ring_buffer_has_one_queue(wire):
