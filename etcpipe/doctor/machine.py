@@ -77,7 +77,7 @@ def programs() -> Finding:
 
 def loaders() -> Finding:
     """There is something to load programs with."""
-    found = [*_libbpf(), *(["bcc"] if find_spec("bcc.libbcc") else [])]
+    found = [*_libbpf(), *(["bcc"] if _has_bcc() else [])]
     if not found:
         remedy = "apt install libbpf1 (or python3-bpfcc)"
         return Finding("loaders", FAIL, "neither libbpf nor bcc", remedy)
@@ -227,6 +227,10 @@ def _effective() -> int:
 def _may_try() -> bool:
     """Whether this process may make a network namespace to try something in."""
     return bool(_effective() >> CAP_SYS_ADMIN & 1)
+
+
+def _has_bcc() -> bool:
+    return bool(find_spec("bcc") and find_spec("bcc.libbcc"))  # the bcc of PyPI has no libbcc
 
 
 def _libbpf() -> list[str]:
