@@ -98,6 +98,11 @@ class Runtime:
         """Rows in each stage's queue."""
         return [len(queue) for queue in self._queues]
 
+    @property
+    def deadline_ns(self) -> int | None:
+        """When the next batch is due, however few rows it has; None while no row waits."""
+        return min((queue.deadline_ns for queue in self._queues if len(queue)), default=None)
+
     def add(self, flows: FlowBatch, now_ns: int = 0, depth: np.ndarray | None = None) -> None:
         """Take rows.
 

@@ -21,8 +21,6 @@ from etcpipe.model import Answers
 from etcpipe.serving.arrivals import Rows, Schedule
 from etcpipe.verdict import SOURCE_DEGRADED, SOURCE_TIMEOUT, VerdictBatch
 
-# How far the clock jumps while rows wait for their batch: deadlines are kept as exactly.
-STEP_NS = 50_000
 # Events of one step when only the speed counts.
 CHUNK = 1024
 
@@ -148,12 +146,11 @@ def replay(schedule: Schedule, stages: Sequence[Serving]) -> Outcome:
         feed.until(now_ns, now_ns)
         for verdicts in runtime.poll(clock.now_ns()):
             feed.is_done[outcome.take(verdicts, clock.now_ns())] = True
-        following = int(times[done]) if done < len(times) else None
-        if any(runtime.waiting):
-            soon = clock.now_ns() + STEP_NS
-            following = soon if following is None else min(following, soon)
-        if following is not None:
-            clock.skip_to(following)
+        following = [int(times[done])] if done < len(times) else []
+        if (deadline_ns := runtime.deadline_ns) is not None:
+            following.append(deadline_ns)
+        if following:
+            clock.skip_to(min(following))
     return _finished(outcome, runtime, time.process_time() - began)
 
 
