@@ -74,6 +74,11 @@ def cascade() -> None:
 @click.option("--folds", default=3, type=click.IntRange(2), show_default=True, help="Of captures.")
 @click.option("--seed", default=1, show_default=True, help="Makes folds and fits repeatable.")
 @click.option("--rounds", type=click.IntRange(1), help="Of a network's training at most.")
+@click.option(
+    "--with-slow",
+    is_flag=True,
+    help="Write the model that waits longest too, for serve-bench --wait-for.",
+)
 @click.pass_context
 def fit(ctx: click.Context, models: tuple[str, ...], **options: Any) -> None:
     """Choose stages and thresholds for DATA, a folder of labelled captures.
@@ -97,7 +102,7 @@ def fit(ctx: click.Context, models: tuple[str, ...], **options: Any) -> None:
         raise click.BadParameter(f"no folder {output.parent}", ctx, param_hint="-o")
     fits, reports = import_for_training("cascade.fit", "cascade.report")
     result = _fit(names, Path(data), options)
-    fits.write(result, output)
+    fits.write(result, output, options["with_slow"])
     if is_json(ctx):
         print_json(ctx, {"cascade": str(output), **reports.as_numbers(result)})
     else:

@@ -121,9 +121,14 @@ def fit(
 
 
 def _reference(plans: Sequence[Plan], offered: Sequence[Candidate]) -> float:
-    """Return the macro-F1 of the candidate that waits longest, the slowest of those."""
-    slow = max(range(len(offered)), key=lambda i: (offered[i].packets, offered[i].us))
-    return next(plan.figures.macro_f1 for plan in plans if plan.chain == (slow,))
+    """Return the macro-F1 of the candidate that waits longest."""
+    chain = (slowest(offered),)
+    return next(plan.figures.macro_f1 for plan in plans if plan.chain == chain)
+
+
+def slowest(offered: Sequence[Candidate]) -> int:
+    """Return which candidate waits longest; of several, the one that costs most."""
+    return max(range(len(offered)), key=lambda i: (offered[i].packets, offered[i].us))
 
 
 def judge(
@@ -195,8 +200,11 @@ def _on_stage(
     )
 
 
-def write(result: Result, path: Path) -> Cascade:
+def write(result: Result, path: Path, with_slow: bool = False) -> Cascade:
     """Write the cascade's file, and beside it the models of its stages that were trained.
+
+    Args:
+        with_slow: write the model that waits longest too, as STEM-slow.onnx, to compare with.
 
     Raises:
         OutputError: a file cannot be written.
@@ -204,15 +212,8 @@ def write(result: Result, path: Path) -> Cascade:
     stages = []
     for one in result.stages:
         made = result.made[one.settled.candidate]
-        model = path.with_name(f"{path.stem}-{made.file_name}")
-        if made.contents is not None:
-            try:
-                model.write_bytes(made.contents)
-            except OSError as error:
-                raise OutputError(f"cannot write {model}: {error.strerror}") from error
-        else:
-            assert made.path is not None
-            model = made.path
+        model = made.path or path.with_name(f"{path.stem}-{made.file_name}")
+        _write(made, model)
         stages.append(
             Stage(
                 one.candidate.packets,
@@ -221,6 +222,18 @@ def write(result: Result, path: Path) -> Cascade:
                 one.settled.rule,
             )
         )
+    if with_slow:
+        slow = slowest([one.candidate for one in result.made])
+        _write(result.made[slow], path.with_name(f"{path.stem}-slow.onnx"))
     cascade = Cascade(tuple(stages), result.wait_s)
     cascade.save(path)
     return cascade
+
+
+def _write(made: Made, path: Path) -> None:
+    if made.contents is None:
+        return
+    try:
+        path.write_bytes(made.contents)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
