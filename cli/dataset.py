@@ -115,6 +115,34 @@ def report_dataset(
         click.echo(as_text(report))
 
 
+@dataset.command("export", cls=Verb)
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--mask",
+    type=click.Choice(["strict", "standard", "none"]),
+    default="strict",
+    show_default=True,
+    help="Which statistics are left out.",
+)
+@click.pass_context
+def export_dataset(ctx: click.Context, folder: Path, output: Path, mask: str) -> None:
+    """Write statistics and sequences of a built dataset to OUTPUT, a Parquet file.
+
+    \b
+    Example:
+      etcpipe dataset export monday monday.parquet
+    """
+    from etcpipe import dataset as datasets
+    from etcpipe.dataset.export import to_parquet
+
+    flows = to_parquet(datasets.open_folder(folder), output, mask)
+    if is_json(ctx):
+        print_json(ctx, {"output": str(output), "flows": flows})
+    else:
+        click.echo(f"{output}: {flows} flows")
+
+
 def as_text(report: dict[str, Any]) -> str:
     """Return a dataset's report as a table for people."""
     lines = [

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from labelled import EVERY, made_up, write_recordings
 
 from etcpipe.cli.command import cli
-from etcpipe.dataset import Input
+from etcpipe.dataset import Input, open_folder
 from etcpipe.errors import UsageError
 
 pytest.importorskip("lightgbm", reason="training needs etcpipe[train]")
@@ -152,3 +152,18 @@ def test_captures_of_one_moment_cannot_be_split_by_time():
     fold = held_out.deal_folds(dataset, 4, seed=1, split="time")
     with pytest.raises(UsageError, match="less than two classes came 120 s before stretch 2"):
         held_out.sides_of(dataset, fold, "time")
+
+
+def test_a_built_folder_as_parquet(built, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet needs etcpipe[parquet]")
+    done = etcpipe("dataset", "export", built, tmp_path / "sizes.parquet", "-j")
+    assert json.loads(done.output)["flows"] == 120
+    table = parquet.read_table(tmp_path / "sizes.parquet").to_pydict()
+    rows = open_folder(built)
+    assert table["label"] == [rows.classes[i] for i in rows.label]
+    assert table["s_bytes_mean"] == rows.columns(("s_bytes_mean",))[:, 0].tolist()
+    assert table["gap"][7] == rows.seq[7, :, 2].tolist()
+    assert "s_port" not in table and table["payload"][0] == "binary"
+    assert np.datetime64(table["first"][5]).astype(int) == rows.first_us[5]
+    refused = etcpipe("dataset", "export", built, tmp_path / "none" / "x.parquet")
+    assert "cannot write" in str(refused.exception) and "No such file" in str(refused.exception)
