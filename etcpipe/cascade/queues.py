@@ -40,11 +40,11 @@ class StageQueue:
     def push(self, rows: Rows, now_ns: int) -> None:
         """Add rows that came now."""
         over = ~rows.goes_on & _IS_OVER[rows.flows.reason]
-        for part, patience in ((rows.select(~over), 1), (rows.select(over), ENDED_PATIENCE)):
-            if len(part):
+        for chosen, patience in ((~over, 1), (over, ENDED_PATIENCE)):
+            if chosen.any():
                 deadline_ns = now_ns + patience * self._deadline_ns
-                heappush(self._heap, (deadline_ns, next(self._order), part))
-                self._rows += len(part)
+                heappush(self._heap, (deadline_ns, next(self._order), rows.select(chosen)))
+        self._rows += len(rows)
 
     def is_due(self, now_ns: int) -> bool:
         """Is there a batch: as many rows as one takes, or one that must not wait any longer?"""

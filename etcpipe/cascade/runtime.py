@@ -45,6 +45,9 @@ COUNTERS = (
     "CASCADE_FORGOTTEN",  # flows that lost their place to one a whole table later
 )
 
+# Where a row goes that goes to no stage.
+NOWHERE, ASIDE = -1, -2
+
 Records = Callable[[FlowBatch], np.ndarray]
 
 
@@ -74,6 +77,7 @@ class Runtime:
         self.classes = stages[0].classes
         self.models = tuple(one.name for one in stages)
         self.depths = tuple(one.stage.packets for one in stages)
+        self._depth_of = np.array(self.depths, np.uint16)
         self._stages = stages
         self._decide = [one.decider() for one in stages]
         self._queues = [StageQueue(one.stage) for one in stages]
@@ -111,11 +115,14 @@ class Runtime:
             now_ns: the time, never less than before; 0 offline.
             depth: (flows,) uint8, packets at which early rows came out; None: closing rows.
         """
+        if not len(flows):
+            return
         depths = np.zeros(len(flows), np.uint8) if depth is None else depth
-        for one in sorted(set(depths.tolist())):  # a flow's rows in their order
-            chosen = depths == one
-            rows = flows if chosen.all() else flows.select(chosen)
-            self._place(rows, np.full(len(rows), one, np.uint8), now_ns)
+        different = sorted(set(depths.tolist()))
+        for one in different:  # a flow's rows in their order
+            chosen = np.flatnonzero(depths == one)
+            rows = flows if len(different) == 1 else flows.select(chosen)
+            self._place(rows, depths[chosen], now_ns)
 
     def poll(
         self, now_ns: int = 0, records: Records | None = None, flush: bool = False
@@ -154,16 +161,19 @@ class Runtime:
     def _place(self, flows: FlowBatch, depth: np.ndarray, now_ns: int) -> None:
         """Put rows where their flows are due: a queue, aside, or nowhere."""
         state, is_newer = self._states.look_up(flows.flow_id)
-        rows, status = Rows(flows, depth, state), state["status"]
-        aside = status == QUEUED
-        if aside.any():
-            self._parked.append(rows.select(aside))
-        new = (status == NONE) & ~(is_newer & rows.goes_on)
-        depths = np.array(self.depths)
-        came = ~rows.goes_on | (depth >= depths[state["next"]])
-        for stage in range(len(self._stages)):
-            due = (status == WAITING) & came & (state["next"] == stage)
-            self._enqueue(stage, rows.select(due | new if stage == 0 else due), now_ns)
+        rows, status, stage = Rows(flows, depth, state), state["status"], state["next"]
+        place = np.full(len(rows), NOWHERE)
+        place[(status == NONE) & ~(is_newer & rows.goes_on)] = 0
+        if status.any():
+            came = ~rows.goes_on | (depth >= self._depth_of[stage])
+            place = np.where((status == WAITING) & came, stage, place)
+            place[status == QUEUED] = ASIDE
+        for one in sorted(set(place.tolist())):
+            chosen = rows.select(place == one)
+            if one == ASIDE:
+                self._parked.append(chosen)
+            elif one != NOWHERE:
+                self._enqueue(one, chosen, now_ns)
 
     def _enqueue(self, stage: int, rows: Rows, now_ns: int) -> None:
         if not len(rows):
@@ -177,7 +187,9 @@ class Runtime:
             )
             if len(first):
                 first.state["status"], first.state["next"] = QUEUED, stage
-                self._states.put(first.state[first.goes_on])
+                goes_on = first.goes_on
+                if goes_on.any():
+                    self._states.put(first.state[goes_on])
                 queue.push(first, now_ns)
             if len(rows):  # they wait until there is room
                 self._submit(stage)
@@ -235,22 +247,29 @@ class Runtime:
     def _answer(self, job: Job, now_ns: int) -> None:
         """Take what a stage said: verdicts on sure flows, the way on for others."""
         rows = _answered(job)
-        state, _ = self._states.look_up(rows.flows.flow_id)
-        rows = rows.select(~rows.goes_on | (state["status"] == QUEUED))  # others were forgotten
+        is_awaited = ~rows.goes_on | self._states.is_awaited(rows.flows.flow_id)
+        rows = rows.select(is_awaited)  # the others were forgotten
         following = job.stage + 1
         if following == len(self._stages):
             self._finish(rows, "CASCADE_LAST", now_ns)
             return
         sure = self._decide[job.stage](rows.state["label"], rows.state["probability"])
-        self._finish(rows.select(sure), "CASCADE_SURE", now_ns)
-        unsure = rows.select(~sure)
+        if sure.any():
+            self._finish(rows.select(sure), "CASCADE_SURE", now_ns)
+        if not sure.all():
+            self._go_on(rows.select(~sure), following, now_ns)
+
+    def _go_on(self, unsure: Rows, following: int, now_ns: int) -> None:
+        """Take flows to the next stage, or have them wait for the packets that it sees."""
         if self._tell_early:
             self._tell(unsure, now_ns)
         waits = unsure.goes_on & (unsure.depth < self.depths[following])
-        waiting = unsure.state[waits]
-        waiting["status"], waiting["next"] = WAITING, following
-        self._states.put(waiting)
-        self._enqueue(following, unsure.select(~waits), now_ns)
+        if waits.any():
+            waiting = unsure.state[waits]
+            waiting["status"], waiting["next"] = WAITING, following
+            self._states.put(waiting)
+        if not waits.all():
+            self._enqueue(following, unsure.select(~waits), now_ns)
 
     def _tell(self, rows: Rows, now_ns: int) -> None:
         """Make early verdicts on flows that have had none."""
@@ -286,7 +305,7 @@ class Runtime:
                 probability=state["probability"],
                 runner_up=state["runner_up"],
                 stage=state["stage"],
-                depth=np.array(self.depths, np.uint16)[state["stage"]],
+                depth=self._depth_of[state["stage"]],
                 event=np.broadcast_to(event, len(rows)),
                 packets_used=state["packets_used"],
                 source=np.full(len(rows), SOURCE_DEGRADED, np.uint8)

@@ -32,6 +32,7 @@ STATE = np.dtype(
         ("pad", "u1"),
     ]
 )
+_BLANK = np.array((0, 0, 0, -1, -1, NOT_TOLD, 0, NO_STAGE, 0, NONE, 0), STATE)
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,10 @@ class Rows:
 
     def select(self, rows: np.ndarray) -> "Rows":
         """Return some rows, chosen by (flows,) bool."""
-        if rows.all():
+        chosen = np.flatnonzero(rows)
+        if len(chosen) == len(self):
             return self
-        return Rows(self.flows.select(rows), self.depth[rows], self.state[rows])
+        return Rows(self.flows.select(chosen), self.depth[chosen], self.state[chosen])
 
     def with_state(self, state: np.ndarray) -> "Rows":
         """Return the rows with another answer."""
@@ -87,11 +89,9 @@ def concatenate(parts: list[Rows]) -> Rows:
 
 def blank(flow_id: np.ndarray) -> np.ndarray:
     """Return (flows,) STATE of flows that nothing is known of."""
-    state = np.zeros(len(flow_id), STATE)
+    state = np.empty(len(flow_id), STATE)
+    state[:] = _BLANK
     state["flow_id"] = flow_id
-    state["label"] = state["runner_up"] = -1
-    state["told"] = NOT_TOLD
-    state["stage"] = NO_STAGE
     return state
 
 
@@ -105,19 +105,29 @@ class FlowStates:
 
     def look_up(self, flow_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (flows,) STATE, blank where there is none; and where a newer flow is instead."""
-        there = self._table[self._slots(flow_id)]
-        is_own = there["flow_id"] == flow_id
-        return np.where(is_own, there, blank(flow_id)), there["flow_id"] > flow_id
+        state = self._table[self._slots(flow_id)]
+        owner = state["flow_id"].copy()
+        other = np.flatnonzero(owner != flow_id)
+        if len(other):
+            state[other] = blank(flow_id[other])
+        return state, owner > flow_id
+
+    def is_awaited(self, flow_id: np.ndarray) -> np.ndarray:
+        """Return (flows,) bool, whether an early row of each flow is queued or judged."""
+        slots = self._slots(flow_id)
+        is_queued = self._table["status"][slots] == QUEUED
+        return is_queued & (self._table["flow_id"][slots] == flow_id)
 
     def put(self, state: np.ndarray) -> None:
         """Keep the state of some flows, but of none whose place a newer one has."""
         slots = self._slots(state["flow_id"])
-        there = self._table[slots]
-        other = there["flow_id"] != state["flow_id"]
-        live = (there["status"] == WAITING) | (there["status"] == QUEUED)
-        self.forgotten += int((other & live).sum())
-        kept = there["flow_id"] <= state["flow_id"]
-        self._table[slots[kept]] = state[kept]
+        owner, status = self._table["flow_id"][slots], self._table["status"][slots]
+        other = owner != state["flow_id"]
+        if other.any():
+            self.forgotten += int((other & ((status == WAITING) | (status == QUEUED))).sum())
+            kept = owner <= state["flow_id"]
+            slots, state = slots[kept], state[kept]
+        self._table[slots] = state
 
     def clear(self, flow_id: np.ndarray) -> None:
         """Forget flows that have their answer."""
