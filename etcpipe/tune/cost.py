@@ -17,13 +17,17 @@ import numpy as np
 from etcpipe.batch import FlowBatch
 from etcpipe.errors import UsageError
 from etcpipe.gpu.inference import ROWS_AT_ONCE
-from etcpipe.gpu.regroup import Regroup
+from etcpipe.gpu.regroup import ROWS_MAX, SLOTS, Regroup
 from etcpipe.gpu.views import VIEWS, compute
+from etcpipe.tune import zero_loss
 from etcpipe.tune.cache import Cache
 from etcpipe.tune.profile import traffic_of
 from etcpipe.tune.timing import Stopwatch, Timing
+from etcpipe.tune.zero_loss import Throughput
 
 FLOWS = 1024  # whose columns the pipeline computes at once at most
+THROUGHPUT_FLOWS = 16_384  # that traffic is made of whose throughput is measured
+OFFERED = 1.5  # times what a core would do if all that it did were timed pieces of work
 RATE = 10_000  # new flows a second, for the packets of a regroup that is timed
 
 
@@ -121,6 +125,35 @@ class Profiler:
         if self._cache is not None and key and not cost.is_disturbed:
             self._cache.put(name, asdict(cost))
         return cost
+
+    def throughput(
+        self, columns: Sequence[str], depth: int, model: Inference, seconds: float = 1.0
+    ) -> Throughput:
+        """Return how many flows a second one core does without loss; takes about ten seconds.
+
+        Args:
+            columns, depth, model: as of measure().
+            seconds: of traffic that must go by without loss.
+
+        Raises:
+            UsageError: as of measure().
+        """
+        self._check(columns, depth)
+        rate = OFFERED * 1e9 / self.measure(columns, depth, model).cpu_ns
+        drawn = np.random.default_rng(0).choice(len(self._every), THROUGHPUT_FLOWS)
+        traffic = traffic_of(self._every.select(np.sort(drawn)), depth, rate)
+        rows = partial(compute, self._view, depth=depth, columns=tuple(columns))
+
+        def judge(flows: FlowBatch) -> None:
+            for start in range(0, len(flows), FLOWS):
+                table = rows(flows.select(slice(start, start + FLOWS)))
+                for first in range(0, len(table), ROWS_AT_ONCE):
+                    model.infer(table[first : first + ROWS_AT_ONCE])
+
+        pending = 2 ** math.ceil(math.log2(2 * rate * (self._wait_s + 1)))
+        room = {"slots": max(pending, SLOTS), "max_rows": max(pending, ROWS_MAX)}
+        make_regroup = partial(Regroup, depth, wait_s=self._wait_s, **room)
+        return zero_loss.search(traffic, make_regroup, judge, seconds)
 
     def wait_s(self, depth: int) -> np.ndarray:
         """Return (flows,) float64, how long each flow waits for its row, by recorded gaps."""

@@ -37,6 +37,11 @@ class Traffic:
     lasts_ns: int
     generations: int
 
+    @property
+    def first_id(self) -> int:
+        """The lowest id of the flows that began since the traffic first came."""
+        return 1 + self.generations * self.flows
+
     def batches(self) -> Iterator[PacketBatch]:
         """Yield the packets, BATCH_MAX at a time; nothing is copied."""
         for start in range(0, len(self.batch), CONSTANTS["BATCH_MAX"]):

@@ -1,0 +1,190 @@
+"""Zero-loss throughput: the most new flows a second that one core judges without losing any.
+
+Traffic is offered at a rate above what the core can do, and a share of it is kept, by buckets
+of a hash of the flow; bisection finds the largest share with which nothing is lost. Packets
+wait in a ring as AF_XDP's: what finds it full is lost. The source is not a wire: a packet
+arrives when the clock says so, and the clock is the processor time of what handles packets,
+so that other processes on the machine do not make packets wait. It stands for a core of
+one's own that does nothing else, kernel and driver apart.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from etcpipe.batch import FlowBatch, PacketBatch
+from etcpipe.gpu.regroup import GRACE_NS, Regroup
+from etcpipe.layout import CONSTANTS
+from etcpipe.tune.profile import Traffic, part_of
+
+BUCKETS = 512
+RING = 8192  # descriptors that wait for us, as live
+COALESCED_NS = 1_000_000  # after which packets are handed over, be there how few there may
+# Of regrouping: flows that were cut short, or packets that could not be used.
+LOSSES = ("REGROUP_EVICTED", "REGROUP_POOL_FULL", "REGROUP_UNPARSED")
+
+Judge = Callable[[FlowBatch], object]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of the traffic of some buckets.
+
+    Attributes:
+        buckets: that were kept, of BUCKETS.
+        lost: counters that are not 0, by name; a trial ends with the first loss.
+        flows: rows that were judged.
+        packets: that were handled.
+        busy: share of the clock's time that was processor time.
+    """
+
+    buckets: int
+    lost: dict[str, int]
+    flows: int
+    packets: int
+    busy: float
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """The most that nothing was lost with.
+
+    Attributes:
+        flows_per_s: new flows.
+        packets_per_s: theirs, among the first N.
+        buckets: of BUCKETS that were kept.
+        trials: in the order in which they were made.
+    """
+
+    flows_per_s: float
+    packets_per_s: float
+    buckets: int
+    trials: tuple[Trial, ...]
+
+
+def search(
+    traffic: Traffic,
+    make_regroup: Callable[[], Regroup],
+    judge: Judge,
+    seconds: float = 1.0,
+    ring: int = RING,
+) -> Throughput:
+    """Return what one core does without loss, 0 where it loses packets of a single bucket.
+
+    Args:
+        traffic: offered, at more than a core can do; it comes again and again.
+        seconds: of traffic that must go by without loss.
+        judge: given the rows that are complete, as often as there are any.
+    """
+    bucket = _buckets(traffic)
+    trials = []
+    low, high = 0, BUCKETS + 1  # the most that nothing was lost with, the least that it was with
+    while high - low > 1:
+        kept = (low + high) // 2
+        trial = _trial(_part(traffic, bucket < kept), make_regroup(), judge, seconds, ring)
+        trials.append(replace(trial, buckets=kept))
+        low, high = (low, kept) if trial.lost else (kept, high)
+    per_s = 1e9 / traffic.lasts_ns
+    first = traffic.batch.rank == 0
+    return Throughput(
+        flows_per_s=int((first & (bucket < low)).sum()) * per_s,
+        packets_per_s=int((bucket < low).sum()) * per_s,
+        buckets=low,
+        trials=tuple(trials),
+    )
+
+
+def _trial(traffic: Traffic, regroup: Regroup, judge: Judge, seconds: float, ring: int) -> Trial:
+    """Feed the traffic for a time of its clock, until something is lost.
+
+    Before it, traffic comes until rows end as fast as they begin, with a core that takes no
+    time. Of flows that began still earlier, nothing comes.
+    """
+    core = _Core(regroup, judge, ring)
+    ramp_ns = regroup.settings.wait_ns + GRACE_NS
+    ramp, measured = (math.ceil(ns / traffic.lasts_ns) for ns in (ramp_ns, seconds * 1e9))
+    for number in range(ramp + measured):
+        part = traffic
+        if number < traffic.generations:
+            part = _part(traffic, traffic.batch.flow_id >= np.uint64(traffic.first_id))
+        core.feed(part.batch, is_ramp=number < ramp)
+        if core.lost:
+            break
+        traffic.come_again()
+    return Trial(0, core.lost, core.flows, core.packets, core.busy)
+
+
+class _Core:
+    """What handles packets, and its clock.
+
+    Attributes:
+        lost: counters that are not 0.
+    """
+
+    def __init__(self, regroup: Regroup, judge: Judge, ring: int) -> None:
+        self._regroup, self._judge, self._ring = regroup, judge, ring
+        self._clock_ns = self._busy_ns = self._measured_from_ns = 0
+        self.flows = self.packets = 0
+        self.lost: dict[str, int] = {}
+
+    @property
+    def busy(self) -> float:
+        """The share of the time that was processor time, once the ramp is over."""
+        return self._busy_ns / max(self._clock_ns - self._measured_from_ns, 1)
+
+    def feed(self, batch: PacketBatch, is_ramp: bool) -> None:
+        """Handle packets as they arrive; after a loss no more."""
+        arrivals = batch.timestamp_ns.astype(np.int64)
+        done = 0
+        while done < len(arrivals) and not self.lost:
+            here = int(np.searchsorted(arrivals, self._clock_ns, "right"))
+            if here <= done:
+                self._clock_ns = int(arrivals[done]) + COALESCED_NS
+                continue
+            if here - done > self._ring and not is_ramp:
+                self.lost["RING_FULL"] = here - done - self._ring
+            end = min(here, done + CONSTANTS["BATCH_MAX"])
+            took_ns = self._handle(part_of(batch, done, end))
+            self._clock_ns += 0 if is_ramp else took_ns
+            self._busy_ns += took_ns
+            done = end
+        self.packets += done
+        counters = self._regroup.counters
+        self.lost |= {name: counters[name] for name in LOSSES if counters[name]}
+        if is_ramp:
+            self._busy_ns, self._measured_from_ns = 0, self._clock_ns
+
+    def _handle(self, batch: PacketBatch) -> int:
+        """Return the processor time that a batch took, ns."""
+        before = time.thread_time_ns()
+        ready = self._regroup.add(batch)
+        if len(ready):
+            self._judge(ready)
+        self.flows += len(ready)
+        return time.thread_time_ns() - before
+
+
+def _buckets(traffic: Traffic) -> np.ndarray:
+    """Return (packets,) the bucket of each packet's flow, the same whenever the flow comes.
+
+    Source: the mixing step of SplitMix64 (Steele et al., Fast Splittable Pseudorandom Number
+    Generators, OOPSLA 2014).
+    """
+    mixed = (traffic.batch.flow_id - np.uint64(1)) % np.uint64(traffic.flows)
+    mixed = mixed + np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return (mixed ^ (mixed >> np.uint64(31))) % np.uint64(BUCKETS)
+
+
+def _part(traffic: Traffic, kept: np.ndarray) -> Traffic:
+    """Return some packets, as if the others had not been sent."""
+    columns = {
+        name: column[kept]
+        for name, column in vars(traffic.batch).items()
+        if isinstance(column, np.ndarray) and name != "memory"
+    }
+    return replace(traffic, batch=replace(traffic.batch, **columns))
