@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,14 +140,14 @@ def search(
     settings = _settings(job, **options)
     recordings = [one for path in data for one in datasets.find_recordings(path, task)]
     with Steps() as steps:
-        flows: LabelledFlows = data_of_tune.read_flows(
-            recordings,
-            datasets.Input(depth, count, wait),
-            lambda done, total: steps("reading", done, total),
-            view,
-        )
-        if skip_rare:
-            flows = _without_rare(flows, settings.split)
+
+        def read(given: Any) -> "LabelledFlows":
+            flows = data_of_tune.read_flows(
+                recordings, given, lambda done, total: steps("reading", done, total), view
+            )
+            return _without_rare(flows, settings.split) if skip_rare else flows
+
+        flows = read(datasets.Input(depth, count, wait))
         one: Search = job.prepare(flows, output, settings)
         try:
             job.search(one, _tell_of(steps, settings.budget))
@@ -154,7 +155,8 @@ def search(
             steps.__exit__()
             warn(f"interrupted: {len(one.study.measured())} points are kept, --resume goes on")
             return EXIT_INTERRUPTED
-        front: Front = job.complete(one, steps)
+        whole = replace(job.WHOLE, count=count)
+        front: Front = job.complete(one, steps, lambda: read(whole))
     is_drawn = _draw(front, output)
     _print(ctx, front, output)
     return 0 if is_drawn else EXIT_DEGRADED

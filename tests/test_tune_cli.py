@@ -101,8 +101,10 @@ def test_everything_that_was_asked_for_is_written(recordings, tmp_path, priced):
     front = load_front(folder)
     chosen = [one for one in front.points if one.chosen]
     assert len(chosen) == 1 and chosen[0].cpu_ns <= 200 == front.limits["cpu_ns"]
-    rules = [(one["name"], one["depth"]) for one in front.baselines]
-    assert rules == [("ALL", 6), ("RFE10", 6), ("MI10", 6)]
+    rules = [(one["name"], one["at"], one["depth"]) for one in front.baselines]
+    assert rules == [
+        (name, *at) for name in ("ALL", "RFE10", "MI10") for at in (("6", 6), ("end", 64))
+    ]
     searches = front.about["searches"]
     assert set(searches) == {"etcpipe", "random", "NSGA-II", "annealing"}
     assert all(len(one["share"]) == 12 for one in searches.values())

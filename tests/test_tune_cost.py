@@ -10,7 +10,7 @@ from etcpipe.batch import FlowBatch, concatenate
 from etcpipe.errors import OutputError, UsageError
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.gpu.views import VIEWS
-from etcpipe.layout import FLOW_KEY, PACKET_FIELDS
+from etcpipe.layout import FLOW_KEY, PACKET_FIELDS, READY_REASONS
 from etcpipe.tune.cache import Cache
 from etcpipe.tune.cost import Profiler
 from etcpipe.tune.profile import traffic_of
@@ -116,6 +116,12 @@ def test_wait_is_that_of_the_recorded_gaps():
     profiler = Profiler(batch_of([flow_of(5), flow_of(2)]), wait_s=1.5)
     assert profiler.wait_s(2).tolist() == pytest.approx([0.01, 0.01])
     assert profiler.wait_s(5).tolist() == pytest.approx([0.04, 1.51])
+
+
+def test_a_flow_that_ended_waits_no_longer():
+    flows = batch_of([flow_of(2), flow_of(2)])
+    flows.reason[:] = [READY_REASONS.index("end"), READY_REASONS.index("idle")]
+    assert Profiler(flows, wait_s=1.5).wait_s(5).tolist() == pytest.approx([0.01, 1.51])
 
 
 def test_a_point_costs_its_parts_and_more_packets_cost_more():

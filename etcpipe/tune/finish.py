@@ -130,28 +130,39 @@ def _model(evaluator: Evaluator, one: Final, number: int) -> bytes:
     return fitted.to_onnx(rows.shape[1], description)
 
 
-def fixed_choices(evaluator: Evaluator, prior: Prior, tell: Tell) -> list[dict[str, Any]]:
-    """Return ALL, RFE10 and MI10 at 10 packets and at the greatest depth, measured as points are.
+def fixed_choices(
+    evaluator: Evaluator, prior: Prior, tell: Tell, whole: Evaluator | None = None
+) -> list[dict[str, Any]]:
+    """Return ALL, RFE10 and MI10 at some depths, measured as points are.
 
     Each gets the model that is best on the folds of the search.
+
+    Args:
+        whole: of the same flows until they end, for columns of whole flows; None: leave these.
     """
     space, seen = evaluator.space, ~evaluator.parts.is_test
-    deepest = space.everything()
-    rows = evaluator.rows(deepest)
-    label = evaluator.flows.dataset.label
+    rows, label = evaluator.rows(space.everything()), evaluator.flows.dataset.label
     columns = {
-        "ALL": deepest.features,
+        "ALL": space.everything().features,
         "RFE10": by_elimination(rows[seen], label[seen], _FEW, evaluator.seed),
         "MI10": by_information(prior, _FEW),
     }
-    found = []
+    depths = sorted({min(_SHALLOW, space.depth_max), space.depth_max})
+    places = [(str(depth), depth, evaluator) for depth in depths]
+    if whole is not None:
+        places.append(("end", whole.space.depth_max, whole))
+    found: list[dict[str, Any]] = []
     for name, features in columns.items():
-        for depth in sorted({min(_SHALLOW, space.depth_max), space.depth_max}):
-            tell(f"{name} at {depth}", len(found), 2 * len(columns))
-            kinds = range(len(space.models))
-            choice = evaluator.most_accurate([Choice(features, depth, kind) for kind in kinds])
-            best = evaluator(choice)
-            cost = repeated_cost(evaluator, best.choice)
-            point = _point(evaluator, Final(best, cost, evaluator.judge(best.choice)), len(found))
-            found.append({"name": name} | asdict(point) | {"model": ""})
+        for at, depth, one in places:
+            tell(f"{name} at {at}", len(found), len(places) * len(columns))
+            point = _fixed(one, features, depth, len(found))
+            found.append({"name": name, "at": at} | asdict(point) | {"model": ""})
     return found
+
+
+def _fixed(evaluator: Evaluator, features: tuple[int, ...], depth: int, number: int) -> Point:
+    kinds = range(len(evaluator.space.models))
+    choice = evaluator.most_accurate([Choice(features, depth, kind) for kind in kinds])
+    cost = repeated_cost(evaluator, choice)
+    measured = evaluator(choice)
+    return _point(evaluator, Final(measured, cost, evaluator.judge(choice)), number)

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from etcpipe.dataset import Dataset, Input
 from etcpipe.errors import UsageError
 from etcpipe.gpu.views import VIEWS
+from etcpipe.layout import CONSTANTS
 from etcpipe.tune import baselines, finish
 from etcpipe.tune.cache import Cache
 from etcpipe.tune.cost import Profiler
@@ -35,6 +37,8 @@ from etcpipe.tune.study import Budget, Study, Work, search_together
 
 log = logging.getLogger(__name__)
 CACHE = "costs.jsonl"
+# Whole flows: as many packets as are kept, and no verdict before a flow ends or is idle.
+WHOLE = Input(first_n=CONSTANTS["FIRST_N_MAX"], wait_s=60.0)
 BASELINES = {
     "none": "nothing",
     "rules": "ALL, RFE10 and MI10, columns chosen by a rule",
@@ -171,8 +175,13 @@ def covered(measured: Sequence[Measured], space: Space) -> float:
     return hypervolume(values, (1.0, 1.0 + 1e-9))
 
 
-def complete(one: Search, tell: Tell) -> Front:
+def complete(
+    one: Search, tell: Tell, read_whole: Callable[[], LabelledFlows] | None = None
+) -> Front:
     """Return the front of what was measured, measured again and written with its models.
+
+    Args:
+        read_whole: reads the same captures again, with WHOLE, for baselines of whole flows.
 
     Raises:
         UsageError: nothing was measured yet.
@@ -184,7 +193,8 @@ def complete(one: Search, tell: Tell) -> Front:
     histories = {"etcpipe": measured}
     fixed = []
     if settings.baselines != "none":
-        fixed = finish.fixed_choices(evaluator, one.prior, tell)
+        whole = _whole(one, read_whole()) if read_whole else None
+        fixed = finish.fixed_choices(evaluator, one.prior, tell, whole)
     if settings.baselines == "all":
         histories |= _others(one, measured, tell)
     flows, dataset = evaluator.flows, evaluator.flows.dataset
@@ -214,6 +224,23 @@ def complete(one: Search, tell: Tell) -> Front:
     )
     write_front(front, one.folder)
     return front
+
+
+def _whole(one: Search, flows: LabelledFlows) -> Evaluator:
+    """Return an evaluator of flows until they end, divided as those of the search are."""
+    before, parts = one.evaluator.flows.dataset, one.evaluator.parts
+    fold = dict(zip(_groups(before, parts.split), parts.fold.tolist(), strict=True))
+    dealt = [fold.get(group, 0) for group in _groups(flows.dataset, parts.split)]
+    space = Space(one.evaluator.space.columns, flows.settings.first_n)
+    again = Parts(np.array(dealt), parts.split)
+    return _evaluator(flows, space, again, one.settings, one.folder)
+
+
+def _groups(dataset: Dataset, split: str) -> list[Any]:
+    """Return what a flow's fold goes by, the same when captures are read in another way."""
+    if split == "capture":
+        return [dataset.captures[i] for i in dataset.capture]
+    return dataset.groups(split).tolist()
 
 
 def _others(one: Search, measured: list[Measured], tell: Tell) -> dict[str, list[Measured]]:

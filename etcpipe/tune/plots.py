@@ -50,7 +50,7 @@ def _front(axes: Any, front: Front) -> None:
             axes.step(*_columns(search["front"]), where="post", alpha=0.6, label=name)
     for one in front.baselines:
         axes.plot(one[front.cost], one["f1_search"], "x", color="black")
-        axes.annotate(f" {one['name']} {one['depth']}", (one[front.cost], one["f1_search"]))
+        axes.annotate(f" {one['name']} {one['at']}", (one[front.cost], one["f1_search"]))
     for mark, symbol in (("knee", "s"), ("chosen", "*")):
         marked = [one for one in front.points if getattr(one, mark)]
         values = [(one.f1_search or one.f1, getattr(one, front.cost)) for one in marked]

@@ -65,7 +65,7 @@ def versus(front: Front) -> list[str]:
         cheaper = f"{one['cpu_ns'] / best.cpu_ns:.1f} times less processor time"
         if best.latency_s and one["latency_s"]:
             cheaper += f", {one['latency_s'] / best.latency_s:.1f} times less latency"
-        found.append(f"{one['name']} at {one['depth']}: point {best.id} {words} at {cheaper}")
+        found.append(f"{one['name']} at {one['at']}: point {best.id} {words} at {cheaper}")
     return found
 
 
@@ -83,7 +83,7 @@ def _cells(point: Point) -> list[str]:
 
 def _rule_cells(one: dict[str, Any]) -> list[str]:
     kind = f"{one['kind']} {' '.join(str(value) for value in one['parameters'].values())}"
-    return [one["name"], *_numbers(one), kind]
+    return [f"{one['name']} at {one['at']}", *_numbers(one), kind]
 
 
 def _numbers(one: dict[str, Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """How fast a search finds the front: a small space that is measured whole, and each way to search.
 
-    .venv/bin/python tools/bench/tune.py RECORDINGS... [--task TASK] [--seeds 10]
+    .venv/bin/python tools/bench/tune.py RECORDINGS... [--task TASK] [--seeds 10] [--plot PNG]
 
 Six columns, 1 to 50 packets and one decision tree: 3,150 points. Error is 1 - macro-F1 when
 captures are held out, cost is modelled as work that columns share, in ns a flow. The table of
@@ -24,6 +24,7 @@ from etcpipe.tune import baselines, models
 from etcpipe.tune.cato import Cato
 from etcpipe.tune.data import LabelledFlows, read_flows
 from etcpipe.tune.hypervolume import hypervolume
+from etcpipe.tune.plots import draw_bands
 from etcpipe.tune.priors import Prior, mutual_information
 from etcpipe.tune.search import FrontSearch, Measured, Strategy, run
 from etcpipe.tune.space import Choice, ModelKind, Space
@@ -91,7 +92,8 @@ def strategies(prior: Prior, cost_max: float) -> dict[str, Callable[[], Strategy
     """Return what makes each way to search."""
     return {
         "etcpipe": lambda: FrontSearch(prior),
-        "etcpipe, no prior": lambda: FrontSearch(prior, prior_weight=0.0),
+        "etcpipe, prior three times as heavy": lambda: FrontSearch(prior, prior_weight=0.3),
+        "etcpipe, no prior after the starts": lambda: FrontSearch(prior, prior_weight=0.0),
         "TPE, multivariate, sparse starts": lambda: baselines.tpe(prior),
         "CATO's optimiser, restated": lambda: Cato(prior),
         "CATO's optimiser, 10 starts": lambda: Cato(prior, starts=10),
@@ -132,9 +134,19 @@ def search(name: str, seed: int, prior: Prior, truth: dict, evaluations: int) ->
 
 
 def table(
-    prior: Prior, truth: dict, names: list[str], seeds: int, evaluations: int, jobs: int
+    prior: Prior,
+    truth: dict,
+    names: list[str],
+    seeds: int,
+    evaluations: int,
+    jobs: int,
+    curves: dict[str, np.ndarray],
 ) -> Iterator[str]:
-    """Yield the lines of a Markdown table."""
+    """Yield the lines of a Markdown table.
+
+    Args:
+        curves: takes (seeds, evaluations) shares by way to search, cost linear.
+    """
     scales = {"linear": Scale(truth, False), "log": Scale(truth, True)}
     after = [n for n in AFTER if n <= evaluations]
     yield "| way to search | cost | " + " | ".join(f"{n}" for n in after) + " | to 0.99 | s |"
@@ -143,6 +155,10 @@ def table(
         for name in names:
             one = partial(search, name, prior=prior, truth=truth, evaluations=evaluations)
             runs = list(pool.map(one, range(seeds)))
+            linear = scales["linear"]
+            curves[name] = np.array(
+                [[linear.share(values[: n + 1]) for n in range(evaluations)] for values, _ in runs]
+            )
             for scale_name, scale in scales.items():
                 cells = [spread([scale.share(values[:n]) for values, _ in runs]) for n in after]
                 reached = [first_at(scale, values, 0.99) for values, _ in runs]
@@ -178,6 +194,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--evaluations", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="hypervolume over evaluations")
     parser.add_argument("--ways", nargs="+", help="default: all but the last, which is slow")
     arguments = parser.parse_args()
     found = [one for path in arguments.recordings for one in find_recordings(path, arguments.task)]
@@ -192,8 +209,13 @@ def main() -> None:
         f"{len(flows.dataset.captures)} captures; {len(truth)} points, "
         f"{arguments.seeds} seeds; share of the true hypervolume after so many evaluations\n"
     )
-    for line in table(prior, truth, names, arguments.seeds, arguments.evaluations, arguments.jobs):
+    curves: dict[str, np.ndarray] = {}
+    for line in table(
+        prior, truth, names, arguments.seeds, arguments.evaluations, arguments.jobs, curves
+    ):
         print(line, flush=True)
+    if arguments.plot:
+        draw_bands(curves, arguments.plot)
 
 
 if __name__ == "__main__":
