@@ -27,6 +27,12 @@ EXIT_DEGRADED = 3
 @click.argument("device", type=Device())
 @click.option("-m", "--model", type=click.Path(), help="Model file; default: the one that ships.")
 @click.option(
+    "--shadow",
+    type=click.Path(),
+    metavar="FILE",
+    help="A model to ask too; show and the summary say how often it agrees.",
+)
+@click.option(
     "--cascade",
     type=click.Path(),
     metavar="FILE",
@@ -111,6 +117,7 @@ def attach(
     ctx: click.Context,
     device: str,
     model: str | None,
+    shadow: str | None,
     cascade: str | None,
     point: str | None,
     output: tuple[str, ...],
@@ -146,6 +153,7 @@ def attach(
       etcpipe attach eth0 -o /var/log/etcpipe/eve.jsonl -o prometheus://127.0.0.1:9617
     """
     from etcpipe import live
+    from etcpipe.model_requests import ModelRequests
     from etcpipe.outputs.live import LiveOutputs
     from etcpipe.outputs.summary import Summary
     from etcpipe.outputs.targets import Targets
@@ -173,10 +181,12 @@ def attach(
             duration_s=duration,
             keep=keep,
             policy=policy,
+            shadow=shadow,
         ) as tap,
         LiveOutputs(tap, option(ctx, "netns"), targets, flows, _stdout(is_json(ctx))) as outputs,
     ):
         stopper.stops(tap.stop)
+        tap.at_checks(ModelRequests(tap, option(ctx, "netns")).check)
         unknown = _unknown(tap, save_unknown)
         click.echo(f"{_started(device, tap)}; Ctrl-C ends", err=True)
         summary, failure = Summary(), None
@@ -189,7 +199,8 @@ def attach(
         stopper.leave()
         counters, lost = tap.counters() | (unknown.counters() if unknown else {}), tap.lost()
     # With -j, standard output carries verdict lines and nothing else.
-    click.echo("\n".join(_summary_lines(summary, counters, lost)), err=is_json(ctx))
+    lines = _summary_lines(summary, counters, lost) + _shadow_lines(tap.shadow_report())
+    click.echo("\n".join(lines), err=is_json(ctx))
     if failure:
         raise failure
     for target, dropped in outputs.dropped.items():
@@ -249,3 +260,9 @@ def _summary_lines(summary: "Summary", counters: dict[str, int], lost: dict[str,
 
     flows = summary.lines(live=True) if summary.flows else ["no flows"]
     return ["", *flows, "", *counter_lines(counters), "", loss_line(counters, lost)]
+
+
+def _shadow_lines(report: dict[str, Any] | None) -> list[str]:
+    from etcpipe.shadow import report_lines
+
+    return ["", *report_lines(report)] if report else []

@@ -4,15 +4,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etcpipe.cli.common import Group, Verb, is_json, print_json
+from etcpipe.cli.common import Device, Group, Verb, is_json, option, print_json
 
 if TYPE_CHECKING:
     from etcpipe.model_bench import Speed
 
 
-@click.group(cls=Group, short_help="List models, show what one is, measure it.")
+@click.group(cls=Group, short_help="List models, show or measure one, put it in service.")
 def model() -> None:
-    """Models: those that ship, and what a model file holds."""
+    """Models: those that ship, what a model file holds, and which one a running attach asks."""
 
 
 @model.command("list", cls=Verb)
@@ -97,6 +97,55 @@ def bench_model(
         return
     click.echo(f"{loaded}, {loaded.engine}, {threads} thread{'s' * (threads > 1)}\n")
     click.echo("\n".join(_speed_lines(speeds)))
+
+
+@model.command("load", cls=Verb)
+@click.argument("file")
+@click.option("--dev", "device", type=Device(), required=True, help="Where attach runs.")
+@click.option("--shadow", is_flag=True, help="Ask it beside the active one; show compares them.")
+@click.pass_context
+def load_model(ctx: click.Context, file: str, device: str, shadow: bool) -> None:
+    """Let the running attach on a device go on with the model FILE.
+
+    No packet is lost and each flow is answered once. The model must have the classes of the
+    one it replaces; a shadow may have others. After a restart, attach has the model again that
+    it is started with.
+
+    \b
+    Examples:
+      etcpipe model load new.onnx --dev eth0 --shadow
+      etcpipe show eth0
+      etcpipe model load new.onnx --dev eth0
+    """
+    from etcpipe import model as models
+
+    models.load(file)  # what is wrong with the file itself is said here
+    path = str(models.find(file).resolve())
+    _ask(ctx, device, "shadow" if shadow else "load", path)
+
+
+@model.command("rollback", cls=Verb)
+@click.option("--dev", "device", type=Device(), required=True, help="Where attach runs.")
+@click.pass_context
+def roll_back(ctx: click.Context, device: str) -> None:
+    """Let the running attach on a device go back to the model before.
+
+    \b
+    Example:
+      etcpipe model rollback --dev eth0
+    """
+    _ask(ctx, device, "rollback")
+
+
+def _ask(ctx: click.Context, device: str, action: str, path: str | None = None) -> None:
+    from etcpipe.model_requests import ask
+
+    answer = ask(device, option(ctx, "netns"), action, path)
+    if is_json(ctx):
+        print_json(ctx, {"device": device, "model": answer["model"], "engine": answer["engine"]})
+    else:
+        role = "shadow" if action == "shadow" else "model"
+        click.echo(f"{device}: {role} {answer['model']} by {answer['engine']}")
 
 
 def _speed_lines(speeds: list["Speed"]) -> list[str]:

@@ -31,9 +31,13 @@ def show(ctx: click.Context, device: str | None) -> None:
         return
     from etcpipe.outputs.summary import counter_lines
     from etcpipe.outputs.table import Table
+    from etcpipe.shadow import report_lines
 
     headers = ["device", "netns", "mode", "loader", ">consumer", ">first", ">seen", ">mirrored"]
     click.echo("\n".join(Table([*headers, ">flows"]).lines(map(_row, taps))))
+    for tap in taps:
+        if tap["shadow"]:
+            click.echo("\n".join(["", tap["device"], *report_lines(tap["shadow"])]))
     if option(ctx, "stats"):
         for tap in taps:
             click.echo(f"\n{tap['device']}\n" + "\n".join(counter_lines(tap["counters"])))
@@ -63,10 +67,17 @@ def detach(ctx: click.Context, device: str | None, everywhere: bool) -> None:
 
 def _taps(ctx: click.Context, device: str | None) -> list[dict[str, Any]]:
     from etcpipe.kernel import netns, tap
+    from etcpipe.outputs.watch import read_reports
 
     wanted = option(ctx, "netns")
     inode = netns.inode(wanted) if wanted else None
-    return [one for one in tap.show(device, wanted) if inode in (None, one["netns"])]
+    taps = [one for one in tap.show(device, wanted) if inode in (None, one["netns"])]
+    reports = read_reports((one["netns"], one["device"]) for one in taps)
+    running = {(report["netns"], report["device"]): report for report in reports}
+    for one in taps:
+        report = running.get((one["netns"], one["device"]), {})
+        one["model"], one["shadow"] = report.get("model"), report.get("shadow")
+    return taps
 
 
 def _namespace(inode: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from etcpipe import model as models
 from etcpipe import pipeline
 from etcpipe import policy as policies
 from etcpipe.batch import FlowBatch, PacketBatch
@@ -21,7 +22,9 @@ from etcpipe.kernel import netns as namespaces
 from etcpipe.kernel.features_source import FeatureRows, FeatureSource, features_of
 from etcpipe.kernel.forward import Forward
 from etcpipe.kernel.guard import no_interrupt
+from etcpipe.model import Model
 from etcpipe.model_choice import AnyModel, depth_for, load, regroup_for
+from etcpipe.model_life import ModelInService, check_fits, check_rows_fit
 from etcpipe.policy import Policy, verdict_words
 from etcpipe.queues import Queues
 from etcpipe.ring import Ring
@@ -71,18 +74,33 @@ class Live:
         compute: str = "cpu",
         policy: Policy | None = None,
         filter: str | None = None,
+        shadow: Model | None = None,
     ):
         self.device = device
         self.model = model
+        self.compute = compute
         self._policy = policy
         self._decide = policy.decider(model.classes) if policy else None
         self._netns = netns
         opened = Forward if settings.forward else tap.Tap
         self._tap = opened(device, settings, keep=keep)
+        self._raw_len = max(model.raw_len, shadow.raw_len if shadow else 0)
         self._regroup: Any = regroup_for(
-            model, settings.first_n, wait_s, settings.parse, compute, threads=settings.queues
+            model,
+            settings.first_n,
+            wait_s,
+            settings.parse,
+            compute,
+            threads=settings.queues,
+            raw_len=self._raw_len,
         )
-        self._serving = _runtime_of(model) if isinstance(model, CascadeModel) else model
+        self._serving: Runtime | ModelInService
+        if isinstance(model, CascadeModel):
+            self._serving = _runtime_of(model)
+        else:
+            self._serving = ModelInService(model)
+        if shadow:
+            self.set_shadow(shadow)
         self._filter = filter
         self._duration_s = duration_s
         self._checks: list[Callable[[], object]] = []
@@ -118,8 +136,7 @@ class Live:
         with ExitStack() as stack:
             if self._netns:
                 stack.enter_context(namespaces.enter(self._netns))
-            if isinstance(self._serving, Runtime):
-                stack.callback(self._serving.close)
+            stack.callback(self._serving.close)
             stack.enter_context(self._tap)
             self._ring: Any = _open_ring(self._tap)
             stack.enter_context(self._ring)
@@ -187,6 +204,50 @@ class Live:
         if self._tap.settings.policy:
             self._tap.set_actions((policy or Policy(())).actions())
         self._policy, self._decide = policy, decide
+
+    def set_model(self, model: Model) -> None:
+        """Let another model answer from now on; flows that are on the way miss nothing.
+
+        Call it from at_checks() alone, as what follows.
+
+        Raises:
+            UsageError: a cascade answers, or the model does not fit what was attached.
+        """
+        serving = self._one_model()
+        check_fits(model, serving.active, self._tap.settings, self._raw_len)
+        serving.replace(model)
+        self.model = model
+
+    def roll_back_model(self) -> None:
+        """Let the model answer again that did before set_model().
+
+        Raises:
+            UsageError: there was none.
+        """
+        self.model = self._one_model().roll_back()
+
+    def set_shadow(self, model: Model) -> None:
+        """Ask another model too, whose answers only shadow_report() tells.
+
+        Raises:
+            UsageError: as set_model(); its classes may be others.
+        """
+        serving, settings = self._one_model(), self._tap.settings
+        if settings.capture == "features":
+            raise UsageError("a shadow sees packets: take another --capture than features")
+        check_rows_fit(model, serving.active, settings.first_n, self._raw_len, settings.count)
+        serving.set_shadow(model)
+
+    def shadow_report(self) -> dict[str, Any] | None:
+        """Return how the shadow's answers compare, see Shadow.report(); None without one."""
+        if not isinstance(self._serving, ModelInService) or self._serving.shadow is None:
+            return None
+        return self._serving.shadow.report()
+
+    def _one_model(self) -> ModelInService:
+        if not isinstance(self._serving, ModelInService):
+            raise UsageError("a cascade answers: its models change with a new attach")
+        return self._serving
 
     def report_flows(self, take: Callable[[np.ndarray], None]) -> None:
         """Call `take` with FLOW_RECORDs of flows as they end, from a thread of its own.
@@ -341,6 +402,7 @@ def attach(
     keep: bool = False,
     policy: str | PathLike[str] | None = None,
     filter: str | None = None,
+    shadow: str | PathLike[str] | None = None,
     tracking: Mapping[str, Any] | None = None,
 ) -> Live:
     """Return a tap on `device`; enter it to attach, iterate for verdicts, leave it to detach.
@@ -369,6 +431,7 @@ def attach(
         policy: a file that says what verdicts do to their flows (docs/policy.md); only with
             one is traffic changed, as it says.
         filter: packets to look at, in libpcap's syntax; None: all.
+        shadow: another model file, asked about the same flows; see Live.shadow_report().
         tracking: more fields of TapSettings by name: timeouts, sample, count (which packets
             count towards the first N; else as the model was trained).
 
@@ -424,4 +487,5 @@ def attach(
         compute=compute,
         policy=rules,
         filter=filter,
+        shadow=models.load(shadow, device=compute) if shadow is not None else None,
     )

@@ -54,8 +54,12 @@ def regroup_for(
     parse: int = 0,
     device: str = "cpu",
     threads: int = 1,
+    raw_len: int | None = None,
 ) -> Regroup:
     """Return a Regroup that builds what the model needs; on device "auto", where it runs.
+
+    Args:
+        raw_len: bytes of a packet, where another model wants more than this one.
 
     Only whole packets are worth several threads: other rows are done before those are awake.
     Rows of a cascade are made on the CPU, wherever its models run.
@@ -63,6 +67,7 @@ def regroup_for(
     Raises:
         UnsupportedError: the device cannot regroup here.
     """
+    raw_len = model.raw_len if raw_len is None else raw_len
     if isinstance(model, CascadeModel):
         early, device = model.early_depths(first_n), "cpu"
     else:
@@ -70,12 +75,12 @@ def regroup_for(
     on = partial(
         Regroup,
         first_n,
-        raw_len=model.raw_len,
+        raw_len=raw_len,
         wait_s=model.wait_s if wait_s is None else wait_s,
         mask=model.mask,
         parse=parse,
         depths=early,
-        threads=threads if model.raw_len else 1,
+        threads=threads if raw_len else 1,
     )
     if device != "auto":
         return on(device=device)

@@ -14,9 +14,10 @@ model, views and scores are made there (gpu/scorer_gpu.py), and only scores come
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from etcpipe.batch import FlowBatch, FlowRecords, PacketBatch, concatenate
 from etcpipe.gpu.regroup import Regroup
-from etcpipe.model import Model
 from etcpipe.verdict import VerdictBatch
 
 if TYPE_CHECKING:
@@ -39,10 +40,24 @@ class Source(FlowRecords, Protocol):
         ...
 
 
+class Judge(Protocol):
+    """A model, or what stands for several (etcpipe/model_life.py); see etcpipe.model.Model."""
+
+    def scorer(self, regroup: Regroup) -> "Scorer | None": ...
+
+    def verdicts(
+        self,
+        flows: FlowBatch,
+        records: np.ndarray,
+        start_ns: int | None = None,
+        scorer: "Scorer | None" = None,
+    ) -> VerdictBatch: ...
+
+
 def run(
     source: Source,
     regroup: Regroup,
-    model: Model,
+    model: Judge,
     rows_min: int = 1,
     now_ns: Clock | None = None,
 ) -> Iterator[VerdictBatch]:
@@ -94,7 +109,7 @@ def serve(
 
 def judge(
     flows: FlowBatch,
-    model: Model,
+    model: Judge,
     records: FlowRecords,
     now_ns: Clock | None = None,
     scorer: "Scorer | None" = None,

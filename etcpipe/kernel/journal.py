@@ -87,7 +87,8 @@ class Journal:
                 self._remove_from_home()
         self._remove_pins()
         self.path.unlink(missing_ok=True)
-        for suffix in (".new", ".live", ".live.new"):  # .live: what monitors read
+        # what monitors read, and what a running attach was asked last
+        for suffix in (".new", ".live", ".live.new", ".ask", ".answer", ".answer.new"):
             run_path(self.netns_inode, self.device, suffix).unlink(missing_ok=True)
         with suppress(OSError):  # others' taps of this namespace are there
             self.path.parent.rmdir()

@@ -80,6 +80,7 @@ class Watch:
                 "digest": tap.model.digest,
                 "engine": tap.model.engine,
             },
+            "shadow": tap.shadow_report(),
             "counters": tap.counters(),
             "lost": tap.lost(),
             **self.tally.asdict(),

@@ -1,0 +1,136 @@
+"""A model in service: another one takes its place, and a shadow is asked beside it.
+
+Both happen between two batches of packets. The tap, its flow table and the rows that are
+being filled stay as they are, so no packet is lost and each flow is answered once, by the
+model that was active when its row was complete.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from etcpipe.batch import FlowBatch
+from etcpipe.errors import UsageError
+from etcpipe.gpu.regroup import Regroup
+from etcpipe.model import Model
+from etcpipe.shadow import Shadow
+from etcpipe.verdict import VerdictBatch
+
+if TYPE_CHECKING:
+    from etcpipe.gpu.scorer_gpu import Scorer
+    from etcpipe.kernel.settings import TapSettings
+
+
+class ModelInService:
+    """What pipeline.run() takes as its model; all methods are for the thread that runs it.
+
+    Attributes:
+        active: answers.
+        previous: answered before, None until another one was loaded.
+        shadow: is asked too, and heard by nobody but its report.
+    """
+
+    def __init__(self, active: Model) -> None:
+        self.active = active
+        self.previous: Model | None = None
+        self.shadow: Shadow | None = None
+        self._regroup: Regroup | None = None
+        self._scorer: Scorer | None = None
+
+    def scorer(self, regroup: Regroup) -> None:
+        """Begin to judge what comes out of regrouping; see Model.scorer()."""
+        self._regroup = regroup
+        # a shadow needs the rows, and what judges them where they lie hands out none
+        self._scorer = self.active.scorer(regroup) if self.shadow is None else None
+
+    def verdicts(
+        self,
+        flows: FlowBatch,
+        records: np.ndarray,
+        start_ns: int | None = None,
+        scorer: "Scorer | None" = None,
+    ) -> VerdictBatch:
+        """See Model.verdicts(); the scorer is its own."""
+        verdicts = self.active.verdicts(flows, records, start_ns, self._scorer)
+        if self.shadow:
+            self.shadow.ask(verdicts)
+        return verdicts
+
+    def replace(self, model: Model) -> None:
+        """Let a model answer from the next batch on; it fits, see check_fits()."""
+        self.active, self.previous = model, self.active
+        if self._regroup is not None:
+            self.scorer(self._regroup)
+
+    def roll_back(self) -> Model:
+        """Let the model before answer again, and return it.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if self.previous is None:
+            raise UsageError("no other model was loaded since the start")
+        self.replace(self.previous)
+        return self.active
+
+    def set_shadow(self, model: Model) -> None:
+        """Ask a model too from the next batch on; it fits, see check_rows_fit().
+
+        Raises:
+            UsageError: flows are judged on the GPU, and their packets are seen by nobody else.
+        """
+        if self._scorer:
+            raise UsageError("flows are judged on the GPU: attach with --device cpu for a shadow")
+        self.close()
+        self.shadow = Shadow(model)
+
+    def close(self) -> None:
+        """End the shadow."""
+        if self.shadow:
+            self.shadow.close()
+
+
+def check_fits(model: Model, active: Model, settings: "TapSettings", raw_len: int) -> None:
+    """Check that a model can take over from another one while rows are being filled.
+
+    Args:
+        raw_len: bytes of each packet that rows hold.
+
+    Raises:
+        UsageError: it cannot; only a new start can bring it in.
+    """
+    if model.classes != active.classes:
+        raise UsageError(
+            f"model {model} has other classes than {active}: verdicts in the kernel and in "
+            "outputs are numbered by them, attach anew"
+        )
+    if settings.capture == "features" and (
+        (model.view, model.columns, model.first_n) != (active.view, active.columns, active.first_n)
+    ):
+        raise UsageError(f"model {model} has other columns than the kernel gathers: attach anew")
+    check_rows_fit(model, active, settings.first_n, raw_len, settings.count)
+
+
+def check_rows_fit(model: Model, active: Model, first_n: int, raw_len: int, count: str) -> None:
+    """Check that a model can look at the rows that were made for another one.
+
+    Raises:
+        UsageError: it cannot, and why.
+    """
+    wanted: dict[str, tuple[Any, Any]] = {
+        "mask": (model.mask, active.mask),
+        "packets that count": (model.count, count),
+    }
+    for what, (needed, there) in wanted.items():
+        if needed != there:
+            raise UsageError(f"model {model} needs {what} {needed!r}, attached is {there!r}")
+    if model.first_n > first_n:
+        raise UsageError(
+            f"model {model} needs {model.first_n} packets of a flow, attached with {first_n}: "
+            f"attach anew with --first {model.first_n}"
+        )
+    if model.raw_len > raw_len:
+        raise UsageError(
+            f"model {model} needs {model.raw_len} bytes of a packet, rows have {raw_len}: "
+            "attach anew"
+        )
