@@ -172,7 +172,7 @@ def compute(
     Raises:
         ValueError: depth below 1, an unknown column, or flows without the bytes that it shows.
     """
-    from etcpipe.gpu import features_native, tokens_cpu, views_cpu
+    from etcpipe.gpu import features_native, tokens_native, views_cpu
 
     if depth < 1:
         raise ValueError(f"depth is {depth}, a view needs at least one packet")
@@ -183,7 +183,7 @@ def compute(
     if view.name == "image":
         return views_cpu.image(flows, depth)
     if view.name == "tok":
-        return tokens_cpu.tok(flows, views_cpu.seq(flows, depth))
+        return tokens_native.tok(flows, depth)
     return views_cpu.raw(view, flows, depth)
 
 

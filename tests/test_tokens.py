@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from frames import ACK, PSH, batch, ether, ipv4, ipv6, record, tcp, udp
 
+from etcpipe.batch import rows_of as allocate
+from etcpipe.gpu import tokens_cpu, tokens_native, views_cpu
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.gpu.tokens import LEARNABLE, NO_BYTE, PAYLOAD, RAW_LEN, TOKENS, TRANSPORT
 from etcpipe.gpu.views import VIEWS, compute
@@ -122,3 +124,47 @@ def test_fields_that_strict_hides_are_zero_and_none_of_them_is_learnable():
 def test_flows_that_keep_too_few_bytes_are_refused():
     with pytest.raises(ValueError, match=f"tok needs {RAW_LEN}"):
         rows_of(ether(ipv4(6, tcp(b"a"))), raw_len=RAW_LEN - 1)
+
+
+def random_flows(flows, rng, ranks=12):
+    """Flows with any bytes, lengths, protocols, holes and times."""
+    made = allocate(flows, ranks, RAW_LEN + 16)
+    made.key["protocol"] = rng.choice([6, 17, 17, 58], flows)
+    made.raw[:] = rng.integers(0, 256, made.raw.shape)
+    is_ipv6 = rng.random((flows, ranks)) < 0.5
+    made.raw[..., 0] = np.where(is_ipv6, 0x60, 0x40) | rng.integers(0, 16, (flows, ranks))
+    made.raw[..., 6] = rng.choice([6, 17, 0, 43, 44, 51, 60], (flows, ranks))
+    made.raw[..., 40] = rng.choice([6, 17, 0, 43, 44, 51, 60], (flows, ranks))
+    packets = made.packets
+    packets["present"] = rng.random((flows, ranks)) < 0.8
+    packets["direction"] = rng.integers(0, 2, (flows, ranks))
+    packets["ip_len"] = rng.integers(0, 70_000, (flows, ranks))
+    packets["payload_len"] = rng.integers(0, 70_000, (flows, ranks))
+    near = rng.random((flows, ranks)) < 0.7
+    packets["payload_len"][near] = np.maximum(packets["ip_len"][near].astype(int) - 48, 0)
+    packets["raw_len"] = rng.choice([0, 1, 20, 40, 41, 64, RAW_LEN, RAW_LEN + 16], (flows, ranks))
+    packets["tcp_flags"] = rng.integers(0, 256, (flows, ranks))
+    packets["timestamp_ns"] = 10**18 + rng.integers(0, 10**10, (flows, ranks)).cumsum(axis=1)
+    backwards = rng.random((flows, ranks)) < 0.1
+    packets["timestamp_ns"][backwards] -= 20 * 10**9
+    return made
+
+
+@pytest.mark.parametrize("depth", [1, 3, 10, 12])
+@pytest.mark.parametrize("ranks", [1, 4, 12])
+def test_c_has_the_bits_of_the_definition(depth, ranks):
+    flows = random_flows(500, np.random.default_rng(depth * 100 + ranks), ranks)
+    defined = tokens_cpu.tok(flows, views_cpu.seq(flows, depth))
+    made = tokens_native.tok(flows, depth)
+    assert made.dtype == defined.dtype and made.shape == defined.shape == (500, 10, 72)
+    differs = np.argwhere(made.view(np.uint32) != defined.view(np.uint32))
+    assert not len(differs), differs[:5]
+
+
+def test_no_flows_have_no_rows():
+    assert tokens_native.tok(allocate(0, 10, RAW_LEN), 10).shape == (0, 10, 72)
+
+
+def test_too_few_bytes_are_refused():
+    with pytest.raises(ValueError, match="tok needs 144"):
+        tokens_native.tok(allocate(1, 10, 100), 10)

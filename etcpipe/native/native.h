@@ -26,5 +26,6 @@ extern PyMethodDef ringbuf_methods[];
 extern PyMethodDef heads_methods[];
 extern PyMethodDef feature_methods[];
 extern PyMethodDef gather_methods[];
+extern PyMethodDef token_methods[];
 
 #endif /* ETCPIPE_NATIVE_H */
