@@ -19,6 +19,7 @@ from etcpipe.errors import UsageError
 from etcpipe.gpu.inference import ROWS_AT_ONCE
 from etcpipe.gpu.regroup import ROWS_MAX, SLOTS, Regroup
 from etcpipe.gpu.views import VIEWS, compute
+from etcpipe.layout import READY_REASONS
 from etcpipe.tune import zero_loss
 from etcpipe.tune.cache import Cache
 from etcpipe.tune.profile import traffic_of
@@ -156,14 +157,19 @@ class Profiler:
         return zero_loss.search(traffic, make_regroup, judge, seconds)
 
     def wait_s(self, depth: int) -> np.ndarray:
-        """Return (flows,) float64, how long each flow waits for its row, by recorded gaps."""
+        """Return (flows,) float64, how long each flow waits for its row, by recorded gaps.
+
+        One that ends before it has so many packets waits until it ends.
+        """
         present = self._every.packets["present"] != 0
         taken = present & (np.cumsum(present, axis=1) <= depth)
         times = self._every.packets["timestamp_ns"].astype(np.int64)
         flow = np.arange(len(times))
         last = taken.shape[1] - 1 - taken[:, ::-1].argmax(axis=1)
         waited = np.maximum(times[flow, last] - times[flow, taken.argmax(axis=1)], 0) / 1e9
-        return waited + np.where(taken.sum(axis=1) < depth, self._wait_s, 0)
+        has_ended = self._every.reason == READY_REASONS.index("end")
+        is_idle = (taken.sum(axis=1) < depth) & ~has_ended
+        return waited + np.where(is_idle, self._wait_s, 0)
 
     def _check(self, columns: Sequence[str], depth: int) -> None:
         if not columns:
