@@ -1,7 +1,7 @@
 // The page: asks each second what the taps did, and draws it.
 "use strict";
 
-const EVERY_MS = 1000, CLASSES = 7;
+const EVERY_MS = 1000, CLASSES = 7, RECENT = 10;
 const byId = id => document.getElementById(id);
 const taps = new Map();  // "netns/device": movements, oldest first
 let chosen = null, newest = 0;
@@ -74,6 +74,7 @@ function show(kept) {
     + `${all.toLocaleString("en")} flows judged since ${new Date(last.consumer.since * 1000).toLocaleString()}`
     + (last.flows === null ? "" : `; ${last.flows.toLocaleString("en")} flows in the table`);
 
+  const recent = heard.slice(-RECENT), recentSeconds = recent.reduce((sum, one) => sum + one.seconds, 0);
   const names = Object.keys(totals).sort((a, b) => totals[b] - totals[a]);
   const series = pick => heard.map(one => [one.time, pick(one)]);
   const flows = names.slice(0, CLASSES).map(name => ({
@@ -88,8 +89,9 @@ function show(kept) {
     name: name === "p99" ? "99 %" : name, values: series(one => one.consumer.latency_s.total[name]) })), { now, format: duration });
 
   const share = n => `${(100 * n / (all || 1)).toFixed(1)} %`;
-  table("classes", ["class", "flows", "share", "now a second"], names.map(name =>
-    [name, totals[name].toLocaleString("en"), share(totals[name]), ((last.consumer.verdicts[name] ?? 0) / last.seconds).toFixed(1)]));
+  table("classes", ["class", "flows", "share", "a second"], names.map(name =>
+    [name, totals[name].toLocaleString("en"), share(totals[name]),
+      (recent.reduce((sum, one) => sum + (one.consumer.verdicts[name] ?? 0), 0) / recentSeconds).toFixed(1)]));
   table("talkers", ["address", "bytes", "flows"], talkers.map(one => [one.address, `${scaled(one.bytes)}B`, one.flows.toLocaleString("en")]));
   const sum = {};
   for (const one of heard) for (const [name, n] of Object.entries(one.lost)) sum[name] = (sum[name] ?? 0) + n;
