@@ -53,7 +53,7 @@ class Cato:
     def _candidates(
         self, measured: Sequence[Measured], rng: np.random.Generator, taken: set[Choice]
     ) -> list[Choice]:
-        front = [measured[i].choice for i in np.flatnonzero(on_front(_values(measured)))]
+        front = [measured[i].choice for i in np.flatnonzero(on_front(_values(measured))).tolist()]
         found = {self._draw(rng) for _ in range(_DRAWN)}
         each = max(_CHANGED // len(front), 4)
         found |= {self._space.changed(one, rng) for one in front for _ in range(each)}

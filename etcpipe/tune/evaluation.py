@@ -51,6 +51,21 @@ class Parts:
         """Those that the search judges in turn."""
         return range(1, int(self.fold.max()) + 1)
 
+    def of(self, before: LabelledFlows, again: LabelledFlows) -> "Parts":
+        """Return the same division of captures that were read in another way."""
+        names = _names(before, self.split)
+        fold = dict(zip(names, self.fold.tolist(), strict=True))
+        dealt = [fold.get(name, _TEST_FOLD) for name in _names(again, self.split)]
+        return Parts(np.array(dealt), self.split)
+
+
+def _names(flows: LabelledFlows, split: str) -> list[Any]:
+    """Return what a flow's fold goes by, the same when captures are read in another way."""
+    dataset = flows.dataset
+    if split == "capture":
+        return [dataset.captures[i] for i in dataset.capture]
+    return dataset.groups(split).tolist()
+
 
 def divide(flows: LabelledFlows, seed: int, split: str = "capture") -> Parts:
     """Return flows dealt into a part for the end and folds for the search.

@@ -10,29 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from etcpipe.dataset import Dataset, Input
+from etcpipe.dataset import Input
 from etcpipe.errors import UsageError
 from etcpipe.gpu.views import VIEWS
 from etcpipe.layout import CONSTANTS
-from etcpipe.tune import baselines, finish
+from etcpipe.tune import compare, finish
 from etcpipe.tune.cache import Cache
 from etcpipe.tune.cost import Profiler
 from etcpipe.tune.data import LabelledFlows
 from etcpipe.tune.evaluation import COSTS, Evaluator, Parts, divide
 from etcpipe.tune.finish import Tell
 from etcpipe.tune.front import Front, write_front
-from etcpipe.tune.hypervolume import growth, hypervolume
+from etcpipe.tune.hypervolume import hypervolume
 from etcpipe.tune.priors import Prior, mutual_information
-from etcpipe.tune.search import (
-    FrontSearch,
-    Limits,
-    Measured,
-    Strategy,
-    front_of,
-    objectives,
-    run,
-)
-from etcpipe.tune.space import Choice, Space
+from etcpipe.tune.search import FrontSearch, Limits, Measured, objectives
+from etcpipe.tune.space import Space
 from etcpipe.tune.study import Budget, Study, Work, search_together
 
 log = logging.getLogger(__name__)
@@ -190,37 +182,28 @@ def complete(
     evaluator, settings = one.evaluator, one.settings
     measured = one.study.measured()
     finals = finish.measure_again(evaluator, measured, tell)
-    histories = {"etcpipe": measured}
+    searches = {"etcpipe": measured}
     fixed = []
     if settings.baselines != "none":
         whole = _whole(one, read_whole()) if read_whole else None
         fixed = finish.fixed_choices(evaluator, one.prior, tell, whole)
     if settings.baselines == "all":
-        histories |= _others(one, measured, tell)
-    flows, dataset = evaluator.flows, evaluator.flows.dataset
+        searches |= compare.other_searches(evaluator, one.prior, measured, tell)
+    points = finish.points_of(evaluator, finals, settings.limits, one.folder)
+    flows = evaluator.flows
     front = Front(
-        data=dataset.digest(),
+        data=flows.dataset.digest(),
         view=flows.view,
         mask=settings.mask,
         count=flows.settings.count,
         wait_s=flows.settings.wait_s,
         split=settings.split,
-        classes=dataset.classes,
+        classes=flows.dataset.classes,
         cost=settings.objective,
-        points=tuple(finish.points_of(evaluator, finals, settings.limits, one.folder)),
+        points=tuple(points),
         limits=_limits(settings),
         baselines=tuple(fixed),
-        about={
-            "seed": settings.seed,
-            "flows": len(flows),
-            "captures": len(dataset.captures),
-            "put_aside": int(evaluator.parts.is_test.sum()),
-            "columns": list(evaluator.space.columns),
-            "depth_max": evaluator.space.depth_max,
-            "choices": float(evaluator.space.size()),
-            "disturbed": evaluator.disturbed,
-            "searches": _curves(histories),
-        },
+        about=_about(evaluator) | {"searches": compare.curves(searches)},
     )
     write_front(front, one.folder)
     return front
@@ -228,62 +211,21 @@ def complete(
 
 def _whole(one: Search, flows: LabelledFlows) -> Evaluator:
     """Return an evaluator of flows until they end, divided as those of the search are."""
-    before, parts = one.evaluator.flows.dataset, one.evaluator.parts
-    fold = dict(zip(_groups(before, parts.split), parts.fold.tolist(), strict=True))
-    dealt = [fold.get(group, 0) for group in _groups(flows.dataset, parts.split)]
     space = Space(one.evaluator.space.columns, flows.settings.first_n)
-    again = Parts(np.array(dealt), parts.split)
-    return _evaluator(flows, space, again, one.settings, one.folder)
+    parts = one.evaluator.parts.of(one.evaluator.flows, flows)
+    return _evaluator(flows, space, parts, one.settings, one.folder)
 
 
-def _groups(dataset: Dataset, split: str) -> list[Any]:
-    """Return what a flow's fold goes by, the same when captures are read in another way."""
-    if split == "capture":
-        return [dataset.captures[i] for i in dataset.capture]
-    return dataset.groups(split).tolist()
-
-
-def _others(one: Search, measured: list[Measured], tell: Tell) -> dict[str, list[Measured]]:
-    """Return what other ways to search measure with as many evaluations."""
-    known = {point.choice: point for point in measured}
-    space = one.evaluator.space
-    ways: dict[str, Strategy] = {
-        "random": baselines.random(one.prior),
-        "NSGA-II": baselines.nsga2(space),
-        "annealing": baselines.Annealing(one.prior, max(point.cost for point in measured)),
-    }
-    found = {}
-    for name, way in ways.items():
-        count = 0
-
-        def evaluate(choice: Choice, name: str = name) -> Measured:
-            nonlocal count
-            tell(name, count, len(measured))
-            count += 1
-            if choice not in known:
-                known[choice] = one.evaluator(choice)
-            return known[choice]
-
-        found[name] = run(way, evaluate, len(measured), one.settings.seed)
-    return found
-
-
-def _curves(histories: dict[str, list[Measured]]) -> dict[str, dict[str, Any]]:
-    """Return of each search its points, and the share of the common hypervolume after each."""
-    everything = objectives(point for points in histories.values() for point in points)
-    low, span = everything.min(axis=0), np.maximum(np.ptp(everything, axis=0), 1e-9)
-    reference = (1.0 + 1e-9, 1.0 + 1e-9)
-    whole = hypervolume((everything - low) / span, reference)
+def _about(evaluator: Evaluator) -> dict[str, Any]:
     return {
-        name: {
-            "share": [
-                round(float(share), 4)
-                for share in growth((objectives(points) - low) / span, reference) / whole
-            ],
-            "front": [[round(1 - p.error, 4), round(p.cost, 9)] for p in front_of(points)],
-            "points": [[round(1 - p.error, 4), round(p.cost, 9), p.choice.depth] for p in points],
-        }
-        for name, points in histories.items()
+        "seed": evaluator.seed,
+        "flows": len(evaluator.flows),
+        "captures": len(evaluator.flows.dataset.captures),
+        "put_aside": int(evaluator.parts.is_test.sum()),
+        "columns": list(evaluator.space.columns),
+        "depth_max": evaluator.space.depth_max,
+        "choices": float(evaluator.space.size()),
+        "disturbed": evaluator.disturbed,
     }
 
 

@@ -88,8 +88,8 @@ class Study:
     def measured(self) -> list[Measured]:
         """Return the points, in the order in which they were done."""
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        trials.sort(key=lambda one: one.datetime_complete)
-        return [_measured(one, self._space) for one in trials]
+        done = sorted(trials, key=lambda one: str(one.datetime_complete))
+        return [_measured(one, self._space) for one in done]
 
     def search(
         self,
