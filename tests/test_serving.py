@@ -254,7 +254,7 @@ def test_goals_are_judged_by_the_figures():
     late = replace(run("cascade", 0.0, 0.8, "poisson", 0.8), queue_s=np.full(100, 0.006))
     made.loaded = [late]
     assert [met for *_, met in report.goals(made)] == [True, True, True, True, False]
-    assert "| missed" in report.as_markdown(made)
+    assert "| not met" in report.as_markdown(made)
 
 
 def test_flows_of_other_classes_are_left_out(tmp_path):

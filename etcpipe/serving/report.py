@@ -42,32 +42,39 @@ def as_numbers(report: Report) -> dict[str, Any]:
 
 def as_markdown(report: Report) -> str:
     """Return the tables of a report."""
-    stages = " > ".join(
-        f"{name} at {depth}" for name, depth in zip(report.models, report.depths, strict=True)
-    )
-    parts = [
-        f"{report.flows:,} flows; stages: {stages}",
-        "**Recorded gaps**",
-        _table(_RECORDED, [_recorded_row(report, one) for one in report.recorded]),
-        "**Cascade, by stage**",
-        _table(_STAGES, _stage_rows(report)),
-        "**New flows a second, one processor**",
-        _table(
-            ["system", "flows/s", "repeats"],
-            [
-                [LABELS[name], f"{np.median(all_):,.0f}", ", ".join(f"{x:,.0f}" for x in all_)]
-                for name, all_ in report.capacities.items()
-            ],
-        ),
-        f"**Load, of the cascade's {report.capacity:,.0f} flows/s; queue + inference**",
-        _table(_LOADED, [_loaded_row(one) for one in report.loaded]),
-        "**Goals**",
-        _table(
-            ["measure", "goal", "measured", "verdict"],
-            [[*row, "met" if met else "missed"] for *row, met in goals(report)],
-        ),
-    ]
+    head = f"{report.flows:,} flows; stages: {stages_of(report)}"
+    parts = [head, *(f"**{title}**\n\n{_table(*table)}" for title, *table in tables(report))]
     return "\n\n".join(parts) + "\n"
+
+
+def stages_of(report: Report) -> str:
+    """Return the stages in one line."""
+    pairs = zip(report.models, report.depths, strict=True)
+    return " > ".join(f"{name} at {depth}" for name, depth in pairs)
+
+
+def tables(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return title, headers and rows of each table; the last one is of the goals."""
+    capacities = [
+        [LABELS[name], f"{np.median(all_):,.0f}", ", ".join(f"{one:,.0f}" for one in all_)]
+        for name, all_ in report.capacities.items()
+    ]
+    verdicts = [[*row, "met" if met else "not met"] for *row, met in goals(report)]
+    return [
+        ("Recorded gaps", _RECORDED, [_recorded_row(report, one) for one in report.recorded]),
+        ("Cascade, by stage, recorded gaps", _STAGES, _stage_rows(report)),
+        (
+            "New flows a second that one processor serves",
+            ["system", "flows/s", "repeats"],
+            capacities,
+        ),
+        (
+            f"Load, of {report.capacity:,.0f} new flows/s; queue + inference",
+            _LOADED,
+            [_loaded_row(one) for one in report.loaded],
+        ),
+        ("Goals", ["measure", "goal", "measured", "verdict"], verdicts),
+    ]
 
 
 def goals(report: Report) -> list[tuple[str, str, str, bool]]:
