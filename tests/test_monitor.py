@@ -150,6 +150,15 @@ def test_tally_adds_up_batches_of_two_models():
     assert counted["batch_flows"]["counts"][:2] == [1, 3001]
 
 
+def test_early_verdict_is_an_event_and_no_flow():
+    tally = Tally()
+    tally.add(verdicts(Flow(event="early"), Flow(event="revised", label=0, stage=1)))
+    counted = tally.asdict()
+    assert counted["events"] == {"early": 1, "revised": 1}
+    assert counted["verdicts"] == {"ssh": 1}
+    assert counted["stages"] == {"1": 1}
+
+
 def test_tally_counts_ended_flows_by_reason():
     tally = Tally()
     tally.add_ended(np.concatenate([flow_record(reason=r) for r in ("idle", "idle", "active")]))

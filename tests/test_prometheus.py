@@ -78,6 +78,8 @@ def is_served(port: int) -> bool:
         ('etcpipe_verdicts_total{class="web",dev="eth0"}', 1),
         ('etcpipe_verdicts_total{class="unknown",dev="eth0"}', 1),
         ('etcpipe_verdicts_by_source_total{dev="eth0",source="model"}', 2),
+        ('etcpipe_verdicts_by_stage_total{dev="eth0",stage="0"}', 3),
+        ('etcpipe_verdict_events_total{dev="eth0",event="verdict"}', 3),
         ('etcpipe_verdict_latency_seconds_count{dev="eth0"}', 3),
         ('etcpipe_verdict_latency_seconds_bucket{dev="eth0",le="0.0001"}', 1),
         ('etcpipe_verdict_latency_seconds_bucket{dev="eth0",le="2.5"}', 3),

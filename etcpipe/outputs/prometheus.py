@@ -112,6 +112,12 @@ def _verdicts(reports: list[Report]) -> Iterator[Metric]:
     sources = [([r["device"], name], n) for r in reports for name, n in r["sources"].items()]
     text = "Flows judged, by how the verdict came about."
     yield _counter("verdicts_by_source", text, ["dev", "source"], sources)
+    stages = [([r["device"], name], n) for r in reports for name, n in r["stages"].items()]
+    text = "Flows judged, by the stage of the cascade that decided."
+    yield _counter("verdicts_by_stage", text, ["dev", "stage"], stages)
+    events = [([r["device"], name], n) for r in reports for name, n in r["events"].items()]
+    text = "Verdicts by kind: one a flow, and early ones that another one followed."
+    yield _counter("verdict_events", text, ["dev", "event"], events)
     models = [
         ([r["device"], *(r["model"][key] for key in ("name", "digest", "engine"))], 1)
         for r in reports

@@ -10,10 +10,11 @@ import numpy as np
 
 from etcpipe.layout import END_REASONS
 from etcpipe.outputs.histogram import BATCHES, LATENCIES_S, PROBABILITIES, Histogram
-from etcpipe.verdict import SOURCES, UNKNOWN, VerdictBatch
+from etcpipe.verdict import EVENT_EARLY, EVENTS, SOURCES, UNKNOWN, VerdictBatch
 
 # Live batches are small: they are added up together, some thousand verdicts at a time.
 PENDING_MAX = 4096
+STAGES = [str(stage) for stage in range(256)]
 SPANS = ("wait", "queue", "infer")
 
 
@@ -21,15 +22,18 @@ class _Batch(NamedTuple):
     """Of a VerdictBatch what is counted; its rows, which are large, need not stay."""
 
     classes: tuple[str, ...]
+    event: np.ndarray
     label: np.ndarray
     source: np.ndarray
+    stage: np.ndarray
     probability: np.ndarray
     spans_ns: np.ndarray  # (3, flows)
 
 
 class Tally:
-    """Adds up verdicts by class, source and time, and ended flows by reason.
+    """Adds up verdicts by class, source, stage and time, and ended flows by reason.
 
+    An early verdict that another one will follow counts as an event, and as nothing else.
     Any thread may call any method.
     """
 
@@ -39,6 +43,8 @@ class Tally:
         self._n_pending = 0
         self._classes: Counter[str] = Counter()
         self._sources: Counter[str] = Counter()
+        self._stages: Counter[str] = Counter()
+        self._events: Counter[str] = Counter()
         self._ended: Counter[str] = Counter()
         self._probability = Histogram(PROBABILITIES)
         self._latency = {name: Histogram(LATENCIES_S) for name in (*SPANS, "total")}
@@ -48,9 +54,11 @@ class Tally:
         """Count a batch of verdicts."""
         if not len(verdicts):
             return
-        spans_ns = np.array([getattr(verdicts, f"{name}_ns") for name in SPANS])
+        final = verdicts.event != EVENT_EARLY
+        columns = (getattr(verdicts, name)[final] for name in ("label", "source", "stage"))
+        spans_ns = np.array([getattr(verdicts, f"{name}_ns")[final] for name in SPANS])
         batch = _Batch(
-            verdicts.classes, verdicts.label, verdicts.source, verdicts.probability, spans_ns
+            verdicts.classes, verdicts.event, *columns, verdicts.probability[final], spans_ns
         )
         with self._lock:
             self._pending.append(batch)
@@ -73,6 +81,8 @@ class Tally:
             return {
                 "verdicts": dict(self._classes.most_common()),
                 "sources": dict(self._sources),
+                "stages": dict(self._stages),
+                "events": dict(self._events),
                 "ended": dict(self._ended),
                 "probability": self._probability.asdict(),
                 "latency_s": {name: h.asdict() for name, h in self._latency.items()},
@@ -83,11 +93,13 @@ class Tally:
         batches, self._pending, self._n_pending = self._pending, [], 0
         if not batches:
             return
-        self._batches.add(np.array([len(batch.label) for batch in batches]))
+        self._batches.add(np.array([len(batch.event) for batch in batches]))
+        _count(self._events, EVENTS, np.concatenate([batch.event for batch in batches]))
         for classes, same in groupby(batches, key=lambda batch: batch.classes):
             labels = np.concatenate([batch.label for batch in same])
             _count(self._classes, (*classes, UNKNOWN), labels)  # -1 is the last one
         _count(self._sources, SOURCES, np.concatenate([batch.source for batch in batches]))
+        _count(self._stages, STAGES, np.concatenate([batch.stage for batch in batches]))
         self._probability.add(np.concatenate([batch.probability for batch in batches]))
         spans_s = np.concatenate([batch.spans_ns for batch in batches], axis=1) / 1e9
         for name, spans in zip(SPANS, spans_s, strict=True):

@@ -4,9 +4,9 @@
 const EVERY_MS = 1000, CLASSES = 7, RECENT = 10;
 const byId = id => document.getElementById(id);
 const taps = new Map();  // "netns/device": movements, oldest first
-let chosen = null, newest = 0;
-
 const fragment = new URLSearchParams(location.hash.slice(1));
+let chosen = fragment.get("tap"), newest = 0;
+
 if (fragment.has("token")) {
   sessionStorage.setItem("token", fragment.get("token"));
   history.replaceState(null, "", location.pathname);  // not for shoulders, nor for bookmarks
