@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-
 TOP = 10
 # Addresses that are added up in a round; beyond that the smallest are let go.
 ADDRESSES_MAX = 65536
