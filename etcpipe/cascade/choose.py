@@ -18,9 +18,6 @@ from etcpipe.errors import UsageError
 STAGES_MAX = 3
 SHARES = tuple(i / 20 for i in range(1, 20))
 SHARES_OF_THREE = tuple(i / 10 for i in range(1, 10))
-# What a target other than F1 may cost of it, against the deepest, slowest candidate alone.
-WITHIN = 0.01
-
 # By target: what of Figures is made least, once F1 is within reach.
 TARGETS = {
     "f1": lambda one: -one.macro_f1,
@@ -153,7 +150,7 @@ def pick(plans: Sequence[Plan], target: str, reference: float) -> Plan:
 
     Args:
         target: a name of TARGETS.
-        reference: macro-F1 that may be missed by WITHIN; not looked at for "f1".
+        reference: macro-F1 that must be kept, if any plan does; not looked at for "f1".
 
     Raises:
         UsageError: no such target.
@@ -162,7 +159,7 @@ def pick(plans: Sequence[Plan], target: str, reference: float) -> Plan:
         raise UsageError(f"no target {target!r}: choose {', '.join(TARGETS)}")
     measure = TARGETS[target]
     best = max(plan.figures.macro_f1 for plan in plans)
-    least = best if target == "f1" else min(reference - WITHIN, best)
+    least = best if target == "f1" else min(reference, best)
     good = [plan for plan in plans if plan.figures.macro_f1 >= least]
     return min(good, key=lambda plan: (measure(plan.figures), -plan.figures.macro_f1))
 
