@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etcpipe.outputs import Columns, Sink, columns_of, wall_clock_offset_ns
+from etcpipe.outputs import Sink, columns_of, wall_clock_offset_ns
 from etcpipe.outputs.flows import FlowLines
 from etcpipe.outputs.labels import Labels
 from etcpipe.outputs.targets import Targets, file_output
@@ -84,9 +84,10 @@ class LiveOutputs:
         self.watch.tally.add(verdicts)
         if self._labels:
             self._labels.add(verdicts)
-        columns: Columns = columns_of(verdicts, self._tap.device, wall_clock_offset_ns())
-        for sink in (*self._sinks, self._targets):
-            sink.write(columns)
+        if self._sinks or self._targets.takes_verdicts:
+            columns = columns_of(verdicts, self._tap.device, wall_clock_offset_ns())
+            for sink in (*self._sinks, self._targets):
+                sink.write(columns)
 
     def reopen(self) -> None:
         """Open files and connections anew, as after a rotation."""

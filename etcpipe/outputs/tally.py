@@ -55,10 +55,14 @@ class Tally:
         if not len(verdicts):
             return
         final = verdicts.event != EVENT_EARLY
-        columns = (getattr(verdicts, name)[final] for name in ("label", "source", "stage"))
-        spans_ns = np.array([getattr(verdicts, f"{name}_ns")[final] for name in SPANS])
         batch = _Batch(
-            verdicts.classes, verdicts.event, *columns, verdicts.probability[final], spans_ns
+            verdicts.classes,
+            verdicts.event,
+            verdicts.label[final],
+            verdicts.source[final],
+            verdicts.stage[final],
+            verdicts.probability[final],
+            np.array([getattr(verdicts, f"{name}_ns")[final] for name in SPANS]),
         )
         with self._lock:
             self._pending.append(batch)

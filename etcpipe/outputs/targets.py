@@ -70,6 +70,11 @@ class Targets:
             queued.write(columns)
 
     @property
+    def takes_verdicts(self) -> bool:
+        """Is there an output of verdicts?"""
+        return bool(self._takers)
+
+    @property
     def takes_flows(self) -> bool:
         """Is there an output of flows that ended?"""
         return bool(self._flow_takers)
