@@ -155,7 +155,7 @@ class Model:
         took_ns = time.perf_counter_ns() - began
         present = flows.packets["present"] != 0
         has_input = present.any(axis=1)
-        best, second, probability = _top_two(probabilities)
+        best, second, probability = top_two(probabilities)
         probability[~has_input] = 0
         is_sure = has_input & ~is_refused(best, probability, self.classes, self.threshold)
         return Answers(
@@ -214,7 +214,7 @@ def calibrated(scores: np.ndarray, temperature: float) -> np.ndarray:
     return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def _top_two(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def top_two(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the best class, the second best, and the best one's probability."""
     flow = np.arange(len(probabilities))
     best = probabilities.argmax(axis=1)
