@@ -1,0 +1,169 @@
+"""Measures what a running attach costs: its memory beside flows, and how soon `show` answers.
+
+    python tools/bench/service.py [--quick] [--json]         needs root
+
+A sender puts packets of many flows on the wire; `attach` judges them with the model that
+ships and writes lines into a file, as the service does.
+"""
+
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import bed as beds
+import common
+from common import Goal, Report, Samples, Table
+
+from etcpipe.kernel import netns, tap
+
+RSS_GOAL, SHOW_GOAL_S = 150e6, 0.100
+FIRST_N = 10
+FRAME_BYTES = 142
+SOURCE_AT, PORT_AT = 26, 34  # in a frame without VLAN tag
+ETCPIPE = [sys.executable, "-m", "etcpipe.cli.main"]
+WITHIN_S = 60.0
+# The sender rests after so many packets, so that rings lose none to a busy processor.
+BLOCK, REST_S = 2000, 0.01
+
+
+class Service:
+    """An attach on the bed's device, its lines in a file; a context manager."""
+
+    def __init__(self, bed: beds.Bed, folder: Path):
+        self._bed = bed
+        command = ["-n", bed.router, "attach", bed.device, "-o", str(folder / "eve.jsonl")]
+        with open(folder / "stderr", "wb") as errors:
+            self._process = subprocess.Popen(
+                [*ETCPIPE, *command], stdout=subprocess.DEVNULL, stderr=errors
+            )
+        self._wait(lambda: b": attached, " in (folder / "stderr").read_bytes())
+
+    def __enter__(self) -> "Service":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+    def memory(self) -> dict[str, int]:
+        """Return bytes by name of /proc/PID/status: VmRSS, VmHWM, RssAnon, RssShmem, ..."""
+        lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
+        pairs = (line.split() for line in lines)
+        return {one[0].rstrip(":"): 1024 * int(one[1]) for one in pairs if one[-1:] == ["kB"]}
+
+    def flows(self) -> int:
+        """Return how many flows the table holds."""
+        with netns.enter(self._bed.router):
+            (shown,) = tap.show(self._bed.device)
+        return shown["flows"]
+
+    def counter(self, name: str) -> int:
+        """Return one of the tap's counters."""
+        with netns.enter(self._bed.router):
+            (shown,) = tap.show(self._bed.device)
+        return shown["counters"].get(name, 0)
+
+    def show_s(self) -> float:
+        """Return seconds that `etcpipe show` takes."""
+        started = time.perf_counter()
+        subprocess.run(
+            [*ETCPIPE, "-n", self._bed.router, "show", self._bed.device],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        return time.perf_counter() - started
+
+    def _wait(self, condition) -> None:
+        end = time.monotonic() + WITHIN_S
+        while not condition():
+            if self._process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError("attach did not come up")
+            time.sleep(0.05)
+
+
+def send(bed: beds.Bed, first: int, flows: int, packets: int) -> None:
+    """Send UDP packets with payload; flows differ in source, and those of a block take turns."""
+    frame = bytearray(FRAME_BYTES)
+    frame[:14] = bytes.fromhex("02" * 12 + "0800")
+    frame[14:34] = bytes.fromhex("4500008000000000401100000a000000c6336407")
+    frame[34:42] = bytes.fromhex("000001bb006c0000")
+    with netns.enter(bed.network.client):
+        sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        sender.bind(("wan0", 0))
+    with sender:
+        for start in range(first, first + flows, BLOCK // packets):
+            for _ in range(packets):
+                for flow in range(start, min(start + BLOCK // packets, first + flows)):
+                    frame[SOURCE_AT : SOURCE_AT + 4] = (0x0A000000 + (flow >> 4)).to_bytes(4, "big")
+                    frame[PORT_AT : PORT_AT + 2] = (1024 + (flow & 15)).to_bytes(2, "big")
+                    sender.send(frame)
+            time.sleep(REST_S)
+
+
+def measure(flows: int, table: int, repeats: int) -> tuple[list[Table], list[Goal]]:
+    """Return tables and goals."""
+    memory = Table("Memory of attach, MB", ["when", "RSS", "anonymous", "files", "shared", "peak"])
+    with tempfile.TemporaryDirectory() as name, beds.bed() as bed:
+        with Service(bed, Path(name)) as service:
+            memory.rows.append(_row("attached", service.memory()))
+            empty = Samples([service.show_s() for _ in range(repeats)])
+            send(bed, 0, flows, FIRST_N)
+            held, judged = service.flows(), service.counter("PACKETS_REDIRECTED")
+            busy = service.memory()
+            memory.rows.append(_row(f"{held:,} flows, {judged:,} packets judged", busy))
+            send(bed, flows, table - flows, 1)
+            full = service.flows()
+            memory.rows.append(_row(f"{full:,} flows", service.memory()))
+            beside = Samples([service.show_s() for _ in range(repeats)])
+    show = Table("etcpipe show, ms", ["beside", "median (min .. max, MAD)"])
+    show.rows = [["no flows", _ms(empty)], [f"{full:,} flows", _ms(beside)]]
+    rss, show_s = busy["VmRSS"], beside.median
+    goals = [
+        Goal(
+            f"RSS beside {held:,} flows",
+            f"< {RSS_GOAL / 1e6:.0f} MB",
+            f"{rss / 1e6:.0f} MB",
+            rss < RSS_GOAL,
+        ),
+        Goal(
+            f"etcpipe show beside {full:,} flows",
+            f"< {SHOW_GOAL_S * 1e3:.0f} ms",
+            f"{show_s * 1e3:.0f} ms",
+            show_s < SHOW_GOAL_S,
+        ),
+    ]
+    return [memory, show], goals
+
+
+def _row(when: str, memory: dict[str, int]) -> list[str]:
+    names = ("VmRSS", "RssAnon", "RssFile", "RssShmem", "VmHWM")
+    return [when, *(f"{memory[name] / 1e6:.0f}" for name in names)]
+
+
+def _ms(samples: Samples) -> str:
+    return Samples([one * 1e3 for one in samples.values]).text(0)
+
+
+def main() -> None:
+    """Measure and print the report."""
+    options = common.parser(__doc__.splitlines()[0], repeats=11).parse_args()
+    common.need_root()
+    repeats = options.repeats or (2 if options.quick else options.default_repeats)
+    flows, table = (2000, 5000) if options.quick else (100_000, 1_000_000)
+    report = Report("service", "A running attach", {})
+    report.tables, goals = measure(flows, table, repeats)
+    report.goals = [] if options.quick else goals
+    report.notes = [
+        f"{flows:,} UDP flows of {FIRST_N} packets, all judged; then {table:,} in all.",
+        "Lines go to a file; libbpf, AF_XDP, ONNX Runtime on the CPU, the model that ships.",
+        f"show: {repeats} runs of the command, the interpreter's start included.",
+    ]
+    report.notes += [common.quick_note()] if options.quick else []
+    report.show(options.json)
+
+
+if __name__ == "__main__":
+    main()
