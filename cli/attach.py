@@ -39,6 +39,12 @@ EXIT_DEGRADED = 3
     help="A cascade (.toml) of models: flows are answered as soon as one is sure.",
 )
 @click.option(
+    "--stage0",
+    type=click.Choice(["user", "kernel"]),
+    default="user",
+    help="Where the cascade's first stage is; kernel: trees there, no packet is copied.",
+)
+@click.option(
     "--point",
     metavar="FRONT#N",
     help="A point that tune found: its model, on features that the kernel gathers.",
@@ -119,6 +125,7 @@ def attach(
     model: str | None,
     shadow: str | None,
     cascade: str | None,
+    stage0: str,
     point: str | None,
     output: tuple[str, ...],
     first: int | None,
@@ -166,6 +173,7 @@ def attach(
             device,
             model=model,
             cascade=cascade,
+            stage0=stage0,
             point=point,
             first_n=first,
             mode=mode,

@@ -19,9 +19,11 @@ from etcpipe.cascade.workers import Threads
 from etcpipe.errors import DataplaneError, UsageError
 from etcpipe.kernel import filters, tap
 from etcpipe.kernel import netns as namespaces
+from etcpipe.kernel import stage0 as stage0_in_kernel
 from etcpipe.kernel.features_source import FeatureRows, FeatureSource, features_of
 from etcpipe.kernel.forward import Forward
 from etcpipe.kernel.guard import no_interrupt
+from etcpipe.kernel.stage0 import KernelCascade
 from etcpipe.model import Model
 from etcpipe.model_choice import AnyModel, depth_for, load, regroup_for
 from etcpipe.model_life import ModelInService, check_fits, check_rows_fit
@@ -64,7 +66,7 @@ class Live:
     def __init__(
         self,
         device: str,
-        model: AnyModel,
+        model: AnyModel | KernelCascade,
         settings: tap.TapSettings,
         *,
         netns: str | None,
@@ -94,9 +96,11 @@ class Live:
             threads=settings.queues,
             raw_len=self._raw_len,
         )
-        self._serving: Runtime | ModelInService
+        self._serving: Runtime | ModelInService | KernelCascade
         if isinstance(model, CascadeModel):
             self._serving = _runtime_of(model)
+        elif isinstance(model, KernelCascade):
+            self._serving = model
         else:
             self._serving = ModelInService(model)
         if shadow:
@@ -142,6 +146,7 @@ class Live:
             stack.enter_context(self._ring)
             if isinstance(self._ring, FeatureSource):  # rows come, and no packets
                 self._regroup = FeatureRows(self._ring)
+            self._set_tree()
             if self._policy:
                 self._tap.set_actions(self._policy.actions())
             self._tap.set_filter(self._filter)
@@ -204,6 +209,13 @@ class Live:
         if self._tap.settings.policy:
             self._tap.set_actions((policy or Policy(())).actions())
         self._policy, self._decide = policy, decide
+        self._set_tree()
+
+    def _set_tree(self) -> None:
+        """Say how the kernel judges flows, if it does: its verdicts act by the policy too."""
+        if isinstance(self.model, KernelCascade):
+            plan = self._tap.settings.feature_plan
+            self._tap.set_tree(self.model.tree(plan, self._decide))
 
     def set_model(self, model: Model) -> None:
         """Let another model answer from now on; flows that are on the way miss nothing.
@@ -347,6 +359,19 @@ def _runtime_of(cascade: CascadeModel) -> Runtime:
     return Runtime(cascade.servings(), workers, early=cascade.cascade.early)
 
 
+def _load_stage0(
+    model: str | PathLike[str] | None,
+    cascade: str | PathLike[str] | None,
+    capture: str,
+    device: str,
+) -> KernelCascade:
+    if cascade is None or model is not None:
+        raise UsageError("--stage0 kernel is of a cascade: give --cascade, and no model or point")
+    if capture != "features":
+        raise UsageError(f"--stage0 kernel gathers features: not with --capture {capture}")
+    return stage0_in_kernel.load(cascade, device)
+
+
 def _open_ring(tapped: tap.Tap) -> Ring | RingBuffer | Queues | FeatureSource:
     """Return the consuming end of an open tap, by the way that its settings name."""
     settings = tapped.settings
@@ -389,6 +414,7 @@ def attach(
     model: str | PathLike[str] | None = None,
     cascade: str | PathLike[str] | None = None,
     point: str | None = None,
+    stage0: str = "user",
     first_n: int | None = None,
     mode: str = "auto",
     forward: str | None = None,
@@ -414,6 +440,8 @@ def attach(
         device: name of the interface.
         model: a model file; None takes the one that ships.
         cascade: instead, a cascade.toml: flows are answered as soon as one of its stages is sure.
+        stage0: "kernel": the cascade's first stage is trees in the kernel, which gathers what
+            both of its stages see.
         point: instead, a point that a search found, as front.json#7.
         first_n: packets of a flow to mirror; None: as many as the model was trained with.
         mode: "tc", "xdp", or "auto" to take what this device does best.
@@ -454,8 +482,13 @@ def attach(
         from etcpipe.tune.front import load_point  # a search's words are needed here alone
 
         model = load_point(point).model
-    capture = capture or ("features" if point else "afxdp")
-    loaded = load(model, cascade, compute)
+    in_kernel = stage0 == "kernel"
+    capture = capture or ("features" if point or in_kernel else "afxdp")
+    loaded: AnyModel | KernelCascade
+    if in_kernel:
+        loaded = _load_stage0(model, cascade, capture, compute)
+    else:
+        loaded = load(model, cascade, compute)
     depth = depth_for(loaded, first_n)
     columns: tuple[str, ...] = ()
     if capture == "features":
@@ -463,7 +496,7 @@ def attach(
             raise UsageError("a cascade sees packets: take another --capture than features")
         if depth != loaded.first_n:
             raise UsageError(f"--first {depth}: the kernel gathers the model's {loaded.first_n}")
-        columns = features_of(loaded)
+        columns = loaded.columns if isinstance(loaded, KernelCascade) else features_of(loaded)
     settings = tap.TapSettings(
         first_n=depth,
         mode=mode,
@@ -471,6 +504,7 @@ def attach(
         loader=loader,
         capture=capture,
         features=columns,
+        tree_depth=loaded.tree_depth if isinstance(loaded, KernelCascade) else 0,
         wait_s=wait_s or loaded.wait_s,
         queues=queues,
         policy=rules is not None,

@@ -9,8 +9,8 @@ from etcpipe.batch import FlowBatch
 UNKNOWN = "unknown"
 
 # How a verdict came about; the index is stored in VerdictBatch.source.
-SOURCES = ("model", "timeout", "degraded", "unknown")
-SOURCE_MODEL, SOURCE_TIMEOUT, SOURCE_DEGRADED, SOURCE_UNKNOWN = range(len(SOURCES))
+SOURCES = ("model", "timeout", "degraded", "unknown", "kernel")
+SOURCE_MODEL, SOURCE_TIMEOUT, SOURCE_DEGRADED, SOURCE_UNKNOWN, SOURCE_KERNEL = range(len(SOURCES))
 
 # What a verdict is; the index is stored in VerdictBatch.event. Each flow has one verdict that is
 # not early. It is "revised" where an early one went before it and said something else.

@@ -85,6 +85,11 @@ class CascadeModel:
     def __str__(self) -> str:
         return f"{self.name}@{self.digest}"
 
+    @property
+    def stage_models(self) -> tuple[Model, ...]:
+        """The model of each stage."""
+        return tuple(self._loaded)
+
     def servings(self) -> list[Serving]:
         """Return the stages as a Runtime takes them."""
         return [
@@ -115,17 +120,26 @@ def load(path: str | PathLike[str], device: str = "cpu") -> CascadeModel:
         ModelError: a model is missing or damaged, or they do not fit each other.
     """
     cascade, folder = stages.load(path), Path(path).parent
-    files = [models.find(_beside(folder, stage.model)) for stage in cascade.stages]
+    paths = files(cascade, folder)
     loaded = []
-    for stage, file in zip(cascade.stages, files, strict=True):
+    for stage, file in zip(cascade.stages, paths, strict=True):
         model = models.load(file, device=device)
         if stage.temperature is not None:
             model.temperature = stage.temperature
         if stage.rule:
             model.threshold = 0.0  # the rule says what becomes of unsure answers
         loaded.append(model)
-    quick = (i for i, file in enumerate(files) if is_trees(file.read_bytes()))
+    quick = (i for i, file in enumerate(paths) if is_trees(file.read_bytes()))
     return CascadeModel(cascade, loaded, frozenset(quick))
+
+
+def files(cascade: Cascade, folder: Path) -> list[Path]:
+    """Return the model file of each stage.
+
+    Raises:
+        ModelError: one is missing.
+    """
+    return [models.find(_beside(folder, stage.model)) for stage in cascade.stages]
 
 
 def _beside(folder: Path, name: str) -> str:

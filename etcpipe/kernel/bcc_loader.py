@@ -56,10 +56,12 @@ def load(build: Build) -> Loaded:
     """Return the programs and maps, compiled now.
 
     Raises:
-        UnsupportedError: bcc is not installed.
+        UnsupportedError: bcc is not installed, or cannot do what the settings ask for.
         DataplaneError: it could not compile the programs, or the kernel refused them.
         PermissionDeniedError: loading needs capabilities that this process lacks.
     """
+    if build.settings.tree_depth:  # without functions of their own the verifier walks too much
+        raise UnsupportedError("trees in the kernel need the loader libbpf")
     try:
         from bcc import BPF
     except ImportError as error:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic, monotonic_ns
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -157,13 +157,13 @@ class FeatureRows:
 
     def __init__(self, source: FeatureSource):
         self._source = source
-        self._scorer: FeatureScorer | None = None
+        self._out: FeatureQueue | None = None
 
     def add(self, entries: np.ndarray, now_ns: int | None = None) -> FlowBatch:
         """Return the flows of complete rows."""
         gathered = Gathered(entries, self._source.plan)
-        if self._scorer:
-            self._scorer.put(gathered)
+        if self._out:
+            self._out.put(gathered)
         return gathered.flows
 
     def flush(self) -> FlowBatch:
@@ -174,8 +174,14 @@ class FeatureRows:
         self, runner: "Runner", view: "View", depth: int, columns: Sequence[str]
     ) -> "FeatureScorer":
         """Return what has the scores of the flows that come out from now on, in their order."""
-        self._scorer = FeatureScorer(runner, tuple(columns))
-        return self._scorer
+        scorer = FeatureScorer(runner, tuple(columns))
+        self._out = scorer
+        return scorer
+
+    def queue(self) -> "FeatureQueue":
+        """Return what has the entries of the flows that come out from now on, in their order."""
+        self._out = FeatureQueue()
+        return self._out
 
     @property
     def counters(self) -> dict[str, int]:
@@ -183,36 +189,49 @@ class FeatureRows:
         return dict(self._source.told)
 
 
-class FeatureScorer:
-    """Finishes rows and has them judged, in the order in which their flows came out."""
+class FeatureQueue:
+    """Entries whose flows came out, in the same order."""
 
-    def __init__(self, runner: "Runner", columns: tuple[str, ...]):
-        self._runner = runner
-        self._columns = columns
+    def __init__(self) -> None:
         self._waiting: list[Gathered] = []
 
     def put(self, gathered: Gathered) -> None:
-        """Note rows whose flows come out."""
+        """Note entries whose flows come out."""
         if len(gathered.entries):
             self._waiting.append(gathered)
 
-    def take(self, n: int) -> np.ndarray:
-        """Return (n, classes) float32, the scores of the next n flows."""
-        rows = np.concatenate([np.zeros((0, len(self._columns)), np.float32), *self._next(n)])
-        scores = [
-            self._runner.infer(rows[first : first + ROWS_AT_ONCE])
-            for first in range(0, max(n, 1), ROWS_AT_ONCE)
-        ]
-        return np.concatenate(scores)
-
-    def _next(self, n: int) -> list[np.ndarray]:
+    def take(self, n: int) -> Any:
+        """Return the entries of the next n flows; n is at least 1."""
+        plan = self._waiting[0].plan
         parts = []
         while n > 0:
             gathered = self._waiting.pop(0)
             if len(gathered.entries) > n:
-                entries, plan = gathered.entries, gathered.plan
-                self._waiting.insert(0, Gathered(entries[n:], plan))
-                gathered = Gathered(entries[:n], plan)
-            parts.append(gathered.rows(self._columns))
+                self._waiting.insert(0, Gathered(gathered.entries[n:], plan))
+                gathered = Gathered(gathered.entries[:n], plan)
+            parts.append(gathered)
             n -= len(gathered.entries)
-        return parts
+        if len(parts) == 1:
+            return parts[0]
+        entries = np.concatenate([part.entries for part in parts], dtype=plan.dtype)
+        return Gathered(entries, plan)
+
+
+class FeatureScorer(FeatureQueue):
+    """Finishes rows and has them judged, in the order in which their flows came out."""
+
+    def __init__(self, runner: "Runner", columns: tuple[str, ...]):
+        super().__init__()
+        self._runner = runner
+        self._columns = columns
+
+    def take(self, n: int) -> np.ndarray:
+        """Return (n, classes) float32, the scores of the next n flows."""
+        if not n:
+            return self._runner.infer(np.zeros((0, len(self._columns)), np.float32))
+        rows = super().take(n).rows(self._columns)
+        scores = [
+            self._runner.infer(rows[first : first + ROWS_AT_ONCE])
+            for first in range(0, n, ROWS_AT_ONCE)
+        ]
+        return np.concatenate(scores)

@@ -172,6 +172,14 @@ class Tap:
         for row in range(len(table)):
             bpf.update(self._maps["actions"], keys[row : row + 1], table[row : row + 1])
 
+    def set_tree(self, tree: np.ndarray) -> None:
+        """Say how the kernel judges flows, if the settings have a `tree_depth`.
+
+        Args:
+            tree: (1,) struct tree of bpf/tree_plan.h, made for these settings' plan.
+        """
+        bpf.update(self._maps["trees"], np.zeros(1, np.uint32), tree)
+
     def start(self) -> None:
         """Attach to the device, in the mode asked for or found best. Adopted taps go on."""
         if self._state.ready:
