@@ -1,18 +1,20 @@
 """What a point of the search costs: traffic to measure on, timing, cache, the profiler."""
 
 import json
+import time
 
 import numpy as np
 import pytest
 from test_views import packet
 
 from etcpipe.batch import FlowBatch, concatenate
-from etcpipe.errors import OutputError, UsageError
+from etcpipe.errors import OutputError, UnsupportedError, UsageError
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.gpu.views import VIEWS
 from etcpipe.layout import FLOW_KEY, PACKET_FIELDS, READY_REASONS
 from etcpipe.tune.cache import Cache
 from etcpipe.tune.cost import Profiler
+from etcpipe.tune.instructions import SOFTWARE_TASK_CLOCK, Counter, instructions_of
 from etcpipe.tune.profile import traffic_of
 from etcpipe.tune.timing import Stopwatch
 
@@ -185,3 +187,33 @@ def test_every_view_of_columns_can_be_measured():
     profiler = Profiler(batch_of([flow_of(3)]), view="features")
     cost = profiler.measure(VIEWS["features"].column_names("none")[-5:], 2, Model())
     assert cost.extract_ns > 0
+
+
+def test_a_counter_counts_this_thread():
+    """By a clock that every machine has; instructions take hardware."""
+    try:
+        counter = Counter(SOFTWARE_TASK_CLOCK)
+    except UnsupportedError as error:
+        pytest.skip(str(error))
+    with counter:
+        before, began = counter.read(), time.thread_time_ns()
+        sum(range(1_000_000))
+        counted, took = counter.read() - before, time.thread_time_ns() - began
+    assert counted == pytest.approx(took, rel=0.1)
+
+
+def test_more_work_takes_more_instructions():
+    once = instructions_of(lambda: sum(range(10_000)), 1)
+    if once is None:
+        pytest.skip("instructions cannot be counted here")
+    again = instructions_of(lambda: sum(range(10_000)), 1)
+    tenfold = instructions_of(lambda: sum(range(100_000)), 1)
+    assert again == pytest.approx(once, rel=0.02)
+    assert 8 < tenfold / once < 12
+
+
+def test_a_machine_without_counters_says_so(monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "abacus")
+    with pytest.raises(UnsupportedError, match="no performance counters on abacus"):
+        Counter()
+    assert instructions_of(lambda: None, 1) is None

@@ -22,6 +22,7 @@ from etcpipe.gpu.views import VIEWS, compute
 from etcpipe.layout import READY_REASONS
 from etcpipe.tune import zero_loss
 from etcpipe.tune.cache import Cache
+from etcpipe.tune.instructions import instructions_of
 from etcpipe.tune.profile import traffic_of
 from etcpipe.tune.timing import Stopwatch, Timing
 from etcpipe.tune.zero_loss import Throughput
@@ -54,6 +55,7 @@ class Cost:
         samples: that the medians are of.
         is_disturbed: the machine was too busy for numbers that can be trusted.
         flows_per_s: zero-loss throughput of one core; None: not measured.
+        instructions: of extraction and inference, a flow; None where they cannot be counted.
     """
 
     cpu_ns: float
@@ -70,6 +72,7 @@ class Cost:
     samples: int
     is_disturbed: bool = False
     flows_per_s: float | None = None
+    instructions: float | None = None
 
 
 class Profiler:
@@ -185,7 +188,8 @@ class Profiler:
     def _measure(self, columns: tuple[str, ...], depth: int, model: Inference) -> Cost:
         flows, alone = _cut(self._drawn, depth), _cut(self._drawn.select(slice(1)), depth)
         rows = partial(compute, self._view, depth=depth, columns=columns)
-        some = rows(flows)[:ROWS_AT_ONCE]
+        few = flows.select(slice(ROWS_AT_ONCE))
+        some = rows(few)
         times = self._stopwatch.time(
             {
                 "extract": lambda: rows(flows),
@@ -213,6 +217,7 @@ class Profiler:
             reference_ns=self._stopwatch.nominal_ns,
             samples=min(part.samples for part in parts),
             is_disturbed=any(part.is_disturbed for part in [*parts, times["alone"]]),
+            instructions=instructions_of(lambda: model.infer(rows(few)), len(few)),
         )
 
     def _time_of_regroup(self, depth: int) -> Timing:
