@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from verdicts import Flow, verdicts
+from waiting import until
 
 from etcpipe.errors import OutputError, UsageError
 from etcpipe.outputs import columns_of, eve, files, format_of
@@ -164,10 +165,10 @@ def test_full_disk_cuts_no_line_and_work_goes_on_once_there_is_room(small_disk, 
     with file_output(str(path)) as output:
         for _ in range(4):
             output.write(many)
-        wait_until(lambda: output.state()["error"] == "No space left on device")
+        until(lambda: output.state()["error"] == "No space left on device")
         assert path.read_text() == text * (output.state()["written"] // 20)
         ballast.unlink()
-        wait_until(lambda: output.state()["waiting"] == 0)
+        until(lambda: output.state()["waiting"] == 0)
     assert path.read_text() == text * 4
     assert output.dropped == 0
     assert len(caplog.records) == 2
@@ -178,13 +179,13 @@ def test_full_disk_gives_a_parquet_file_up_and_counts_its_rows(small_disk):
     ballast = small_disk / "ballast"
     with file_output(str(small_disk / "flows.parquet")) as output:
         output.write(COLUMNS)
-        wait_until(lambda: output.state()["written"] == 1)
+        until(lambda: output.state()["written"] == 1)
         with ballast.open("wb", buffering=0) as file:
             with pytest.raises(OSError):
                 while True:
                     file.write(bytes(4096))
         output.reopen()
-        wait_until(lambda: output.state()["dropped"] == {"enospc": 1})
+        until(lambda: output.state()["dropped"] == {"enospc": 1})
         ballast.unlink()
         output.write(COLUMNS)
     assert parquet_rows(small_disk / "flows.parquet") == 1
@@ -206,15 +207,6 @@ def small_disk(tmp_path, monkeypatch) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    import time
-
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("name", ["flows.jsonl", "flows.parquet"])
 def test_folder_that_is_not_there_is_one_error_before_anything_is_attached(tmp_path, name):
     if name.endswith("parquet"):
@@ -232,9 +224,9 @@ def test_log_that_becomes_unwritable_is_tried_again(tmp_path, monkeypatch, caplo
         (folder / "flows.jsonl").unlink()
         folder.rename(tmp_path / "away")
         output.write(COLUMNS)
-        wait_until(lambda: output.state()["error"] == "No such file or directory")
+        until(lambda: output.state()["error"] == "No such file or directory")
         (tmp_path / "away").rename(folder)
-        wait_until(lambda: output.state()["written"] == 1)
+        until(lambda: output.state()["written"] == 1)
     assert (folder / "flows.jsonl").read_text() == LINE
     assert len(caplog.records) == 2
 

@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from test_cli_live import attached, send_flows
 from verdicts import Flow, key_of, verdicts
+from waiting import free_port, until
 
 from etcpipe.errors import UsageError
 from etcpipe.layout import END_REASONS, FLOW_RECORD
@@ -40,24 +41,12 @@ def soon(monkeypatch) -> None:
     monkeypatch.setattr(queued, "RETRY_S", 0.02)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @contextmanager
 def receiver(port: int = 0) -> Iterator[socket.socket]:
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as bound:
         bound.bind(("127.0.0.1", port))
         bound.settimeout(TIMEOUT_S)
         yield bound
-
-
-def free_port() -> int:
-    with receiver() as bound:
-        return bound.getsockname()[1]
 
 
 def test_local_syslog_gets_a_line_a_verdict(tmp_path):

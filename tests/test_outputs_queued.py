@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from waiting import until
 
 from etcpipe.errors import OutputError
 from etcpipe.outputs import queued
@@ -48,13 +49,6 @@ def recorder(monkeypatch) -> Iterator[Recorder]:
     recorder = Recorder()
     yield recorder
     recorder.may_go_on.set()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_events_come_in_order_and_all_by_the_end(recorder):

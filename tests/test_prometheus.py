@@ -7,13 +7,13 @@ import signal
 import socket
 import time
 import urllib.request
-from collections.abc import Callable
 from contextlib import closing
 
 import pytest
 from command import ROOT, Running
 from reports import report
 from test_cli_live import attached, send_flows
+from waiting import free_port, until
 
 from etcpipe.errors import UsageError
 from etcpipe.outputs.exporter import Port, TextFile
@@ -36,18 +36,6 @@ def samples(text: str) -> dict[str, float]:
 
 def rendered(*reports) -> dict[str, float]:
     return samples(prometheus.render(reports).decode())
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return server.getsockname()[1]
 
 
 def scrape(port: int) -> str:

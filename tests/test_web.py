@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from command import ETCPIPE, ROOT, fails
 from reports import report
+from waiting import until
 
 from etcpipe.errors import OutputError, UsageError
 from etcpipe.web import history, server
@@ -100,11 +101,8 @@ def movements(address: str, after: float = 0) -> list[dict]:
 
 
 def wait_for_movements(address: str) -> list[dict]:
-    deadline = time.monotonic() + 20
-    while not (moved := movements(address)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return moved
+    until(lambda: bool(movements(address)))
+    return movements(address)
 
 
 def test_movements_are_those_of_the_reports_and_none_comes_twice(taps):

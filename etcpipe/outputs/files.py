@@ -5,6 +5,7 @@ logrotate needs no signal. A path with % is a pattern of strftime, in UTC: one f
 `flows-%Y%m%d%H.parquet`.
 """
 
+import builtins
 import os
 import stat
 from contextlib import suppress
@@ -14,7 +15,7 @@ from pathlib import Path
 from time import time
 from typing import Any
 
-from etcpipe.errors import OutputError, UsageError
+from etcpipe.errors import UsageError
 from etcpipe.outputs.queued import Drop, reason_of
 
 MODE = 0o640
@@ -44,7 +45,7 @@ class Lines:
 
     def write(self, events: Any) -> None:
         """Append events."""
-        self._open()
+        self.open()
         text = BytesIO()
         formatted = self._make(text)
         if os.fstat(self._fd).st_size:
@@ -69,18 +70,7 @@ class Lines:
         self.reopen()
 
     def open(self) -> None:
-        """Open the file now, to know whether that is possible.
-
-        Raises:
-            OutputError: it is not.
-        """
-        try:
-            self._open()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise OutputError(f"cannot write {self._path}: {reason}") from error
-
-    def _open(self) -> None:
+        """Open the file if it is not open."""
         if self._fd >= 0:
             return
         self._path = path_at(self._pattern, time())
@@ -128,7 +118,7 @@ class ParquetFiles:
     def write(self, columns: Any) -> None:
         """Take rows; they are written in large groups."""
         try:
-            self._open()
+            self.open()
             self._writer.write(columns)
             self._rows += len(columns)
         except OSError as error:
@@ -157,28 +147,17 @@ class ParquetFiles:
         """Finish the file."""
         self.reopen()
 
-    def open(self) -> None:
-        """Begin a file now, to know whether that is possible.
-
-        Raises:
-            OutputError: it is not.
-        """
-        try:
-            self._open()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise OutputError(f"cannot write {self._path}: {reason}") from error
-
     @property
     def _part(self) -> Path:
         assert self._path
         return self._path.with_name(self._path.name + ".part")
 
-    def _open(self) -> None:
+    def open(self) -> None:
+        """Begin a file if there is none."""
         if self._file:
             return
         self._path = path_at(self._pattern, time())
-        self._file = open(self._part, "wb")
+        self._file = builtins.open(self._part, "wb")
         try:
             self._writer = self._format(self._file)
         except UsageError:  # pyarrow is not installed

@@ -23,6 +23,7 @@ RETRY_S = 1.0
 TICK_S = 1.0
 # At the end, what still waits may take so long to be written.
 DRAIN_S = 5.0
+CLOSE_S = 10.0
 
 Drop = Callable[[int, str], None]
 
@@ -90,7 +91,7 @@ class Queued:
         with self._changed:
             self._end = monotonic() + DRAIN_S
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(DRAIN_S + CLOSE_S)  # what hangs, a dead file server, is left
 
     def write(self, events: Any) -> None:
         """Take events, or count them as dropped if too many wait. Returns at once, but at the

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-from etcpipe.errors import UsageError
+from etcpipe.errors import OutputError, UsageError
 from etcpipe.outputs import Columns, exporter, format_of
 from etcpipe.outputs.files import Lines, ParquetFiles
 from etcpipe.outputs.labels import Ended
@@ -114,7 +114,10 @@ def file_output(path: str, make: Any = None) -> Queued:
     """
     is_parquet = make is None and Path(path).suffix.lower() == ".parquet"
     transport = ParquetFiles(path) if is_parquet else Lines(path, make or format_of(path))
-    transport.open()
+    try:
+        transport.open()
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     return Queued(path, transport)
 
 
