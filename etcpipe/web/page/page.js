@@ -92,7 +92,7 @@ function show(kept) {
   table("classes", ["class", "flows", "share", "a second"], names.map(name =>
     [name, totals[name].toLocaleString("en"), share(totals[name]),
       (recent.reduce((sum, one) => sum + (one.consumer.verdicts[name] ?? 0), 0) / recentSeconds).toFixed(1)]));
-  table("talkers", ["address", "bytes", "flows"], talkers.map(one => [one.address, `${scaled(one.bytes)}B`, one.flows.toLocaleString("en")]));
+  table("talkers", ["address", "bytes", "flows"], talkers.map(one => [one.address, bytes(one.bytes), one.flows.toLocaleString("en")]));
   const sum = {};
   for (const one of heard) for (const [name, n] of Object.entries(one.lost)) sum[name] = (sum[name] ?? 0) + n;
   const reasons = Object.entries(sum).map(([name, n]) => [words(name), n.toLocaleString("en")]);
@@ -100,6 +100,11 @@ function show(kept) {
   table("outputs", ["output", "written", "waiting", "dropped"], outputs.map(one => [
     one.error ? `${one.output}: ${one.error}` : one.output, one.written.toLocaleString("en"), one.waiting.toLocaleString("en"),
     Object.values(one.dropped).reduce((total, n) => total + n, 0).toLocaleString("en")]), outputs.map(one => one.error !== null));
+}
+
+function bytes(n) {
+  const text = scaled(n);
+  return text.includes(" ") ? `${text}B` : `${text} B`;
 }
 
 function words(counter) {
