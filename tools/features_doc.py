@@ -8,8 +8,10 @@ from etcpipe.gpu.views import MASKS, MISSING, VIEWS, Column, View
 
 HEAD = """# Features: the views of a flow
 
-Printed from `gpu/views.py` by `tools/features_doc.py`; change it there. `gpu/views_cpu.py` is
-the definition in NumPy.
+Printed from `gpu/views.py` and `gpu/features.py` by `tools/features_doc.py`; change it there.
+`gpu/views_cpu.py` and `gpu/features_cpu.py` are the definition in NumPy. Columns about whole
+flows (`stats`, `features`) are computed in C (`etcpipe/native/feature_rows.c`), which gives the
+same bits and does only what the chosen columns need: the states at the end of this page.
 
 A view is what a model sees of a flow's first packets: those that count (by default TCP and UDP
 packets with payload), in order of their rank, as many as the model's `first_n`. A packet that was
