@@ -79,9 +79,9 @@ new flows/s                            2  queue               0.1 ms     0.1 ms
 flows in table                     1,234  infer               0.1 ms     0.1 ms
 
 class              flows/s  total  share  initiator                bytes  flows
-ssh                    0.5      1  ███    192.0.2.1               7.5 kB      2
-unknown                0.5      1  ███    mean probability           77%
-web                    0.5      1  ███    unknown                    33%
+ssh                    0.5      1    33%  192.0.2.1               7.5 kB      2
+unknown                0.5      1    33%  mean probability           77%
+web                    0.5      1    33%  unknown                    33%
 
 lost: clone failed 2
 

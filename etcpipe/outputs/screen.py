@@ -16,7 +16,6 @@ Movement = dict[str, Any]
 
 CLASSES = 9
 TALKERS = 6
-BAR = 10
 # The rest of 80 columns is between and beside the two halves.
 LEFT, RIGHT = 40, 37
 
@@ -84,7 +83,7 @@ def _span(seconds: float | None) -> str:
 
 
 def _classes(one: Movement, consumer: Movement) -> Table:
-    columns = [("class", "left"), ("flows/s", "right"), ("total", "right"), ("share", "left")]
+    columns = [("class", "left"), ("flows/s", "right"), ("total", "right"), ("share", "right")]
     table = _table(columns, LEFT)
     totals, seconds = consumer["verdicts_total"], one["seconds"] or 1.0
     all_flows = sum(totals.values()) or 1
@@ -93,7 +92,7 @@ def _classes(one: Movement, consumer: Movement) -> Table:
         share = totals[name] / all_flows
         rate = consumer["verdicts"].get(name, 0) / seconds
         per_second = f"{rate:.1f}" if rate < 1000 else scaled(rate)
-        table.add_row(name, per_second, scaled(totals[name]), "█" * max(1, round(BAR * share)))
+        table.add_row(name, per_second, scaled(totals[name]), f"{share:.0%}")
     if len(order) > CLASSES:
         rest = sum(totals[name] for name in order[CLASSES:])
         table.add_row(f"{len(order) - CLASSES} more", "", scaled(rest), "")
