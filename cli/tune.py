@@ -116,6 +116,9 @@ def tune() -> None:
     show_default=True,
     help="Measure ALL, RFE10 and MI10 beside; all: search by chance, NSGA-II, annealing too.",
 )
+@click.option(
+    "--throughput", is_flag=True, help="Measure zero-loss throughput at the end, 10 s a point."
+)
 @click.pass_context
 def search(
     ctx: click.Context,
@@ -185,6 +188,7 @@ def _settings(
     jobs: int,
     resume: bool,
     baselines: str,
+    throughput: bool,
 ) -> Any:
     """Return the options as the job's Settings."""
     caps = {"cpu_ns": max_cost, "latency_s": max_latency}
@@ -198,6 +202,7 @@ def _settings(
         jobs,
         resume,
         baselines,
+        throughput,
         mask,
         split,
         seed,

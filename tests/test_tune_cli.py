@@ -20,6 +20,7 @@ from etcpipe.tune.cost import Cost
 from etcpipe.tune.front import load_front, load_point
 from etcpipe.tune.search import Limits, Measured
 from etcpipe.tune.space import ModelKind, Space
+from etcpipe.tune.zero_loss import Throughput
 
 
 class Priced:
@@ -27,6 +28,9 @@ class Priced:
 
     def __init__(self, *arguments):
         self.measured = 0
+
+    def throughput(self, columns, depth, model):
+        return Throughput(1000.0 / depth, 1000.0, 512, ())
 
     def measure(self, columns, depth, model, key=""):
         self.measured += 1
@@ -93,6 +97,7 @@ def test_everything_that_was_asked_for_is_written(recordings, tmp_path, priced):
         "all",
         "--max-cost",
         200,
+        "--throughput",
     )
     assert done.exit_code == 0, done.exception
     for name in ("front.png", "hypervolume.png", "depth.png", "features.png"):
@@ -101,6 +106,7 @@ def test_everything_that_was_asked_for_is_written(recordings, tmp_path, priced):
     front = load_front(folder)
     chosen = [one for one in front.points if one.chosen]
     assert len(chosen) == 1 and chosen[0].cpu_ns <= 200 == front.limits["cpu_ns"]
+    assert all(one.flows_per_s == 1000 / one.depth for one in front.points)
     rules = [(one["name"], one["at"], one["depth"]) for one in front.baselines]
     assert rules == [
         (name, *at) for name in ("ALL", "RFE10", "MI10") for at in (("6", 6), ("end", 64))

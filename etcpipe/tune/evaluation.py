@@ -12,7 +12,7 @@ import numpy as np
 
 from etcpipe import evaluate
 from etcpipe.errors import UsageError
-from etcpipe.gpu.inference import open_runner
+from etcpipe.gpu.inference import Runner, open_runner
 from etcpipe.gpu.views import VIEWS, schema_hash
 from etcpipe.held_out import deal_folds
 from etcpipe.model_file import Description
@@ -110,6 +110,7 @@ class Evaluator:
 
     Attributes:
         objective: the cost to be made small, a name of COSTS.
+        has_throughput: measure zero-loss throughput of points at the end, ten seconds each.
         disturbed: how many costs were measured on a machine too busy to trust them.
     """
 
@@ -120,6 +121,7 @@ class Evaluator:
     objective: str = "cpu_ns"
     mask: str = "strict"
     seed: int = 1
+    has_throughput: bool = False
     disturbed: int = field(default=0, init=False)
 
     def __call__(self, choice: Choice) -> Measured:
@@ -161,12 +163,21 @@ class Evaluator:
         Args:
             keep: in the profiler's cache, and take it from there.
         """
-        columns = self.space.names(choice)
-        runner = open_runner(fitted.to_onnx(len(columns), self.describe(choice, "point")))
         key = f"{self.space.models[choice.model]} seed {self.seed}" if keep else ""
-        cost = self.profiler.measure(columns, choice.depth, runner, key)
+        runner = self._runner(choice, fitted)
+        cost = self.profiler.measure(self.space.names(choice), choice.depth, runner, key)
         self.disturbed += cost.is_disturbed
         return cost
+
+    def flows_per_s(self, choice: Choice, fitted: models.Fitted) -> float:
+        """Return the zero-loss throughput of one core with a fitted choice."""
+        runner = self._runner(choice, fitted)
+        found = self.profiler.throughput(self.space.names(choice), choice.depth, runner)
+        return found.flows_per_s
+
+    def _runner(self, choice: Choice, fitted: models.Fitted) -> Runner:
+        columns = self.space.names(choice)
+        return open_runner(fitted.to_onnx(len(columns), self.describe(choice, "point")))
 
     def judge(self, choice: Choice) -> Score:
         """Return the score on the captures that were put aside, by a fit to all others."""

@@ -63,14 +63,18 @@ def measure_again(evaluator: Evaluator, measured: Sequence[Measured], tell: Tell
 
 
 def repeated_cost(evaluator: Evaluator, choice: Choice) -> Cost:
-    """Return the median of REPEATS measurements that were not disturbed, if there is one."""
+    """Return the median of REPEATS measurements that were not disturbed, if there is one.
+
+    With throughput, if the evaluator is to measure it.
+    """
     fitted = evaluator.fit(choice, evaluator.rows(choice), ~evaluator.parts.is_test)
     costs = [evaluator.cost(choice, fitted, keep=False) for _ in range(REPEATS)]
     calm = [one for one in costs if not one.is_disturbed] or costs
     times = np.array([one.cpu_ns for one in calm])
     middle = calm[int(np.argsort(times)[len(times) // 2])]
     spread = float(np.median(np.abs(times - middle.cpu_ns)))
-    return replace(middle, cpu_ns_mad=max(spread, middle.cpu_ns_mad))
+    per_s = evaluator.flows_per_s(choice, fitted) if evaluator.has_throughput else None
+    return replace(middle, cpu_ns_mad=max(spread, middle.cpu_ns_mad), flows_per_s=per_s)
 
 
 def points_of(

@@ -51,6 +51,7 @@ class Settings:
         jobs: processes that search.
         resume: go on with the folder's search.
         baselines: a name of BASELINES: what to measure beside.
+        has_throughput: measure the throughput of what comes out, ten seconds a point.
         mask, split, seed: as in etcpipe train.
     """
 
@@ -60,6 +61,7 @@ class Settings:
     jobs: int = 1
     resume: bool = False
     baselines: str = "none"
+    has_throughput: bool = False
     mask: str = "strict"
     split: str = "capture"
     seed: int = 1
@@ -108,7 +110,14 @@ def _evaluator(
     cache = Cache(folder / CACHE, flows.dataset.digest())
     profiler = Profiler(flows.flows, flows.view, flows.settings.wait_s, cache, settings.seed)
     return Evaluator(
-        flows, space, parts, profiler, settings.objective, settings.mask, settings.seed
+        flows,
+        space,
+        parts,
+        profiler,
+        settings.objective,
+        settings.mask,
+        settings.seed,
+        settings.has_throughput,
     )
 
 

@@ -8,6 +8,7 @@ from etcpipe.errors import OutputError
 from etcpipe.tune.front import Front, Point
 
 PAGE = "report.html"
+_MEASURED = [">F1", "95 %", ">packets", ">ns/flow", ">latency", ">flows/s"]
 _HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>etcpipe tune</title><style>
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 62em; padding: 0 1em }
@@ -21,13 +22,11 @@ def lines(front: Front) -> list[str]:
     """Return the front as lines for a terminal."""
     from etcpipe.outputs.table import Table
 
-    table = Table(
-        [">point", ">F1", "95 %", ">packets", ">ns/flow", ">latency", "model", "features"]
-    )
+    table = Table([">point", *_MEASURED, "model", "features"])
     found = [*about(front), "", *table.lines([_cells(one) for one in front.points])]
     if front.baselines:
         found += ["", "columns chosen by a rule, measured the same way:"]
-        rule = Table(["rule", ">F1", "95 %", ">packets", ">ns/flow", ">latency", "model"])
+        rule = Table(["rule", *_MEASURED, "model"])
         found += rule.lines([_rule_cells(one) for one in front.baselines])
         found += ["", *versus(front)]
     return found
@@ -65,6 +64,8 @@ def versus(front: Front) -> list[str]:
         cheaper = f"{one['cpu_ns'] / best.cpu_ns:.1f} times less processor time"
         if best.latency_s and one["latency_s"]:
             cheaper += f", {one['latency_s'] / best.latency_s:.1f} times less latency"
+        if best.flows_per_s and one["flows_per_s"]:
+            cheaper += f", {best.flows_per_s / one['flows_per_s']:.1f} times the throughput"
         found.append(f"{one['name']} at {one['at']}: point {best.id} {words} at {cheaper}")
     return found
 
@@ -93,6 +94,7 @@ def _numbers(one: dict[str, Any]) -> list[str]:
         str(one["depth"]),
         f"{one['cpu_ns']:,.0f} ± {one['cpu_ns_mad']:,.0f}",
         _seconds(one["latency_s"]),
+        "-" if one["flows_per_s"] is None else f"{one['flows_per_s']:,.0f}",
     ]
 
 
@@ -113,12 +115,13 @@ def write_page(front: Front, folder: Path, plots: list[Path]) -> Path:
     """
     parts = [_HEAD, "<h1>etcpipe tune</h1>", *(f"<p>{escape(text)}</p>" for text in about(front))]
     parts += [f'<img src="{escape(plot.name)}" alt="{escape(plot.stem)}">' for plot in plots]
-    head = ["point", "F1", "95 %", "packets", "ns a flow", "latency", "model", "features"]
+    measured = [name.lstrip(">") for name in _MEASURED]
+    head = ["point", *measured, "model", "features"]
     rows = [[*_cells(one)[:-1], ", ".join(one.features)] for one in front.points]
     parts.append(_html_table(head, rows))
     if front.baselines:
         parts.append("<h2>Columns chosen by a rule</h2>")
-        head = ["rule", "F1", "95 %", "packets", "ns a flow", "latency", "model"]
+        head = ["rule", *measured, "model"]
         parts.append(_html_table(head, [_rule_cells(one) for one in front.baselines]))
         parts += [f"<p>{escape(text)}</p>" for text in versus(front)]
     parts.append("<p>Run one: <code>etcpipe classify --point front.json#N file.pcap</code></p>")
@@ -134,7 +137,8 @@ def _html_table(head: list[str], rows: list[list[str]]) -> str:
     def row(cells: list[str], tag: str) -> str:
         left = ' class="left"'
         shown = [
-            f"<{tag}{left if i >= 6 else ''}>{escape(cell)}</{tag}>" for i, cell in enumerate(cells)
+            f"<{tag}{left if i > len(_MEASURED) else ''}>{escape(cell)}</{tag}>"
+            for i, cell in enumerate(cells)
         ]
         return f"<tr>{''.join(shown)}</tr>"
 
