@@ -1,8 +1,8 @@
 # etcpipe: make setup | run | test | test-all | lint | man | bench | sanitize | fuzz | test-kernels |
-#   test-arm64 | deb | test-deb | clean
+#   test-arm64 | deb | test-deb | docs | clean
 PYTEST_ARGS ?=
 
-.PHONY: setup run test test-all lint man bench sanitize fuzz test-kernels test-arm64 deb test-deb clean
+.PHONY: setup run test test-all lint man bench sanitize fuzz test-kernels test-arm64 deb test-deb docs clean
 
 setup:
 	tools/setup
@@ -69,6 +69,12 @@ test-kernels:
 test-arm64:
 	tools/setup arm64
 	tools/arm64/test
+
+# The documentation as a site: build/docs/site/index.html; a link into nothing fails
+docs:
+	tools/setup docs
+	.venv/bin/python tools/site build/docs
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict -f build/docs/mkdocs.yml
 
 # Debian packages in build/deb; then lintian, piuparts, autopkgtest and a first verdict in bare
 # installations of Debian 12: docs/packages.md
