@@ -192,6 +192,14 @@ def test_dashboard_asks_for_metrics_that_there_are():
     )
 
 
+def test_docs_name_every_metric():
+    page = (ROOT / "docs/outputs.md").read_text()
+    families = text_string_to_metric_families(prometheus.render([report()]).decode())
+    names = {f.name + ("_total" if f.type == "counter" else "") for f in families}
+    ours = {name for name in names if name.startswith("etcpipe_")}
+    assert ours - set(re.findall(r"`(etcpipe_\w+)`", page)) == set()
+
+
 @pytest.mark.root
 def test_metrics_of_a_running_attach(wire, tmp_path):
     port = free_port()

@@ -17,7 +17,7 @@ from etcpipe.errors import OutputError
 
 log = logging.getLogger(__name__)
 
-# Events that may wait: some 100 MB of columns, a minute at a thousand flows a second.
+# Events that may wait: 50 MB of columns, a minute at a thousand flows a second.
 EVENTS_MAX = 65536
 RETRY_S = 1.0
 TICK_S = 1.0
