@@ -160,7 +160,7 @@ def attach(
       etcpipe attach eth0 -o /var/log/etcpipe/eve.jsonl -o prometheus://127.0.0.1:9617
     """
     from etcpipe import live
-    from etcpipe.model_requests import ModelRequests
+    from etcpipe.live_requests import Requests
     from etcpipe.outputs.live import LiveOutputs
     from etcpipe.outputs.summary import Summary
     from etcpipe.outputs.targets import Targets
@@ -194,7 +194,7 @@ def attach(
         LiveOutputs(tap, option(ctx, "netns"), targets, flows, _stdout(is_json(ctx))) as outputs,
     ):
         stopper.stops(tap.stop)
-        tap.at_checks(ModelRequests(tap, option(ctx, "netns")).check)
+        tap.at_checks(Requests(tap, option(ctx, "netns")).check)
         unknown = _unknown(tap, save_unknown)
         click.echo(f"{_started(device, tap)}; Ctrl-C ends", err=True)
         summary, failure = Summary(), None

@@ -29,7 +29,7 @@ VERBS = {
     "web": ("etcpipe.cli.web", "Serve a read-only page on all of that."),
     "detach": ("etcpipe.cli.show", "Remove etcpipe from a device."),
     "demo": ("etcpipe.cli.demo", "Watch it classify real programs, without risk."),
-    "policy": ("etcpipe.cli.policy", "Check what verdicts will do to traffic."),
+    "policy": ("etcpipe.cli.policy", "Check what verdicts do to traffic, let them, take it back."),
     "lab": ("etcpipe.cli.lab", "Make labelled traffic of real programs."),
     "dataset": ("etcpipe.cli.dataset", "Build datasets, and look them over."),
     "train": ("etcpipe.cli.train", "Train a model from labelled captures."),

@@ -1,11 +1,12 @@
-"""etcpipe policy: look at a policy before it acts."""
+"""etcpipe policy: look at a policy before it acts, let it act, and take that back."""
 
-from itertools import compress
-from typing import TYPE_CHECKING
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from etcpipe.cli.common import Group, Verb, is_json, print_json, warn
+from etcpipe.cli.common import Device, Group, Verb, is_json, option, print_json, warn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group)
 def policy() -> None:
-    """Look at a policy: which verdicts do what to their flows."""
+    """Policies: which verdicts do what to their flows, and the queues for that."""
 
 
 @policy.command(cls=Verb)
@@ -29,34 +30,98 @@ def check(ctx: click.Context, file: str, model: str | None) -> None:
     """
     from etcpipe import model as models
     from etcpipe import policy as policies
-    from etcpipe import policy_action
-    from etcpipe.verdict import UNKNOWN
 
     rules = policies.load(file)
-    classes = (*models.load(model).classes, UNKNOWN)
-    decider = rules.decider(classes[:-1])
-    rows = [
-        {
-            "rule": number,
-            # a model may have learned "unknown": one word with what it does not know
-            "classes": list(dict.fromkeys(compress(classes, hits))),
-            "min_probability": rule.min_probability,
-            "action": policy_action.text(rule.action),
-        }
-        for number, (rule, hits) in enumerate(zip(rules.rules, decider.matches, strict=True), 1)
-    ]
+    classes = models.load(model).classes
+    rows = rules.describe(classes)
     if is_json(ctx):
         print_json(ctx, rows)
     else:
-        _print(rows)
-    _warn_of_idle_rules(rules.rules, decider.matches)
+        click.echo("\n".join(_rule_lines(rows)))
+    _warn_of_idle_rules(rules.rules, rules.decider(classes).matches)
 
 
-def _print(rows: list[dict]) -> None:
+@policy.command(cls=Verb)
+@click.argument("file", type=click.Path())
+@click.argument("device", type=Device())
+@click.option("--dry-run", is_flag=True, help="Print the tc commands and do nothing.")
+@click.pass_context
+def apply(ctx: click.Context, file: str, device: str, dry_run: bool) -> None:
+    """Let the policy FILE act on DEVICE: its queues, and the verdicts of the attach there.
+
+    Queues are made if FILE has a [tree], in place of the kernel's own or of an earlier tree of
+    etcpipe; those that somebody else made are left as they are, and refused. undo restores.
+
+    \b
+    Examples:
+      etcpipe policy apply policy.toml eth0 --dry-run
+      etcpipe policy apply policy.toml eth0
+    """
+    from etcpipe import policy as policies
+    from etcpipe import policy_apply
+
+    rules = policies.load(file)
+    namespace = option(ctx, "netns")
+    if dry_run:
+        commands = [shlex.join(one) for one in policy_apply.plan(device, namespace, rules)]
+        if is_json(ctx):
+            print_json(ctx, commands)
+        else:
+            click.echo("".join(f"{command}\n" for command in commands), nl=False)
+        return
+    done = policy_apply.apply(device, namespace, rules, str(Path(file).resolve()))
+    print_json(ctx, done) if is_json(ctx) else click.echo(f"{device}: {_done_text(done)}")
+
+
+def _done_text(done: dict[str, Any]) -> str:
+    queues = f"{done['classes']} classes made" if done["classes"] else "queues left alone"
+    if done["attached"]:
+        return f"{queues}, verdicts act by {done['file']}"
+    return f"{queues}; no attach runs there: start one with --policy {done['file']}"
+
+
+@policy.command(cls=Verb)
+@click.argument("device", type=Device())
+@click.pass_context
+def undo(ctx: click.Context, device: str) -> None:
+    """Take back what apply did on DEVICE: queues as before, verdicts as attach was started.
+
+    \b
+    Example:
+      etcpipe policy undo eth0
+    """
+    from etcpipe import policy_apply
+
+    policy_apply.undo(device, option(ctx, "netns"))
+
+
+@policy.command(cls=Verb)
+@click.argument("device", type=Device())
+@click.pass_context
+def show(ctx: click.Context, device: str) -> None:
+    """Show the rules by which verdicts act on DEVICE, and what passed its queues.
+
+    \b
+    Example:
+      etcpipe policy show eth0
+    """
+    from etcpipe import policy_apply
+
+    shown = policy_apply.show(device, option(ctx, "netns"))
+    if is_json(ctx):
+        print_json(ctx, shown)
+        return
+    blocks = [_rule_lines(shown["rules"])] if shown["rules"] else [["no verdict acts"]]
+    if shown["tree"]:
+        blocks.append(_tree_lines(shown["tree"]))
+    click.echo("\n\n".join("\n".join(lines) for lines in blocks))
+
+
+def _rule_lines(rows: list[dict]) -> list[str]:
     from etcpipe.outputs.table import Table
 
     table = Table([">rule", "classes", ">probability", "action"])
-    lines = table.lines(
+    return table.lines(
         [
             str(row["rule"]),
             ", ".join(row["classes"]),
@@ -65,7 +130,23 @@ def _print(rows: list[dict]) -> None:
         ]
         for row in rows
     )
-    click.echo("\n".join(lines))
+
+
+def _tree_lines(tree: dict[str, Any]) -> list[str]:
+    from etcpipe.outputs.table import Table
+    from etcpipe.policy_tree import rate_text
+
+    table = Table(["class", "id", ">rate", ">ceil", ">packets", ">bytes", ">drops", ">waiting"])
+    return table.lines(
+        [
+            one["name"],
+            one["id"],
+            rate_text(one["rate"]),
+            rate_text(one["ceil"]),
+            *(f"{one[name]:,}" for name in ("packets", "bytes", "drops", "backlog_bytes")),
+        ]
+        for one in tree["classes"]
+    )
 
 
 def _warn_of_idle_rules(rules: tuple, matches: "np.ndarray") -> None:

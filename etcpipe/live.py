@@ -28,6 +28,7 @@ from etcpipe.model import Model
 from etcpipe.model_choice import AnyModel, depth_for, load, regroup_for
 from etcpipe.model_life import ModelInService, check_fits, check_rows_fit
 from etcpipe.policy import Policy, verdict_words
+from etcpipe.policy_change import change
 from etcpipe.queues import Queues
 from etcpipe.ring import Ring
 from etcpipe.ringbuf import RingBuffer
@@ -192,10 +193,16 @@ class Live:
         self._tap.set_filter(expression)
         self._filter = expression
 
+    @property
+    def policy(self) -> Policy | None:
+        """What verdicts do now."""
+        return self._policy
+
     def set_policy(self, policy: Policy | None) -> None:
         """Let verdicts act by another policy from now on; None: not at all.
 
-        Call it from at_checks() alone: verdicts of a batch act by one policy.
+        Flows that were judged keep what a rule does to them that both policies have, and are
+        left alone else. Call it from at_checks() alone: verdicts of a batch act by one policy.
 
         Raises:
             UsageError: no policy was there at the start, so nothing acts; or it does not fit.
@@ -207,7 +214,7 @@ class Live:
                 policy.check_forward()
         decide = policy.decider(self.model.classes) if policy else None
         if self._tap.settings.policy:
-            self._tap.set_actions((policy or Policy(())).actions())
+            change(self._tap.verdicts, self._policy, policy, self._tap.set_actions)
         self._policy, self._decide = policy, decide
         self._set_tree()
 

@@ -5,25 +5,25 @@
     min_probability = 0.9                   # 0 if not given
     action = {priority = "1:20", mark = "0x20/0xff", dscp = "CS1"}
 
-The first rule that a verdict fulfils counts. docs/policy.md explains the actions.
+The first rule that a verdict fulfils counts. docs/policy.md explains the actions. A [tree] may
+stand beside the rules: queues for them, see etcpipe/policy_tree.py.
 """
 
 import re
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from importlib import import_module
+from itertools import compress
 from os import PathLike, fspath
-from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from etcpipe import policy_action
+from etcpipe import policy_action, policy_tree, toml_text
 from etcpipe.errors import UsageError
 from etcpipe.layout import ACTION, VERDICT_CONSTANTS
+from etcpipe.policy_tree import Tree
 from etcpipe.verdict import UNKNOWN
 
 RULES_MAX = VERDICT_CONSTANTS["ACTIONS_MAX"] - 1
@@ -50,13 +50,33 @@ class Rule:
 
 @dataclass(frozen=True)
 class Policy:
-    """The rules of a file, in their order."""
+    """The rules of a file, in their order, and the queues that it wants."""
 
     rules: tuple[Rule, ...]
+    tree: Tree | None = None
 
     def actions(self) -> np.ndarray:
         """Return (1 + rules,) ACTION: rule i has action i + 1, action 0 does nothing."""
         return np.stack([np.zeros((), ACTION), *(rule.action for rule in self.rules)])
+
+    def describe(self, classes: Sequence[str]) -> list[dict[str, Any]]:
+        """Return what each rule comes to: {rule, classes, min_probability, action}.
+
+        Raises:
+            UsageError: a rule names a class that is not there.
+        """
+        named = (*classes, UNKNOWN)
+        matches = self.decider(classes).matches
+        return [
+            {
+                "rule": number,
+                # a model may have learned "unknown": one word with what it does not know
+                "classes": list(dict.fromkeys(compress(named, hits))),
+                "min_probability": rule.min_probability,
+                "action": policy_action.text(rule.action),
+            }
+            for number, (rule, hits) in enumerate(zip(self.rules, matches, strict=True), 1)
+        ]
 
     def check_forward(self) -> None:
         """Raise UsageError if a rule needs what forward mode does not pass by: TC and queues."""
@@ -117,42 +137,38 @@ def load(path: str | PathLike[str]) -> Policy:
         UsageError: it cannot be read, or something in it is wrong: one line that says
             where, and what was probably meant.
     """
-    name = fspath(path)
     try:
-        text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UsageError(f"policy {name}: {reason}") from error
-    return parse(text, name)
+        text = toml_text.read(fspath(path))
+    except UsageError as error:
+        raise UsageError(f"policy {error}") from error.__cause__
+    return parse(text, fspath(path))
 
 
 def parse(text: str, name: str = "policy") -> Policy:
     """Return the policy that a text describes; `name` stands in messages."""
-    toml = _toml()
-    try:
-        document = toml.loads(text)
-    except toml.TOMLDecodeError as error:
-        raise UsageError(f"{name}: {error}") from error
-    _known(document, ("rule",), name)
-    rules = document.get("rule", [])
+    document = toml_text.parse(text, name)
+    toml_text.check_keys(document, ("rule", "tree"), name)
+    tree = policy_tree.parse(document["tree"], name) if "tree" in document else None
+    rules = _rules(document.get("rule", []), text, name)
+    for rule in rules:
+        if tree and rule.action["flags"] & VERDICT_CONSTANTS["ACTION_PRIORITY"]:
+            policy_tree.check_priority(tree, int(rule.action["priority"]), rule.place)
+    return Policy(rules, tree)
+
+
+def _rules(rules: object, text: str, name: str) -> tuple[Rule, ...]:
     if not isinstance(rules, list) or not rules:
         raise UsageError(f"{name}: no rules: begin each with a line [[rule]]")
     if len(rules) > RULES_MAX:
         raise UsageError(f"{name}: {len(rules)} rules, at most {RULES_MAX} are possible")
     starts = [found.start() for found in _RULE_LINE.finditer(text)]
     if len(starts) != len(rules):  # written in another way than [[rule]]
-        return Policy(tuple(_rule(rule, name, lambda key: name) for rule in rules))
+        return tuple(_rule(rule, name, lambda key: name) for rule in rules)
     ends = [*starts[1:], len(text)]
-    return Policy(
-        tuple(
-            _rule(rule, *_places(text, start, end, name))
-            for rule, start, end in zip(rules, starts, ends, strict=True)
-        )
+    return tuple(
+        _rule(rule, *_places(text, start, end, name))
+        for rule, start, end in zip(rules, starts, ends, strict=True)
     )
-
-
-def _toml() -> ModuleType:
-    return import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 
 def _places(text: str, start: int, end: int, name: str) -> tuple[str, Callable[[str], str]]:
@@ -172,7 +188,7 @@ def _rule(rule: object, place: str, place_of: Callable[[str], str]) -> Rule:
     if not isinstance(rule, dict):
         raise UsageError(f"{place}: a rule is a table: begin it with a line [[rule]]")
     for key in rule:
-        _known({key: 0}, RULE_KEYS, place_of(key))
+        toml_text.check_keys([key], RULE_KEYS, place_of(key))
     for key in ("class", "action"):
         if key not in rule:
             raise UsageError(f"{place}: the rule has no {key}")
@@ -206,7 +222,7 @@ def _action(value: object, place_of: Callable[[str], str]) -> np.ndarray:
             f'{place_of("action")}: action must say what to do, as {{priority = "1:20"}}'
         )
     for key in value:
-        _known({key: 0}, policy_action.FIELDS, place_of(key))
+        toml_text.check_keys([key], policy_action.FIELDS, place_of(key))
     if "drop" in value and len(value) > 1:
         raise UsageError(f"{place_of('drop')}: drop goes with no other action")
     action = np.zeros((), ACTION)
@@ -231,13 +247,6 @@ def _matches(rule: Rule, classes: Sequence[str]) -> list[bool]:
         return any(fnmatchcase(name, pattern) for pattern in rule.patterns)
 
     return [named(name) for name in (*classes, UNKNOWN)]
-
-
-def _known(keys: Iterable[str], known: Sequence[str], place: str) -> None:
-    for key in keys:
-        if key not in known:
-            hint = _suggestion(key, known) or f" (possible: {', '.join(known)})"
-            raise UsageError(f"{place}: unknown key {key!r}{hint}")
 
 
 def _suggestion(word: str, known: Sequence[str]) -> str:

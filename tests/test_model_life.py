@@ -131,7 +131,7 @@ def test_a_shadow_is_set_later_and_other_requests_are_refused_in_words(wire, tmp
     bad.write_bytes(b"no model")
     net = ("-n", wire.near, "model")
     line = fails(*net, "rollback", *on_device, status=1)
-    assert line == "tap0: no attach runs there; start one with --model"
+    assert line == "tap0: no attach runs there: start one"
     with Running("-j", "-n", wire.near, "attach", wire.device, folder=tmp_path) as etcpipe:
         etcpipe.until_attached()
         assert "model" in fails(*net, "load", str(bad), *on_device, status=1)

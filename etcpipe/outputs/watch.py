@@ -81,6 +81,7 @@ class Watch:
                 "engine": tap.model.engine,
             },
             "shadow": tap.shadow_report(),
+            "policy": tap.policy.describe(tap.model.classes) if tap.policy else [],
             "counters": tap.counters(),
             "lost": tap.lost(),
             **self.tally.asdict(),

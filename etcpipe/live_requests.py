@@ -1,8 +1,8 @@
-"""Another model for a running attach: who wants one asks by a file beside the tap's journal.
+"""Another model or policy for a running attach: asked for by a file beside the tap's journal.
 
 The command writes DEVICE.ask; the running process finds it when it looks after its device,
-loads the model in a thread of its own, puts it in service between two batches of packets, and
-writes DEVICE.answer. It never waits for anybody, and nothing listens anywhere.
+loads a model in a thread of its own, takes what was asked for between two batches of packets,
+and writes DEVICE.answer. It never waits for anybody, and nothing listens anywhere.
 """
 
 import json
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etcpipe import model as models
+from etcpipe import policy as policies
 from etcpipe.errors import DataplaneError, EtcpipeError, UsageError
 from etcpipe.kernel import checks, journal, netns
 from etcpipe.kernel.journal import Lock
@@ -24,13 +25,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ACTIONS = ("load", "shadow", "rollback")
 # The running process looks twice a second; a model for a GPU may take minutes to build.
 NOTICED_S, DONE_S = 10.0, 600.0
 POLL_S = 0.02
 
 
-class ModelRequests:
+class Requests:
     """The running process's end; call check() between batches, see Live.at_checks()."""
 
     def __init__(self, tap: "Live", namespace: str | None) -> None:
@@ -38,6 +38,7 @@ class ModelRequests:
         self._ask, self._answer = _paths(tap.device, namespace)
         self._request: dict[str, Any] | None = None
         self._loaded: models.Model | EtcpipeError | None = None
+        self._first_policy = tap.policy
         self._thread: threading.Thread | None = None
 
     def check(self) -> None:
@@ -59,38 +60,51 @@ class ModelRequests:
         assert self._request
         try:
             if self._request.get("action") in ("load", "shadow"):
-                self._loaded = models.load(self._request.get("model"), device=self._tap.compute)
+                self._loaded = models.load(self._request.get("file"), device=self._tap.compute)
         except EtcpipeError as error:
             self._loaded = error
 
     def _act(self) -> dict[str, str]:
         """Do what was asked for and return what came of it."""
-        assert self._request
-        action, loaded = self._request.get("action"), self._loaded
+        loaded = self._loaded
         try:
             if isinstance(loaded, EtcpipeError):
                 raise loaded
-            if action == "rollback":
-                self._tap.roll_back_model()
-            elif action == "shadow" and loaded:
-                self._tap.set_shadow(loaded)
-            elif action == "load" and loaded:
-                self._tap.set_model(loaded)
-            else:
-                raise UsageError(f"this etcpipe cannot {action!r}: attach anew with a newer one")
+            self._take(loaded)
         except EtcpipeError as error:
             return {"error": str(error)}
-        log.info("%s: model %s by request", self._tap.device, action)
         new = loaded or self._tap.model
         return {"model": str(new), "engine": new.engine}
 
+    def _take(self, loaded: models.Model | None) -> None:
+        assert self._request
+        tap, action = self._tap, self._request.get("action")
+        if action == "load" and loaded:
+            tap.set_model(loaded)
+        elif action == "shadow" and loaded:
+            tap.set_shadow(loaded)
+        elif action == "rollback":
+            tap.roll_back_model()
+        elif action == "policy":
+            tap.set_policy(policies.load(self._request["file"]))
+        elif action == "policy-undo":
+            tap.set_policy(self._first_policy)
+        else:
+            raise UsageError(f"this etcpipe cannot {action!r}: attach anew with a newer one")
+        log.info("%s: %s by request", tap.device, action)
 
-def ask(device: str, namespace: str | None, action: str, model: str | None = None) -> dict:
+
+def is_running(device: str, namespace: str | None) -> bool:
+    """Does an attach run on a device, which could be asked?"""
+    return Lock(netns.inode(namespace), device).owner() is not None
+
+
+def ask(device: str, namespace: str | None, action: str, file: str | None = None) -> dict:
     """Ask the attach that runs on a device, and return its answer: {model, engine}.
 
     Args:
-        action: one of ACTIONS.
-        model: an absolute path, or the name of one that ships.
+        action: "load" or "shadow" a model, "rollback", take a "policy", "policy-undo".
+        file: the model's or the policy's, an absolute path.
 
     Raises:
         DataplaneError: none runs there, it does not answer, or it refused.
@@ -98,12 +112,12 @@ def ask(device: str, namespace: str | None, action: str, model: str | None = Non
     """
     checks.capabilities()
     inode = netns.inode(namespace)
-    if Lock(inode, device).owner() is None:
-        raise DataplaneError(f"{device}: no attach runs there; start one with --model")
+    if not is_running(device, namespace):
+        raise DataplaneError(f"{device}: no attach runs there: start one")
     asked, answered = _paths(device, namespace)
     number = secrets.token_hex(8)
     answered.unlink(missing_ok=True)
-    _put(asked, {"id": number, "action": action, "model": model}, device)
+    _put(asked, {"id": number, "action": action, "file": file}, device)
     began = time.monotonic()
     while True:
         answer = _read(answered)
