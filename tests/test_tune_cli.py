@@ -66,7 +66,8 @@ def error_of(*arguments):
 
 def test_a_point_of_a_search_classifies_other_captures(recordings, tmp_path, monkeypatch):
     monkeypatch.setattr(finish, "REPEATS", 1)
-    done = tune(recordings, "-o", tmp_path / "best", "--budget", 4, "--depth", 6)
+    line = ["--budget", 4, "--depth", 6, "--view", "features"]
+    done = tune(recordings, "-o", tmp_path / "best", *line)
     assert done.exit_code == 0, done.exception
     assert "report.html" in done.stdout
     front = load_front(tmp_path / "best")
@@ -74,6 +75,7 @@ def test_a_point_of_a_search_classifies_other_captures(recordings, tmp_path, mon
     assert [one.id for one in front.points if one.knee]
     point = load_point(f"{tmp_path}/best/front.json#0")
     model = load(point.model)
+    assert model.view.name == front.view == "features"
     assert (model.columns, model.first_n) == (point.point.features, point.point.depth)
     assert model.description.scores["macro_f1"] == pytest.approx(point.point.f1, abs=1e-4)
     write_capture(tmp_path / "new.pcap", seed=99)
