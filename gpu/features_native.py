@@ -20,6 +20,7 @@ from etcpipe.layout import FLOW_KEY
 _HEADER = Path(layout.__file__).parent / "native" / "feature_rows.h"
 CONSTANTS, _ENUMS, RECORDS = layout.read_header(_HEADER.read_text())
 
+_PACKETS_MAX = layout.CONSTANTS["FIRST_N_MAX"]
 _KINDS = [name.removeprefix("KIND_").lower() for name in _ENUMS["feature_kind"]]
 _LANES = {
     **{
@@ -40,7 +41,7 @@ def rows(flows: FlowBatch, depth: int, columns: tuple[str, ...]) -> np.ndarray:
         KeyError: an unknown column.
     """
     plan = plan_of(columns)
-    packets = np.ascontiguousarray(flows.packets[:, : layout.CONSTANTS["FIRST_N_MAX"]])
+    packets = np.ascontiguousarray(flows.packets[:, :_PACKETS_MAX])
     key = np.ascontiguousarray(flows.key, FLOW_KEY)
     initiator = np.ascontiguousarray(flows.initiator, np.uint8)
     table = np.empty((len(flows), len(columns)), np.float32)
@@ -73,16 +74,16 @@ class Plan:
             RECORDS["feature_lane"],
         )
         self.values = np.array([_value_of(name) for name in columns], np.uint16)
-        self._records: dict[int, np.ndarray] = {}
+        self._at_depth: dict[int, tuple[int, np.ndarray]] = {}
 
     def at_depth(self, depth: int) -> int:
         """Return the address of a struct feature_plan that lives as long as the plan."""
-        depth = min(depth, layout.CONSTANTS["FIRST_N_MAX"])
-        if depth not in self._records:
+        if depth not in self._at_depth:
             addresses = (array.ctypes.data for array in (self.lanes, self.values, LOG2))
-            counts = len(self.lanes), len(self.values), self.parts, depth
-            self._records[depth] = np.array((*addresses, *counts), RECORDS["feature_plan"])
-        return self._records[depth].ctypes.data
+            counts = len(self.lanes), len(self.values), self.parts, min(depth, _PACKETS_MAX)
+            record = np.array((*addresses, *counts), RECORDS["feature_plan"])
+            self._at_depth[depth] = record.ctypes.data, record
+        return self._at_depth[depth][0]
 
 
 @lru_cache(maxsize=256)

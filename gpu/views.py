@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -70,10 +71,15 @@ class View:
         """
         if columns is None:
             return self.column_names()
-        unknown = set(columns) - {column.name for column in self.columns}
-        if unknown:
-            raise ValueError(f"no such {self.name} column: {', '.join(sorted(unknown))}")
-        return tuple(columns)
+        return _checked(self.name, tuple(columns))
+
+
+@lru_cache(maxsize=256)  # a live model's columns are looked up a thousand times a second
+def _checked(view: str, columns: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = set(columns) - {column.name for column in VIEWS[view].columns}
+    if unknown:
+        raise ValueError(f"no such {view} column: {', '.join(sorted(unknown))}")
+    return columns
 
 
 _SEQ_COLUMNS = (
