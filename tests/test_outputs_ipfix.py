@@ -1,14 +1,12 @@
-"""Syslog, IPFIX and Kafka: what arrives, and what happens while nobody takes it."""
+"""Flows to IPFIX collectors: the messages, and what collectors read in them."""
 
 import json
-import os
 import re
 import shutil
 import signal
 import socket
 import struct
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -17,99 +15,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from receiving import TIMEOUT_S
+from records import flow_record
 from test_cli_live import attached, send_flows
-from verdicts import Flow, key_of, verdicts
+from verdicts import Flow, verdicts
 from waiting import free_port, until
 
-from etcpipe.errors import UsageError
-from etcpipe.layout import END_REASONS, FLOW_RECORD
-from etcpipe.outputs import columns_of, eve, queued
 from etcpipe.outputs.ipfix import Deltas
 from etcpipe.outputs.ipfix_message import MESSAGE_BYTES, Writer
 from etcpipe.outputs.labels import Ended, Labels
 from etcpipe.outputs.targets import Targets
 
-COLUMNS = columns_of(verdicts(Flow(), Flow(label=0)))
-LINES = eve.lines(COLUMNS)
 NAMES = ["unknown", "ssh", "web"]
-TIMEOUT_S = 20
-
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch) -> None:
-    """Failures are tried again at once."""
-    monkeypatch.setattr(queued, "RETRY_S", 0.02)
-
-
-@contextmanager
-def receiver(port: int = 0) -> Iterator[socket.socket]:
-    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as bound:
-        bound.bind(("127.0.0.1", port))
-        bound.settimeout(TIMEOUT_S)
-        yield bound
-
-
-def test_local_syslog_gets_a_line_a_verdict(tmp_path):
-    path = tmp_path / "log"
-    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as daemon:
-        daemon.bind(str(path))
-        daemon.settimeout(TIMEOUT_S)
-        with Targets([f"syslog:{path}"]) as targets:
-            targets.write(COLUMNS)
-            received = [daemon.recv(65536).decode() for _ in range(2)]
-    assert received == [f"<174>etcpipe[{os.getpid()}]: {line}" for line in LINES]
-
-
-def test_remote_syslog_is_rfc_5424():
-    with receiver() as loghost:
-        with Targets([f"syslog://127.0.0.1:{loghost.getsockname()[1]}"]) as targets:
-            targets.write(COLUMNS)
-            received = loghost.recv(65536).decode()
-    start = rf"<174>1 2023-11-14T22:13:21\.000000Z \S+ etcpipe {os.getpid()} verdict - "
-    assert re.match(start, received)
-    assert re.sub(start, "", received) == LINES[0]
-
-
-@pytest.mark.parametrize("scheme", ["syslog", "ipfix"])
-def test_udp_collector_that_is_gone_is_one_line_until_it_is_back(scheme, caplog):
-    port = free_port()
-    target = f"{scheme}://127.0.0.1:{port}"
-    with Targets([target]) as targets:
-        write = targets.write if scheme == "syslog" else targets.write_flows
-        events = COLUMNS if scheme == "syslog" else ended(1)
-        for _ in range(2):
-            write(events)
-        until(lambda: targets.states()[0]["error"] == "Connection refused")
-        time.sleep(0.3)  # many tries, each of which the kernel accepts at first
-        assert len(caplog.records) == 1
-        with receiver(port) as collector:
-            until(lambda: targets.states()[0]["waiting"] == 0)
-            assert collector.recv(65536)
-        assert targets.states()[0]["dropped"] == {}
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{target}: Connection refused; trying again, verdicts wait or are dropped",
-        f"{target}: works again; 0 events dropped so far",
-    ]
-
-
-def flow_record(
-    flow_id: int = 1,
-    packets: tuple[int, int] = (5, 7),
-    octets: tuple[int, int] = (500, 7000),
-    reason: str = "idle",
-    version: int = 4,
-) -> np.ndarray:
-    """Return (1,) FLOW_RECORD of a TCP flow whose initiator is end b."""
-    record = np.zeros(1, FLOW_RECORD)
-    ends = ("192.0.2.1", "198.51.100.7") if version == 4 else ("2001:db8::1", "2001:db8::2")
-    record["key"] = key_of((ends[0], 443), (ends[1], 40000), 6)
-    record["reason"] = END_REASONS.index(reason)
-    state = record["state"]
-    state["flow_id"], state["initiator"] = flow_id, 1
-    state["packets"], state["bytes"] = packets, octets
-    state["tcp_flags"] = (0x1B, 0x13)
-    state["first_ns"], state["last_ns"] = 1_000_000_000, 3_500_000_000
-    return record
 
 
 def ended(n: int, name: int = 2, **options) -> Ended:
@@ -323,121 +240,3 @@ def first_sets(connection: socket.socket, n: int) -> list[int]:
             found += [number for number, _ in sets(text[:length])]
             text = text[length:]
     return found
-
-
-@pytest.fixture
-def cluster() -> Iterator[str]:
-    """A broker of librdkafka's own: it speaks the protocol on a port of this machine."""
-    kafka = pytest.importorskip("confluent_kafka")
-    holder = kafka.Producer({"test.mock.num.brokers": 1, "log_level": 0})
-    (broker,) = holder.list_topics(timeout=TIMEOUT_S).brokers.values()
-    yield f"{broker.host}:{broker.port}"
-    holder.flush(0)
-
-
-def consumed(brokers: str, n: int) -> list:
-    import confluent_kafka
-
-    consumer = confluent_kafka.Consumer(
-        {"bootstrap.servers": brokers, "group.id": "test", "auto.offset.reset": "earliest"}
-    )
-    consumer.subscribe(["verdicts"])
-    try:
-        found: list = []
-        deadline = time.monotonic() + TIMEOUT_S
-        while len(found) < n:
-            assert time.monotonic() < deadline
-            found += [m for m in consumer.consume(n - len(found), 0.5) if not m.error()]
-        return found
-    finally:
-        consumer.close()
-
-
-def test_kafka_message_is_a_verdict_line_under_its_community_id(cluster):
-    with Targets([f"kafka://{cluster}/verdicts?compression.type=gzip"]) as targets:
-        targets.write(COLUMNS)
-        messages = consumed(cluster, 2)
-    assert [message.value().decode() for message in messages] == LINES
-    assert [message.key().decode() for message in messages] == COLUMNS.community_id
-
-
-def test_broker_that_is_gone_is_one_line_and_events_are_counted(caplog, monkeypatch):
-    pytest.importorskip("confluent_kafka")
-    monkeypatch.setattr("etcpipe.outputs.kafka.DRAIN_S", 0.2)
-    monkeypatch.setattr("etcpipe.outputs.kafka.PROBE_S", 0.2)
-    monkeypatch.setattr(queued, "DRAIN_S", 0.5)
-    monkeypatch.setattr(queued, "TICK_S", 0.05)
-    target = f"kafka://127.0.0.1:{free_port()}/verdicts"
-    with Targets([target]) as targets:
-        targets.write(COLUMNS)
-        until(lambda: targets.states()[0]["error"] is not None)
-        for _ in range(5):
-            targets.write(COLUMNS)
-        time.sleep(0.5)
-        assert len(caplog.records) == 1
-        assert "answers; trying again" in caplog.records[0].getMessage()
-    (state,) = targets.states()
-    assert sum(state["dropped"].values()) == 12
-
-
-def test_broker_that_comes_late_gets_everything(monkeypatch, caplog):
-    """The broker is found dead by another port's name, then there: a proxy that is switched on."""
-    kafka = pytest.importorskip("confluent_kafka")
-    monkeypatch.setattr("etcpipe.outputs.kafka.PROBE_S", 0.5)
-    monkeypatch.setattr(queued, "TICK_S", 0.05)
-    port = free_port()
-    with Targets([f"kafka://127.0.0.1:{port}/verdicts"]) as targets:
-        targets.write(COLUMNS)
-        until(lambda: targets.states()[0]["error"] is not None)
-        holder = kafka.Producer({"test.mock.num.brokers": 1, "log_level": 0})
-        (broker,) = holder.list_topics(timeout=TIMEOUT_S).brokers.values()
-        with proxy(port, (broker.host, broker.port)):
-            until(lambda: targets.states()[0]["error"] is None)
-            messages = consumed(f"{broker.host}:{broker.port}", 2)
-    assert [message.value().decode() for message in messages] == LINES
-    assert len(caplog.records) == 2
-
-
-@contextmanager
-def proxy(port: int, to: tuple[str, int]) -> Iterator[None]:
-    """Hand connections to a port on to another one."""
-    program = """
-import socket, sys, threading
-def pipe(a, b):
-    try:
-        while data := a.recv(65536):
-            b.sendall(data)
-    except OSError:
-        pass
-    for end in (a, b):
-        end.close()
-server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
-while True:
-    near, _ = server.accept()
-    far = socket.create_connection((sys.argv[2], int(sys.argv[3])))
-    for ends in ((near, far), (far, near)):
-        threading.Thread(target=pipe, args=ends, daemon=True).start()
-"""
-    with subprocess.Popen([sys.executable, "-c", program, str(port), to[0], str(to[1])]) as process:
-        try:
-            yield
-        finally:
-            process.kill()
-
-
-@pytest.mark.parametrize("target", ["kafka://broker", "kafka:///topic", "kafka:"])
-def test_kafka_wants_broker_and_topic(target):
-    with pytest.raises(UsageError, match="name broker and topic"):
-        Targets([target])
-
-
-def test_setting_that_kafka_does_not_know_is_refused():
-    pytest.importorskip("confluent_kafka")
-    with pytest.raises(UsageError, match="No such configuration property"):
-        Targets(["kafka://broker/topic?no.such=1"])
-
-
-def test_kafka_without_the_library_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
-    with pytest.raises(UsageError, match=r"pip install 'etcpipe\[kafka\]'"):
-        Targets(["kafka://broker/topic"])
