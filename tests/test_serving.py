@@ -69,8 +69,8 @@ def judge(flows):
 
 def slow_judge(flows):
     """The same, and 200 us of work a flow."""
-    end = time.process_time() + 200e-6 * len(flows)
-    while time.process_time() < end:
+    end = time.thread_time() + 200e-6 * len(flows)
+    while time.thread_time() < end:
         pass
     return judge(flows)
 

@@ -29,10 +29,10 @@ class SkippingClock:
     """Processor time since it was made, and what was skipped."""
 
     def __init__(self) -> None:
-        self._zero_ns = time.process_time_ns()
+        self._zero_ns = time.thread_time_ns()
 
     def now_ns(self) -> int:
-        return time.process_time_ns() - self._zero_ns
+        return time.thread_time_ns() - self._zero_ns
 
     def skip_to(self, at_ns: int) -> None:
         """Make it at_ns now, if that is later."""
@@ -120,9 +120,9 @@ def by_processor_time(stages: Sequence[Serving]) -> list[Serving]:
 
     def timed(judge: Judge) -> Judge:
         def judged(flows: FlowBatch) -> Answers:
-            began = time.process_time_ns()
+            began = time.thread_time_ns()
             answers = judge(flows)
-            return answers._replace(took_ns=time.process_time_ns() - began)
+            return answers._replace(took_ns=time.thread_time_ns() - began)
 
         return judged
 
@@ -138,7 +138,7 @@ def replay(schedule: Schedule, stages: Sequence[Serving]) -> Outcome:
     runtime = Runtime(by_processor_time(stages), Inline(sheds=True))
     clock, outcome = SkippingClock(), Outcome.of(len(schedule))
     feed, times = _Feed(schedule, runtime), schedule.times_ns
-    began = time.process_time()
+    began = time.thread_time()
     done = 0
     while done < len(times) or any(runtime.waiting):
         now_ns = clock.now_ns()
@@ -151,7 +151,7 @@ def replay(schedule: Schedule, stages: Sequence[Serving]) -> Outcome:
             following.append(deadline_ns)
         if following:
             clock.skip_to(min(following))
-    return _finished(outcome, runtime, time.process_time() - began)
+    return _finished(outcome, runtime, time.thread_time() - began)
 
 
 def at_full_speed(schedule: Schedule, stages: Sequence[Serving]) -> Outcome:
@@ -159,7 +159,7 @@ def at_full_speed(schedule: Schedule, stages: Sequence[Serving]) -> Outcome:
     runtime = Runtime(by_processor_time(stages))  # nothing is turned away
     outcome, times = Outcome.of(len(schedule)), schedule.times_ns
     feed = _Feed(schedule, runtime)
-    began = time.process_time()
+    began = time.thread_time()
     for last in range(CHUNK, len(times) + CHUNK, CHUNK):
         until_ns = int(times[min(last, len(times)) - 1])
         feed.until(until_ns, until_ns)
@@ -167,7 +167,7 @@ def at_full_speed(schedule: Schedule, stages: Sequence[Serving]) -> Outcome:
             feed.is_done[outcome.take(verdicts, until_ns)] = True
     for verdicts in runtime.drain(lambda: int(times[-1])):
         outcome.take(verdicts, int(times[-1]))
-    return _finished(outcome, runtime, time.process_time() - began)
+    return _finished(outcome, runtime, time.thread_time() - began)
 
 
 def _finished(outcome: Outcome, runtime: Runtime, busy_s: float) -> Outcome:
