@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from etcpipe.errors import UnsupportedError
+from etcpipe.gpu.cache_folder import cache_folder
 from etcpipe.gpu.cuda_source import digest, write_sources
 
 # As NVRTC names them; sm_70 (Volta) needs that of CUDA 12.
@@ -29,21 +30,37 @@ def kernels(capability: str) -> Path:
         capability: compute capability, "8.9".
 
     Raises:
-        UnsupportedError: they are not there and cannot be compiled, or the GPU is too old.
+        UnsupportedError: they are not there and cannot be compiled or kept, or the GPU is too old.
     """
     target = target_for(capability)
     name = file_name(target)
     shipped = Path(str(files("etcpipe") / "gpu" / SHIPPED / name))
-    cached = cache_folder() / name
+    cached = cache_folder("kernels") / name
     for path in (shipped, cached):
         if path.exists():
             return path
     code = compile_kernels(target)
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=cached.parent, delete=False) as temporary:
-        temporary.write(code)
-    os.replace(temporary.name, cached)
+    try:
+        _keep(code, cached)
+    except OSError as error:
+        raise UnsupportedError(
+            f"cannot keep kernels in {cached.parent} ({error.strerror}): make room there, or set "
+            "XDG_CACHE_HOME to a folder that can be written"
+        ) from error
     return cached
+
+
+def _keep(code: bytes, path: Path) -> None:
+    """Write a file that others see whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as temporary:
+        try:
+            temporary.write(code)
+            temporary.close()
+            os.replace(temporary.name, path)
+        except BaseException:
+            os.unlink(temporary.name)
+            raise
 
 
 def target_for(capability: str) -> str:
@@ -70,12 +87,6 @@ def target_for(capability: str) -> str:
 def file_name(target: str) -> str:
     """Return how the kernels of a target are called in a cache."""
     return f"{target}-{digest()}.{'ptx' if target.startswith('compute_') else 'cubin'}"
-
-
-def cache_folder() -> Path:
-    """Return where compiled kernels are kept."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "etcpipe" / "kernels"
 
 
 def compile_kernels(target: str) -> bytes:

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from etcpipe.gpu.cache_folder import cache_folder
+
 log = logging.getLogger(__name__)
 
 # Plans are megabytes, and those of drivers and versions that are gone are of no use.
@@ -24,9 +26,8 @@ _DIGEST_LEN = hashlib.sha256().digest_size
 
 
 def default_folder() -> Path:
-    """Return where plans are kept, as the XDG Base Directory Specification has it."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "etcpipe" / "plans"
+    """Return where plans are kept."""
+    return cache_folder("plans")
 
 
 def key(model: bytes, **circumstances: str | int | Mapping[str, Any]) -> str:

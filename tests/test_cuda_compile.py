@@ -100,6 +100,13 @@ def test_another_source_is_compiled_again(cache, monkeypatch):
     assert cache == ["sm_90", "sm_90"]
 
 
+def test_a_cache_that_cannot_be_written_is_named(cache, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(UnsupportedError, match=r"cannot keep kernels in .*file.*XDG_CACHE_HOME"):
+        kernels("9.0")
+
+
 def test_without_a_compiler_the_message_says_what_to_install(cache, monkeypatch):
     monkeypatch.setattr(cuda_compile, "compile_kernels", compile_kernels)
     monkeypatch.setattr(cuda_compile, "_in_packages", lambda name: [])

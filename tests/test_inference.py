@@ -27,6 +27,22 @@ def test_a_row_has_the_same_scores_in_any_batch(runner, rows, flows):
     np.testing.assert_allclose(scores[::100], np.reshape(alone, scores[::100].shape), rtol=1e-5)
 
 
+def test_no_rows_are_no_error_for_a_recurrent_network():
+    torch = pytest.importorskip("torch", reason="networks need etcpipe[torch]")
+    from etcpipe.gpu.views import VIEWS, schema_hash
+    from etcpipe.model_file import Description
+    from etcpipe.network_export import to_onnx
+    from etcpipe.zoo import ARCHS
+
+    arch = ARCHS["bilstm_att"]
+    torch.manual_seed(1)
+    schema = schema_hash(VIEWS[arch.view], arch.first_n)
+    about = Description("net", ("a", "b"), arch.view, (), schema, arch.first_n)
+    recurrent = open_runner(to_onnx(arch.build(2).eval(), about))
+    rows = np.zeros((0, *recurrent.input_shape), recurrent.input_dtype)
+    assert recurrent.infer(rows).shape == (0, 2)
+
+
 def test_rows_of_another_shape_are_an_error(runner, rows):
     with pytest.raises(ModelError, match="inference failed"):
         runner.infer(rows[:, :3])

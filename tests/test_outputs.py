@@ -95,7 +95,7 @@ def test_line_by_hand():
 def test_every_kind_of_line_follows_the_schema(flow, device):
     checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
     validator = jsonschema.Draft202012Validator(SCHEMA, format_checker=checker)
-    validator.validate(line_of(flow, in_iface=device))
+    assert list(validator.iter_errors(line_of(flow, in_iface=device))) == []
 
 
 def test_schema_is_itself_valid_and_refuses_what_is_not_a_verdict():

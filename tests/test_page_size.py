@@ -35,6 +35,8 @@ def test_an_unused_ring_of_records_is_one_page() -> None:
 @pytest.mark.parametrize("frame_size", [2048, 4096, 65536])
 def test_frames_may_be_a_page_at_most(frame_size: int) -> None:
     ring._check_sizes(16_384, frame_size, 8_192)
+    with pytest.raises(UsageError, match="65536"):
+        ring._check_sizes(16_384, 2 * PAGE, 8_192)
 
 
 def test_the_default_frames_do_not_grow_with_pages() -> None:

@@ -213,8 +213,11 @@ def test_ring_full_is_counted_and_reported_once(pair):
 
 @root
 def test_close_frees_the_queue_at_once(pair):
-    for _ in range(3):
-        Ring(pair.ifindex).close()
+    Ring(pair.ifindex).close()
+    with Redirect(pair.ifindex) as redirect, Ring(pair.ifindex) as ring:
+        redirect.bind(ring.fd)
+        pair.send()
+        assert len(ring.receive()) == 1
 
 
 @root

@@ -141,7 +141,8 @@ def test_random_packets_as_the_model(tmp_path_factory, steps, first_n):
     for gap, packet in steps:
         now += gap
         packets.append((now, packet))
-    compare(tmp_path_factory.getbasetemp() / "random", packets, first_n=first_n)
+    capture = compare(tmp_path_factory.getbasetemp() / "random", packets, first_n=first_n)
+    assert 1 <= capture.counters["FLOWS_CREATED"] <= len(packets)
 
 
 def test_many_flows_as_the_model(tmp_path):
@@ -166,7 +167,8 @@ def test_out_of_order_times_do_not_end_flows(tmp_path):
         now = START + i * 10**8 + chosen.randint(-(10**8), 10**8)
         ends = [(1, 40000 + i % 40), (2, 443)]
         packets.append((now, (*ends, 17, 0, 5)))
-    compare(tmp_path / "a", packets, idle_s=5)
+    capture = compare(tmp_path / "a", packets, idle_s=5)
+    assert capture.counters["FLOWS_CREATED"] == 40
 
 
 def flows_of(tmp_path, frames, **settings):
