@@ -15,12 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_MEASURED = "not measured"
@@ -240,6 +241,35 @@ def parser(description: str, repeats: int) -> argparse.ArgumentParser:
     )
     result.set_defaults(default_repeats=repeats)
     return result
+
+
+def throughput_options(
+    description: str, repeats: int, seconds: float, streams: Sequence[int]
+) -> argparse.Namespace:
+    """Return the options of a benchmark of TCP by iperf3, filled in; `streams` is a list."""
+    options = parser(description, repeats)
+    options.add_argument("--streams", help="numbers of connections, as 1,8,32,128")
+    options.add_argument("--seconds", type=float, help=f"of a run ({seconds})")
+    options.add_argument("--fifo", action="store_true", help="real-time priority for iperf3")
+    given = options.parse_args()
+    need_root()
+    if given.fifo and (os.cpu_count() or 1) < 2:
+        options.error("--fifo needs two processors: one end would starve the other")
+    given.repeats = given.repeats or (1 if given.quick else given.default_repeats)
+    given.seconds = given.seconds or (1.0 if given.quick else seconds)
+    default = "1,8" if given.quick else ",".join(map(str, streams))
+    given.streams = [int(n) for n in (given.streams or default).split(",")]
+    return given
+
+
+def interleaved(options: argparse.Namespace, cases: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    """Yield (streams, case) for every repeat, the order of cases turned from one to the next."""
+    for n in options.streams:
+        for repeat in range(options.repeats):
+            turn = repeat % len(cases)
+            for case in (*cases[turn:], *cases[:turn]):
+                progress(f"{n} streams {repeat + 1}/{options.repeats} {case}")
+                yield n, case
 
 
 def quick_note() -> str:

@@ -37,6 +37,9 @@ class Case:
     segmentation: bool
     attached: str
 
+    def __str__(self) -> str:
+        return f"{self.offloads}, {self.attached}"
+
     @property
     def offloads(self) -> str:
         return "default offloads" if self.segmentation else "TSO off"
@@ -116,22 +119,15 @@ def measure_once(bed: beds.Bed, case: Case, streams: int, options) -> tuple[floa
     return gbits, account(consumer, streams) if case.attached == ATTACHED else None
 
 
-def measure(options, streams: list[int]) -> dict[tuple[Case, int], Runs]:
-    """Return the runs of every case, the order turned from repeat to repeat."""
-    runs = {(case, n): Runs() for n in streams for case in CASES}
+def measure(options) -> dict[tuple[Case, int], Runs]:
+    """Return the runs of every case, by case and streams."""
+    runs = {(case, n): Runs() for n in options.streams for case in CASES}
     with beds.bed() as bed:
-        for n in streams:
-            for repeat in range(options.repeats):
-                turn = repeat % len(CASES)
-                for case in CASES[turn:] + CASES[:turn]:
-                    common.progress(
-                        f"{n} streams {repeat + 1}/{options.repeats} "
-                        f"{case.offloads}, {case.attached}"
-                    )
-                    gbits, accounted = measure_once(bed, case, n, options)
-                    runs[case, n].gbits.append(gbits)
-                    if accounted:
-                        runs[case, n].accounts.append(accounted)
+        for n, case in common.interleaved(options, CASES):
+            gbits, accounted = measure_once(bed, case, n, options)
+            runs[case, n].gbits.append(gbits)
+            if accounted:
+                runs[case, n].accounts.append(accounted)
     return runs
 
 
@@ -213,28 +209,17 @@ def goals(runs: dict, streams: list[int]) -> list[Goal]:
 
 def main() -> None:
     """Measure and print the report."""
-    parser = common.parser(__doc__.splitlines()[0], repeats=5)
-    parser.add_argument("--streams", help="numbers of connections, as 1,8,32,128")
-    parser.add_argument("--seconds", type=float, help=f"of a run ({SECONDS})")
-    parser.add_argument("--fifo", action="store_true", help="real-time priority for iperf3")
-    options = parser.parse_args()
-    common.need_root()
-    if options.fifo and os.cpu_count() < 2:
-        parser.error("--fifo needs two processors: one end would starve the other")
-    options.repeats = options.repeats or (1 if options.quick else options.default_repeats)
-    options.seconds = options.seconds or (1.0 if options.quick else SECONDS)
-    default = "1,8" if options.quick else ",".join(map(str, STREAMS))
-    streams = [int(n) for n in (options.streams or default).split(",")]
-
+    options = common.throughput_options(__doc__.splitlines()[0], 5, SECONDS, STREAMS)
+    streams = options.streams
     versions = {"iperf3": common.tool_version(["iperf3", "--version"], r"iperf ([\d.]+)")}
     report = Report("forward", "Forwarding with etcpipe attached", versions)
-    runs = measure(options, streams)
+    runs = measure(options)
     report.tables = [throughput_table(runs, streams), account_table(runs)]
     report.goals = [] if options.quick else goals(runs, streams)
     report.notes = _notes(options)
     report.notes += [common.quick_note()] if options.quick else []
     report.results = {
-        f"{case.offloads}, {case.attached}, {n}": {
+        f"{case}, {n}": {
             "gbits": Samples(run.gbits).summary(),
             "accounts": [
                 {**vars(a), "in_theory": a.in_theory, "missing": a.missing} for a in run.accounts

@@ -130,22 +130,18 @@ def joined(bed: beds.Bed, case: str, work: Path):
 CAPTURES = {AFXDP: "afxdp", RINGBUF: "ringbuf"}
 
 
-def measure(options, streams: list[int], cases: list[str]) -> dict:
+def measure(options, cases: list[str]) -> dict:
     """Return (Gbit/s, account) of every repeat, by case and streams."""
-    runs: dict = {(case, n): [] for n in streams for case in cases}
+    runs: dict = {(case, n): [] for n in options.streams for case in cases}
     with wire_bed() as bed:
-        for n in streams:
-            for repeat in range(options.repeats):
-                turn = repeat % len(cases)
-                for case in cases[turn:] + cases[:turn]:
-                    common.progress(f"{n} streams {repeat + 1}/{options.repeats} {case}")
-                    way = joined(bed, case, options.work)
-                    with way:
-                        cpus = (0, os.cpu_count() - 1)
-                        gbits = bed.throughput(n, options.seconds, cpus, options.fifo)
-                        time.sleep(forward.SETTLE_S)
-                    account = forward.account(way, n) if case in CAPTURES else None
-                    runs[case, n].append((gbits, account))
+        for n, case in common.interleaved(options, cases):
+            way = joined(bed, case, options.work)
+            with way:
+                cpus = (0, os.cpu_count() - 1)
+                gbits = bed.throughput(n, options.seconds, cpus, options.fifo)
+                time.sleep(forward.SETTLE_S)
+            account = forward.account(way, n) if case in CAPTURES else None
+            runs[case, n].append((gbits, account))
     return runs
 
 
@@ -206,23 +202,15 @@ def goals(runs: dict, streams: list[int], cases: list[str]) -> list[Goal]:
 
 def main() -> None:
     """Measure and print the report."""
-    parser = common.parser(__doc__.splitlines()[0], repeats=4)
-    parser.add_argument("--streams", help="numbers of connections, as 1,8,32,128")
-    parser.add_argument("--seconds", type=float, help=f"of a run ({SECONDS})")
-    parser.add_argument("--fifo", action="store_true", help="real-time priority for iperf3")
-    options = parser.parse_args()
-    common.need_root()
-    options.repeats = options.repeats or (1 if options.quick else options.default_repeats)
-    options.seconds = options.seconds or (1.0 if options.quick else SECONDS)
-    default = "1,8" if options.quick else ",".join(map(str, STREAMS))
-    streams = [int(n) for n in (options.streams or default).split(",")]
+    options = common.throughput_options(__doc__.splitlines()[0], 4, SECONDS, STREAMS)
+    streams = options.streams
     versions = {
         "iperf3": common.tool_version(["iperf3", "--version"], r"iperf ([\d.]+)"),
         "Open vSwitch": common.tool_version(["ovs-vswitchd", "--version"], r"([\d.]+)"),
     }
     cases = [case for case in CASES if case != OVS or versions["Open vSwitch"]]
     report = Report("wire", "A wire between two hosts", versions)
-    runs = measure(options, streams, cases)
+    runs = measure(options, cases)
     report.tables = [throughput_table(runs, streams, cases), account_table(runs, streams)]
     report.goals = [] if options.quick else goals(runs, streams, cases)
     report.notes = [
