@@ -21,6 +21,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))  # wherever the environment's etcpipe is
 
 from etcpipe.errors import EtcpipeError
+from etcpipe.gpu.features import FEATURE_COLUMNS
 from etcpipe.kernel import libbpf
 from etcpipe.kernel.settings import Build, TapSettings
 
@@ -30,6 +31,9 @@ LOG_STATS = 4  # BPF_LOG_STATS: the log is the verifier's last words alone
 LOG_BYTES = 1 << 16
 WALKED = re.compile(rb"processed (\d+) insns")
 
+FEW = ("s_bytes_mean", "d_iat_mean", "psh_cnt", "dur")
+ALL = tuple(column.name for column in FEATURE_COLUMNS)
+
 # What changes the code that the verifier sees.
 VARIANTS = {
     "tap": {},
@@ -37,7 +41,11 @@ VARIANTS = {
     "tap --capture ringbuf": {"capture": "ringbuf"},
     "tap --capture ringbuf --first 20": {"capture": "ringbuf", "first_n": 20},
     "tap --decap --key-vlan --key-tunnel": {"decap": True, "key_vlan": True, "key_tunnel": True},
+    "tap --capture features": {"capture": "features", "features": FEW},
+    "tap --capture features, all columns": {"capture": "features", "features": ALL, "first_n": 50},
+    "tap --stage0 kernel": {"capture": "features", "features": FEW, "tree_depth": 3},
     "forward": {"forward": "other"},
+    "forward --capture features": {"forward": "other", "capture": "features", "features": FEW},
     "forward --capture ringbuf": {"forward": "other", "capture": "ringbuf"},
 }
 FILES = (
@@ -46,6 +54,7 @@ FILES = (
     "test_act.py",  # what verdicts do to a packet
     "test_tap_traffic.py",  # live taps whose counters must be exact
     "test_forward.py",
+    "test_kernel_features_live.py",  # what the kernel gathers of flows
 )
 # bcc compiles for minutes under emulation, and what it loads is the plain object's source;
 # the host's parser is the same on every kernel
