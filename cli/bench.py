@@ -11,7 +11,10 @@ from etcpipe.cli.common import Verb, is_json, print_json
 from etcpipe.errors import UnsupportedError
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "tools" / "bench"
-BENCHMARKS = ("classify", "raw_path", "gpu", "forward", "wire", "start", "kernel", "mirror")
+BENCHMARKS = (
+    *("classify", "raw_path", "specialised", "gpu"),
+    *("forward", "wire", "start", "kernel", "mirror"),
+)
 
 
 @click.command(cls=Verb)
@@ -26,7 +29,7 @@ def bench(
     """Measure this machine: classify and raw bytes beside peers, CPU and GPU, live traffic.
 
     Reports are Markdown tables with the machine and its load (docs/benchmarks). Takes
-    ten to twenty minutes in all; all but classify, raw_path and gpu need root.
+    ten to twenty minutes in all; all but classify, raw_path, specialised and gpu need root.
 
     \b
     Examples:
