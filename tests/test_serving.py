@@ -50,7 +50,14 @@ def recorded(flows=40, short=4):
         ready_ns=np.zeros(flows, np.uint64),
     )
     ready = np.column_stack([np.zeros(flows), np.where(is_short, 0.05, 0.02)])
-    return Recorded(batch, label, DEPTHS, ready, packets["present"].sum(axis=1).astype(int))
+    return Recorded(
+        batch,
+        label,
+        np.arange(flows) // 4,
+        DEPTHS,
+        ready,
+        packets["present"].sum(axis=1).astype(int),
+    )
 
 
 def judge(flows):
@@ -245,11 +252,14 @@ def test_goals_are_judged_by_the_figures():
         wait = np.full(100, latency_s)
         none = np.zeros(100)
         shares = dict.fromkeys(("early", "escalated", "degraded", "timed_out"), 0.0)
+        said = np.zeros(100, int)
         return bench.Run(
-            system, process, load, 1.0, wait, none, none, f1, f1, [f1], [1.0], shares, 1.0, {}
+            *(system, process, load, 1.0, said, wait, none, none),
+            *(f1, f1, [f1], [1.0], shares, 1.0, {}),
         )
 
     made = bench.Report(100, ("m@1",), (1,), {"cascade": [31_000.0]})
+    made.lost = (0.005, -0.01, 0.02)
     made.recorded = [run("cascade", 0.01, 0.80), run("wait", 1.0, 0.805), run("oracle", 0.01, 0.9)]
     late = replace(run("cascade", 0.0, 0.8, "poisson", 0.8), queue_s=np.full(100, 0.006))
     made.loaded = [late]

@@ -46,6 +46,7 @@ class Run:
 
     Attributes:
         rate: new flows a second.
+        said: (flows,) int, the class; -1 "unknown".
         wait_s, queue_s, infer_s: (flows,) what an answer's time was spent on: waiting for
             packets as recorded, for a batch and its turn, being judged.
         f1_by_stage: macro-F1 of the flows that each stage answered; nan for none.
@@ -56,6 +57,7 @@ class Run:
     arrivals: str
     load: float
     rate: float
+    said: np.ndarray
     wait_s: np.ndarray
     queue_s: np.ndarray
     infer_s: np.ndarray
@@ -93,6 +95,8 @@ class Report:
         capacities: new flows a second on one processor, by system, all repeats.
         flows: recorded ones.
         models: name@digest by stage.
+        lost: by how much macro-F1 is below that of the one slow model, recorded gaps, and its
+            95 % interval by captures.
     """
 
     flows: int
@@ -101,6 +105,7 @@ class Report:
     capacities: dict[str, list[float]] = field(default_factory=dict)
     recorded: list[Run] = field(default_factory=list)
     loaded: list[Run] = field(default_factory=list)
+    lost: tuple[float, float, float] = (np.nan, np.nan, np.nan)
 
     def run(self, system: str) -> Run:
         """Return the run of a system with recorded gaps."""
@@ -190,6 +195,10 @@ def _recorded_gaps(
     serve(baselines.random_escalation(stages, ours, settings.seed))
     made = arrivals.schedule(recorded, start, fixed[0].depths, seed=settings.seed)
     serve(baselines.oracle(stages, recorded, made))
+    unknown = len(stages[0].classes)  # one class more, for flows that were given none
+    said = [np.where(one.said < 0, unknown, one.said) for one in report.recorded[:2]]
+    label, capture = recorded.label[made.base], recorded.capture[made.base]
+    report.lost = evaluate.difference(label, said[1], said[0], capture, unknown + 1, settings.seed)
 
 
 def _run(
@@ -217,6 +226,7 @@ def _run(
         process,
         load,
         rate,
+        outcome.said,
         wait_ns / 1e9,
         (serving_ns - infer_ns) / 1e9,
         infer_ns / 1e9,

@@ -22,6 +22,7 @@ class Recorded:
     Attributes:
         flows: closing rows, with the packets of the greatest depth.
         label: (flows,) int, index into the serving classes.
+        capture: (flows,) int, which recording each is from.
         depths: ascending; the last one is that of the closing rows.
         ready_s: (flows, depths) seconds from a flow's first packet until each was there.
         packets: (flows,) int, that count, at most the greatest depth.
@@ -29,6 +30,7 @@ class Recorded:
 
     flows: FlowBatch
     label: np.ndarray
+    capture: np.ndarray
     depths: tuple[int, ...]
     ready_s: np.ndarray
     packets: np.ndarray
@@ -74,18 +76,21 @@ def read(
     """
     settings = replace(settings, first_n=depths[-1])
     index = {name: i for i, name in enumerate(classes)}
-    flows, labels, times = [], [], []
+    flows, labels, captures, times = [], [], [], []
     for part in read_labelled(recordings, settings, views, mask, on_progress):
         label = np.array([index.get(name, -1) for name in part.labels], np.int64)
         known = label >= 0
         flows.append(part.flows.select(known))
         labels.append(label[known])
+        captures.append(np.full(known.sum(), part.recording))
         times.append(ready_s(flows[-1], depths, part.first_us[known]))
     if not any(map(len, labels)):
         raise UsageError(f"no flow of these captures is of a class of the models: {classes}")
-    every, label, ready = concatenate(flows), np.concatenate(labels), np.concatenate(times)
+    every = concatenate(flows)
+    label, capture, ready = map(np.concatenate, (labels, captures, times))
     if len(label) > FLOWS_MAX:
         chosen = np.random.default_rng(seed).choice(len(label), FLOWS_MAX, replace=False)
-        every, label, ready = every.select(chosen), label[chosen], ready[chosen]
+        every, label, capture = every.select(chosen), label[chosen], capture[chosen]
+        ready = ready[chosen]
     packets = (every.packets["present"] != 0).sum(axis=1)
-    return Recorded(every, label, tuple(depths), ready, packets)
+    return Recorded(every, label, capture, tuple(depths), ready, packets)
