@@ -17,8 +17,10 @@ from etcpipe.gpu import features_cpu, features_native
 from etcpipe.gpu.features import FEATURE_COLUMNS, FIRST_K, STATS_COLUMNS, closure, fields_read
 from etcpipe.gpu.features_states import STATES
 from etcpipe.gpu.regroup import Regroup
-from etcpipe.gpu.views import VIEWS, compute
+from etcpipe.gpu.views import VIEWS, compute, schema_hash
 from etcpipe.layout import PACKET_FIELDS
+from etcpipe.model import load
+from etcpipe.model_file import Description
 
 NAMES = tuple(column.name for column in FEATURE_COLUMNS)
 LAB = sorted((Path(__file__).parent / "data" / "lab").glob("*.pcap"))
@@ -213,3 +215,19 @@ def test_few_columns_are_less_work_than_all():
 def test_an_unknown_column_of_features_is_refused():
     with pytest.raises(ValueError, match="no such features column: s_colour"):
         compute(VIEWS["features"], flow_batch([[packet()]]), 1, ["s_colour"])
+
+
+def test_a_model_may_take_columns_of_features(tmp_path):
+    trees = pytest.importorskip("etcpipe.trees")
+    columns = ("pkt1_size", "d_payload_std", "burst_cnt", "gap_max", "dur")
+    schema = schema_hash(VIEWS["features"], 50, "strict", columns)
+    description = Description("own", ("a", "b"), "features", columns, schema, first_n=50)
+    flows = lab_flows(first_n=50)
+    rows = compute(VIEWS["features"], flows, 50, columns)
+    fitted = trees.fit(rows, (rows[:, 0] > 300).astype(int), 2, seed=1, rounds=3)
+    file = tmp_path / "own.onnx"
+    file.write_bytes(trees.to_onnx(fitted, len(columns), description))
+    loaded = load(file)
+    said = loaded.infer(loaded.rows(flows)).argmax(axis=1)
+    assert (said == fitted.scores(rows).argmax(axis=1)).all()
+    assert 0 < said.sum() < len(said)
