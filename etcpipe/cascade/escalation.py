@@ -4,8 +4,8 @@ Of a stage's speed and the flows that are passed on to it follows the share that
 
     share = min(1, 0.9 * speed / arrivals) * (1 - backlog / backlog_ms)
 
-and the flows that are least sure go first. A stage that has no more than one batch waiting takes
-all. Whoever is held back keeps the answer that he has; it is marked as degraded.
+and the flows that are least sure go first; a batch that waits is no backlog. Whoever is held back
+keeps the answer that he has; it is marked as degraded.
 """
 
 from collections.abc import Callable, Sequence
@@ -95,11 +95,13 @@ class Load:
 
     @property
     def speed(self) -> float:
-        """Rows a nanosecond while it works; 0 if that is not known yet."""
+        """Rows a nanosecond while it works on large batches; 0 if that is not known yet."""
         return self._done / self._took_ns if self._took_ns else 0.0
 
     def finished(self, rows: int, took_ns: int) -> None:
-        """Count a batch."""
+        """Count a batch, unless it is too small to say what the stage can do."""
+        if 2 * rows < self._batch:
+            return
         self._done = SPEED_MEMORY * self._done + rows
         self._took_ns = SPEED_MEMORY * self._took_ns + max(took_ns, 1)
 
@@ -120,10 +122,10 @@ class Load:
         passed = max(now_ns - self._at_ns, 0)
         self._offered = self._offered * np.exp(-passed / RATE_WINDOW_NS) + offered
         self._at_ns = now_ns
-        if not self.speed or waiting + offered <= self._batch:
+        if not self.speed:
             return 1.0
         capacity = UTILISATION * self.speed * RATE_WINDOW_NS / self._offered
-        backlog = waiting / (self.speed * self._backlog_ns)
+        backlog = max(0, waiting - self._batch) / (self.speed * self._backlog_ns)
         return min(1.0, capacity) * max(0.0, 1.0 - backlog)
 
     def choose(self, probability: np.ndarray, waiting: int, room: int, now_ns: int) -> np.ndarray:
