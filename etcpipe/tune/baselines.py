@@ -15,6 +15,7 @@ from etcpipe.tune.space import Choice, Space
 
 # Of simulated annealing, as CATO's artefact sets them (simulated_annealing.py).
 _COOLING, _COLDEST = 0.99, 1e-3
+_STEP_MAX = 10  # packets; single steps hardly leave where they begin
 
 
 def random(prior: Prior) -> Strategy:
@@ -28,7 +29,8 @@ class Annealing:
     A neighbour adds, removes or replaces a column, or takes another depth or model. It is gone
     on from if it is better, or worse by chance: the more seldom the colder it is.
 
-    Source: CATO's artefact, simulated_annealing.py: cooling 0.99, 1e-3 at the coldest.
+    Source: CATO's artefact, simulated_annealing.py: cooling 0.99, 1e-3 at the coldest; the
+    length of a step in depth is ours.
     """
 
     def __init__(self, prior: Prior, cost_max: float) -> None:
@@ -60,7 +62,8 @@ class Annealing:
         on = space.bits(choice)
         kind = rng.integers(4 if len(space.models) > 1 else 3)
         if kind == 2:
-            return space.choice(on, choice.depth + int(rng.choice([-1, 1])), choice.model)
+            step = int(rng.integers(1, _STEP_MAX + 1)) * int(rng.choice([-1, 1]))
+            return space.choice(on, choice.depth + step, choice.model)
         if kind == 3:
             return space.choice(on, choice.depth, choice.model + int(rng.choice([-1, 1])))
         i = int(rng.integers(len(on)))
