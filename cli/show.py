@@ -16,29 +16,35 @@ from etcpipe.errors import DataplaneError, UsageError
 def show(ctx: click.Context, device: str | None) -> None:
     """Show where etcpipe is attached, or how it is on DEVICE; with -s all counters.
 
+    With -s or -j the kernel is asked; without, the figures are a running attach's own of the
+    last second, and flows those of its last walk through the table.
+
     \b
     Examples:
       etcpipe show
       etcpipe -s show eth0
       etcpipe -j -p show
     """
-    taps = _taps(ctx, device)
+    is_plain = not (is_json(ctx) or option(ctx, "stats"))
+    taps = (_glance(ctx, device) if is_plain else None) or _taps(ctx, device)
     if is_json(ctx):
         print_json(ctx, taps)
         return
     if not taps:
         click.echo("etcpipe is attached nowhere")
         return
-    from etcpipe.outputs.summary import counter_lines
-    from etcpipe.outputs.table import Table
-    from etcpipe.shadow import report_lines
+    from etcpipe.text_table import Table
 
     headers = ["device", "netns", "mode", "loader", ">consumer", ">first", ">seen", ">mirrored"]
     click.echo("\n".join(Table([*headers, ">flows"]).lines(map(_row, taps))))
     for tap in taps:
         if tap["shadow"]:
+            from etcpipe.shadow import report_lines
+
             click.echo("\n".join(["", tap["device"], *report_lines(tap["shadow"])]))
     if option(ctx, "stats"):
+        from etcpipe.outputs.summary import counter_lines
+
         for tap in taps:
             click.echo(f"\n{tap['device']}\n" + "\n".join(counter_lines(tap["counters"])))
 
@@ -63,6 +69,15 @@ def detach(ctx: click.Context, device: str | None, everywhere: bool) -> None:
         tap.detach_all()
     elif not tap.detach(device, option(ctx, "netns")):
         raise DataplaneError(f"{device}: etcpipe is not attached")
+
+
+def _glance(ctx: click.Context, device: str | None) -> list[dict[str, Any]] | None:
+    """Return what running taps say of themselves, at once; None where that is not all."""
+    from etcpipe.kernel import glance, netns
+
+    wanted = option(ctx, "netns")
+    inode = netns.inode(wanted) if wanted or device else None
+    return glance.taps(inode, device)
 
 
 def _taps(ctx: click.Context, device: str | None) -> list[dict[str, Any]]:

@@ -37,6 +37,12 @@ OPTIONS = (
         help="When flows end: establish=5,idle=120,active=1800,tombstone=30.",
     ),
     click.option(
+        "--max-flows",
+        type=click.IntRange(64, 1 << 26),
+        metavar="N",
+        help="Room in the flow table; attach has room for 65536 if not told.",
+    ),
+    click.option(
         "--decap",
         is_flag=True,
         help="The flow inside GRE, VXLAN, GENEVE, GTP-U, IP in IP, MPLS and PPPoE.",
@@ -59,11 +65,14 @@ def tracking_options(command: Callable[..., Any]) -> Callable[..., Any]:
         counting: str | None,
         sample: Mapping[str, int],
         timeouts: Mapping[str, float],
+        max_flows: int | None,
         decap: bool,
         key: Mapping[str, bool],
         **others: Any,
     ) -> Any:
         tracking = {**sample, **timeouts, **key, **({"count": counting} if counting else {})}
+        if max_flows is not None:
+            tracking["max_flows"] = max_flows
         if decap:
             tracking["decap"] = True
         return command(*args, tracking=tracking, **others)

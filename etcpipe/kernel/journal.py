@@ -14,10 +14,8 @@ from pathlib import Path
 
 from etcpipe.errors import DataplaneError
 from etcpipe.kernel import hooks, links, netns
+from etcpipe.kernel.paths import PINS, RUN
 from etcpipe.layout import CONSTANTS
-
-RUN = Path("/run/etcpipe")
-PINS = Path("/sys/fs/bpf/etcpipe")
 
 
 @dataclass

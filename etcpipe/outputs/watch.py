@@ -15,7 +15,7 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from etcpipe import __version__
-from etcpipe.kernel import journal, netns
+from etcpipe.kernel import journal, netns, paths
 from etcpipe.outputs.talkers import Talkers
 from etcpipe.outputs.tally import Tally
 
@@ -26,9 +26,7 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 EVERY_S = 0.5
-SUFFIX = ".live"
-# A report that was not renewed for so long is of a process that hangs or was killed.
-STALE_S = 10.0
+SUFFIX = paths.LIVE
 
 
 class Watch:
@@ -116,13 +114,13 @@ def read_reports(wanted: Iterable[tuple[int, str]] | None = None) -> list[dict[s
         wanted: (inode of the namespace, device) of each; None: all there are.
     """
     if wanted is None:
-        paths = sorted(journal.RUN.glob(f"*/*{SUFFIX}"))
+        found = sorted(journal.RUN.glob(f"*/*{SUFFIX}"))
     else:
-        paths = [journal.run_path(inode, device, SUFFIX) for inode, device in wanted]
+        found = [journal.run_path(inode, device, SUFFIX) for inode, device in wanted]
     reports = []
-    for path in paths:
+    for path in found:
         with suppress(FileNotFoundError, ValueError):
             report = json.loads(path.read_text())
-            if report["version"] == VERSION and time() - report["time"] < STALE_S:
+            if report["version"] == VERSION and time() - report["time"] < paths.STALE_S:
                 reports.append(report)
     return reports
