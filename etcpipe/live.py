@@ -88,15 +88,17 @@ class Live:
         opened = Forward if settings.forward else tap.Tap
         self._tap = opened(device, settings, keep=keep)
         self._raw_len = max(model.raw_len, shadow.raw_len if shadow else 0)
-        self._regroup: Any = regroup_for(
-            model,
-            settings.first_n,
-            wait_s,
-            settings.parse,
-            compute,
-            threads=settings.queues,
-            raw_len=self._raw_len,
-        )
+        self._regroup: Any = None  # FeatureRows, where the kernel gathers features
+        if settings.capture != "features" and not isinstance(model, KernelCascade):
+            self._regroup = regroup_for(
+                model,
+                settings.first_n,
+                wait_s,
+                settings.parse,
+                compute,
+                threads=settings.queues,
+                raw_len=self._raw_len,
+            )
         self._serving: Runtime | ModelInService | KernelCascade
         if isinstance(model, CascadeModel):
             self._serving = _runtime_of(model)
@@ -496,7 +498,10 @@ def attach(
         loaded = _load_stage0(model, cascade, capture, compute)
     else:
         loaded = load(model, cascade, compute)
-    depth = depth_for(loaded, first_n)
+    if isinstance(loaded, KernelCascade):
+        depth = first_n or loaded.first_n
+    else:
+        depth = depth_for(loaded, first_n)
     columns: tuple[str, ...] = ()
     if capture == "features":
         if isinstance(loaded, CascadeModel):

@@ -8,7 +8,7 @@ user space. A flow that ends before the first stage's packet passes through both
 
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from etcpipe.gpu.inference import Runner
+    from etcpipe.gpu.scorer_gpu import Scorer
     from etcpipe.gpu.views import View
     from etcpipe.policy import Decider
 
@@ -62,7 +63,8 @@ class KernelCascade:
         self._thresholds = stage.rule.thresholds(self.classes)
         self._sure = cascade.servings()[0].decider()
         self._contents = contents
-        self._scorers: list[FeatureScorer] = []
+        self._scorers: list[Any] = []
+        self._queue = FeatureQueue()
 
     def __str__(self) -> str:
         return f"{self.name}@{self.digest}"
@@ -88,20 +90,20 @@ class KernelCascade:
     def close(self) -> None:
         """Nothing is open."""
 
-    def scorer(self, rows: "Scores") -> FeatureQueue:
-        """Return what has the entries of the flows that come out of regrouping, in their order."""
+    def scorer(self, regroup: Any) -> None:
+        """Begin to judge what comes out of FeatureRows."""
         self._scorers = [_scorer(self.first), _scorer(self.last)]
-        return rows.queue()
+        self._queue = regroup.queue()
 
     def verdicts(
         self,
         flows: FlowBatch,
         records: np.ndarray,
-        start_ns: int | None,
-        queue: FeatureQueue,
+        start_ns: int | None = None,
+        scorer: "Scorer | None" = None,
     ) -> VerdictBatch:
-        """Return the answers of both stages, as Model.verdicts()."""
-        gathered = queue.take(len(flows))
+        """Return the answers of both stages, as Model.verdicts(); the scorers are its own."""
+        gathered = self._queue.take(len(flows))
         found = _Found(len(flows))
         entries = gathered.entries
         sure = entries["judged"] == _SURE
@@ -175,7 +177,7 @@ class _Found:
         self.infer_ns[chosen] += np.uint64(answers.took_ns // max(int(chosen.sum()), 1))
 
 
-class Scores:
+class _Rows:
     """Stands for regrouping where a model is asked for a scorer of rows."""
 
     def scorer(
@@ -184,13 +186,10 @@ class Scores:
         """Return one of rows that are put into it."""
         return FeatureScorer(runner, tuple(columns))
 
-    def queue(self) -> FeatureQueue:
-        """Return an empty queue."""
-        return FeatureQueue()
 
-
-def _scorer(model: Model) -> FeatureScorer:
-    return model.scorer(Scores())  # type: ignore[arg-type, return-value]
+def _scorer(model: Model) -> Any:
+    rows: Any = _Rows()
+    return model.scorer(rows)
 
 
 def _check(cascade: CascadeModel) -> None:
