@@ -185,6 +185,13 @@ def test_the_clock_skips_what_is_idle():
     assert 3600 <= clock.now_ns() / 1e9 < 3601
     clock.skip_to(1)
     assert clock.now_ns() / 1e9 >= 3600
+    before_ns = clock.now_ns()
+    with clock.stopped() as now_ns:
+        assert now_ns >= before_ns
+        end = time.thread_time() + 0.05
+        while time.thread_time() < end:
+            pass
+    assert clock.now_ns() - now_ns < 10_000_000
 
 
 def test_full_speed_turns_nothing_away():

@@ -3,11 +3,12 @@
 The clock is the processor's while there is work, and jumps over the time in which there is none.
 So all that serving costs is real (queues, views, inference, the interpreter), hours of recorded
 gaps pass in seconds, and what is measured is one processor that does nothing else and serves
-everything in turn, whatever the machine does besides.
+everything in turn, whatever the machine does besides. The replay's own work stops the clock.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from etcpipe.cascade.serving import Serving
 from etcpipe.cascade.workers import Inline, Judge
 from etcpipe.errors import EtcpipeError
 from etcpipe.model import Answers
-from etcpipe.serving.arrivals import Rows, Schedule
+from etcpipe.serving.arrivals import Schedule
 from etcpipe.verdict import SOURCE_DEGRADED, SOURCE_TIMEOUT, VerdictBatch
 
 # Events of one step when only the speed counts.
@@ -26,7 +27,7 @@ CHUNK = 1024
 
 
 class SkippingClock:
-    """Processor time since it was made, and what was skipped."""
+    """Processor time since it was made, with what was skipped, without what it was stopped for."""
 
     def __init__(self) -> None:
         self._zero_ns = time.thread_time_ns()
@@ -37,6 +38,13 @@ class SkippingClock:
     def skip_to(self, at_ns: int) -> None:
         """Make it at_ns now, if that is later."""
         self._zero_ns -= max(at_ns - self.now_ns(), 0)
+
+    @contextmanager
+    def stopped(self) -> Iterator[int]:
+        """Stop it for the block, which gets the time."""
+        now_ns = self.now_ns()
+        yield now_ns
+        self._zero_ns += self.now_ns() - now_ns
 
 
 @dataclass
@@ -50,7 +58,7 @@ class Outcome:
         answered_ns: (instances,) when the answer was.
         infer_ns: (instances,) its share of the batches that it was in.
         degraded, timed_out: (instances,) bool.
-        busy_s: processor time that all of it took.
+        busy_s: processor time that all of it took, at full speed.
         counters: of the runtime.
     """
 
@@ -67,9 +75,17 @@ class Outcome:
     @classmethod
     def of(cls, instances: int) -> "Outcome":
         """Return one of which nothing is known yet."""
-        times = (np.zeros(instances, np.int64) for _ in range(3))
-        nobody = (np.full(instances, -1) for _ in range(2))
-        return cls(*nobody, *times, *(np.zeros(instances, bool) for _ in range(2)), 0.0, {})
+        return cls(
+            said=np.full(instances, -1),
+            stage=np.full(instances, -1),
+            row_ns=np.zeros(instances, np.int64),
+            answered_ns=np.zeros(instances, np.int64),
+            infer_ns=np.zeros(instances, np.int64),
+            degraded=np.zeros(instances, bool),
+            timed_out=np.zeros(instances, bool),
+            busy_s=0.0,
+            counters={},
+        )
 
     def take(self, verdicts: VerdictBatch, now_ns: int) -> np.ndarray:
         """Note final verdicts; return (flows,) int, whose they are.
@@ -90,29 +106,27 @@ class Outcome:
 
 
 class _Feed:
-    """Hands the rows of a schedule to a runtime, but none of flows that have their answer."""
+    """Has the rows of a schedule, but none of flows that have their answer."""
 
-    def __init__(self, schedule: Schedule, runtime: Runtime) -> None:
-        self._schedule, self._runtime = schedule, runtime
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
         self._next = [0] * len(schedule.rows)
         self.is_done = np.zeros(len(schedule), bool)
 
-    def until(self, at_ns: int, now_ns: int) -> None:
-        """Add all rows that are there at at_ns."""
+    def until(self, at_ns: int) -> list[tuple[FlowBatch, np.ndarray | None]]:
+        """Return the rows that came until at_ns since the last call, for Runtime.add()."""
+        found = []
         for i, kind in enumerate(self._schedule.rows):
             first = self._next[i]
             self._next[i] = last = int(np.searchsorted(kind.at_ns, at_ns, side="right"))
-            if last > first:
-                self._add(kind, slice(first, last), now_ns)
-
-    def _add(self, kind: Rows, which: slice, now_ns: int) -> None:
-        wanted = ~self.is_done[kind.instance[which]]
-        flows = kind.flows.select(which)
-        if not wanted.all():
-            flows = flows.select(wanted)
-        if len(flows):
-            depth = np.full(len(flows), kind.depth, np.uint8) if kind.depth else None
-            self._runtime.add(flows, now_ns, depth)
+            wanted = ~self.is_done[kind.instance[first:last]]
+            flows = kind.flows.select(slice(first, last))
+            if not wanted.all():
+                flows = flows.select(wanted)
+            if len(flows):
+                depth = np.full(len(flows), kind.depth, np.uint8) if kind.depth else None
+                found.append((flows, depth))
+        return found
 
 
 def by_processor_time(stages: Sequence[Serving]) -> list[Serving]:
@@ -136,45 +150,55 @@ def replay(schedule: Schedule, stages: Sequence[Serving]) -> Outcome:
         EtcpipeError: a flow was answered twice, or not at all.
     """
     runtime = Runtime(by_processor_time(stages), Inline(sheds=True))
-    clock, outcome = SkippingClock(), Outcome.of(len(schedule))
-    feed, times = _Feed(schedule, runtime), schedule.times_ns
-    began = time.thread_time()
+    outcome, feed, times = Outcome.of(len(schedule)), _Feed(schedule), schedule.times_ns
+    clock = SkippingClock()
     done = 0
     while done < len(times) or any(runtime.waiting):
-        now_ns = clock.now_ns()
-        done = int(np.searchsorted(times, now_ns, side="right"))
-        feed.until(now_ns, now_ns)
-        for verdicts in runtime.poll(clock.now_ns()):
-            feed.is_done[outcome.take(verdicts, clock.now_ns())] = True
+        with clock.stopped() as now_ns:
+            done = int(np.searchsorted(times, now_ns, side="right"))
+            rows = feed.until(now_ns)
+        for flows, depth in rows:
+            runtime.add(flows, clock.now_ns(), depth)
+        verdicts = runtime.poll(clock.now_ns())
+        with clock.stopped() as now_ns:
+            for one in verdicts:
+                feed.is_done[outcome.take(one, now_ns)] = True
         following = [int(times[done])] if done < len(times) else []
         if (deadline_ns := runtime.deadline_ns) is not None:
             following.append(deadline_ns)
         if following:
             clock.skip_to(min(following))
-    return _finished(outcome, runtime, time.thread_time() - began)
+    return _finished(outcome, runtime)
 
 
 def at_full_speed(schedule: Schedule, stages: Sequence[Serving]) -> Outcome:
     """Return what becomes of flows whose rows come as soon as they can be taken; see capacity."""
     runtime = Runtime(by_processor_time(stages))  # nothing is turned away
-    outcome, times = Outcome.of(len(schedule)), schedule.times_ns
-    feed = _Feed(schedule, runtime)
-    began = time.thread_time()
+    outcome, feed, times = Outcome.of(len(schedule)), _Feed(schedule), schedule.times_ns
+    clock = SkippingClock()
     for last in range(CHUNK, len(times) + CHUNK, CHUNK):
         until_ns = int(times[min(last, len(times)) - 1])
-        feed.until(until_ns, until_ns)
-        for verdicts in runtime.poll(until_ns):
-            feed.is_done[outcome.take(verdicts, until_ns)] = True
-    for verdicts in runtime.drain(lambda: int(times[-1])):
-        outcome.take(verdicts, int(times[-1]))
-    return _finished(outcome, runtime, time.thread_time() - began)
+        with clock.stopped():
+            rows = feed.until(until_ns)
+        for flows, depth in rows:
+            runtime.add(flows, until_ns, depth)
+        verdicts = runtime.poll(until_ns)
+        with clock.stopped():
+            for one in verdicts:
+                feed.is_done[outcome.take(one, until_ns)] = True
+    verdicts = runtime.drain(lambda: int(times[-1]))
+    with clock.stopped() as busy_ns:
+        for one in verdicts:
+            outcome.take(one, int(times[-1]))
+    outcome.busy_s = busy_ns / 1e9
+    return _finished(outcome, runtime)
 
 
-def _finished(outcome: Outcome, runtime: Runtime, busy_s: float) -> Outcome:
+def _finished(outcome: Outcome, runtime: Runtime) -> Outcome:
     if (outcome.stage < 0).any():
         unanswered = int((outcome.stage < 0).sum())
         raise EtcpipeError(f"{unanswered} flows were not answered: report this as a bug")
-    outcome.busy_s, outcome.counters = busy_s, runtime.counters
+    outcome.counters = runtime.counters
     return outcome
 
 

@@ -44,8 +44,8 @@ def as_numbers(report: Report) -> dict[str, Any]:
 def as_markdown(report: Report) -> str:
     """Return the tables of a report."""
     head = f"{report.flows:,} flows; stages: {stages_of(report)}"
-    parts = [head, *(f"**{title}**\n\n{_table(*table)}" for title, *table in tables(report))]
-    return "\n\n".join(parts) + "\n"
+    parts = [f"**{title}**\n\n{_table(names, rows)}" for title, names, rows in tables(report)]
+    return "\n\n".join([head, *parts]) + "\n"
 
 
 def stages_of(report: Report) -> str:
