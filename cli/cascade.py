@@ -27,6 +27,11 @@ def cascade() -> None:
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="The cascade's file."
 )
+@click.option(
+    "--front",
+    type=click.Path(exists=True, path_type=Path),
+    help="Of etcpipe tune on other captures: its best model of each depth may be a stage.",
+)
 @click.option("--task", help="Which labels of a bundle with tasks.csv to learn.")
 @click.option("--part", help="Of a bundle, as its column split says: train, test.")
 @click.option(
@@ -91,8 +96,11 @@ def fit(ctx: click.Context, models: tuple[str, ...], **options: Any) -> None:
     Examples:
       etcpipe cascade fit lightgbm recordings/ -o cascade.toml
       etcpipe cascade fit lightgbm@1,2,4 df30_lite@30 bundle/ --task app -o cascade.toml
+      etcpipe cascade fit --front best/front.json friday/ -o cascade.toml
     """
     *names, data = models
+    if front := options.pop("front"):
+        names += _models_of(front)
     if not names or not Path(data).is_dir():
         raise UsageError(
             "give MODELS and then DATA, a folder: etcpipe cascade fit lightgbm recordings/"
@@ -110,6 +118,13 @@ def fit(ctx: click.Context, models: tuple[str, ...], **options: Any) -> None:
         click.echo(f"\n{output}: attach with etcpipe attach DEV --cascade {output}")
     for text in reports.warnings(result):
         warn(text)
+
+
+def _models_of(front: Path) -> list[str]:
+    from etcpipe.tune.front import front_file, load_front, models_by_depth
+
+    file = front_file(front)
+    return [str(model) for _, model in models_by_depth(load_front(file), file.parent)]
 
 
 def _fit(names: list[str], data: Path, options: dict[str, Any]) -> Any:

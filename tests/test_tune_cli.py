@@ -16,6 +16,7 @@ pytest.importorskip("lightgbm", reason="a search needs etcpipe[tune]")
 pytest.importorskip("optuna", reason="a search needs etcpipe[tune]")
 from etcpipe.model import load
 from etcpipe.tune import finish, job, study
+from etcpipe.tune import front as fronts
 from etcpipe.tune.cost import Cost
 from etcpipe.tune.front import load_front, load_point
 from etcpipe.tune.search import Limits, Measured
@@ -259,3 +260,16 @@ def test_rare_classes_are_left_out_if_asked_for(tmp_path, priced):
     done = tune(folder, "-o", best, "--budget", 3, "--skip-rare")
     assert "left out, in fewer than three captures: rare" in done.stderr
     assert load_front(best).classes == ("large", "small")
+
+
+def test_a_cascade_takes_its_stages_from_a_front(recordings, tmp_path, priced):
+    assert tune(recordings, "-o", tmp_path / "best", "--budget", 3).exit_code == 0
+    (tmp_path / "other").mkdir()
+    other = write_recordings(tmp_path / "other", first_seed=40)
+    line = ["cascade", "fit", "--front", tmp_path / "best", other, "-o", tmp_path / "cascade.toml"]
+    done = CliRunner().invoke(cli, [*map(str, line)])
+    assert done.exit_code == 0, done.exception
+    depth, model = fronts.models_by_depth(load_front(tmp_path / "best"), tmp_path / "best")[-1]
+    written = (tmp_path / "cascade.toml").read_text()
+    assert f"packets = {depth}" in written
+    assert f'model = "best/models/{model.name}"' in written
