@@ -2,6 +2,7 @@
 
 import mmap
 import socket
+import struct
 import threading
 from pathlib import Path
 from time import sleep
@@ -25,6 +26,13 @@ from etcpipe.kernel.features_source import FeatureSource
 from etcpipe.layout import CONSTANTS
 
 pytestmark = pytest.mark.root
+
+SHIPPED = ["tap.plain.bpf.o", pytest.param("tap.v3.bpf.o", marks=NEEDS_FETCH_ADD)]
+OBJECTS = [
+    ("bcc", ""),
+    ("libbpf", "tap.plain.bpf.o"),
+    pytest.param("libbpf", "tap.v3.bpf.o", marks=NEEDS_FETCH_ADD),
+]
 
 # With these each packet's size and time are kept, so that the packets can be had again.
 ALL_PACKETS = ("s_bytes_med", "gap_med")
@@ -113,13 +121,6 @@ def frame(port: int, size: int = 10) -> bytes:
     return captures.ether(captures.udp(size, sport=port))
 
 
-OBJECTS = [
-    ("bcc", ""),
-    ("libbpf", "tap.plain.bpf.o"),
-    pytest.param("libbpf", "tap.v3.bpf.o", marks=NEEDS_FETCH_ADD),
-]
-
-
 @pytest.mark.parametrize(("loader", "object_name"), OBJECTS)
 @pytest.mark.parametrize("program", ["tc_track", "xdp_track"])
 def test_a_row_is_told_once_with_the_last_packet(loader, object_name, program):
@@ -165,6 +166,29 @@ def test_a_silent_flow_is_found_once_without_a_packet():
             assert len(source.receive()) == len(source.rest()) == 0
         with source_of(tap, plan) as later:  # another consumer of the same tap
             assert len(later.rest()) == 0
+
+
+@pytest.mark.parametrize("object_name", SHIPPED)
+@pytest.mark.parametrize("depth", [2, 5])
+def test_a_super_packet_is_the_packets_of_the_wire(object_name: str, depth: int) -> None:
+    columns = ("s_bytes_sum", "s_bytes_min", "s_bytes_max", "s_payload_sum", "s_pkt_cnt")
+    columns += ("ack_cnt", "psh_cnt", "fin_cnt", "cwr_cnt", "dur", "pkt2_size", "s_iat_med")
+    flags = captures.ACK | captures.PSH | captures.FIN | 0x80  # CWR
+    # struct __sk_buff: gso_segs at byte 164, gso_size at 176
+    context = bytearray(184)
+    struct.pack_into("<I", context, 164, 3)
+    struct.pack_into("<I", context, 176, 1000)
+    with gathering("libbpf", object_name, features=columns, first_n=depth) as tap:
+        plan = plan_for(columns, depth, 1.0, 64)
+        tap.run("tc_track", captures.ether(captures.tcp(2500, flags)), bytes(context))
+        with source_of(tap, plan) as source:
+            rows = np.concatenate([source.receive(), source.rest()], dtype=plan.dtype)
+        counters = tap.counters()
+    # 40 bytes of headers each; FIN and PSH are on the third, CWR on the first
+    whole = [2620, 540, 1040, 2500, 3, 3, 1, 1, 1, 0, 1040, 0]
+    first_two = [2080, 1040, 1040, 2000, 2, 2, 0, 0, 1, 0, 1040, 0]
+    assert Gathered(rows, plan).rows(columns).tolist() == [first_two if depth == 2 else whole]
+    assert counters["PACKETS_GATHERED"] == counters["PACKETS_FIRST_N"] == min(depth, 3)
 
 
 def test_open_rows_come_at_the_end():
