@@ -4,50 +4,14 @@
  * is not exact is summed in the order of ranks, so that the bits are those of NumPy. No
  * product may be fused with a sum: setup.py compiles with -ffp-contract=off.
  */
-#include "feature_rows.h"
-#include "etcpipe.h"
+#include "feature_flow.h"
 
-#include <math.h>
 #include <netinet/in.h>
-#include <stdbool.h>
 #include <stdint.h>
 
-#define MISSING -1.0
-#define NS 1e9
 #define FLAG_BITS 8
 #define TCP_SYN 0x02
 #define TCP_ACK 0x10
-#define SORTED_MAX 16		/* values; where there are more, selecting is faster than sorting */
-
-#define VALUE_SIZES N_NAMED_VALUES
-#define VALUE_GAPS (VALUE_SIZES + FEATURE_FIRST_K)
-#define VALUE_STATISTICS (VALUE_GAPS + FEATURE_FIRST_K)
-#define N_VALUES (VALUE_STATISTICS + 2 * N_QUANTITIES * N_STATISTICS)
-#define HAS(bits, bit) ((bits) >> (bit) & 1)
-
-/* The packets of a flow that are looked at, and the values that columns are picked from. */
-struct flow {
-	const struct packet_fields *packets[FIRST_N_MAX];
-	__u8 of_side[2][FIRST_N_MAX];	/* their places, by side */
-	__u32 side_n[2];
-	__u32 n;
-	bool is_tcp;
-	double time[FIRST_N_MAX];	/* ns since the first one, with PART_TIMES */
-	double values[N_VALUES];
-};
-
-struct statistics {
-	double sum;
-	double min;
-	double max;
-	__u32 n;
-	double values[FIRST_N_MAX];
-};
-
-static inline double not_negative(double x)
-{
-	return x > 0 ? x : 0;
-}
 
 static void take_packets(struct flow *flow, const struct packet_fields *packets, __u32 first_n,
 			 __u32 depth)
@@ -64,144 +28,6 @@ static void take_packets(struct flow *flow, const struct packet_fields *packets,
 	}
 }
 
-static inline void add_value(struct statistics *found, double value)
-{
-	found->sum += value;
-	found->min = value < found->min ? value : found->min;
-	found->max = value > found->max ? value : found->max;
-	found->values[found->n++] = value;
-}
-
-/* A field of the packets of one side. */
-#define ADD_FIELD(found, flow, side, field)						\
-	do {										\
-		for (__u32 i_ = 0; i_ < (flow)->side_n[side]; i_++)			\
-			add_value(found,						\
-				  (flow)->packets[(flow)->of_side[side][i_]]->field);	\
-	} while (0)
-
-static void add_quantity(struct statistics *found, const struct flow *flow,
-			 const struct feature_lane *lane)
-{
-	const __u8 *places = flow->of_side[lane->side];
-	__u32 i;
-
-	switch (lane->quantity) {
-	case QUANTITY_BYTES:
-		ADD_FIELD(found, flow, lane->side, ip_len);
-		break;
-	case QUANTITY_TTL:
-		ADD_FIELD(found, flow, lane->side, ttl);
-		break;
-	case QUANTITY_PAYLOAD:
-		ADD_FIELD(found, flow, lane->side, payload_len);
-		break;
-	case QUANTITY_WINSIZE:
-		if (flow->is_tcp)
-			ADD_FIELD(found, flow, lane->side, tcp_window);
-		break;
-	case QUANTITY_IAT:
-		for (i = 1; i < flow->side_n[lane->side]; i++)
-			add_value(found, not_negative(flow->time[places[i]] -
-						      flow->time[places[i - 1]]));
-		break;
-	case QUANTITY_GAP:
-		for (i = 1; i < flow->n; i++)
-			add_value(found, not_negative(flow->time[i] - flow->time[i - 1]));
-		break;
-	}
-}
-
-static void sort_values(double *values, __u32 n)
-{
-	__u32 i, at;
-
-	for (i = 1; i < n; i++) {
-		double value = values[i];
-
-		for (at = i; at && values[at - 1] > value; at--)
-			values[at] = values[at - 1];
-		values[at] = value;
-	}
-}
-
-/* Put the k-th smallest value at its place, smaller ones before it (Hoare's FIND). */
-static void select_value(double *values, int n, int k)
-{
-	int low = 0, high = n - 1;
-
-	while (low < high) {
-		double pivot = values[k], swapped;
-		int i = low, j = high;
-
-		while (i <= j) {
-			while (values[i] < pivot)
-				i++;
-			while (values[j] > pivot)
-				j--;
-			if (i > j)
-				break;
-			swapped = values[i];
-			values[i++] = values[j];
-			values[j--] = swapped;
-		}
-		if (j < k)
-			low = i;
-		if (i > k)
-			high = j;
-	}
-}
-
-/* Returns the sum of the middle two values, or of the middle one and itself. */
-static double middle_sum(double *values, __u32 n)
-{
-	double below;
-	__u32 i;
-
-	if (n <= SORTED_MAX) {
-		sort_values(values, n);
-		return values[(n - 1) / 2] + values[n / 2];
-	}
-	select_value(values, n, n / 2);
-	if (n % 2)
-		return values[n / 2] + values[n / 2];
-	below = values[0];
-	for (i = 1; i < n / 2; i++)
-		below = values[i] > below ? values[i] : below;
-	return below + values[n / 2];
-}
-
-static void put_lane(struct flow *flow, const struct feature_lane *lane)
-{
-	double *to = &flow->values[VALUE_STATISTICS +
-				   (lane->side * N_QUANTITIES + lane->quantity) * N_STATISTICS];
-	double scale = lane->quantity == QUANTITY_IAT || lane->quantity == QUANTITY_GAP ? NS : 1;
-	struct statistics found;
-	double mean, squares = 0;
-	__u32 i;
-
-	found.sum = found.max = found.n = 0;
-	found.min = INFINITY;
-	add_quantity(&found, flow, lane);
-	to[STATISTIC_SUM] = found.sum / scale;
-	if (!found.n) {
-		for (i = STATISTIC_MEAN; i < N_STATISTICS; i++)
-			to[i] = MISSING;
-		return;
-	}
-	mean = found.sum / found.n;
-	to[STATISTIC_MEAN] = mean / scale;
-	to[STATISTIC_MIN] = found.min / scale;
-	to[STATISTIC_MAX] = found.max / scale;
-	if (HAS(lane->kinds, KIND_SQUARES)) {
-		for (i = 0; i < found.n; i++)
-			squares += (found.values[i] - mean) * (found.values[i] - mean);
-		to[STATISTIC_STD] = sqrt(squares / found.n) / scale;
-	}
-	if (HAS(lane->kinds, KIND_VALUES))
-		to[STATISTIC_MED] = middle_sum(found.values, found.n) / 2 / scale;
-}
-
 static void set_times(struct flow *flow)
 {
 	__u32 i;
@@ -211,10 +37,9 @@ static void set_times(struct flow *flow)
 						flow->packets[0]->timestamp_ns);
 }
 
-static inline double bytes_sum(const struct flow *flow, __u32 side)
+static inline double bytes_sum(struct flow *flow, __u32 side)
 {
-	return flow->values[VALUE_STATISTICS +
-			    (side * N_QUANTITIES + QUANTITY_BYTES) * N_STATISTICS + STATISTIC_SUM];
+	return statistics_of(flow, side, QUANTITY_BYTES)[STATISTIC_SUM];
 }
 
 /* Sums of bytes of a side that no column needs are wrong, and not looked at. */
@@ -349,7 +174,7 @@ static void put_values(struct flow *flow, const struct feature_plan *plan)
 	if (HAS(plan->parts, PART_TIMES))
 		set_times(flow);
 	for (i = 0; i < plan->n_lanes; i++)
-		put_lane(flow, &lanes[i]);
+		feature_put_lane(flow, &lanes[i]);
 	if (HAS(plan->parts, PART_TOTALS))
 		put_totals(flow);
 	if (HAS(plan->parts, PART_HANDSHAKE))

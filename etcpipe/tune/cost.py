@@ -29,6 +29,7 @@ from etcpipe.tune.zero_loss import Throughput
 
 FLOWS = 1024  # whose columns the pipeline computes at once at most
 THROUGHPUT_FLOWS = 16_384  # that traffic is made of whose throughput is measured
+PENDING_MAX = 1 << 23
 OFFERED = 1.5  # times what a core would do if all that it did were timed pieces of work
 RATE = 10_000  # new flows a second, for the packets of a regroup that is timed
 
@@ -155,6 +156,7 @@ class Profiler:
                     model.infer(table[first : first + ROWS_AT_ONCE])
 
         pending = 2 ** math.ceil(math.log2(2 * rate * (self._wait_s + 1)))
+        pending = min(pending, PENDING_MAX)
         room = {"slots": max(pending, SLOTS), "max_rows": max(pending, ROWS_MAX)}
         make_regroup = partial(Regroup, depth, wait_s=self._wait_s, **room)
         return zero_loss.search(traffic, make_regroup, judge, seconds)

@@ -23,6 +23,7 @@ from etcpipe.tune.profile import Traffic, part_of
 BUCKETS = 512
 RING = 8192  # descriptors that wait for us, as live
 COALESCED_NS = 1_000_000  # after which packets are handed over, be there how few there may
+RAMP_MAX_NS = 3_000_000_000  # where flows are waited for longer, memory still grows
 # Of regrouping: flows that were cut short, or packets that could not be used.
 LOSSES = ("REGROUP_EVICTED", "REGROUP_POOL_FULL", "REGROUP_UNPARSED")
 
@@ -104,7 +105,7 @@ def _trial(traffic: Traffic, regroup: Regroup, judge: Judge, seconds: float, rin
     time. Of flows that began still earlier, nothing comes.
     """
     core = _Core(regroup, judge, ring)
-    ramp_ns = regroup.settings.wait_ns + GRACE_NS
+    ramp_ns = min(regroup.settings.wait_ns + GRACE_NS, RAMP_MAX_NS)
     ramp, measured = (math.ceil(ns / traffic.lasts_ns) for ns in (ramp_ns, seconds * 1e9))
     for number in range(ramp + measured):
         part = traffic
