@@ -144,7 +144,7 @@ def learners(
             f"{fitting.pretrained} is a pre-trained {weights.arch}, or of other inputs: "
             f"pre-train {settings.arch} with the same --first and --mask"
         )
-    check_disjoint(weights, dataset.captures)
+    check_disjoint(weights, dataset)
     tuned, frozen = (
         NetworkLearner(settings.arch, settings.seed, fitting, data, weights, is_frozen)
         for is_frozen in (False, True)

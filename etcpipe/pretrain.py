@@ -70,7 +70,7 @@ def pretrain(dataset: Dataset, settings: Settings, tell: Tell = tell_nobody) -> 
     return Pretrained(
         arch=arch.name,
         schema_hash=schema_hash(VIEWS[arch.view], settings.input.first_n, settings.mask),
-        captures=tuple(sorted(digests(dataset.captures))),
+        captures=tuple(sorted(digests(dataset))),
         report={"flows": len(rows), "held_out_flows": len(held_out)}
         | _loss_report(run, before)
         | network.facts(),

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,6 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from etcpipe import __version__
+from etcpipe.dataset.rows import Dataset
 from etcpipe.errors import ModelError, UsageError
 
 _ABOUT = "about"
@@ -64,10 +65,12 @@ def load(path: Path) -> Pretrained:
         ) from error
 
 
-def digests(captures: Sequence[str]) -> dict[str, str]:
-    """Return SHA-256 -> name of the captures that are files here."""
+def digests(dataset: Dataset) -> dict[str, str]:
+    """Return SHA-256 -> name of captures: as their folder notes them, else of files here."""
+    if dataset.digests:
+        return dict(zip(dataset.digests, dataset.captures, strict=True))
     found = {}
-    for name in captures:
+    for name in dataset.captures:
         if Path(name).is_file():
             with open(name, "rb") as file:
                 found[_sha256(file)] = name
@@ -81,14 +84,14 @@ def _sha256(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def check_disjoint(pretrained: Pretrained, captures: Sequence[str]) -> None:
+def check_disjoint(pretrained: Pretrained, dataset: Dataset) -> None:
     """Check that no capture that scores come from was seen in the pre-training.
 
     Raises:
         UsageError: one was.
     """
     seen = set(pretrained.captures)
-    for digest, name in digests(captures).items():
+    for digest, name in digests(dataset).items():
         if digest in seen:
             raise UsageError(
                 f"{name} was in the pre-training, so its scores would be too good: leave it out"

@@ -12,6 +12,7 @@ pytest.importorskip("lightgbm", reason="training needs etcpipe[train]")
 pytest.importorskip("torch", reason="networks need etcpipe[torch]")
 import torch
 
+from etcpipe import dataset as datasets
 from etcpipe import network_steps, pretrain, pretrained, train, trees
 from etcpipe.cli.command import cli
 from etcpipe.dataset import Input
@@ -169,6 +170,17 @@ def test_scores_of_captures_that_the_pretraining_saw_are_refused(tmp_path):
     again = [*args, str(LAB), "--pretrained", str(weights), "-o", str(tmp_path / "moe.onnx")]
     with pytest.raises(UsageError, match=r"lab-1\.pcap was in the pre-training"):
         CliRunner().invoke(cli, again, catch_exceptions=False)
+
+
+def test_captures_that_are_gone_are_known_by_what_their_folder_notes(tmp_path):
+    for name in ("lab-1.pcap", "lab-2.pcap", "labels.csv"):
+        (tmp_path / name).write_bytes((LAB / name).read_bytes())
+    built = datasets.build(datasets.find_recordings(tmp_path), tmp_path / "built", Input())
+    seen = pretrained.Pretrained("traffic_moe_tiny", "", built.digests[1:])
+    for capture in tmp_path.glob("*.pcap"):
+        capture.unlink()
+    with pytest.raises(UsageError, match=r"lab-2\.pcap was in the pre-training"):
+        pretrained.check_disjoint(seen, datasets.open_folder(tmp_path / "built"))
 
 
 def test_traffic_moe_from_captures_to_verdicts(tmp_path):

@@ -170,6 +170,7 @@ def open_folder(folder: Path) -> Dataset:
         host=np.ascontiguousarray(flows["host"]),
         first_us=np.ascontiguousarray(flows["first_us"]),
         payload=np.ascontiguousarray(flows["payload"]),
+        digests=manifest.digests,
     )
 
 

@@ -56,6 +56,7 @@ class Dataset:
             nobody noted it.
         first_us: (flows,) int64, the first packet by the capture's clock; or empty.
         payload: (flows,) uint8, what the first payload is, index into payload.KINDS; or empty.
+        digests: SHA-256 of captures, where a folder notes them: they may be gone by now.
     """
 
     stats: np.ndarray
@@ -70,6 +71,7 @@ class Dataset:
     host: np.ndarray = field(default_factory=_no_rows)
     first_us: np.ndarray = field(default_factory=_no_rows)
     payload: np.ndarray = field(default_factory=_no_rows)
+    digests: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.label)
