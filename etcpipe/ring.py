@@ -29,9 +29,8 @@ from etcpipe.layout import CONSTANTS
 BATCH_MAX = CONSTANTS["BATCH_MAX"]
 
 # The kernel takes aligned frames of 2048 bytes up to a page. A mirrored frame has at most
-# 1600 bytes and 256 of headroom, so half a page of 4 KiB would do for most, a page for all.
-FRAME_SIZE = 4096
-FRAME_SIZE_MIN = 2048
+# SNAP_LEN_DEFAULT bytes and 256 of headroom: 32 MiB of frames in all, not 64.
+FRAME_SIZE = FRAME_SIZE_MIN = 2048
 RING_SIZE_MAX = 1 << 20
 
 # How long the socket waits for a queue that its last owner has left but not yet freed.

@@ -7,6 +7,7 @@ import pytest
 from etcpipe import ring
 from etcpipe.errors import UsageError
 from etcpipe.kernel.settings import Build, TapSettings
+from etcpipe.layout import CONSTANTS
 
 PAGE = 65536
 
@@ -40,4 +41,9 @@ def test_frames_may_be_a_page_at_most(frame_size: int) -> None:
 
 
 def test_the_default_frames_do_not_grow_with_pages() -> None:
-    assert ring.FRAME_SIZE == 4096  # 64 MiB of frames, not 1 GiB
+    assert ring.FRAME_SIZE == 2048  # 32 MiB of frames, not 1 GiB
+
+
+def test_a_mirrored_packet_fits_in_a_frame() -> None:
+    headroom = 256  # XDP_PACKET_HEADROOM, which the kernel keeps free
+    assert CONSTANTS["SNAP_LEN_DEFAULT"] + headroom <= ring.FRAME_SIZE

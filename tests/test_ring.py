@@ -314,7 +314,7 @@ OPEN = """
 @root
 def test_memory_lock_limit_is_explained(pair):
     said = run_limited(OPEN.format(ifindex=pair.ifindex), "ipc_lock")
-    assert said.startswith("PermissionDeniedError 64 MiB of frames exceed the memory lock limit")
+    assert said.startswith("PermissionDeniedError 32 MiB of frames exceed the memory lock limit")
     assert said.count("\n") == 1
 
 
