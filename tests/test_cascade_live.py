@@ -4,14 +4,19 @@
 
 import json
 import signal
+import threading
 import time
 
 import captures
+import numpy as np
 import pytest
 from command import Running
 from kernel_fixtures import Wire, wire
 
+from etcpipe import live
 from etcpipe.cascade.stages import Cascade, Rule, Stage
+from etcpipe.layout import VERDICT_CONSTANTS
+from etcpipe.verdict import EVENTS
 
 pytest.importorskip("onnx", reason="making models needs etcpipe[train]")
 from test_cascade_offline import write_model
@@ -73,3 +78,32 @@ def test_flows_are_answered_at_their_first_packet_or_their_fourth(wire, tmp_path
         assert last["latency_us"]["wait"] > 20_000
     assert "cascade sure" in summary and "regroup left" in summary
     assert wire.leftovers() == []
+
+
+def test_a_policy_acts_on_the_early_answer_and_the_revised_one_takes_it_back(
+    wire, tmp_path, cascade
+):
+    rule = '[[rule]]\nclass = "large"\nmin_probability = 0.5\naction = {mark = "0x1/0xff"}\n'
+    (tmp_path / "policy.toml").write_text(rule)
+    flow = {20000: 5}  # large at its first packet, as it seems, and unknown with four
+    sender = threading.Thread(target=send, args=(wire, flow))
+    told = []
+    with live.attach(
+        wire.device,
+        cascade=cascade,
+        policy=tmp_path / "policy.toml",
+        netns=wire.near,
+        duration_s=20,
+    ) as tap:
+        sender.start()
+        for verdicts in tap:
+            for i in np.flatnonzero(verdicts.flows.key["protocol"] == 17).tolist():
+                flow_id = int(verdicts.flows.flow_id[i])
+                word = int(tap._tap.verdicts[flow_id % len(tap._tap.verdicts)])
+                assert word >> VERDICT_CONSTANTS["VERDICT_FLOW_SHIFT"] == flow_id
+                action = word >> VERDICT_CONSTANTS["VERDICT_ACTION_SHIFT"] & 0xFF
+                told.append((EVENTS[verdicts.event[i]], verdicts.name(i), action))
+            if len(told) == 2:
+                tap.stop()
+        sender.join()
+    assert told == [("early", "large", 1), ("revised", "unknown", 0)]
