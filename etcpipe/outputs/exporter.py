@@ -113,7 +113,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that left in the middle is not worth a traceback."""
+        """A client that left in the middle is not worth a word."""
 
 
 class TextFile(Exporter):
