@@ -148,6 +148,14 @@ def test_a_point_is_measured_once(tmp_path):
     assert model.calls > calls
 
 
+def test_points_measured_later_have_the_same_reference(tmp_path):
+    flows, file = batch_of([flow_of(3)] * 4), tmp_path / "cost.jsonl"
+    first, second = (
+        Profiler(flows, cache=Cache(file, "x")).measure(("dur",), 3, Model()) for _ in range(2)
+    )
+    assert second.reference_ns == first.reference_ns
+
+
 def test_cache_of_other_data_or_cut_short_is_not_read(tmp_path):
     file = tmp_path / "cost.jsonl"
     Cache(file, "a").put("point", {"cpu_ns": 1.0})

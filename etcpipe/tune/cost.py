@@ -31,6 +31,7 @@ FLOWS = 1024  # whose columns the pipeline computes at once at most
 THROUGHPUT_FLOWS = 16_384  # that traffic is made of whose throughput is measured
 PENDING_MAX = 1 << 23
 OFFERED = 1.5  # times what a core would do if all that it did were timed pieces of work
+_REFERENCE = "reference"  # of the cache, beside points
 RATE = 10_000  # new flows a second, for the packets of a regroup that is timed
 
 
@@ -107,7 +108,7 @@ class Profiler:
         self._view = VIEWS[view]
         self._wait_s = wait_s
         self._cache = cache
-        self._stopwatch = Stopwatch()
+        self._stopwatch = _stopwatch(cache)
         self._regroup: dict[int, Timing] = {}
 
     def measure(self, columns: Sequence[str], depth: int, model: Inference, key: str = "") -> Cost:
@@ -239,6 +240,15 @@ class Profiler:
             timing = self._stopwatch.time({"regroup": run})["regroup"]
             known = self._regroup[depth] = _a_flow(timing, FLOWS)
         return known
+
+
+def _stopwatch(cache: Cache | None) -> Stopwatch:
+    """Return a stopwatch with the reference of the points that were measured before."""
+    known = cache.get(_REFERENCE) if cache is not None else None
+    stopwatch = Stopwatch(known["ns"] if known else None)
+    if cache is not None and not known:
+        cache.put(_REFERENCE, {"ns": stopwatch.nominal_ns})
+    return stopwatch
 
 
 def _a_flow(timing: Timing, flows: int) -> Timing:
