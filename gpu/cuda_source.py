@@ -16,7 +16,7 @@ from etcpipe.layout import read_header
 
 # C that the device shares with the kernel programs and with the native extension; what these
 # include comes along.
-SHARED = ("etcpipe.h", "flows.h", "link.h", "mask.c", "tls.c")
+SHARED = ("etcpipe.h", "flows.h", "link.h", "mask.c", "tls.c", "regroup_counters.h")
 OWN = (
     "wire.cuh",
     "tables.h",
@@ -105,6 +105,8 @@ def write_sources(folder: Path) -> Path:
     return folder / MAIN
 
 
-_HEADERS = [files("etcpipe") / "bpf" / "etcpipe.h", files("etcpipe") / "gpu" / "tables.h"]
-CONSTANTS, _ENUMS, RECORDS = read_header("".join(header.read_text() for header in _HEADERS))
+_HEADERS = ("bpf/etcpipe.h", "native/regroup_counters.h", "gpu/tables.h")
+CONSTANTS, _ENUMS, RECORDS = read_header(
+    "".join((files("etcpipe") / header).read_text() for header in _HEADERS)
+)
 KERNELS = _kernels()

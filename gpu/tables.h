@@ -8,27 +8,12 @@
 #define ETCPIPE_TABLES_H
 
 #include "etcpipe.h"
+#include "regroup_counters.h"
 
 #define ROW_NONE 0xffffffff
 #define PARSED_SIZE 192		/* bytes for a struct parsed of packets.cuh */
 #define CLOSINGS_MAX 3072	/* rows that a batch closes: 3 a packet */
 #define FLOW_SKIP 0xffffffffffffffff	/* the packet is none of the first N of its flow */
-
-/* In the order of COUNTERS in gpu/regroup.py. A packet counts under one of the first six. */
-enum regroup_counter {
-	REGROUP_STORED,
-	REGROUP_DUPLICATES,
-	REGROUP_LATE,
-	REGROUP_STRAGGLERS,
-	REGROUP_BEYOND,
-	REGROUP_UNPARSED,
-	REGROUP_FLOWS,
-	REGROUP_LOST,
-	REGROUP_EVICTED,
-	REGROUP_POOL_FULL,
-	REGROUP_LEFT,	/* early rows are not made here */
-	N_REGROUP_COUNTERS,
-};
 
 /* A flow's row. Its packets and raw bytes lie in arrays beside it. */
 struct row {

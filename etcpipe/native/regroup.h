@@ -8,23 +8,8 @@
 
 #include "columns.h"
 #include "mask.h"
+#include "regroup_counters.h"
 #include "rows.h"
-
-/* In the order of COUNTERS in gpu/regroup.py. A packet counts under one of the first six. */
-enum regroup_counter {
-	REGROUP_STORED,
-	REGROUP_DUPLICATES,
-	REGROUP_LATE,
-	REGROUP_STRAGGLERS,
-	REGROUP_BEYOND,
-	REGROUP_UNPARSED,
-	REGROUP_FLOWS,
-	REGROUP_LOST,
-	REGROUP_EVICTED,
-	REGROUP_POOL_FULL,
-	REGROUP_LEFT,
-	N_REGROUP_COUNTERS,
-};
 
 #define NOW_NEWEST UINT64_MAX	/* the batch's newest packet is the time */
 #define SHARDS_MAX 64
