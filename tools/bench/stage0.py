@@ -1,15 +1,18 @@
 """Measures the kernel's first stage: what a packet costs that is gathered instead of copied.
 
-    python tools/bench/stage0.py [--quick] [--json]          needs root, clang, lightgbm, onnx
+    python tools/bench/stage0.py [--quick] [--json] [--data FOLDER --task TASK]
+                                                   needs root, clang, lightgbm, onnx
 
 Flows of DEPTH packets begin anew in each repeat, in test runs (BPF_PROG_TEST_RUN, see
 packet_cost.py), so that a figure has all of it: the flow's entry, the rows, the records, and
 the trees where they judge. The general pipeline is the same programs with --capture ringbuf,
-the cheaper of the two ways that copy packets.
+the cheaper of the two ways that copy packets. With --data, trees that the kernel takes are
+fitted to labelled captures, and flows of other captures are judged: how many never leave it?
 """
 
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import common
 import numpy as np
@@ -18,12 +21,14 @@ from common import Report, Samples, Table
 from packet_cost import NO_DEVICE, SOURCE_AT, WALK
 
 from etcpipe import trees
+from etcpipe.dataset import Input, find_recordings, read
 from etcpipe.gpu.features import STATS_COLUMNS
 from etcpipe.gpu.views import VIEWS, schema_hash
 from etcpipe.kernel import bpf, libbpf, programs, status
 from etcpipe.kernel.features_plan import plan_for
 from etcpipe.kernel.settings import Build, Loaded, TapSettings
-from etcpipe.kernel.stage0_trees import Trees
+from etcpipe.kernel.stage0_trees import CONSTANTS, Trees
+from etcpipe.model import calibrated
 from etcpipe.model_file import Description
 from etcpipe.ringbuf import RingBuffer
 
@@ -31,7 +36,13 @@ DEPTH, FLOWS, ROUNDS, CLASSES = 10, 1000, 8, 4
 RING = 1 << 26
 FEW = ("s_bytes_mean", "s_iat_mean", "psh_cnt", "dur")
 ALL = tuple(column.name for column in STATS_COLUMNS)
-GENERAL, NONE = "general: packets copied into a ring", "tracked only, nothing copied"
+NODES, NODES_A_TREE = CONSTANTS["TREE_NODES_MAX"], 29  # of 15 leaves
+STAGE_DEPTHS = (1, 3, 5)
+# What the kernel compares, of the columns that the strict mask leaves.
+COMPARED = tuple(
+    name for name in VIEWS["stats"].column_names() if not name.endswith(("_std", "_med", "_load"))
+)
+GENERAL, NONE = "general: packets copied into a ring", "tracked, one packet of ten marked"
 SURE, UNSURE = (f"{len(FEW)} columns, trees judge each flow: {what}" for what in ("sure", "unsure"))
 LEAST = {SURE: 0.0, UNSURE: 2.0}  # probability that is sure
 CASES = {
@@ -132,6 +143,29 @@ def measure(repeats: int) -> tuple[dict[str, list[int]], dict[str, dict[str, int
         return net, {case: taps.counters(case) for case in CASES}, taps.steps
 
 
+def share(folder: Path, task: str | None) -> Table:
+    """Return which part of flows of held-out captures is answered in the kernel, and how well."""
+    table = Table(
+        f"Flows answered in the kernel: every third capture of {task or folder.name} held out",
+        ["packets", "sure from", "flows", "never leave the kernel", "right of those", "of all"],
+    )
+    for depth in STAGE_DEPTHS:
+        rows = read(find_recordings(folder, task), Input(first_n=depth), depth=depth)
+        numbers = rows.columns(COMPARED)
+        held_out = rows.capture % 3 == 0
+        classes = len(rows.classes)
+        rounds = max(1, NODES // (classes * NODES_A_TREE))
+        fitted = trees.fit(numbers[~held_out], rows.label[~held_out], classes, 0, rounds)
+        found = calibrated(fitted.scores(numbers[held_out]), 1.0)
+        right = found.argmax(axis=1) == rows.label[held_out]
+        for least in (0.5, 0.7, 0.9):
+            sure = found.max(axis=1) >= least
+            inside = f"{right[sure].mean():.3f}" if sure.any() else "-"
+            shares = [f"{100 * sure.mean():.1f} %", inside, f"{right.mean():.3f}"]
+            table.rows.append([str(depth), f"{least}", f"{len(right):,}", *shares])
+    return table
+
+
 def load_times(repeats: int) -> dict[str, list[float]]:
     """Return seconds that each loader takes for the same plan."""
     took: dict[str, list[float]] = {"libbpf": [], "bcc": []}
@@ -145,7 +179,10 @@ def load_times(repeats: int) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    options = common.parser(__doc__, repeats=20).parse_args()
+    parser = common.parser(__doc__, repeats=20)
+    parser.add_argument("--data", type=Path, help="labelled captures, for the share of flows")
+    parser.add_argument("--task", help="labels of a bundle to use")
+    options = parser.parse_args()
     common.need_root()
     repeats = 5 if options.quick else options.repeats or options.default_repeats
     report = Report("stage0", "The first stage in the kernel", {})
@@ -173,6 +210,8 @@ def main() -> None:
         [name, Samples([1e3 * s for s in taken]).text(0)] for name, taken in times.items()
     ]
     report.tables = [costs, outcome, loads]
+    if options.data:
+        report.tables.append(share(options.data, options.task))
     report.results = {"net_ns": net, "counters": counters, "load_s": times}
     report.show(options.json)
 
