@@ -57,6 +57,9 @@ def test_everything_that_runs_is_in_the_wheel(names):
             assert path.relative_to(ROOT).as_posix() in names
     for name in cuda_source.SHARED:
         assert {f"etcpipe/{folder}/{name}" for folder in ("bpf", "native")} & names
+    for path in (ROOT / "etcpipe/web").glob("page/*"):
+        assert path.relative_to(ROOT).as_posix() in names
+    assert "etcpipe/web/grafana.json" in names
     assert {"etcpipe/models/default.onnx", "etcpipe/schema/verdict.schema.json"} <= names
 
 
