@@ -178,3 +178,24 @@ def show(ctx: click.Context, file: str) -> None:
         f"a flow is answered by what there is when nothing came for {found.wait_s:g} s; unsure "
         f"answers are {'told at once and corrected' if found.early else 'kept until sure'}"
     )
+
+
+@cascade.command(cls=Verb)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The model file."
+)
+def embed(file: Path, output: Path) -> None:
+    """Put the cascade of FILE with all its models into one model file.
+
+    \b
+    Example:
+      etcpipe cascade embed cascade.toml -o cascade.onnx
+    """
+    from etcpipe.cascade import bundle, serving, stages
+
+    if output.suffix != bundle.SUFFIX:
+        raise UsageError(f"{output}: a model file ends in {bundle.SUFFIX}")
+    serving.load(file)  # what does not fit is said before anything is written
+    found = stages.load(file)
+    bundle.save(bundle.embed(found, serving.files(found, file.parent)), output)

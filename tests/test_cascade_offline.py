@@ -8,8 +8,10 @@ import pytest
 
 from etcpipe import offline
 from etcpipe.cascade.stages import Cascade, Rule, Stage
+from etcpipe.cli import command
 from etcpipe.errors import ModelError, UsageError
 from etcpipe.gpu.views import VIEWS, schema_hash
+from etcpipe.model import load
 from etcpipe.model_file import Description
 
 pytest.importorskip("onnx", reason="making models needs etcpipe[train]")
@@ -107,6 +109,32 @@ def test_more_packets_than_the_last_stage_needs(cascade):
     }
     with pytest.raises(UsageError, match="needs 10 packets"):
         offline.classify(LAB, cascade=cascade, first_n=5)
+
+
+def test_a_cascade_in_one_file_says_the_same(cascade, tmp_path):
+    one = tmp_path / "apart" / "one.onnx"
+    one.parent.mkdir()
+    assert command.run(["cascade", "embed", str(cascade), "-o", str(one)]) == 0
+    known, _ = verdicts(cascade=cascade)
+    found, _ = verdicts(cascade=one)
+    assert {flow: said[:3] for flow, said in found.items()} == {
+        flow: said[:3] for flow, said in known.items()
+    }
+    assert load(one).name == "at10"  # as a model it is the last stage
+
+
+def test_files_that_hold_no_cascade_are_refused(cascade, tmp_path, capfd):
+    with pytest.raises(ModelError, match=r"10\.onnx: holds no cascade: give its cascade\.toml"):
+        offline.classify(LAB, cascade=tmp_path / "10.onnx")
+    with pytest.raises(ModelError, match="cannot read cascade"):
+        offline.classify(LAB, cascade=tmp_path / "none.onnx")
+    one = tmp_path / "one.onnx"
+    assert command.run(["cascade", "embed", str(cascade), "-o", str(one)]) == 0
+    one.write_bytes(one.read_bytes().replace(b"wait_s", b"wait_t"))
+    with pytest.raises(UsageError, match="unknown key 'wait_t'"):
+        offline.classify(LAB, cascade=one)
+    assert command.run(["cascade", "embed", str(cascade), "-o", str(tmp_path / "x.toml")]) == 2
+    assert "a model file ends in .onnx" in capfd.readouterr().err
 
 
 def test_models_that_do_not_fit_are_refused(cascade, tmp_path):

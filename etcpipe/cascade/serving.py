@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from etcpipe import model as models
 from etcpipe.batch import rows_of
-from etcpipe.cascade import stages
+from etcpipe.cascade import bundle, stages
 from etcpipe.cascade.escalation import Decide, decider
 from etcpipe.cascade.stages import Cascade, Stage
 from etcpipe.cascade.workers import Judge
@@ -112,13 +113,16 @@ def load(path: str | PathLike[str], device: str = "cpu") -> CascadeModel:
     """Return the cascade of a file, with its models.
 
     Args:
-        path: a cascade.toml, beside which its models lie.
+        path: a cascade.toml, beside which its models lie, or a model file that holds all of it.
         device: where inference runs, as for etcpipe.model.load(); trees stay on the CPU.
 
     Raises:
         UsageError: the file says something wrong.
         ModelError: a model is missing or damaged, or they do not fit each other.
     """
+    if Path(path).suffix == bundle.SUFFIX:
+        with TemporaryDirectory(prefix="etcpipe-") as unpacked:
+            return load(bundle.unpack(Path(path), Path(unpacked)), device)
     cascade, folder = stages.load(path), Path(path).parent
     paths = files(cascade, folder)
     loaded = []
