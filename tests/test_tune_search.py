@@ -103,7 +103,7 @@ def test_equal_values_are_no_reason_to_fail():
     assert mean.tolist() == pytest.approx([3.0, 3.0])
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_search_finds_nearly_all_of_the_front_in_40_of_1260_points(seed):
     found = run(FrontSearch(PRIOR), measure, 40, seed)
     assert len({one.choice for one in found}) == 40

@@ -8,6 +8,7 @@ from etcpipe.errors import OutputError
 from etcpipe.tune.front import Front, Point
 
 PAGE = "report.html"
+AS_GOOD = 0.01  # of macro-F1; intervals are several times as wide
 _MEASURED = [">F1", "95 %", ">packets", ">ns/flow", ">latency", ">flows/s"]
 _HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>etcpipe tune</title><style>
@@ -51,27 +52,25 @@ def about(front: Front) -> list[str]:
 
 
 def versus(front: Front) -> list[str]:
-    """Return, for each rule, the cheapest point of the front that is as good, or else the best."""
+    """Return, for each rule, the cheapest point of the front that is as good, or else the best.
+
+    As good is an F1 that is at most AS_GOOD lower, on the captures that were put aside.
+    """
     found = []
     for one in front.baselines:
-        as_good = [point for point in front.points if _f1(point) >= one["f1_search"]]
+        as_good = [point for point in front.points if point.f1 >= one["f1"] - AS_GOOD]
         if as_good:
             best = min(as_good, key=lambda point: getattr(point, front.cost))
-            words = "is as good"
         else:
-            best = max(front.points, key=_f1)
-            words = f"is {one['f1_search'] - _f1(best):.3f} less accurate"
+            best = max(front.points, key=lambda point: point.f1)
         cheaper = f"{one['cpu_ns'] / best.cpu_ns:.1f} times less processor time"
         if best.latency_s and one["latency_s"]:
             cheaper += f", {one['latency_s'] / best.latency_s:.1f} times less latency"
         if best.flows_per_s and one["flows_per_s"]:
             cheaper += f", {best.flows_per_s / one['flows_per_s']:.1f} times the throughput"
-        found.append(f"{one['name']} at {one['at']}: point {best.id} {words} at {cheaper}")
+        words = f"point {best.id} has {best.f1 - one['f1']:+.3f} F1 at {cheaper}"
+        found.append(f"{one['name']} at {one['at']}: {words}")
     return found
-
-
-def _f1(point: Point) -> float:
-    return point.f1 if point.f1_search is None else point.f1_search
 
 
 def _cells(point: Point) -> list[str]:
