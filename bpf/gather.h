@@ -8,6 +8,7 @@
 #define ETCPIPE_GATHER_H
 
 #include "features.h"
+#include "features_maps.h"
 #include "segments.h"
 #include "track.h"
 #include "tree.h"

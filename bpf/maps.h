@@ -10,7 +10,6 @@
 #include "fragments.h"
 #include "pending.h"
 #include "settings.h"
-#include "tree_plan.h"
 
 /* What became of the canary's metadata between XDP and TC. */
 enum canary_count {
@@ -36,11 +35,6 @@ BPF_PERCPU_ARRAY(mirror_scratches, struct mirror_scratch, 1);
 BPF_PERCPU_ARRAY(packet_scratch, struct scratch, 1);
 BPF_TABLE("lru_hash", struct fragment_key, struct fragment_flow, fragments, FRAGMENTS_MAX);
 BPF_RINGBUF_OUTPUT(packet_records, RECORD_PAGES);
-typedef struct { __u64 words[FEATURE_WORDS_AN_ENTRY]; } feature_room;
-BPF_F_TABLE("array", u32, feature_room, features, FEATURE_SLOTS, BPF_F_MMAPABLE);
-BPF_ARRAY(features_begun, u64, 1);
-BPF_ARRAY(trees, struct tree, 1);
-BPF_PERCPU_ARRAY(tree_works, struct tree_work, 1);
 #else
 #define MAP(kind, name, key_type, value_type, entries, flags)		\
 	struct {							\
@@ -72,19 +66,6 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4096);
 } packet_records SEC(".maps");
-
-/* Rows of features, see gather.h; the loader sets how many and how large. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(key_size, sizeof(__u32));
-	__uint(value_size, sizeof(struct feature_entry));
-} features SEC(".maps");
-
-MAP(BPF_MAP_TYPE_ARRAY, features_begun, __u32, __u64, 1, 0);
-MAP(BPF_MAP_TYPE_ARRAY, trees, __u32, struct tree, 1, 0);
-MAP(BPF_MAP_TYPE_PERCPU_ARRAY, tree_works, __u32, struct tree_work, 1, 0);
 #endif
 
 static __always_inline void count(__u32 counter)
@@ -263,60 +244,6 @@ static __always_inline long record_output(void *record, __u64 size)
 #else
 	return bpf_ringbuf_output(&packet_records, record, size, BPF_RB_NO_WAKEUP);
 #endif
-}
-
-static __always_inline struct feature_entry *features_at(__u32 row)
-{
-#ifdef ETCPIPE_BCC
-	return (struct feature_entry *)features.lookup(&row);
-#else
-	return bpf_map_lookup_elem(&features, &row);
-#endif
-}
-
-static __always_inline const struct tree *tree_find(void)
-{
-	__u32 zero = 0;
-#ifdef ETCPIPE_BCC
-	return trees.lookup(&zero);
-#else
-	return bpf_map_lookup_elem(&trees, &zero);
-#endif
-}
-
-static __always_inline struct tree_work *tree_work(void)
-{
-	__u32 zero = 0;
-#ifdef ETCPIPE_BCC
-	return tree_works.lookup(&zero);
-#else
-	return bpf_map_lookup_elem(&tree_works, &zero);
-#endif
-}
-
-/*
- * How many rows were begun before this one. Before atomics could fetch, two processors at once
- * may get the same: then the second flow takes the place of the first.
- */
-static __always_inline __u64 features_count(void)
-{
-	__u32 zero = 0;
-#ifdef ETCPIPE_BCC
-	__u64 *begun = features_begun.lookup(&zero);
-#else
-	__u64 *begun = bpf_map_lookup_elem(&features_begun, &zero);
-#endif
-	__u64 before;
-
-	if (!begun)
-		return 0;
-#ifdef ETCPIPE_FETCH_ADD
-	before = __sync_fetch_and_add(begun, 1);
-#else
-	before = *begun;
-	ADD(*begun, 1);
-#endif
-	return before;
 }
 
 #endif /* ETCPIPE_MAPS_H */

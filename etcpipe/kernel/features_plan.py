@@ -36,6 +36,11 @@ QUANTITY_WORDS = {
     "ttl": "TTL",
     "payload": "PAYLOAD",
 }
+HANDSHAKE = {  # times between two words: (word, side) each
+    "syn_ack": (("SYN", 0), ("SYN", 1)),
+    "tcp_rtt": (("SYN", 0), ("ACK", 0)),
+    "ack_dat": (("SYN", 1), ("ACK", 0)),
+}
 _KINDS = {"sum": "SUM", "squares": "SQUARES", "min": "MIN", "max": "MAX"}
 SIZES, TIMES = "sizes", "times"  # the series
 

@@ -17,6 +17,7 @@ from etcpipe.gpu.features_packets_cpu import NS
 from etcpipe.gpu.features_states import FLAGS, SIDES
 from etcpipe.kernel.features_plan import (
     CONSTANTS,
+    HANDSHAKE,
     QUANTITY_WORDS,
     SIZES,
     TIMES,
@@ -26,11 +27,6 @@ from etcpipe.kernel.features_plan import (
 from etcpipe.layout import PACKET_FIELDS
 
 _TCP = 6
-_HANDSHAKE = {  # times between two words: (word, side) each
-    "syn_ack": (("SYN", 0), ("SYN", 1)),
-    "tcp_rtt": (("SYN", 0), ("ACK", 0)),
-    "ack_dat": (("SYN", 1), ("ACK", 0)),
-}
 
 
 class Gathered:
@@ -106,8 +102,8 @@ class Gathered:
         return self.entries["words"][:, self.plan.at[name] + side]
 
     def _column(self, name: str) -> np.ndarray:
-        if name in _HANDSHAKE:
-            return self._between(*_HANDSHAKE[name])
+        if name in HANDSHAKE:
+            return self._between(*HANDSHAKE[name])
         if name.removesuffix("_cnt") in FLAGS:
             shift = np.uint64(8 * (len(FLAGS) - 1 - FLAGS.index(name.removesuffix("_cnt"))))
             ours, theirs = (self._word("FLAGS", side) >> shift & np.uint64(0xFF) for side in (0, 1))

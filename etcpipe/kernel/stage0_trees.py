@@ -16,7 +16,7 @@ import numpy as np
 from etcpipe.errors import UnsupportedError, UsageError
 from etcpipe.gpu.features import MISSING
 from etcpipe.gpu.features_states import FLAGS, SIDES
-from etcpipe.kernel.features_plan import QUANTITY_WORDS, FeaturePlan
+from etcpipe.kernel.features_plan import HANDSHAKE, QUANTITY_WORDS, FeaturePlan
 from etcpipe.layout import BPF, read_header
 
 _HEADER = read_header("".join((BPF / name).read_text() for name in ("etcpipe.h", "tree_plan.h")))
@@ -29,11 +29,6 @@ _NS = 1e9
 _VALUE_MAX = (1 << 50) - 1
 # Probabilities are float32 in user space: what is as near as that to the threshold is sure.
 _TOLERANCE = 2.0**-22
-_HANDSHAKE = {
-    "syn_ack": (("SYN", 0), ("SYN", 1)),
-    "tcp_rtt": (("SYN", 0), ("ACK", 0)),
-    "ack_dat": (("SYN", 1), ("ACK", 0)),
-}
 _COUNTS = {"iat": "TREE_OF_GAPS", "winsize": "TREE_OF_TCP"}
 
 
@@ -69,8 +64,8 @@ def input_of(column: str, plan: FeaturePlan, depth: int) -> Input:
         return Input(_record("TREE_DURATION"), _NS, once, False)
     if column == "proto":
         return Input(_record("TREE_PROTOCOL"), 1.0, once, False)
-    if column in _HANDSHAKE:
-        start, end = (plan.at[word] + side for word, side in _HANDSHAKE[column])
+    if column in HANDSHAKE:
+        start, end = (plan.at[word] + side for word, side in HANDSHAKE[column])
         return Input(_record("TREE_BETWEEN", at=start, to=end), _NS, once, True)
     if column.removesuffix("_cnt") in FLAGS:
         byte = len(FLAGS) - 1 - FLAGS.index(column.removesuffix("_cnt"))
@@ -155,7 +150,6 @@ class Trees:
         self._record = np.zeros(1, TREE)
         self._inputs: dict[int, tuple[int, Input]] = {}
         self._limits: dict[tuple[int, float], int] = {}
-        self._used = 0
         self.steps = 0
 
     def record(
