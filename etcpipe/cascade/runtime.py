@@ -14,17 +14,17 @@ row's answer counts only while the table of states knows that it is awaited (sta
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from etcpipe.batch import FlowBatch
+from etcpipe.cascade.answers import Records, answered, no_records, verdicts_of
 from etcpipe.cascade.escalation import Load
 from etcpipe.cascade.queues import StageQueue
 from etcpipe.cascade.serving import Serving
 from etcpipe.cascade.states import NONE, NOT_TOLD, QUEUED, SLOTS, WAITING, FlowStates, Rows
 from etcpipe.cascade.workers import Inline, Job, Workers
-from etcpipe.layout import FLOW_STATE
-from etcpipe.model import sources, waits_ns
 from etcpipe.verdict import (
     EVENT_EARLY,
     EVENT_REVISED,
@@ -47,13 +47,6 @@ COUNTERS = (
 
 # Where a row goes that goes to no stage.
 NOWHERE, ASIDE = -1, -2
-
-Records = Callable[[FlowBatch], np.ndarray]
-
-
-def no_records(flows: FlowBatch) -> np.ndarray:
-    """Return (flows,) FLOW_STATE of flows that no tracker knows."""
-    return np.zeros(len(flows), FLOW_STATE)
 
 
 class Runtime:
@@ -246,7 +239,7 @@ class Runtime:
 
     def _answer(self, job: Job, now_ns: int) -> None:
         """Take what a stage said: verdicts on sure flows, the way on for others."""
-        rows = _answered(job)
+        rows = answered(job)
         is_awaited = ~rows.goes_on | self._states.is_awaited(rows.flows.flow_id)
         rows = rows.select(is_awaited)  # the others were forgotten
         following = job.stage + 1
@@ -294,40 +287,11 @@ class Runtime:
         self._left.append(rows.flows.flow_id[rows.goes_on])
 
     def _emit(self, rows: Rows, event: np.ndarray, now_ns: int, degraded: bool = False) -> None:
-        flows, state = rows.flows, rows.state
-        ready = flows.ready_ns.astype(np.int64) + state["infer_ns"].astype(np.int64)
-        self._verdicts.append(
-            VerdictBatch(
-                flows=flows,
-                records=self._records(flows),
-                classes=self.classes,
-                label=state["label"],
-                probability=state["probability"],
-                runner_up=state["runner_up"],
-                stage=state["stage"],
-                depth=self._depth_of[state["stage"]],
-                event=np.broadcast_to(event, len(rows)),
-                packets_used=state["packets_used"],
-                source=np.full(len(rows), SOURCE_DEGRADED, np.uint8)
-                if degraded
-                else sources(flows),
-                wait_ns=waits_ns(flows),
-                queue_ns=np.maximum(now_ns - ready, 0).astype(np.uint64),
-                infer_ns=state["infer_ns"],
-                models=self.models,
-            )
-        )
+        verdicts = verdicts_of(rows, now_ns, self._depth_of, self._records(rows.flows))
+        source = np.full(len(rows), SOURCE_DEGRADED, np.uint8) if degraded else verdicts.source
+        event = np.broadcast_to(event, len(rows))
+        named = replace(verdicts, classes=self.classes, models=self.models)
+        self._verdicts.append(replace(named, event=event, source=source))
 
     def _count(self, name: str, n: int) -> None:
         self._counters[name] += n
-
-
-def _answered(job: Job) -> Rows:
-    """Return a batch's rows with what its stage said of them."""
-    answers = job.answers
-    state = job.rows.state.copy()
-    state["label"], state["probability"] = answers.label, answers.probability
-    state["runner_up"], state["packets_used"] = answers.runner_up, answers.packets_used
-    state["stage"] = job.stage
-    state["infer_ns"] += np.uint64(answers.took_ns // max(len(state), 1))
-    return job.rows.with_state(state)
