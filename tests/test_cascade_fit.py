@@ -260,6 +260,13 @@ def test_models_that_make_no_sense(text, said):
         candidates.parse(text, (1,))
 
 
+@pytest.mark.parametrize(
+    "seconds, text", [(0.00123, "1.23 ms"), (0.9996, "1 s"), (1.146, "1.15 s"), (61, "61 s")]
+)
+def test_times_for_people(seconds, text):
+    assert report.milliseconds(seconds) == text
+
+
 def test_fit_and_show_on_the_command_line(tmp_path):
     folder = write_recordings(tmp_path)
     output = tmp_path / "cascade.toml"

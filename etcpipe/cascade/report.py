@@ -86,7 +86,7 @@ def _figures(one: Figures) -> list[str]:
 
 def milliseconds(seconds: float) -> str:
     """Return a time with three digits that mean something."""
-    return f"{seconds * 1e3:.3g} ms" if seconds < 10 else f"{seconds:.3g} s"
+    return f"{seconds * 1e3:.3g} ms" if seconds < 0.9995 else f"{seconds:.3g} s"
 
 
 def _front(result: Result) -> list[str]:
