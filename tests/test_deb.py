@@ -34,7 +34,9 @@ def _control() -> str:
 
 
 def test_what_is_downloaded_is_pinned_by_digest():
-    for path in (DEBIAN / "runtime").glob("*.txt"):
+    lists = sorted((DEBIAN / "runtime").glob("*.txt"))
+    assert [path.stem for path in lists] == ["cpu", "gpu"]
+    for path in lists:
         lines = path.read_text().replace("\\\n", " ").splitlines()
         wanted = [line for line in lines if line and line[0] != "#"]
         assert wanted
