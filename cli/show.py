@@ -38,7 +38,7 @@ def show(ctx: click.Context, device: str | None) -> None:
     headers = ["device", "netns", "mode", "loader", ">consumer", ">first", ">seen", ">mirrored"]
     click.echo("\n".join(Table([*headers, ">flows"]).lines(map(_row, taps))))
     for tap in taps:
-        if tap["shadow"]:
+        if tap.get("shadow"):  # a tap of an older version has none
             from etcpipe.shadow import report_lines
 
             click.echo("\n".join(["", tap["device"], *report_lines(tap["shadow"])]))

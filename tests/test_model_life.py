@@ -117,6 +117,8 @@ def test_a_shadow_is_compared_and_answers_nobody(wire, tmp_path):
 
         etcpipe.until(lambda: shown()["shadow"]["flows"] >= len(flows.sent))
         assert shown()["model"]["name"] == "default"
+        text = run("-n", wire.near, "show", wire.device, check=0).stdout
+        assert f"\n{wire.device}\nshadow turned@" in text
         assert etcpipe.signalled(signal.SIGINT) == 0
     events = events_of(etcpipe)
     assert {event["etcpipe"]["model"].split("@")[0] for event in events} == {"default"}
