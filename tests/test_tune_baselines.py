@@ -57,8 +57,8 @@ def test_a_choice_is_the_same_on_its_way_through_optuna():
 
 
 def test_columns_by_information_and_by_elimination():
-    assert baselines.by_information(PRIOR, 2) == (0, 1)
-    assert baselines.by_information(PRIOR, 10) == (0, 1, 2, 3, 4, 5)
+    assert PRIOR.top(2) == (0, 1)
+    assert PRIOR.top(10) == (0, 1, 2, 3, 4, 5)
     rng = np.random.default_rng(0)
     label = rng.integers(0, 4, 400)
     rows = rng.random((400, 6)).astype(np.float32)

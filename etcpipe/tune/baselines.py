@@ -177,12 +177,6 @@ def parameters_of(choice: Choice, space: Space) -> dict[str, int]:
     return columns | {"depth": choice.depth, "model": choice.model}
 
 
-def by_information(prior: Prior, number: int) -> tuple[int, ...]:
-    """Return the columns of the most mutual information, CATO's MI10 for ten."""
-    order = np.argsort(-prior.information, kind="stable")
-    return tuple(sorted(order[:number].tolist()))
-
-
 def by_elimination(rows: np.ndarray, label: np.ndarray, number: int, seed: int) -> tuple[int, ...]:
     """Return the columns that recursive elimination leaves, CATO's RFE10 for ten.
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from etcpipe.errors import OutputError, UsageError
-from etcpipe.tune.baselines import by_elimination, by_information
+from etcpipe.tune.baselines import by_elimination
 from etcpipe.tune.cost import Cost
 from etcpipe.tune.evaluation import Evaluator, Score
 from etcpipe.tune.front import Point
@@ -149,7 +149,7 @@ def fixed_choices(
     columns = {
         "ALL": space.everything().features,
         "RFE10": by_elimination(rows[seen], label[seen], _FEW, evaluator.seed),
-        "MI10": by_information(prior, _FEW),
+        "MI10": prior.top(_FEW),
     }
     depths = sorted({min(_SHALLOW, space.depth_max), space.depth_max})
     places = [(str(depth), depth, evaluator) for depth in depths]

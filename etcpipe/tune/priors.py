@@ -53,6 +53,11 @@ class Prior:
     space: Space
     information: np.ndarray
 
+    def top(self, number: int) -> tuple[int, ...]:
+        """Return the columns of the most information, CATO's MI10 for ten."""
+        order = np.argsort(-self.information, kind="stable")
+        return tuple(sorted(order[:number].tolist()))
+
     def sparse(self, rng: np.random.Generator) -> Choice:
         """Return a choice of few columns and packets rather than many.
 

@@ -1,16 +1,17 @@
 """Where to measure next: a surrogate of each objective, and what a place would add to the front.
 
 It begins with everything at the greatest depth, which says what the data give at most and at
-what price, and at the usual depth; then with sparse choices by the prior. Then every next choice
-is the one that is expected to add most to the area that the front covers, among the neighbours
-of the front and many others; the prior leans on that less and less.
+what price, and at the usual depth, with all columns and with the few that tell most; then with
+sparse choices by the prior. Then every next choice is the one that is expected to add most to the
+area that the front covers, among the neighbours of the front and many others; the prior leans on
+that less and less.
 
 A strategy is a function of what was measured; the baselines (tune.baselines, tune.cato) are
 others. run() drives one, tune.study keeps one in a file and shares it between processes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import log
 
 import numpy as np
@@ -23,6 +24,7 @@ from etcpipe.tune.surrogate import Surrogate
 
 STARTS = 10
 _USUAL_DEPTH = 10  # of etcpipe train
+_FEW = 10  # columns of the most information, which are hard to beat
 # Of the prior in the logarithm of what is expected, at the end of the starts; halved when as much
 # again was measured. A prior three times as heavy loses a little (docs/benchmarks/tune.md).
 PRIOR_WEIGHT = 0.1
@@ -129,7 +131,9 @@ class FrontSearch:
         self._starts = starts
         self._prior_weight = prior_weight
         usual = min(_USUAL_DEPTH, self._space.depth_max)
-        self._anchors = (self._space.everything(), self._space.everything(usual))
+        everything = self._space.everything(usual)
+        few = replace(everything, features=prior.top(_FEW))
+        self._anchors = (self._space.everything(), everything, few)
         self._settings: dict[str, np.ndarray] = {}
         self._all = list(self._space.all_choices()) if self._space.size() <= _ALL_MAX else None
 
