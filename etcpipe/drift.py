@@ -24,8 +24,10 @@ from etcpipe.train_report import rounded
 from etcpipe.verdict import UNKNOWN
 
 # Looked at where a model does not say which statistics count most.
-USUAL = ("dur", "s_pkt_cnt", "d_pkt_cnt", "s_bytes_mean", "d_bytes_mean", "s_bytes_max")
-USUAL += ("d_bytes_max", "s_bytes_std", "d_bytes_std", "s_iat_mean", "d_iat_mean", "proto")
+USUAL: tuple[str, ...] = (
+    *("dur", "proto", "s_pkt_cnt", "d_pkt_cnt", "s_iat_mean", "d_iat_mean"),
+    *("s_bytes_mean", "d_bytes_mean", "s_bytes_max", "d_bytes_max", "s_bytes_std", "d_bytes_std"),
+)
 BINS = 10
 MOVED = 0.1
 FLOWS_MIN = 30  # of a class, to say anything of it

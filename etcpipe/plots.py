@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from etcpipe.errors import OutputError, UnsupportedError
+from etcpipe import figures
 
 
 def draw(report: dict[str, Any], folder: Path) -> list[Path]:
@@ -18,25 +18,11 @@ def draw(report: dict[str, Any], folder: Path) -> list[Path]:
         UnsupportedError: matplotlib is not installed.
         OutputError: the folder cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise UnsupportedError("plots need matplotlib: pip install 'etcpipe[plot]'") from error
     drawings = {"confusion": _confusion, "reliability": _reliability}
     for name, drawing in (("depths", _depths), ("occlusion", _occlusion), ("shape", _shape)):
         if report.get(name):
             drawings[name] = drawing
-    written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, drawing in drawings.items():
-            figure = Figure(figsize=(6, 5), layout="constrained")
-            drawing(figure.subplots(), report)
-            written.append(folder / f"{name}.png")
-            figure.savefig(written[-1], dpi=120)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror}") from error
-    return written
+    return figures.save(folder, report, drawings)
 
 
 def _confusion(axes: Any, report: dict[str, Any]) -> None:

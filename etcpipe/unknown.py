@@ -85,8 +85,15 @@ class UnknownFlows:
         self._link_type = batch.link_type
         captured = np.minimum(batch.captured, SNAP_LEN)
         frames = batch.heads(np.empty((len(batch), int(captured.max())), np.uint8))
-        columns = batch.flow_id, batch.timestamp_ns, captured, batch.wire_len
-        self._kept.append(_Kept(*(column.copy() for column in columns), frames))
+        self._kept.append(
+            _Kept(
+                batch.flow_id.copy(),
+                batch.timestamp_ns.copy(),
+                captured,
+                batch.wire_len.copy(),
+                frames,
+            )
+        )
         self._kept_bytes += frames.nbytes
         while self._kept_bytes > self._memory_bytes:
             self._kept_bytes -= self._kept.popleft().frames.nbytes

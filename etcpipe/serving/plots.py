@@ -1,12 +1,11 @@
 """Plots of a serve-bench, as PNG files."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from etcpipe.errors import OutputError, UnsupportedError
+from etcpipe import figures
 from etcpipe.serving.bench import PROCESSES, Report
 from etcpipe.serving.report import LABELS
 
@@ -21,27 +20,8 @@ def draw(report: Report, folder: Path) -> list[Path]:
         UnsupportedError: matplotlib is not installed.
         OutputError: the folder cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise UnsupportedError("plots need matplotlib: pip install 'etcpipe[plot]'") from error
-    drawings: dict[str, Callable[[Any, Report], None]] = {
-        "latency": _latency,
-        "split": _split,
-        "load": _load,
-        "shares": _shares,
-    }
-    written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, drawing in drawings.items():
-            figure = Figure(figsize=(7, 4.5), layout="constrained")
-            drawing(figure.subplots(), report)
-            written.append(folder / f"{name}.png")
-            figure.savefig(written[-1], dpi=110)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror}") from error
-    return written
+    drawings = {"latency": _latency, "split": _split, "load": _load, "shares": _shares}
+    return figures.save(folder, report, drawings)
 
 
 def _cumulative(axes: Any, values_s: np.ndarray, label: str, **style: Any) -> None:

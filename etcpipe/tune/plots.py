@@ -1,12 +1,12 @@
 """Plots of a front, as PNG files."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from etcpipe.errors import OutputError, UnsupportedError
+from etcpipe import figures
 from etcpipe.tune.front import Front
 
 COSTS = {"cpu_ns": "processor time a flow, ns", "latency_s": "first packet to verdict, s"}
@@ -19,26 +19,13 @@ def draw(front: Front, folder: Path) -> list[Path]:
         UnsupportedError: matplotlib is not installed.
         OutputError: the folder cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise UnsupportedError("plots need matplotlib: pip install 'etcpipe[plot]'") from error
-    drawings: dict[str, Callable[[Any, Front], None]] = {
+    drawings = {
         "front": _front,
         "hypervolume": _hypervolume,
         "depth": _depth,
         "features": _features,
     }
-    written = []
-    try:
-        for name, drawing in drawings.items():
-            figure = Figure(figsize=(7, 5), layout="constrained")
-            drawing(figure.subplots(), front)
-            written.append(folder / f"{name}.png")
-            figure.savefig(written[-1], dpi=120)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror}") from error
-    return written
+    return figures.save(folder, front, drawings)
 
 
 def _front(axes: Any, front: Front) -> None:
@@ -83,12 +70,13 @@ def draw_bands(shares: dict[str, np.ndarray], file: Path) -> None:
         shares: (seeds, evaluations) by name.
 
     Raises:
+        UnsupportedError: matplotlib is not installed.
         OutputError: the file cannot be written.
     """
-    from matplotlib.figure import Figure
+    figures.save(file.parent, shares, {file.stem: _bands})
 
-    figure = Figure(figsize=(7, 5), layout="constrained")
-    axes = figure.subplots()
+
+def _bands(axes: Any, shares: dict[str, np.ndarray]) -> None:
     for name, share in shares.items():
         evaluations = range(1, share.shape[1] + 1)
         low, high = np.quantile(share, [0.1, 0.9], axis=0)
@@ -96,10 +84,6 @@ def draw_bands(shares: dict[str, np.ndarray], file: Path) -> None:
         axes.plot(evaluations, share.mean(axis=0), label=name)
     axes.set(xlabel="evaluations", ylabel="share of the true hypervolume", ylim=(0.4, 1.01))
     axes.legend()
-    try:
-        figure.savefig(file, dpi=120)
-    except OSError as error:
-        raise OutputError(f"cannot write {file}: {error.strerror}") from error
 
 
 def _depth(axes: Any, front: Front) -> None:
