@@ -57,13 +57,18 @@ static __always_inline void features_open(struct feature_entry *entry, const str
 	entry->initiator = (p->from_b ^ s->side) & 1;
 }
 
-/* Judge the flow of a row by trees. A function of its own: a loop of many steps. */
+/*
+ * Judge the flow of a row by trees. A function of its own: a loop of many steps. The verifier
+ * of Linux before 6.8 walks such functions whether they are called or not, hence the first line.
+ */
 VERIFIED_ALONE int features_judge(__u32 row)
 {
 	struct feature_entry *entry = features_at(row);
 	const struct tree *tree = tree_find();
 	struct tree_work *work = tree_work();
 
+	if (!SETTING(tree_depth))
+		return 0;
 	if (!entry || !tree || !work)
 		return 0;
 	return tree_judge(entry, FEATURES, tree, work);
@@ -166,7 +171,7 @@ VERIFIED_ALONE int gather_segment(struct __sk_buff *skb, __u64 flow_id, __u64 ti
 	struct feature_sample s;
 	struct segment_cut cut;
 
-	if (!p)
+	if (SETTING(capture) != CAPTURE_FEATURES || !p)
 		return 1;
 	cut = segment_cut(p, skb->gso_size, index);
 	s = sample_of(p, &mark);
