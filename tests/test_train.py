@@ -190,6 +190,14 @@ def test_a_bundle_is_labelled_by_flow(recordings, tmp_path):
     found = datasets.read(datasets.find_recordings(tmp_path, "size"), Input())
     assert len(found) + found.unlabelled == 2 and len(found) >= 1  # only one has that timestamp
     assert dataset.digest() != found.digest()
+    parts = "task,flow_uid,label,split\nsize,small,S,train\nsize,large,L,test\n"
+    (tmp_path / "tasks.csv").write_text(parts)
+    with pytest.raises(UsageError, match="no part 'dev' of size: there is test, train"):
+        datasets.find_recordings(tmp_path, "size", "dev")
+    of_parts = [datasets.find_recordings(tmp_path, "size", part) for part in ("train", "test")]
+    assert [len(part) for part in of_parts] == [1, 1]
+    labels = [set(datasets.read(part, Input()).classes) for part in of_parts[:1]]
+    assert labels == [{"S"}]
 
 
 def test_train_and_show_on_the_command_line(recordings, tmp_path):

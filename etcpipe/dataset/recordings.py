@@ -136,10 +136,10 @@ def _bundle(folder: Path, task: str | None, part: str | None) -> Iterator[Record
     if not rows:
         tasks = sorted({row["task"] for row in _csv(folder / "tasks.csv")})
         raise UsageError(f"{folder}: choose a task of {', '.join(tasks)}")
-    labels = {row["flow_uid"]: row["label"] for row in rows if part in (None, row["split"])}
+    labels = {row["flow_uid"]: row["label"] for row in rows if part in (None, row.get("split"))}
     if not labels:
-        parts = sorted({row["split"] for row in rows})
-        raise UsageError(f"{folder}: no part {part!r} of {task}: choose {', '.join(parts)}")
+        parts = sorted({row.get("split") or "none" for row in rows})
+        raise UsageError(f"{folder}: no part {part!r} of {task}: there is {', '.join(parts)}")
     yield from bundle_recordings(folder, lambda row: labels.get(row["flow_uid"]))
 
 
