@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from math import inf
 from os import PathLike
 from time import monotonic, monotonic_ns
 from types import TracebackType
@@ -12,7 +13,7 @@ import numpy as np
 from etcpipe import model as models
 from etcpipe import pipeline
 from etcpipe import policy as policies
-from etcpipe.batch import FlowBatch, PacketBatch
+from etcpipe.batch import PacketBatch
 from etcpipe.cascade.runtime import Runtime
 from etcpipe.cascade.serving import CascadeModel
 from etcpipe.cascade.workers import Threads
@@ -24,21 +25,13 @@ from etcpipe.kernel.features_source import FeatureRows, FeatureSource, features_
 from etcpipe.kernel.forward import Forward
 from etcpipe.kernel.guard import no_interrupt
 from etcpipe.kernel.stage0 import KernelCascade
+from etcpipe.live_source import TapSource, open_ring
 from etcpipe.model import Model
 from etcpipe.model_choice import AnyModel, depth_for, load, regroup_for
 from etcpipe.model_life import ModelInService, check_fits, check_rows_fit
 from etcpipe.policy import Policy, verdict_words
 from etcpipe.policy_change import change
-from etcpipe.queues import Queues
-from etcpipe.ring import Ring
-from etcpipe.ringbuf import RingBuffer
 from etcpipe.verdict import EVENT_REVISED, VerdictBatch
-
-# Packets that may wait for the consumer: some 10 ms at the fastest rate a mirror reaches.
-RING_SIZE = 8192
-
-# What a ring may still hold at the end: 8192 packets, or 16 MiB of records.
-REST_BATCHES_MAX = 64
 
 # How often the loop looks whether the device is still there, in seconds.
 CHECK_EVERY_S = 0.5
@@ -114,6 +107,8 @@ class Live:
         self._watchers: list[Callable[[PacketBatch], object]] = []
         self._stack = ExitStack()
         self._stopping = False
+        self._end = inf
+        self._check_at = 0.0
 
     @property
     def mode(self) -> str:
@@ -145,7 +140,7 @@ class Live:
                 stack.enter_context(namespaces.enter(self._netns))
             stack.callback(self._serving.close)
             stack.enter_context(self._tap)
-            self._ring: Any = _open_ring(self._tap)
+            self._ring: Any = open_ring(self._tap)
             stack.enter_context(self._ring)
             if isinstance(self._ring, FeatureSource):  # rows come, and no packets
                 self._regroup = FeatureRows(self._ring)
@@ -311,39 +306,24 @@ class Live:
             yield verdicts
 
     def _judged(self) -> Iterator[VerdictBatch]:
-        way = self._source(), self._regroup
+        self._end = monotonic() + self._duration_s if self._duration_s else inf
+        way = TapSource(self._tap, self._ring, self._goes_on, self._show), self._regroup
         if isinstance(self._serving, Runtime):
             return pipeline.serve(*way, self._serving, eager=False, now_ns=monotonic_ns)
         return pipeline.run(*way, self._serving, now_ns=monotonic_ns)
 
-    def _source(self) -> "_TapSource":
-        return _TapSource(self)
-
-    def _batches(self) -> Iterator[PacketBatch]:
-        end = monotonic() + self._duration_s if self._duration_s else None
-        check = monotonic()
-        while not self._stopping and not (end and monotonic() >= end):
-            batch = self._ring.receive()
-            self._show(batch)
-            yield batch
-            if monotonic() >= check:
-                check = monotonic() + CHECK_EVERY_S
-                for call in self._checks:
-                    call()
-                if self._sweeper.failure:
-                    raise self._sweeper.failure
-                if not self._tap.alive():
-                    raise DataplaneError(f"{self.device}: the device is gone; detached")
-        yield from self._rest()
-
-    def _rest(self) -> Iterator[PacketBatch]:
-        """Yield what the ring still holds, so that every packet is seen or counted as lost."""
-        for _ in range(REST_BATCHES_MAX * self._tap.queues):
-            batch = self._ring.receive()
-            if not len(batch):
-                return
-            self._show(batch)
-            yield batch
+    def _goes_on(self) -> bool:
+        """Return whether more packets are wanted; twice a second, look after what is attached."""
+        now = monotonic()
+        if now >= self._check_at:
+            self._check_at = now + CHECK_EVERY_S
+            for call in self._checks:
+                call()
+            if self._sweeper.failure:
+                raise self._sweeper.failure
+            if not self._tap.alive():
+                raise DataplaneError(f"{self.device}: the device is gone; detached")
+        return not self._stopping and now < self._end
 
     def _show(self, batch: PacketBatch) -> None:
         for call in self._watchers:
@@ -379,42 +359,6 @@ def _load_stage0(
     if capture != "features":
         raise UsageError(f"--stage0 kernel gathers features: not with --capture {capture}")
     return stage0_in_kernel.load(cascade, device)
-
-
-def _open_ring(tapped: tap.Tap) -> Ring | RingBuffer | Queues | FeatureSource:
-    """Return the consuming end of an open tap, by the way that its settings name."""
-    settings = tapped.settings
-    if settings.capture == "features":
-        plan = settings.feature_plan
-        return FeatureSource(tapped.records_fd, settings.ringbuf_bytes, tapped.features_fd, plan)
-    if settings.capture == "ringbuf":
-        return RingBuffer(tapped.records_fd, settings.ringbuf_bytes)
-    with ExitStack() as stack:
-        rings = []
-        for queue in range(tapped.queues):
-            ring = Ring(tapped.mirror_ifindex, queue, ring_size=RING_SIZE)
-            rings.append(stack.enter_context(ring))
-            tapped.bind(ring.fd, queue)
-        stack.pop_all()
-    return rings[0] if len(rings) == 1 else Queues(rings)
-
-
-class _TapSource:
-    """The tap as the pipeline's source."""
-
-    def __init__(self, live: Live):
-        self._live = live
-
-    def __iter__(self) -> Iterator[PacketBatch]:
-        return self._live._batches()
-
-    def clock_ns(self) -> int | None:
-        # Packets wait in a ring that was not drained: then only their own clock is safe,
-        # else a busy moment would close rows whose packets are still to be read.
-        return monotonic_ns() if self._live._ring.is_drained else None
-
-    def records(self, flows: FlowBatch) -> np.ndarray:
-        return self._live._tap.records(flows.key)
 
 
 def attach(

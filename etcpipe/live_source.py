@@ -1,0 +1,86 @@
+"""A tap as the pipeline's source: packets as they come, and what is known of their flows."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from time import monotonic_ns
+from typing import Any
+
+import numpy as np
+
+from etcpipe.batch import FlowBatch, PacketBatch
+from etcpipe.kernel.features_source import FeatureSource
+from etcpipe.kernel.forward import Forward
+from etcpipe.kernel.tap import Tap
+from etcpipe.queues import Queues
+from etcpipe.ring import Ring
+from etcpipe.ringbuf import RingBuffer
+
+AnyRing = Ring | RingBuffer | Queues | FeatureSource  # the last yields rows, not packets
+
+# Packets that may wait for the consumer: some 10 ms at the fastest rate a mirror reaches.
+RING_SIZE = 8192
+
+# What a ring may still hold at the end: 8192 packets, or 16 MiB of records.
+REST_BATCHES_MAX = 64
+
+
+def open_ring(tapped: Tap | Forward) -> AnyRing:
+    """Return the consuming end of an open tap, by the way that its settings name."""
+    settings = tapped.settings
+    if settings.capture == "features":
+        plan = settings.feature_plan
+        return FeatureSource(tapped.records_fd, settings.ringbuf_bytes, tapped.features_fd, plan)
+    if settings.capture == "ringbuf":
+        return RingBuffer(tapped.records_fd, settings.ringbuf_bytes)
+    with ExitStack() as stack:
+        rings = []
+        for queue in range(tapped.queues):
+            ring = Ring(tapped.mirror_ifindex, queue, ring_size=RING_SIZE)
+            rings.append(stack.enter_context(ring))
+            tapped.bind(ring.fd, queue)
+        stack.pop_all()
+    return rings[0] if len(rings) == 1 else Queues(rings)
+
+
+class TapSource:
+    """Yields what comes out of a tap's ring, for as long as it is wanted."""
+
+    def __init__(
+        self,
+        tapped: Tap | Forward,
+        ring: Any,
+        goes_on: Callable[[], bool],
+        show: Callable[[PacketBatch], object],
+    ) -> None:
+        """Make one of an open tap.
+
+        Args:
+            ring: of open_ring().
+            goes_on: asked before each batch.
+            show: sees each batch before it is yielded.
+        """
+        self._tap, self._ring = tapped, ring
+        self._goes_on, self._show = goes_on, show
+
+    def __iter__(self) -> Iterator[PacketBatch]:
+        while self._goes_on():
+            yield self._next()
+        # what the ring still holds, so that every packet is seen or counted as lost
+        for _ in range(REST_BATCHES_MAX * self._tap.queues):
+            batch = self._next()
+            if not len(batch):
+                return
+            yield batch
+
+    def _next(self) -> PacketBatch:
+        batch = self._ring.receive()
+        self._show(batch)
+        return batch
+
+    def clock_ns(self) -> int | None:
+        # Packets wait in a ring that was not drained: then only their own clock is safe,
+        # else a busy moment would close rows whose packets are still to be read.
+        return monotonic_ns() if self._ring.is_drained else None
+
+    def records(self, flows: FlowBatch) -> np.ndarray:
+        return self._tap.records(flows.key)
