@@ -181,7 +181,7 @@ def _add(report: Report, task: Task, found: dict[str, dict]) -> None:
         table.rows.append(
             [
                 arch,
-                f"{one['macro_f1']:.3f} +- {one['deviation']:.3f}",
+                f"{one['macro_f1']:.3f}" + f" +- {one['deviation']:.3f}" * (one["seeds"] > 1),
                 f"{low:.3f} to {high:.3f}",
                 shown,
                 f"{one['fit_s']:.0f} s",
