@@ -13,10 +13,10 @@ setup(
             depends=glob("etcpipe/native/*.h") + glob("bpf/*.h"),
             libraries=["pcap"],
             define_macros=[("Py_LIMITED_API", "0x030A0000")],
+            include_dirs=["bpf"],
             extra_compile_args=[
                 *("-std=gnu11", "-O3", "-Wall", "-Wextra", "-fvisibility=hidden"),
                 "-ffp-contract=off",  # feature rows have the bits of NumPy's
-                "-iquotebpf",  # not -I: its features.h is not what <features.h> means
             ],
             py_limited_api=True,
         )

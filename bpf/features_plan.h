@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * What the kernel keeps of a flow where it gathers features (features.h): a head, and words
+ * What the kernel keeps of a flow where it gathers features (feature_words.h): a head, and words
  * of which there are only those that the model's columns need. Declarations alone, so that
  * etcpipe/layout.py reads them; etcpipe/kernel/features_plan.py makes the plan.
  */

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * The third way to the consumer: no packet of a flow but its features (features.h), gathered
+ * The third way to the consumer: no packet of a flow but its features (feature_words.h), gathered
  * in an entry of an array and told once, by a record in the ring of records, when N packets
  * came. Rows that end otherwise are found by the consumer, who sees the array in its memory.
  */
 #ifndef ETCPIPE_GATHER_H
 #define ETCPIPE_GATHER_H
 
-#include "features.h"
+#include "feature_words.h"
 #include "features_maps.h"
 #include "segments.h"
 #include "track.h"

@@ -7,7 +7,7 @@
 #ifndef ETCPIPE_TREE_H
 #define ETCPIPE_TREE_H
 
-#include "features.h"
+#include "feature_words.h"
 #include "tree_plan.h"
 
 #define LN2_Q32 2977044471ull	/* ln 2 in units of 2 ** -32 */

@@ -1,4 +1,4 @@
-"""Features as the kernel gathers them: bpf/features.h for this machine, and in the kernel."""
+"""Features as the kernel gathers them: bpf/feature_words.h for this machine, and in the kernel."""
 
 import numpy as np
 import pytest

@@ -144,7 +144,7 @@ def test_ctrl_c_keeps_what_was_measured(recordings, tmp_path, priced, monkeypatc
     with monkeypatch.context() as patched:
         patched.setattr(job, "Profiler", Interrupted)
         done = tune(recordings, "-o", folder, "--budget", 9)
-    assert "3 points are kept, --resume goes on" in done.stderr
+    assert "3 points are kept, --resume goes on" in done.output
     assert not (folder / "front.json").exists()
     assert tune(recordings, "-o", folder, "--budget", 4, "--resume").exit_code == 0
     assert len(load_front(folder).about["searches"]["etcpipe"]["points"]) == 4
@@ -258,7 +258,7 @@ def test_rare_classes_are_left_out_if_asked_for(tmp_path, priced):
     best = tmp_path / "best"
     assert "class rare is in two captures only" in error_of(folder, "-o", best)
     done = tune(folder, "-o", best, "--budget", 3, "--skip-rare")
-    assert "left out, in fewer than three captures: rare" in done.stderr
+    assert "left out, in fewer than three captures: rare" in done.output
     assert load_front(best).classes == ("large", "small")
 
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Rows of features: those of the kernel's table that no packet will close any more, and
- * bpf/features.h on this machine, which gathers of rows of packets what the kernel would.
+ * bpf/feature_words.h on this machine, which gathers of rows of packets what the kernel would.
  */
 #include "native.h"
 

@@ -4,8 +4,8 @@
  * (etcpipe/native/gather.c). What is no whole number (mean, deviation, seconds) is finished
  * by etcpipe/kernel/features_rows.py. gpu/views_cpu.py defines all of it.
  */
-#ifndef ETCPIPE_FEATURES_H
-#define ETCPIPE_FEATURES_H
+#ifndef ETCPIPE_FEATURE_WORDS_H
+#define ETCPIPE_FEATURE_WORDS_H
 
 #include "features_plan.h"
 #include "ip.h"
@@ -184,4 +184,4 @@ static __always_inline void features_add(struct feature_entry *entry, PLAN *plan
 	feature_series(words, plan, s, rank);
 }
 
-#endif /* ETCPIPE_FEATURES_H */
+#endif /* ETCPIPE_FEATURE_WORDS_H */
