@@ -157,6 +157,13 @@ def test_a_batch_starts_when_it_is_full_or_its_deadline_passed():
     assert script.batches == [[1, 2, 3], [4]]
 
 
+def test_a_row_that_is_passed_on_waits_for_no_second_batch():
+    served = runtime(*[Script({0: UNSURE})] * 2, Script({0: (2, 0.8)}), deadline_ms=2.0)
+    served.add(rows([7], packets=2, reason="end"), 5)
+    assert served.poll(4 * MS) == []  # twice the deadline, as nobody waits for it as much
+    assert said(served.poll(4 * MS + 5)) == {(7, "verdict"): ("web", 2, 2, "model")}
+
+
 def test_without_shedding_rows_wait_for_room():
     script = Script({0: SURE})
     served = runtime(script, Script({0: SURE}), batch=2, queue=3)

@@ -125,6 +125,14 @@ def test_a_schedule_has_the_rows_that_were_recorded():
     assert (closing.flows.flow_id == closing.instance + 1).all()
 
 
+def test_rows_after_the_longest_wait_come_at_its_end():
+    flows = recorded()
+    made = arrivals.schedule(flows, start(40), longest_wait_s=0.03)
+    waited = made.rows[-1].at_ns - made.start_ns[made.rows[-1].instance]
+    is_short = made.base[made.rows[-1].instance] % 4 == 0
+    assert set(waited[is_short]) == {30_000_000} and set(waited[~is_short]) == {20_000_000}
+
+
 def test_flows_shorter_than_a_depth_have_no_row_there():
     made = arrivals.schedule(recorded(), start(40), depths=(3,))
     assert len(made.rows) == 1 and made.rows[0].depth == 0

@@ -1,5 +1,6 @@
 """Rows that wait for a stage: bounded, batched by size or deadline, the earliest deadline first."""
 
+from dataclasses import replace
 from heapq import heappop, heappush
 from itertools import count
 
@@ -10,7 +11,7 @@ from etcpipe.cascade.states import Rows, concatenate
 from etcpipe.layout import READY_REASONS
 
 # Nobody waits as much for the answer on a flow that has ended: so many times longer it may take.
-ENDED_PATIENCE = 4
+ENDED_PATIENCE = 2
 _IS_OVER = np.array([reason in ("idle", "end") for reason in READY_REASONS])
 
 
@@ -38,13 +39,15 @@ class StageQueue:
         return self._heap[0][0]
 
     def push(self, rows: Rows, now_ns: int) -> None:
-        """Add rows that came now."""
+        """Add rows that came now, or were passed on: these do not wait for a batch once more."""
+        self._rows += len(rows)
+        if rows.due_ns:
+            self._push(rows.due_ns, rows)
+            return
         over = ~rows.goes_on & _IS_OVER[rows.flows.reason]
         for chosen, patience in ((~over, 1), (over, ENDED_PATIENCE)):
             if chosen.any():
-                deadline_ns = now_ns + patience * self._deadline_ns
-                heappush(self._heap, (deadline_ns, next(self._order), rows.select(chosen)))
-        self._rows += len(rows)
+                self._push(now_ns + patience * self._deadline_ns, rows.select(chosen))
 
     def is_due(self, now_ns: int) -> bool:
         """Is there a batch: as many rows as one takes, or one that must not wait any longer?"""
@@ -53,6 +56,7 @@ class StageQueue:
     def pop(self) -> Rows:
         """Return the rows of one batch, the earliest deadlines; there must be rows."""
         parts: list[Rows] = []
+        due_ns = self.deadline_ns
         wanted = min(self._stage.batch, self._rows)
         self._rows -= wanted
         while wanted:
@@ -62,4 +66,7 @@ class StageQueue:
                 heappush(self._heap, (deadline_ns, order, rest))
             parts.append(rows)
             wanted -= len(rows)
-        return concatenate(parts)
+        return replace(concatenate(parts), due_ns=due_ns)
+
+    def _push(self, deadline_ns: int, rows: Rows) -> None:
+        heappush(self._heap, (deadline_ns, next(self._order), rows))

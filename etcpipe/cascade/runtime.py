@@ -79,6 +79,7 @@ class Runtime:
         self._running: set[int] = set()
         self._states = FlowStates(slots)
         self._parked: list[Rows] = []  # rows of flows of which an earlier one is being judged
+        self._has_answered = False  # since these were placed
         self._tell_early = early
         self._verdicts: list[VerdictBatch] = []
         self._left: list[np.ndarray] = []
@@ -128,9 +129,12 @@ class Runtime:
         """
         self._records = records or no_records
         self._collect(now_ns)
-        while (stage := self._next_due(now_ns, flush)) is not None:
-            self._submit(stage)
-            self._collect(now_ns)
+        while True:
+            while (stage := self._next_due(now_ns, flush)) is not None:
+                self._submit(stage)
+                self._collect(now_ns)
+            if not self._take_up(now_ns):
+                break
         verdicts, self._verdicts = self._verdicts, []
         return verdicts
 
@@ -233,9 +237,17 @@ class Runtime:
             self._running.discard(job.stage)
             self._loads[job.stage].finished(len(job.rows), job.answers.took_ns)
             self._answer(job, now_ns)
-            parked, self._parked = self._parked, []
-            for rows in parked:
-                self._place(rows.flows, rows.depth, now_ns)
+            self._has_answered = True
+
+    def _take_up(self, now_ns: int) -> bool:
+        """Place rows that were set aside, if flows were answered since; return whether."""
+        if not (self._parked and self._has_answered):
+            return False
+        parked, self._parked = self._parked, []
+        self._has_answered = False
+        for rows in parked:
+            self._place(rows.flows, rows.depth, now_ns)
+        return True
 
     def _answer(self, job: Job, now_ns: int) -> None:
         """Take what a stage said: verdicts on sure flows, the way on for others."""

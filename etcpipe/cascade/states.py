@@ -44,11 +44,13 @@ class Rows:
         depth: (flows,) uint8, packets at which an early row came out; 0 for a closed row, the
             last one of its flow.
         state: (flows,) STATE, the answer so far.
+        due_ns: deadline of the batch that they were in; 0 before they were in one.
     """
 
     flows: FlowBatch
     depth: np.ndarray
     state: np.ndarray
+    due_ns: int = 0
 
     def __len__(self) -> int:
         return len(self.depth)
@@ -60,10 +62,12 @@ class Rows:
 
     def select(self, rows: np.ndarray) -> "Rows":
         """Return some rows, chosen by (flows,) bool."""
-        chosen = np.flatnonzero(rows)
+        chosen = rows.nonzero()[0]
         if len(chosen) == len(self):
             return self
-        return Rows(self.flows.select(chosen), self.depth[chosen], self.state[chosen])
+        return Rows(
+            self.flows.select(chosen), self.depth[chosen], self.state.take(chosen), self.due_ns
+        )
 
     def with_state(self, state: np.ndarray) -> "Rows":
         """Return the rows with another answer."""
@@ -72,7 +76,9 @@ class Rows:
     def split(self, at: int) -> tuple["Rows", "Rows"]:
         """Return the first rows and the others."""
         parts = slice(at), slice(at, None)
-        first, second = (Rows(self.flows.select(p), self.depth[p], self.state[p]) for p in parts)
+        first, second = (
+            Rows(self.flows.select(p), self.depth[p], self.state[p], self.due_ns) for p in parts
+        )
         return first, second
 
 
@@ -105,7 +111,7 @@ class FlowStates:
 
     def look_up(self, flow_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (flows,) STATE, blank where there is none; and where a newer flow is instead."""
-        state = self._table[self._slots(flow_id)]
+        state = self._table.take(self._slots(flow_id))
         owner = state["flow_id"].copy()
         other = np.flatnonzero(owner != flow_id)
         if len(other):

@@ -66,13 +66,11 @@ class Schedule:
     Attributes:
         base: (instances,) int, which recorded flow each one is.
         start_ns: (instances,) int64, when its first packet comes.
-        wait_factor: what recorded waits are multiplied with.
         rows: of each early depth, and the closing ones last.
     """
 
     base: np.ndarray
     start_ns: np.ndarray
-    wait_factor: float
     rows: list[Rows]
 
     def __len__(self) -> int:
@@ -88,7 +86,7 @@ def schedule(
     recorded: Recorded,
     start_s: np.ndarray,
     depths: Sequence[int] | None = None,
-    wait_factor: float = 1.0,
+    longest_wait_s: float = np.inf,
     seed: int = 1,
 ) -> Schedule:
     """Return recorded flows, each about as often, that begin at these times.
@@ -96,8 +94,8 @@ def schedule(
     Args:
         start_s: (instances,) ascending.
         depths: at which there are rows, some of the recorded ones; the last one closes a flow.
-        wait_factor: below 1, flows wait less for packets than they did. In the long run the
-            same rows come a second, but that is reached sooner.
+        longest_wait_s: rows that came later after a flow's first packet come then. In the long
+            run the same rows come a second, but that is reached sooner.
     """
     rng = np.random.default_rng(seed)
     depths = recorded.depths if depths is None else depths
@@ -108,7 +106,8 @@ def schedule(
     for depth in depths:
         is_last = depth == depths[-1]
         there = np.flatnonzero(is_last | (recorded.packets[base] >= depth))
-        waits_ns = np.round(recorded.at(depth) * wait_factor * 1e9).astype(np.int64)
+        waits_s = np.minimum(recorded.at(depth), longest_wait_s)
+        waits_ns = np.round(waits_s * 1e9).astype(np.int64)
         at_ns = start_ns[there] + waits_ns[base[there]]
         order = np.argsort(at_ns, kind="stable")
         there, at_ns = there[order], at_ns[order]
@@ -121,4 +120,4 @@ def schedule(
             reason=np.where(is_full, _DEPTH, flows.reason).astype(np.uint8),
         )
         kinds.append(Rows(0 if is_last else depth, at_ns, there, flows))
-    return Schedule(base, start_ns, wait_factor, kinds)
+    return Schedule(base, start_ns, kinds)

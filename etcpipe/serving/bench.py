@@ -166,8 +166,7 @@ def _capacities(system: System, recorded: Recorded, seed: int) -> list[float]:
 
 
 def _loaded_schedule(recorded: Recorded, start: np.ndarray, system: System, seed: int) -> Schedule:
-    factor = min(1.0, LONGEST_WAIT_S / max(float(recorded.ready_s.max()), 1e-9))
-    return arrivals.schedule(recorded, start, system.depths, factor, seed)
+    return arrivals.schedule(recorded, start, system.depths, LONGEST_WAIT_S, seed)
 
 
 def _recorded_gaps(
@@ -217,7 +216,7 @@ def _run(
         evaluate.macro_f1(_confusion(label[of], outcome.said[of], classes)) if of.any() else np.nan
         for of in (outcome.stage == i for i in range(len(stages)))
     ]
-    wait_ns = (outcome.row_ns - made.start_ns) / made.wait_factor
+    wait_ns = outcome.row_ns - made.start_ns
     serving_ns = outcome.answered_ns - outcome.row_ns
     infer_ns = np.minimum(outcome.infer_ns, serving_ns)
     last = len(stages) - 1
