@@ -160,8 +160,9 @@ def _configure(folder: Path, device: str, **settings: object) -> None:
 @pytest.mark.root
 def test_a_service_is_ready_alive_and_stopping(served, manager, wire, tmp_path):
     etcpipe, _ = served
-    assert f"{wire.device}: attached" in manager.messages[-1]["STATUS"]
-    assert manager.messages[-1]["MAINPID"] == str(etcpipe.process.pid)
+    ready = next(message for message in manager.messages if "READY" in message)
+    assert f"{wire.device}: attached" in ready["STATUS"]
+    assert ready["MAINPID"] == str(etcpipe.process.pid)
     etcpipe.until(lambda: manager.count("WATCHDOG") >= 2)
     assert etcpipe.signalled(signal.SIGTERM) == 0
     assert manager.count("STOPPING") == 1
