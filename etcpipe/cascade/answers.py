@@ -1,6 +1,7 @@
 """From what stages said of rows to verdicts."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from etcpipe.cascade.states import Rows
 from etcpipe.cascade.workers import Job
 from etcpipe.layout import FLOW_STATE
 from etcpipe.model import sources, waits_ns
-from etcpipe.verdict import EVENT_VERDICT, VerdictBatch
+from etcpipe.verdict import SOURCE_DEGRADED, VerdictBatch
 
 Records = Callable[[FlowBatch], np.ndarray]
 
@@ -27,32 +28,54 @@ def answered(job: Job) -> Rows:
     state["runner_up"], state["packets_used"] = answers.runner_up, answers.packets_used
     state["stage"] = job.stage
     state["infer_ns"] += np.uint64(answers.took_ns // max(len(state), 1))
-    return job.rows.with_state(state)
+    return job.rows._replace(state=state)
 
 
-def verdicts_of(rows: Rows, now_ns: int, depth_of: np.ndarray, records: np.ndarray) -> VerdictBatch:
-    """Return the answers that rows have as verdicts, without the names of classes and models.
+class Wording(NamedTuple):
+    """What the answers of a cascade are called.
+
+    Attributes:
+        classes: of its labels.
+        models: name@digest of each stage's.
+        depth_of: (stages,) uint16, packets that each stage waits for.
+    """
+
+    classes: tuple[str, ...]
+    models: tuple[str, ...]
+    depth_of: np.ndarray
+
+
+def verdicts_of(
+    rows: Rows,
+    event: np.ndarray,
+    now_ns: int,
+    wording: Wording,
+    records: Records,
+    degraded: bool = False,
+) -> VerdictBatch:
+    """Return the answers that rows have as verdicts.
 
     Args:
+        event: (rows,) uint8, index into EVENTS.
         now_ns: the time; whatever passed since a row was complete and is no inference is queue.
-        depth_of: (stages,) uint16, packets that each stage waits for.
+        degraded: there was no time for better ones.
     """
     flows, state = rows.flows, rows.state
     ready_ns = flows.ready_ns.astype(np.int64) + state["infer_ns"].astype(np.int64)
     return VerdictBatch(
         flows=flows,
-        records=records,
-        classes=(),
+        records=records(flows),
+        classes=wording.classes,
         label=state["label"],
         probability=state["probability"],
         runner_up=state["runner_up"],
         stage=state["stage"],
-        depth=depth_of[state["stage"]],
-        event=np.full(len(rows), EVENT_VERDICT, np.uint8),
+        depth=wording.depth_of[state["stage"]],
+        event=event,
         packets_used=state["packets_used"],
-        source=sources(flows),
+        source=np.full(len(flows), SOURCE_DEGRADED, np.uint8) if degraded else sources(flows),
         wait_ns=waits_ns(flows),
         queue_ns=np.maximum(now_ns - ready_ns, 0).astype(np.uint64),
         infer_ns=state["infer_ns"],
-        models=(),
+        models=wording.models,
     )

@@ -1,6 +1,5 @@
 """Rows that wait for a stage: bounded, batched by size or deadline, the earliest deadline first."""
 
-from dataclasses import replace
 from heapq import heappop, heappush
 from itertools import count
 
@@ -12,6 +11,8 @@ from etcpipe.layout import READY_REASONS
 
 # Nobody waits as much for the answer on a flow that has ended: so many times longer it may take.
 ENDED_PATIENCE = 2
+# Rows that wait keep their batch in memory: with more others than so many they are copied out.
+OTHERS = 64
 _IS_OVER = np.array([reason in ("idle", "end") for reason in READY_REASONS])
 
 
@@ -40,11 +41,11 @@ class StageQueue:
 
     def push(self, rows: Rows, now_ns: int) -> None:
         """Add rows that came now, or were passed on: these do not wait for a batch once more."""
-        self._rows += len(rows)
+        self._rows += rows.size
         if rows.due_ns:
             self._push(rows.due_ns, rows)
             return
-        over = ~rows.goes_on & _IS_OVER[rows.flows.reason]
+        over = ~rows.goes_on & _IS_OVER[rows.batch.reason[rows.at]]
         for chosen, patience in ((~over, 1), (over, ENDED_PATIENCE)):
             if chosen.any():
                 self._push(now_ns + patience * self._deadline_ns, rows.select(chosen))
@@ -61,12 +62,14 @@ class StageQueue:
         self._rows -= wanted
         while wanted:
             deadline_ns, order, rows = heappop(self._heap)
-            if len(rows) > wanted:
+            if rows.size > wanted:
                 rows, rest = rows.split(wanted)
                 heappush(self._heap, (deadline_ns, order, rest))
             parts.append(rows)
-            wanted -= len(rows)
-        return replace(concatenate(parts), due_ns=due_ns)
+            wanted -= rows.size
+        return concatenate(parts, due_ns)
 
     def _push(self, deadline_ns: int, rows: Rows) -> None:
+        if len(rows.batch) - rows.size > OTHERS:
+            rows = concatenate([rows], rows.due_ns)
         heappush(self._heap, (deadline_ns, next(self._order), rows))

@@ -14,12 +14,11 @@ row's answer counts only while the table of states knows that it is awaited (sta
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from etcpipe.batch import FlowBatch
-from etcpipe.cascade.answers import Records, answered, no_records, verdicts_of
+from etcpipe.cascade.answers import Records, Wording, answered, no_records, verdicts_of
 from etcpipe.cascade.escalation import Load
 from etcpipe.cascade.queues import StageQueue
 from etcpipe.cascade.serving import Serving
@@ -29,7 +28,6 @@ from etcpipe.verdict import (
     EVENT_EARLY,
     EVENT_REVISED,
     EVENT_VERDICT,
-    SOURCE_DEGRADED,
     VerdictBatch,
 )
 
@@ -71,6 +69,7 @@ class Runtime:
         self.models = tuple(one.name for one in stages)
         self.depths = tuple(one.stage.packets for one in stages)
         self._depth_of = np.array(self.depths, np.uint16)
+        self._wording = Wording(self.classes, self.models, self._depth_of)
         self._stages = stages
         self._decide = [one.decider() for one in stages]
         self._queues = [StageQueue(one.stage) for one in stages]
@@ -113,10 +112,10 @@ class Runtime:
             return
         depths = np.zeros(len(flows), np.uint8) if depth is None else depth
         different = sorted(set(depths.tolist()))
+        everywhere = np.arange(len(flows))
         for one in different:  # a flow's rows in their order
-            chosen = np.flatnonzero(depths == one)
-            rows = flows if len(different) == 1 else flows.select(chosen)
-            self._place(rows, depths[chosen], now_ns)
+            at = everywhere if len(different) == 1 else np.flatnonzero(depths == one)
+            self._place(flows, at, depths[at], now_ns)
 
     def poll(
         self, now_ns: int = 0, records: Records | None = None, flush: bool = False
@@ -155,11 +154,11 @@ class Runtime:
         """End the workers."""
         self._workers.close()
 
-    def _place(self, flows: FlowBatch, depth: np.ndarray, now_ns: int) -> None:
-        """Put rows where their flows are due: a queue, aside, or nowhere."""
-        state, is_newer = self._states.look_up(flows.flow_id)
-        rows, status, stage = Rows(flows, depth, state), state["status"], state["next"]
-        place = np.full(len(rows), NOWHERE)
+    def _place(self, batch: FlowBatch, at: np.ndarray, depth: np.ndarray, now_ns: int) -> None:
+        """Put rows of a batch where their flows are due: a queue, aside, or nowhere."""
+        state, is_newer = self._states.look_up(batch.flow_id[at])
+        rows, status, stage = Rows(batch, at, depth, state), state["status"], state["next"]
+        place = np.full(rows.size, NOWHERE)
         place[(status == NONE) & ~(is_newer & rows.goes_on)] = 0
         if status.any():
             came = ~rows.goes_on | (depth >= self._depth_of[stage])
@@ -173,22 +172,18 @@ class Runtime:
                 self._enqueue(one, chosen, now_ns)
 
     def _enqueue(self, stage: int, rows: Rows, now_ns: int) -> None:
-        if not len(rows):
-            return
-        if self._workers.sheds:
+        if rows.size and self._workers.sheds:
             rows = self._shed(stage, rows, now_ns)
-        while len(rows):
-            queue = self._queues[stage]
-            first, rows = (
-                rows.split(queue.room) if queue.room < len(rows) else (rows, rows.split(0)[0])
-            )
-            if len(first):
+        queue = self._queues[stage]
+        while rows.size:
+            first, rows = rows.split(min(queue.room, rows.size))
+            if first.size:
                 first.state["status"], first.state["next"] = QUEUED, stage
                 goes_on = first.goes_on
                 if goes_on.any():
                     self._states.put(first.state[goes_on])
                 queue.push(first, now_ns)
-            if len(rows):  # they wait until there is room
+            if rows.size:  # they wait until there is room
                 self._submit(stage)
                 self._collect(now_ns)
 
@@ -196,7 +191,7 @@ class Runtime:
         """Return the rows that a stage takes; the flows of the others are answered now."""
         queue, load = self._queues[stage], self._loads[stage]
         if stage == 0:
-            taken = np.arange(len(rows)) < load.room(len(queue), queue.room)
+            taken = np.arange(rows.size) < load.room(len(queue), queue.room)
         else:
             probability = rows.state["probability"]
             taken = load.choose(probability, len(queue), queue.room, now_ns)
@@ -235,7 +230,7 @@ class Runtime:
     def _collect(self, now_ns: int) -> None:
         for job in self._workers.done():
             self._running.discard(job.stage)
-            self._loads[job.stage].finished(len(job.rows), job.answers.took_ns)
+            self._loads[job.stage].finished(job.rows.size, job.answers.took_ns)
             self._answer(job, now_ns)
             self._has_answered = True
 
@@ -246,13 +241,13 @@ class Runtime:
         parked, self._parked = self._parked, []
         self._has_answered = False
         for rows in parked:
-            self._place(rows.flows, rows.depth, now_ns)
+            self._place(rows.batch, rows.at, rows.depth, now_ns)
         return True
 
     def _answer(self, job: Job, now_ns: int) -> None:
         """Take what a stage said: verdicts on sure flows, the way on for others."""
         rows = answered(job)
-        is_awaited = ~rows.goes_on | self._states.is_awaited(rows.flows.flow_id)
+        is_awaited = ~rows.goes_on | self._states.is_awaited(rows.flow_id)
         rows = rows.select(is_awaited)  # the others were forgotten
         following = job.stage + 1
         if following == len(self._stages):
@@ -281,29 +276,28 @@ class Runtime:
         first = rows.state["told"] == NOT_TOLD
         if not first.any():
             return
-        self._emit(rows.select(first), np.array(EVENT_EARLY, np.uint8), now_ns)
+        event = np.full(int(first.sum()), EVENT_EARLY, np.uint8)
+        self._emit(rows.select(first), event, now_ns)
         rows.state["told"] = np.where(first, rows.state["label"], rows.state["told"])
         self._count("CASCADE_EARLY", int(first.sum()))
 
     def _finish(self, rows: Rows, why: str, now_ns: int) -> None:
         """Make the verdicts on flows: they are answered."""
-        if not len(rows):
+        if not rows.size:
             return
         told = rows.state["told"]
         is_revised = (told != NOT_TOLD) & (told != rows.state["label"])
         event = np.where(is_revised, EVENT_REVISED, EVENT_VERDICT).astype(np.uint8)
         self._emit(rows, event, now_ns, why not in ("CASCADE_SURE", "CASCADE_LAST"))
-        self._count(why, len(rows))
+        self._count(why, rows.size)
         self._count("CASCADE_REVISED", int(is_revised.sum()))
-        self._states.clear(rows.flows.flow_id)
-        self._left.append(rows.flows.flow_id[rows.goes_on])
+        self._states.clear(rows.flow_id)
+        self._left.append(rows.flow_id[rows.goes_on])
 
     def _emit(self, rows: Rows, event: np.ndarray, now_ns: int, degraded: bool = False) -> None:
-        verdicts = verdicts_of(rows, now_ns, self._depth_of, self._records(rows.flows))
-        source = np.full(len(rows), SOURCE_DEGRADED, np.uint8) if degraded else verdicts.source
-        event = np.broadcast_to(event, len(rows))
-        named = replace(verdicts, classes=self.classes, models=self.models)
-        self._verdicts.append(replace(named, event=event, source=source))
+        self._verdicts.append(
+            verdicts_of(rows, event, now_ns, self._wording, self._records, degraded)
+        )
 
     def _count(self, name: str, n: int) -> None:
         self._counters[name] += n

@@ -5,7 +5,7 @@ later takes the place of the older one, which is forgotten: its closing row, whi
 gives of each flow that did not leave, is then judged from the first stage on.
 """
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,65 +32,77 @@ STATE = np.dtype(
         ("pad", "u1"),
     ]
 )
+WORDS = STATE.itemsize // 8
 _BLANK = np.array((0, 0, 0, -1, -1, NOT_TOLD, 0, NO_STAGE, 0, NONE, 0), STATE)
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """Rows of flows on their way through the stages.
 
+    They stay in the batch that they came in, and who is where is a matter of numbers: only what a
+    model is to see, or leaves, is copied. A row takes 1.7 kB where models see bytes.
+
     Attributes:
-        flows: what the models see.
-        depth: (flows,) uint8, packets at which an early row came out; 0 for a closed row, the
+        batch: what they are rows of.
+        at: (rows,) int ascending, which ones.
+        depth: (rows,) uint8, packets at which an early row came out; 0 for a closed row, the
             last one of its flow.
-        state: (flows,) STATE, the answer so far.
-        due_ns: deadline of the batch that they were in; 0 before they were in one.
+        state: (rows,) STATE, the answer so far.
+        due_ns: deadline of the model's batch that they were in; 0 before they were in one.
     """
 
-    flows: FlowBatch
+    batch: FlowBatch
+    at: np.ndarray
     depth: np.ndarray
     state: np.ndarray
     due_ns: int = 0
 
-    def __len__(self) -> int:
-        return len(self.depth)
+    @property
+    def size(self) -> int:
+        """How many they are; len() is a tuple's."""
+        return len(self.at)
+
+    @property
+    def flows(self) -> FlowBatch:
+        """The rows themselves, copied if they are not all of their batch."""
+        return self.batch if self.size == len(self.batch) else self.batch.select(self.at)
+
+    @property
+    def flow_id(self) -> np.ndarray:
+        """(rows,) uint64."""
+        return self.state["flow_id"]
 
     @property
     def goes_on(self) -> np.ndarray:
-        """(flows,) bool, whether more rows of the flow may come."""
+        """(rows,) bool, whether more rows of the flow may come."""
         return self.depth > 0
 
     def select(self, rows: np.ndarray) -> "Rows":
-        """Return some rows, chosen by (flows,) bool."""
+        """Return some rows, chosen by (rows,) bool."""
         chosen = rows.nonzero()[0]
-        if len(chosen) == len(self):
+        if len(chosen) == self.size:
             return self
-        return Rows(
-            self.flows.select(chosen), self.depth[chosen], self.state.take(chosen), self.due_ns
-        )
-
-    def with_state(self, state: np.ndarray) -> "Rows":
-        """Return the rows with another answer."""
-        return replace(self, state=state)
+        at, depth = self.at[chosen], self.depth[chosen]
+        return Rows(self.batch, at, depth, self.state.take(chosen), self.due_ns)
 
     def split(self, at: int) -> tuple["Rows", "Rows"]:
         """Return the first rows and the others."""
-        parts = slice(at), slice(at, None)
         first, second = (
-            Rows(self.flows.select(p), self.depth[p], self.state[p], self.due_ns) for p in parts
+            Rows(self.batch, self.at[part], self.depth[part], self.state[part], self.due_ns)
+            for part in (slice(at), slice(at, None))
         )
         return first, second
 
 
-def concatenate(parts: list[Rows]) -> Rows:
-    """Return the rows of one or more in one."""
+def concatenate(parts: list[Rows], due_ns: int) -> Rows:
+    """Return the rows of one or more as a batch of their own, due then."""
+    flows = concatenate_flows([part.flows for part in parts])
     if len(parts) == 1:
-        return parts[0]
-    return Rows(
-        concatenate_flows([part.flows for part in parts]),
-        np.concatenate([part.depth for part in parts]),
-        np.concatenate([part.state for part in parts]),
-    )
+        depth, state = parts[0].depth, parts[0].state
+    else:
+        depth = np.concatenate([part.depth for part in parts])
+        state = np.concatenate([part.state for part in parts])
+    return Rows(flows, np.arange(len(flows)), depth, state, due_ns)
 
 
 def blank(flow_id: np.ndarray) -> np.ndarray:
@@ -107,6 +119,7 @@ class FlowStates:
     def __init__(self, slots: int = SLOTS):
         # zeros that were never written take no memory
         self._table = np.zeros(slots, STATE)
+        self._words = self._table.view(np.uint64).reshape(-1, WORDS)  # copied in one piece
         self.forgotten = 0
 
     def look_up(self, flow_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -132,8 +145,8 @@ class FlowStates:
         if other.any():
             self.forgotten += int((other & ((status == WAITING) | (status == QUEUED))).sum())
             kept = owner <= state["flow_id"]
-            slots, state = slots[kept], state[kept]
-        self._table[slots] = state
+            slots, state = slots[kept], state.compress(kept)
+        self._words[slots] = state.view(np.uint64).reshape(-1, WORDS)
 
     def clear(self, flow_id: np.ndarray) -> None:
         """Forget flows that have their answer."""
