@@ -7,9 +7,16 @@
 #ifndef ETCPIPE_CAPTURE_H
 #define ETCPIPE_CAPTURE_H
 
-#include "gather.h"
+#include "features_maps.h"
 #include "mirror.h"
 #include "records.h"
+/*
+ * bcc compiles what is asked for: the rest takes half of its time. Last, as what others include
+ * too must not be left out with it.
+ */
+#ifndef ETCPIPE_NO_GATHER
+#include "gather.h"
+#endif
 
 /* Copy a packet. Returns 0, or -1: it is lost, and counted under its reason. */
 static __always_inline int capture_one(struct __sk_buff *skb, const struct mark *mark)
@@ -69,8 +76,10 @@ static __always_inline __u32 capture_skb(struct __sk_buff *skb, const struct pac
 {
 	__u32 n = segments_in(p, skb->gso_size, skb->gso_segs), lost = 0, i;
 
+#ifndef ETCPIPE_NO_GATHER
 	if (SETTING(capture) == CAPTURE_FEATURES)
 		return gather_skb(skb, p, mark, segments, flow);
+#endif
 	if (n == 1)
 		return capture_undivided(skb, mark, segments);
 NO_UNROLL
@@ -87,8 +96,10 @@ NO_UNROLL
 static __always_inline __u32 capture_xdp(struct xdp_md *ctx, const struct packet *p,
 					 const struct mark *mark, struct flow_state *flow)
 {
+#ifndef ETCPIPE_NO_GATHER
 	if (SETTING(capture) == CAPTURE_FEATURES)
 		return gather_one(p, mark, flow);
+#endif
 	return record_xdp(ctx, mark, p) != 0;
 }
 

@@ -168,8 +168,10 @@ def _flags(build: Build) -> list[str]:
         "FEATURE_SLOTS": sizes["features"],
         "FEATURE_WORDS_AN_ENTRY": build.value_sizes()["features"] // 8,
     }
+    gathers = build.settings.capture == "features"
     return [
         "-DETCPIPE_BCC",
+        *([] if gathers else ["-DETCPIPE_NO_GATHER"]),
         *WARNINGS,
         *(f"-D{name}={value}" for name, value in constants.items()),
     ]
