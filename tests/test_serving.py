@@ -209,6 +209,18 @@ def test_full_speed_turns_nothing_away():
     assert (found.stage >= 0).all()
 
 
+def test_capacity_is_the_rate_at_which_next_to_nobody_is_served_worse():
+    flows, served = recorded(400), stages()
+
+    def comes(rate):
+        return arrivals.schedule(flows, start(max(int(0.2 * rate), 100), rate=rate))
+
+    found = replay.sustained(comes, served, most=200_000.0)
+    assert 0 < found < 200_000
+    assert replay.replay(comes(found / 2), served).degraded.mean() <= replay.DEGRADED_MOST
+    assert replay.replay(comes(3 * found), served).degraded.mean() > replay.DEGRADED_MOST
+
+
 def test_random_escalation_passes_on_as_many_and_is_worse():
     flows = recorded(400)
     made = arrivals.schedule(flows, start(2000))
@@ -242,7 +254,8 @@ def fitted(tmp_path_factory):
 
 def test_the_bench_on_the_command_line(fitted, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib", reason="plots need etcpipe[plot]")
-    monkeypatch.setattr(bench, "CAPACITY_FLOWS", 500)
+    monkeypatch.setattr(bench, "FULL_SPEED_FLOWS", 500)
+    monkeypatch.setattr(bench, "CAPACITY_S", 0.02)
     cascade, others = fitted
     args = ["-j", "serve-bench", str(cascade), str(others), "--loads", "0.5,1.5"]
     args += ["--seconds", "0.1", "--plot", str(tmp_path)]
@@ -273,7 +286,7 @@ def test_goals_are_judged_by_the_figures():
             *(f1, f1, [f1], [1.0], shares, 1.0, {}),
         )
 
-    made = bench.Report(100, ("m@1",), (1,), {"cascade": [31_000.0]})
+    made = bench.Report(100, ("m@1",), (1,), {"cascade": [31_000.0]}, {"cascade": 40_000.0})
     made.lost = (0.005, -0.01, 0.02)
     made.recorded = [run("cascade", 0.01, 0.80), run("wait", 1.0, 0.805), run("oracle", 0.01, 0.9)]
     late = replace(run("cascade", 0.0, 0.8, "poisson", 0.8), queue_s=np.full(100, 0.006))

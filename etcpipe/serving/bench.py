@@ -13,7 +13,7 @@ from etcpipe.serving import arrivals, baselines
 from etcpipe.serving.arrivals import Schedule
 from etcpipe.serving.baselines import System
 from etcpipe.serving.recorded import Recorded
-from etcpipe.serving.replay import Outcome, capacity, replay
+from etcpipe.serving.replay import Outcome, full_speed, replay, sustained
 
 LOADS = (0.2, 0.5, 0.8, 1.0, 1.2, 1.5)
 PROCESSES = {"poisson": arrivals.poisson, "bursty": arrivals.bursty}
@@ -21,7 +21,8 @@ PROCESSES = {"poisson": arrivals.poisson, "bursty": arrivals.bursty}
 RECORDED_RATE = 100.0
 # The longest wait for packets where load is what matters.
 LONGEST_WAIT_S = 0.1
-CAPACITY_FLOWS, CAPACITY_REPEATS = 20_000, 3
+CAPACITY_S, CAPACITY_REPEATS = 0.3, 3
+FULL_SPEED_FLOWS, FULL_SPEED_RATE = 20_000, 1e5
 
 OnStep = Callable[[str, int, int], None]
 
@@ -92,7 +93,9 @@ class Report:
     Attributes:
         recorded: runs with recorded gaps, one a system.
         loaded: runs of the cascade at each load.
-        capacities: new flows a second on one processor, by system, all repeats.
+        capacities: new flows a second that one processor sustains in an open loop, by system,
+            all repeats; see replay.sustained().
+        full_speeds: and in full batches, however late.
         flows: recorded ones.
         models: name@digest by stage.
         lost: by how much macro-F1 is below that of the one slow model, recorded gaps, and its
@@ -103,6 +106,7 @@ class Report:
     models: tuple[str, ...]
     depths: tuple[int, ...]
     capacities: dict[str, list[float]] = field(default_factory=dict)
+    full_speeds: dict[str, float] = field(default_factory=dict)
     recorded: list[Run] = field(default_factory=list)
     loaded: list[Run] = field(default_factory=list)
     lost: tuple[float, float, float] = (np.nan, np.nan, np.nan)
@@ -113,7 +117,7 @@ class Report:
 
     @property
     def capacity(self) -> float:
-        """New flows a second that the cascade serves on one processor."""
+        """New flows a second that the cascade sustains on one processor."""
         return float(np.median(self.capacities["cascade"]))
 
 
@@ -146,7 +150,7 @@ def run(
     total = len(fixed) + 1 + 6 + len(PROCESSES) * len(settings.loads)
     for one in fixed:
         on_step(f"capacity, {one.name}", len(report.capacities), total)
-        report.capacities[one.name] = _capacities(one, recorded, settings.seed)
+        _capacities(report, one, recorded, settings)
     _recorded_gaps(report, fixed, stages, recorded, settings, on_step, total)
     for name, process in PROCESSES.items():
         for load in settings.loads:
@@ -159,10 +163,21 @@ def run(
     return report
 
 
-def _capacities(system: System, recorded: Recorded, seed: int) -> list[float]:
-    start = arrivals.poisson(CAPACITY_FLOWS, 1e5, seed)
-    made = _loaded_schedule(recorded, start, system, seed)
-    return [capacity(made, system.stages) for _ in range(CAPACITY_REPEATS)]
+def _capacities(report: Report, system: System, recorded: Recorded, settings: Settings) -> None:
+    def at(rate: float, flows: int) -> Schedule:
+        start = arrivals.poisson(flows, rate, settings.seed)
+        return _loaded_schedule(recorded, start, system, settings.seed)
+
+    all_at_once = at(FULL_SPEED_RATE, FULL_SPEED_FLOWS)
+    report.full_speeds[system.name] = most = full_speed(all_at_once, system.stages)
+
+    def in_a_row(rate: float) -> Schedule:
+        return at(rate, max(int(rate * CAPACITY_S), 100))
+
+    repeats = CAPACITY_REPEATS if system.name == "cascade" else 1  # loads are of the cascade's
+    report.capacities[system.name] = [
+        sustained(in_a_row, system.stages, most) for _ in range(repeats)
+    ]
 
 
 def _loaded_schedule(recorded: Recorded, start: np.ndarray, system: System, seed: int) -> Schedule:

@@ -7,7 +7,7 @@ everything in turn, whatever the machine does besides. The replay's own work sto
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -24,6 +24,8 @@ from etcpipe.verdict import SOURCE_DEGRADED, SOURCE_TIMEOUT, VerdictBatch
 
 # Events of one step when only the speed counts.
 CHUNK = 1024
+# Capacity is found to a part in 2 ** HALVINGS, by how many flows may be served worse.
+HALVINGS, DEGRADED_MOST = 6, 0.01
 
 
 class SkippingClock:
@@ -172,7 +174,7 @@ def replay(schedule: Schedule, stages: Sequence[Serving]) -> Outcome:
 
 
 def at_full_speed(schedule: Schedule, stages: Sequence[Serving]) -> Outcome:
-    """Return what becomes of flows whose rows come as soon as they can be taken; see capacity."""
+    """Return what becomes of flows whose rows come as soon as they can be taken."""
     runtime = Runtime(by_processor_time(stages))  # nothing is turned away
     outcome, feed, times = Outcome.of(len(schedule)), _Feed(schedule), schedule.times_ns
     clock = SkippingClock()
@@ -202,6 +204,29 @@ def _finished(outcome: Outcome, runtime: Runtime) -> Outcome:
     return outcome
 
 
-def capacity(schedule: Schedule, stages: Sequence[Serving]) -> float:
-    """Return new flows a second that one processor serves when it has no time to spare."""
+def full_speed(schedule: Schedule, stages: Sequence[Serving]) -> float:
+    """Return new flows a second that one processor serves in full batches, however late."""
     return len(schedule) / at_full_speed(schedule, stages).busy_s
+
+
+def sustained(
+    schedules: Callable[[float], Schedule], stages: Sequence[Serving], most: float
+) -> float:
+    """Return the new flows a second at which one processor still gives its best answers.
+
+    That is the highest rate, found by bisection, at which at most DEGRADED_MOST of the flows keep
+    a lesser answer for want of time. Batches of an open loop are small while it is in time, so it
+    is less than full_speed().
+
+    Args:
+        schedules: flows that come at a rate, in an open loop.
+        most: rate below which it is.
+    """
+    low, high = 0.0, most
+    for _ in range(HALVINGS):
+        rate = (low + high) / 2
+        if replay(schedules(rate), stages).degraded.mean() <= DEGRADED_MOST:
+            low = rate
+        else:
+            high = rate
+    return low
