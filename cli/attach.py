@@ -14,7 +14,7 @@ from etcpipe.cli.tracking import tracking_options
 from etcpipe.errors import EtcpipeError
 
 if TYPE_CHECKING:
-    from etcpipe.live import Live
+    from etcpipe.live_tap import Live
     from etcpipe.outputs import Sink
     from etcpipe.outputs.live import LiveOutputs
     from etcpipe.outputs.summary import Summary

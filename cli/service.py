@@ -13,7 +13,7 @@ from etcpipe.cli.stopper import Stopper
 from etcpipe.errors import EtcpipeError
 
 if TYPE_CHECKING:
-    from etcpipe.live import Live
+    from etcpipe.live_tap import Live
 
 
 def is_service() -> bool:
@@ -92,7 +92,7 @@ class Reload:
         later = [
             name
             for name, option in settings.options_of(self._ctx.command).items()
-            if wanted.get(option.name) != self._now.get(option.name)
+            if wanted.get(option.name or name) != self._now.get(option.name or name)
         ]
         text = f"reloaded: {', '.join(done) or 'nothing has changed'}"
         return f"{text}; only a restart changes: {', '.join(later)}" if later else text

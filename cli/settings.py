@@ -71,7 +71,7 @@ def prepare(
     for setting in chosen.values():
         check_value(command, setting)
     ctx.default_map = {
-        options[name].name: _as_option_takes_it(options[name], setting.value)
+        options[name].name or name: _as_option_takes_it(options[name], setting.value)
         for name, setting in chosen.items()
     }
 

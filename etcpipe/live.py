@@ -1,364 +1,20 @@
-"""Classify live traffic: the pipeline between a tap in the kernel and the verdict map."""
+"""Classify live traffic: a tap on a device, and the model that judges what it sees."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
-from math import inf
+from collections.abc import Mapping
 from os import PathLike
-from time import monotonic, monotonic_ns
-from types import TracebackType
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from etcpipe import model as models
-from etcpipe import pipeline
 from etcpipe import policy as policies
-from etcpipe.batch import PacketBatch
-from etcpipe.cascade.runtime import Runtime
 from etcpipe.cascade.serving import CascadeModel
-from etcpipe.cascade.workers import Threads
-from etcpipe.errors import DataplaneError, UsageError
+from etcpipe.errors import UsageError
 from etcpipe.kernel import filters, tap
-from etcpipe.kernel import netns as namespaces
 from etcpipe.kernel import stage0 as stage0_in_kernel
-from etcpipe.kernel.features_source import FeatureRows, FeatureSource, features_of
-from etcpipe.kernel.forward import Forward
-from etcpipe.kernel.guard import no_interrupt
+from etcpipe.kernel.features_source import features_of
 from etcpipe.kernel.stage0 import KernelCascade
-from etcpipe.live_source import TapSource, open_ring
-from etcpipe.model import Model
-from etcpipe.model_choice import AnyModel, depth_for, load, regroup_for
-from etcpipe.model_life import ModelInService, check_fits, check_rows_fit
-from etcpipe.policy import Policy, verdict_words
-from etcpipe.policy_change import change
-from etcpipe.verdict import EVENT_REVISED, VerdictBatch
-
-# How often the loop looks whether the device is still there, in seconds.
-CHECK_EVERY_S = 0.5
-
-NO_FILTER = "no filter in forward mode: the wire looks at every packet"
-
-# Reasons of loss in the order of a packet's way. The socket's other statistics are not
-# added: an empty fill ring, for one, is a reason inside rx_dropped.
-LOSSES = (
-    "PACKETS_CLONE_FAILED",
-    "PACKETS_PUSH_FAILED",
-    "PACKETS_RINGBUF_FULL",
-    "MIRROR_DROPPED",
-    "PACKETS_POP_FAILED",
-    "PACKETS_NO_CONSUMER",
-    "PACKETS_NOT_GATHERED",
-    "FLOWS_NOT_GATHERED",
-    "RING_RX_DROPPED",
-    "RING_RX_RING_FULL",
-)
-
-
-class Live:
-    """A tap on a device, with verdicts as they are made; see attach()."""
-
-    def __init__(
-        self,
-        device: str,
-        model: AnyModel | KernelCascade,
-        settings: tap.TapSettings,
-        *,
-        netns: str | None,
-        keep: bool,
-        wait_s: float | None,
-        duration_s: float | None,
-        compute: str = "cpu",
-        policy: Policy | None = None,
-        filter: str | None = None,
-        shadow: Model | None = None,
-    ):
-        self.device = device
-        self.model = model
-        self.compute = compute
-        self._policy = policy
-        self._decide = policy.decider(model.classes) if policy else None
-        self._netns = netns
-        opened = Forward if settings.forward else tap.Tap
-        self._tap = opened(device, settings, keep=keep)
-        self._raw_len = max(model.raw_len, shadow.raw_len if shadow else 0)
-        self._regroup: Any = None  # FeatureRows, where the kernel gathers features
-        if settings.capture != "features" and not isinstance(model, KernelCascade):
-            self._regroup = regroup_for(
-                model,
-                settings.first_n,
-                wait_s,
-                settings.parse,
-                compute,
-                threads=settings.queues,
-                raw_len=self._raw_len,
-            )
-        self._serving: Runtime | ModelInService | KernelCascade
-        if isinstance(model, CascadeModel):
-            self._serving = _runtime_of(model)
-        elif isinstance(model, KernelCascade):
-            self._serving = model
-        else:
-            self._serving = ModelInService(model)
-        if shadow:
-            self.set_shadow(shadow)
-        self._filter = filter
-        self._duration_s = duration_s
-        self._checks: list[Callable[[], object]] = []
-        self._watchers: list[Callable[[PacketBatch], object]] = []
-        self._stack = ExitStack()
-        self._stopping = False
-        self._end = inf
-        self._check_at = 0.0
-
-    @property
-    def mode(self) -> str:
-        """The hook that tracks: "tc" or "xdp"."""
-        return self._tap.mode
-
-    @property
-    def mode_reason(self) -> str:
-        """Why that hook."""
-        return self._tap.mode_reason
-
-    @property
-    def loader(self) -> str:
-        """What loaded the programs: "libbpf" or "bcc"."""
-        return self._tap.loader
-
-    def __enter__(self) -> "Live":
-        try:
-            with no_interrupt():  # between two of the steps it would leave the first one's work
-                self._set_up()
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def _set_up(self) -> None:
-        with ExitStack() as stack:
-            if self._netns:
-                stack.enter_context(namespaces.enter(self._netns))
-            stack.callback(self._serving.close)
-            stack.enter_context(self._tap)
-            self._ring: Any = open_ring(self._tap)
-            stack.enter_context(self._ring)
-            if isinstance(self._ring, FeatureSource):  # rows come, and no packets
-                self._regroup = FeatureRows(self._ring)
-            self._set_tree()
-            if self._policy:
-                self._tap.set_actions(self._policy.actions())
-            self._tap.set_filter(self._filter)
-            self._tap.start()
-            self._sweeper = stack.enter_context(self._tap.sweeper())
-            self._stack = stack.pop_all()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
-
-    def stop(self) -> None:
-        """End the iteration after the current batch; flows on the way still get a verdict."""
-        self._stopping = True
-
-    def at_checks(self, call: Callable[[], object]) -> None:
-        """Call this twice a second from the iteration, between two batches of packets."""
-        self._checks.append(call)
-
-    def at_packets(self, call: Callable[[PacketBatch], object]) -> None:
-        """Call this with each batch of packets before it is regrouped.
-
-        Raises:
-            UsageError: the kernel gathers features, no packets come.
-        """
-        if isinstance(self._ring, FeatureSource):
-            raise UsageError("no packets come with --capture features: attach without it")
-        self._watchers.append(call)
-
-    def set_filter(self, expression: str | None) -> None:
-        """Look only at packets that a libpcap expression wants, from now on; None: at all.
-
-        Raises:
-            UsageError: the expression has a fault, or both ports are one wire.
-            UnsupportedError, DataplaneError: it cannot be translated, or the kernel refused.
-        """
-        if expression is not None and self._tap.settings.forward:
-            raise UsageError(NO_FILTER)
-        self._tap.set_filter(expression)
-        self._filter = expression
-
-    @property
-    def policy(self) -> Policy | None:
-        """What verdicts do now."""
-        return self._policy
-
-    def set_policy(self, policy: Policy | None) -> None:
-        """Let verdicts act by another policy from now on; None: not at all.
-
-        Flows that were judged keep what a rule does to them that both policies have, and are
-        left alone else. Call it from at_checks() alone: verdicts of a batch act by one policy.
-
-        Raises:
-            UsageError: no policy was there at the start, so nothing acts; or it does not fit.
-        """
-        if policy is not None:
-            if not self._tap.settings.policy:
-                raise UsageError("attached without a policy: detach first, then attach with one")
-            if self._tap.settings.forward:
-                policy.check_forward()
-        decide = policy.decider(self.model.classes) if policy else None
-        if self._tap.settings.policy:
-            change(self._tap.verdicts, self._policy, policy, self._tap.set_actions)
-        self._policy, self._decide = policy, decide
-        self._set_tree()
-
-    def _set_tree(self) -> None:
-        """Say how the kernel judges flows, if it does: its verdicts act by the policy too."""
-        if isinstance(self.model, KernelCascade):
-            plan = self._tap.settings.feature_plan
-            self._tap.set_tree(self.model.tree(plan, self._decide))
-
-    def set_model(self, model: Model) -> None:
-        """Let another model answer from now on; flows that are on the way miss nothing.
-
-        Call it from at_checks() alone, as what follows.
-
-        Raises:
-            UsageError: a cascade answers, or the model does not fit what was attached.
-        """
-        serving = self._one_model()
-        check_fits(model, serving.active, self._tap.settings, self._raw_len)
-        serving.replace(model)
-        self.model = model
-
-    def roll_back_model(self) -> None:
-        """Let the model answer again that did before set_model().
-
-        Raises:
-            UsageError: there was none.
-        """
-        self.model = self._one_model().roll_back()
-
-    def set_shadow(self, model: Model) -> None:
-        """Ask another model too, whose answers only shadow_report() tells.
-
-        Raises:
-            UsageError: as set_model(); its classes may be others.
-        """
-        serving, settings = self._one_model(), self._tap.settings
-        if settings.capture == "features":
-            raise UsageError("a shadow sees packets: take another --capture than features")
-        check_rows_fit(model, serving.active, settings.first_n, self._raw_len, settings.count)
-        serving.set_shadow(model)
-
-    def shadow_report(self) -> dict[str, Any] | None:
-        """Return how the shadow's answers compare, see Shadow.report(); None without one."""
-        if not isinstance(self._serving, ModelInService) or self._serving.shadow is None:
-            return None
-        return self._serving.shadow.report()
-
-    def _one_model(self) -> ModelInService:
-        if not isinstance(self._serving, ModelInService):
-            raise UsageError("a cascade answers: its models change with a new attach")
-        return self._serving
-
-    def report_flows(self, take: Callable[[np.ndarray], None]) -> None:
-        """Call `take` with FLOW_RECORDs of flows as they end, from a thread of its own.
-
-        Flows that go on for long are reported each active timeout, with reason "active". An
-        error that `take` raises ends the iteration.
-        """
-        self._sweeper.on_records = take
-
-    def watch_table(
-        self, take: Callable[[np.ndarray, np.ndarray], None], end_round: Callable[[], None]
-    ) -> None:
-        """Call `take` with slices of the flow table, FLOW_KEYs and FLOW_STATEs, and `end_round`
-        once all was seen, from a thread of its own and again and again."""
-        self._sweeper.on_slice, self._sweeper.on_round = take, end_round
-
-    def finish_flows(self) -> None:
-        """Report the flows that are left, and end reporting."""
-        self._sweeper.stop()
-        self._sweeper.rest()
-
-    def counters(self) -> dict[str, int]:
-        """Return packets by reason: the tap's, the socket's (RING_*) and regrouping's.
-
-        Of a cascade also flows by what became of them (CASCADE_*).
-        """
-        ring = {f"RING_{name.upper()}": n for name, n in self._ring.statistics().items()}
-        counters = {**self._sweeper.counters, **self._tap.counters()}
-        served = self._serving.counters if isinstance(self._serving, Runtime) else {}
-        return {**counters, **ring, **self._regroup.counters, **served}
-
-    def lost(self) -> dict[str, int]:
-        """Return first-N packets that never reached the model, by reason, zeros left out."""
-        counters = self.counters()
-        return {name: counters[name] for name in LOSSES if counters.get(name)}
-
-    def __iter__(self) -> Iterator[VerdictBatch]:
-        for verdicts in self._judged():
-            self._publish(verdicts)
-            yield verdicts
-
-    def _judged(self) -> Iterator[VerdictBatch]:
-        self._end = monotonic() + self._duration_s if self._duration_s else inf
-        way = TapSource(self._tap, self._ring, self._goes_on, self._show), self._regroup
-        if isinstance(self._serving, Runtime):
-            return pipeline.serve(*way, self._serving, eager=False, now_ns=monotonic_ns)
-        return pipeline.run(*way, self._serving, now_ns=monotonic_ns)
-
-    def _goes_on(self) -> bool:
-        """Return whether more packets are wanted; twice a second, look after what is attached."""
-        now = monotonic()
-        if now >= self._check_at:
-            self._check_at = now + CHECK_EVERY_S
-            for call in self._checks:
-                call()
-            if self._sweeper.failure:
-                raise self._sweeper.failure
-            if not self._tap.alive():
-                raise DataplaneError(f"{self.device}: the device is gone; detached")
-        return not self._stopping and now < self._end
-
-    def _show(self, batch: PacketBatch) -> None:
-        for call in self._watchers:
-            call(batch)
-
-    def _publish(self, verdicts: VerdictBatch) -> None:
-        """Write each verdict where the kernel programs find it by the flow's slot."""
-        flow_id, label = verdicts.flows.flow_id, verdicts.label
-        action = np.zeros(len(label), np.uint8)
-        if self._decide:
-            action = self._decide(label, verdicts.probability)
-        told = (label >= 0) | (action > 0) | (verdicts.event == EVENT_REVISED)
-        words = verdict_words(flow_id, label, action)
-        slots = (flow_id % np.uint64(len(self._tap.verdicts))).astype(np.int64)
-        self._tap.verdicts[slots[told]] = words[told]
-
-
-def _runtime_of(cascade: CascadeModel) -> Runtime:
-    """Return a runtime that never waits for a network: each stage may have a thread at work."""
-    cascade.warm_up()
-    workers = Threads(len(cascade.depths), inline=cascade.quick)
-    return Runtime(cascade.servings(), workers, early=cascade.cascade.early)
-
-
-def _load_stage0(
-    model: str | PathLike[str] | None,
-    cascade: str | PathLike[str] | None,
-    capture: str,
-    device: str,
-) -> KernelCascade:
-    if cascade is None or model is not None:
-        raise UsageError("--stage0 kernel is of a cascade: give --cascade, and no model or point")
-    if capture != "features":
-        raise UsageError(f"--stage0 kernel gathers features: not with --capture {capture}")
-    return stage0_in_kernel.load(cascade, device)
+from etcpipe.live_tap import NO_FILTER, Live
+from etcpipe.model_choice import AnyModel, depth_for, load
 
 
 def attach(
@@ -430,11 +86,7 @@ def attach(
             raise UsageError(NO_FILTER)
         filters.compile_filter(filter)  # a fault in it is found before anything is made
     if point is not None:
-        if model is not None:
-            raise UsageError("a point has its own model: give one of the two")
-        from etcpipe.tune.front import load_point  # a search's words are needed here alone
-
-        model = load_point(point).model
+        model = _model_of_point(point, model)
     in_kernel = stage0 == "kernel"
     capture = capture or ("features" if point or in_kernel else "afxdp")
     loaded: AnyModel | KernelCascade
@@ -442,17 +94,8 @@ def attach(
         loaded = _load_stage0(model, cascade, capture, compute)
     else:
         loaded = load(model, cascade, compute)
-    if isinstance(loaded, KernelCascade):
-        depth = first_n or loaded.first_n
-    else:
-        depth = depth_for(loaded, first_n)
-    columns: tuple[str, ...] = ()
-    if capture == "features":
-        if isinstance(loaded, CascadeModel):
-            raise UsageError("a cascade sees packets: take another --capture than features")
-        if depth != loaded.first_n:
-            raise UsageError(f"--first {depth}: the kernel gathers the model's {loaded.first_n}")
-        columns = loaded.columns if isinstance(loaded, KernelCascade) else features_of(loaded)
+    depth = _depth_of(loaded, first_n)
+    columns = _columns_of(loaded, depth) if capture == "features" else ()
     settings = tap.TapSettings(
         first_n=depth,
         mode=mode,
@@ -479,3 +122,39 @@ def attach(
         filter=filter,
         shadow=models.load(shadow, device=compute) if shadow is not None else None,
     )
+
+
+def _load_stage0(
+    model: str | PathLike[str] | None,
+    cascade: str | PathLike[str] | None,
+    capture: str,
+    device: str,
+) -> KernelCascade:
+    if cascade is None or model is not None:
+        raise UsageError("--stage0 kernel is of a cascade: give --cascade, and no model or point")
+    if capture != "features":
+        raise UsageError(f"--stage0 kernel gathers features: not with --capture {capture}")
+    return stage0_in_kernel.load(cascade, device)
+
+
+def _model_of_point(point: str, model: str | PathLike[str] | None) -> Path:
+    if model is not None:
+        raise UsageError("a point has its own model: give one of the two")
+    from etcpipe.tune.front import load_point  # a search's words are needed here alone
+
+    return load_point(point).model
+
+
+def _depth_of(model: AnyModel | KernelCascade, first_n: int | None) -> int:
+    if isinstance(model, KernelCascade):
+        return first_n or model.first_n
+    return depth_for(model, first_n)
+
+
+def _columns_of(model: AnyModel | KernelCascade, depth: int) -> tuple[str, ...]:
+    """Return the columns that the kernel gathers."""
+    if isinstance(model, CascadeModel):
+        raise UsageError("a cascade sees packets: take another --capture than features")
+    if depth != model.first_n:
+        raise UsageError(f"--first {depth}: the kernel gathers the model's {model.first_n}")
+    return model.columns if isinstance(model, KernelCascade) else features_of(model)

@@ -21,7 +21,7 @@ from etcpipe.kernel import checks, journal, netns
 from etcpipe.kernel.journal import Lock
 
 if TYPE_CHECKING:
-    from etcpipe.live import Live
+    from etcpipe.live_tap import Live
 
 log = logging.getLogger(__name__)
 

@@ -99,7 +99,7 @@ def test_no_label_is_an_address_and_names_follow_the_conventions():
 
 
 def test_every_loss_has_a_stage():
-    from etcpipe.live import LOSSES
+    from etcpipe.live_tap import LOSSES
 
     assert set(STAGE_OF) == set(LOSSES)
 

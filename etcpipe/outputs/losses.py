@@ -1,6 +1,6 @@
 """Where a first packet may be lost on its way to the model."""
 
-# Counters by stage, in the order of the way; etcpipe/live.py adds them up.
+# Counters by stage, in the order of the way; etcpipe/live_tap.py adds them up.
 STAGES = {
     "clone": ("PACKETS_CLONE_FAILED", "PACKETS_PUSH_FAILED"),
     "mirror": ("MIRROR_DROPPED", "PACKETS_POP_FAILED", "PACKETS_NO_CONSUMER"),

@@ -26,7 +26,7 @@ from etcpipe.kernel.settings import Build
 from etcpipe.kernel.tap import Tap, TapSettings
 from etcpipe.lab.network import ip
 from etcpipe.layout import CONSTANTS
-from etcpipe.live import LOSSES
+from etcpipe.live_tap import LOSSES
 from etcpipe.ring import BATCH_MAX, Ring
 
 HERE = Path(__file__).parent
