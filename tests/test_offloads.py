@@ -173,6 +173,7 @@ def live(path: Path3, capture: str, mask: str, transfer) -> tuple[FlowBatch, dic
             with netns.enter(path.near):
                 ring = stack.enter_context(Ring(tap.mirror_ifindex, idle_s=0.3))
             tap.bind(ring.fd)
+        tap.set_filter(f"port {PORT}")  # what else is on the wire is not counted below
         tap.start()
         transfer()
         regroup = Regroup(FIRST_N, raw_len=RAW_LEN, wait_s=NEVER_S, mask=mask)
@@ -234,7 +235,8 @@ def test_models_get_the_packets_of_the_wire(path, tmp_path, transfer, ends, capt
     of_wire, n_packets = offline(file, mask)
     seen, expected = of_port(flows), of_port(of_wire)
 
-    assert counted["PACKETS_SEEN"] < n_packets, "there were no super-packets"
+    ours = counted["PACKETS_SEEN"] - counted["PACKETS_FILTERED"]
+    assert ours < n_packets * 0.8, "there were no super-packets"
     assert counted["PACKETS_FIRST_N"] == counted["PACKETS_CLONED"]
     assert len(seen) == len(expected) == 1
     assert (seen.lost[0], seen.key[0]) == (0, expected.key[0])
