@@ -57,7 +57,8 @@ def test_the_settings_that_ship_are_right_also_without_their_comment_signs(tmp_p
     "script", ["etcpipe-install-runtime", "etcpipe.postrm", "etcpipe.prerm", "tests/command"]
 )
 def test_shells_take_the_scripts(script):
-    subprocess.run(["sh", "-n", str(DEBIAN / script)], check=True)
+    done = subprocess.run(["sh", "-n", str(DEBIAN / script)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(not shutil.which("logrotate"), reason="no logrotate")

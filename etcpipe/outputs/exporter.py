@@ -10,6 +10,7 @@ Threads of their own serve and write; a port that is taken is tried again until 
 import logging
 import socket
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -27,7 +28,7 @@ CLIENT_S = 10.0  # a client that says nothing for so long is left
 Reports = Callable[[], Iterable[dict[str, Any]]]
 
 
-class Exporter:
+class Exporter(ABC):
     """Serves or writes metrics while the block runs.
 
     Args:
@@ -80,8 +81,9 @@ class Exporter:
             log.warning("%s: works again", self.name)
         self.error = None
 
+    @abstractmethod
     def _round(self) -> None:
-        raise NotImplementedError
+        """Serve or write once, or for a while; an OSError is said and tried again."""
 
 
 class Port(Exporter):
