@@ -60,7 +60,7 @@ class Exporter(ABC):
         self._thread.join()
         self._end()
 
-    def _end(self) -> None:
+    def _end(self) -> None:  # noqa: B027 (most have nothing to leave)
         """Leave nothing behind."""
 
     def _run(self) -> None:
