@@ -8,6 +8,7 @@ message is the flow's Community ID, so that one partition has all that is said o
 
 import errno
 import logging
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,16 +53,23 @@ class Kafka:
         self._brokers, self._topic = brokers, topic
         self._is_down = False
         self._told: set[str] = set()
-        self._produced = 0  # of the batch that is being written
+        self._produced = 0  # of the batch that is being written, where the library's memory is full
         wanted = {"bootstrap.servers": brokers, **SETTINGS, **settings, "error_cb": self._on_error}
         try:
             self._producer = confluent_kafka.Producer(wanted)
         except confluent_kafka.KafkaException as error:
             raise UsageError(f"kafka://{brokers}: {error.args[0].str()}") from error
+        self._in_flight_max = int(wanted["queue.buffering.max.messages"]) or sys.maxsize
 
     def write(self, columns: Columns) -> None:
-        """Hand messages to the library; it sends them, and tells later what it could not."""
+        """Hand messages to the library; it sends them, and tells later what it could not.
+
+        All of them or none, so that none is counted twice: here, and as waiting.
+        """
         lines = eve.lines(columns)
+        if 0 < len(self._producer) and len(self._producer) + len(lines) > self._in_flight_max:
+            self.tick()
+            raise OSError(errno.ENOBUFS, f"{self._brokers} takes messages too slowly")
         while self._produced < len(lines):
             try:
                 self._producer.produce(
@@ -77,7 +85,8 @@ class Kafka:
                 ) from error
             self._produced += 1
         self._produced = 0
-        self.tick()
+        # Not tick(): a broker that is gone is no reason to hand the same messages over again.
+        self._producer.poll(0)
 
     def tick(self) -> None:
         """Learn what became of messages, and whether a broker that was gone is back."""
