@@ -1,4 +1,4 @@
-"""Regrouping in C (etcpipe/native/regroup.c): checks arrays and hands over their addresses."""
+"""Regrouping in C (etcpipe/native/regroup*.c): checks arrays and hands over their addresses."""
 
 import numpy as np
 

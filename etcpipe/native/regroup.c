@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "regroup.h"
+/* Rows are opened and closed: because a packet says so, time passed, or a flow had its answer. */
+#include "regroup_table.h"
 
 #include <stdlib.h>
-
-#include "link.h"
-
-#define PREFETCH_AHEAD 8
 
 struct regroup *regroup_new(const struct regroup_settings *settings)
 {
@@ -33,23 +30,8 @@ void regroup_free(struct regroup *r)
 	free(r);
 }
 
-static struct slot *slot_of(const struct regroup *r, uint64_t flow_id)
-{
-	return &r->slots[flow_id % r->set.slots];
-}
-
-static int is_idle(const struct row *row, uint64_t now, uint64_t wait)
-{
-	return now > row->last_ns && now - row->last_ns > wait;
-}
-
-static int has_last_rank(const struct regroup *r, const struct row *row)
-{
-	return row->present >> (r->set.first_n - 1) & 1;
-}
-
 /* Whatever closes a row that has its last rank, it was complete. */
-static void close_row(struct regroup *r, uint32_t index, enum ready_reason reason)
+void regroup_close(struct regroup *r, uint32_t index, enum ready_reason reason)
 {
 	struct row *row = &r->pool.rows[index];
 
@@ -65,13 +47,12 @@ static void make_room(struct regroup *r, uint32_t index, uint64_t now, enum regr
 {
 	int idle = is_idle(&r->pool.rows[index], now, r->set.wait_ns);
 
-	close_row(r, index, idle ? READY_IDLE : READY_EVICTED);
+	regroup_close(r, index, idle ? READY_IDLE : READY_EVICTED);
 	if (r->pool.rows[index].reason == READY_EVICTED)
 		r->counters[why]++;
 }
 
-/* Begin a flow's row. Returns ROW_NONE without memory. */
-static uint32_t open_row(struct regroup *r, const struct packet_meta *meta, const struct packet *p)
+uint32_t regroup_open(struct regroup *r, const struct packet_meta *meta, const struct packet *p)
 {
 	struct slot *slot = slot_of(r, meta->flow_id);
 	uint32_t index;
@@ -96,223 +77,6 @@ static uint32_t open_row(struct regroup *r, const struct packet_meta *meta, cons
 	return index;
 }
 
-static void store(struct regroup *r, uint32_t index, uint32_t rank,
-		  const struct packet_meta *meta, const struct frame *frame,
-		  const struct packet *p, const struct segment *s)
-{
-	struct packet_fields *f = &row_packets(&r->pool, index)[rank];
-	uint8_t *raw = row_raw(&r->pool, index) + (size_t)rank * r->set.raw_len;
-
-	*f = (struct packet_fields){
-		.timestamp_ns = meta->timestamp_ns,
-		.ip_len = s->ip_len,
-		.payload_len = s->payload_len,
-		.tcp_window = p->tcp_window,
-		.tcp_flags = s->tcp_flags,
-		.ttl = p->ttl,
-		.direction = meta->direction,
-		.present = 1,
-	};
-	if (r->set.raw_len)
-		f->raw_len = mask_packet(raw, r->set.raw_len, frame, p, s, r->set.mask);
-}
-
-/* Bits of the @n ranks from @rank on, as far as they are below first_n. */
-static uint64_t rank_bits(const struct regroup *r, uint32_t rank, uint32_t n)
-{
-	uint32_t end = n < r->set.first_n - rank ? rank + n : r->set.first_n;
-
-	return (end == 64 ? 0 : 1ull << end) - (1ull << rank);
-}
-
-static int parse(const struct regroup *r, const struct packet_batch *batch, uint32_t i, struct frame *frame,
-		 struct packet *p)
-{
-	uint64_t offset = batch->columns->offset[i];
-	struct cursor c;
-
-	frame->captured = batch->columns->captured[i];
-	if (offset > batch->memory_len || frame->captured > batch->memory_len - offset)
-		return -1;
-	frame->data = batch->memory + offset;
-	c.pos = (void *)frame->data;
-	c.end = c.pos + frame->captured;
-	return parse_captured(&c, batch->columns->wire_len[i], batch->link_type,
-			      batch->columns->vlan[i], r->set.parse, p);
-}
-
-/* Remember which early rows ranks @new make. Returns -1 without memory. */
-static int note_early(struct regroup *r, uint32_t index, uint64_t new)
-{
-	uint64_t due = new & r->set.early;
-
-	for (; due; due &= due - 1) {
-		if (r->n_early == r->early_room) {
-			uint32_t room = r->early_room ? 2 * r->early_room : CHUNK_ROWS;
-			struct early_row *early = realloc(r->early, room * sizeof(*early));
-
-			if (!early)
-				return -1;
-			r->early = early;
-			r->early_room = room;
-		}
-		r->early[r->n_early++] = (struct early_row){
-			.row = index,
-			.depth = __builtin_ctzll(due) + 1,
-		};
-	}
-	return 0;
-}
-
-/*
- * After a packet was stored: the row is the most recently updated one, and perhaps complete.
- * Returns -1 without memory.
- */
-static int update_row(struct regroup *r, uint32_t index, uint64_t now, uint64_t new)
-{
-	struct row *row = &r->pool.rows[index];
-
-	row->present |= new;
-	if (now > row->last_ns)
-		row->last_ns = now;
-	list_remove(&r->pool, &r->pending, index);
-	list_append(&r->pool, &r->pending, index);
-	if (row->present == rank_bits(r, 0, r->set.first_n))
-		close_row(r, index, READY_DEPTH);
-	else if (has_last_rank(r, row))
-		r->holed = 1;
-	return note_early(r, index, new);
-}
-
-/*
- * Put a packet, or all that a super-packet is, into its flow's row, if it has one already.
- * Returns the counter under which it goes, or -1 without memory.
- */
-static int store_packet(struct regroup *r, const struct packet_batch *batch, uint32_t i,
-			const struct packet_meta *meta, uint32_t index)
-{
-	struct packet p = { 0 };
-	struct frame frame;
-	uint32_t n, k;
-	uint64_t new;
-
-	if (parse(r, batch, i, &frame, &p))
-		return REGROUP_UNPARSED;
-	n = count_segments(&p, meta->segment_len);
-	new = rank_bits(r, meta->rank, n);
-	if (index == ROW_NONE)
-		index = open_row(r, meta, &p);
-	else
-		new &= ~r->pool.rows[index].present;
-	if (index == ROW_NONE)
-		return -1;
-	if (!new)
-		return REGROUP_DUPLICATES;
-	for (k = 0; k < n && meta->rank + k < r->set.first_n; k++) {
-		struct segment s = segment_at(&p, meta->segment_len, k, n);
-
-		if (new >> (meta->rank + k) & 1)
-			store(r, index, meta->rank + k, meta, &frame, &p, &s);
-	}
-	return update_row(r, index, meta->timestamp_ns, new) ? -1 : REGROUP_STORED;
-}
-
-/* Returns the counter under which the packet goes, or -1 without memory. */
-static int add_packet(struct regroup *r, const struct packet_batch *batch, uint32_t i,
-		      const struct packet_meta *meta)
-{
-	struct slot *slot = slot_of(r, meta->flow_id);
-	uint32_t index = ROW_NONE;
-
-	if (!meta->flow_id)
-		return REGROUP_UNPARSED;
-	if (meta->flow_id < slot->flow_id)
-		return REGROUP_STRAGGLERS;
-	if (meta->flow_id == slot->flow_id) {
-		index = slot->row;
-		if (index == ROW_NONE)
-			return REGROUP_LATE;
-		if (is_idle(&r->pool.rows[index], meta->timestamp_ns, r->set.wait_ns)) {
-			close_row(r, index, READY_IDLE);
-			return REGROUP_LATE;
-		}
-	}
-	if (meta->rank >= r->set.first_n)
-		return REGROUP_BEYOND;
-	return store_packet(r, batch, i, meta, index);
-}
-
-/*
- * A flow whose last rank is there and another one is not: what overtook it in the same batch
- * was still to come, so such rows are closed only at its end.
- */
-static void close_holed(struct regroup *r, const struct packet_batch *batch)
-{
-	const uint64_t *flow_id = batch->columns->flow_id;
-	uint32_t i;
-
-	for (i = 0; r->holed && i < batch->packets; i++) {
-		struct slot *slot = slot_of(r, flow_id[i]);
-
-		if (slot->flow_id && slot->flow_id == flow_id[i] && slot->row != ROW_NONE &&
-		    has_last_rank(r, &r->pool.rows[slot->row]))
-			close_row(r, slot->row, READY_DEPTH);
-	}
-	r->holed = 0;
-}
-
-/* Slots and rows of interleaved flows lie anywhere: ask for them some packets ahead. */
-static void prefetch(const struct regroup *r, const struct packet_batch *batch, uint32_t i)
-{
-	const uint64_t *flow_id = batch->columns->flow_id;
-	const struct slot *slot;
-	uint32_t rank;
-
-	if (i + 2 * PREFETCH_AHEAD < batch->packets)
-		__builtin_prefetch(slot_of(r, flow_id[i + 2 * PREFETCH_AHEAD]));
-	if (i + PREFETCH_AHEAD >= batch->packets)
-		return;
-	slot = slot_of(r, flow_id[i + PREFETCH_AHEAD]);
-	rank = batch->columns->rank[i + PREFETCH_AHEAD];
-	if (slot->flow_id && slot->row != ROW_NONE && rank < r->set.first_n) {
-		__builtin_prefetch(&r->pool.rows[slot->row], 1);
-		__builtin_prefetch(&row_packets(&r->pool, slot->row)[rank], 1);
-	}
-}
-
-/* Flows of one slot belong to one shard: they are in each other's way as without shards. */
-static int is_mine(const struct regroup *r, uint64_t flow_id)
-{
-	return r->set.shards == 1 || flow_id % r->set.slots % r->set.shards == r->set.shard;
-}
-
-int regroup_add(struct regroup *r, const struct packet_batch *batch, uint64_t now_ns)
-{
-	uint64_t newest = 0;
-	uint32_t i;
-
-	for (i = 0; i < batch->packets; i++) {
-		struct packet_meta meta;
-		int counter;
-
-		if (batch->columns->timestamp_ns[i] > newest)
-			newest = batch->columns->timestamp_ns[i];
-		prefetch(r, batch, i);
-		if (!is_mine(r, batch->columns->flow_id[i]))
-			continue;
-		columns_get(batch->columns, i, &meta);
-		counter = add_packet(r, batch, i, &meta);
-		if (counter < 0)
-			return -1;
-		r->counters[counter]++;
-	}
-	close_holed(r, batch);
-	if (newest > r->clock_ns)
-		r->clock_ns = newest;
-	regroup_expire(r, now_ns == NOW_NEWEST ? newest : now_ns);
-	return 0;
-}
-
 void regroup_expire(struct regroup *r, uint64_t now_ns)
 {
 	uint32_t n = 0;
@@ -320,7 +84,7 @@ void regroup_expire(struct regroup *r, uint64_t now_ns)
 	while (n++ < r->set.expire_max && r->pending.count &&
 	       is_idle(&r->pool.rows[r->pending.oldest], now_ns,
 		       r->set.wait_ns + r->set.grace_ns))
-		close_row(r, r->pending.oldest, READY_IDLE);
+		regroup_close(r, r->pending.oldest, READY_IDLE);
 }
 
 void regroup_flush(struct regroup *r)
@@ -329,7 +93,7 @@ void regroup_flush(struct regroup *r)
 		uint32_t index = r->pending.oldest;
 		int idle = is_idle(&r->pool.rows[index], r->clock_ns, r->set.wait_ns);
 
-		close_row(r, index, idle ? READY_IDLE : READY_END);
+		regroup_close(r, index, idle ? READY_IDLE : READY_END);
 	}
 }
 
@@ -347,67 +111,6 @@ void regroup_leave(struct regroup *r, const uint64_t *flow_id, uint32_t flows)
 		r->counters[REGROUP_LEFT]++;
 		r->counters[REGROUP_LOST] += ranks_lost(r->pool.rows[index].present);
 		list_remove(&r->pool, &r->pending, index);
-		list_append(&r->pool, &r->pool.free, index);
-	}
-}
-
-/* Copy what a row holds of ranks @present into place @i. */
-static void copy_out(const struct regroup *r, uint32_t index, uint64_t present,
-		     const struct flow_columns *out, size_t i)
-{
-	const struct row *row = &r->pool.rows[index];
-	size_t first_n = r->set.first_n;
-
-	out->flow_id[i] = row->flow_id;
-	out->key[i] = *row_key(&r->pool, index);
-	out->initiator[i] = row->initiator;
-	out->vlan[i] = row->vlan;
-	out->ifindex[i] = row->ifindex;
-	out->lost[i] = ranks_lost(present);
-	row_copy(&r->pool, index, present, out->packets + i * first_n,
-		 out->raw + i * first_n * r->set.raw_len);
-}
-
-static uint64_t newest_packet(const struct packet_fields *packets, uint32_t ranks)
-{
-	uint64_t newest = 0;
-	uint32_t rank;
-
-	for (rank = 0; rank < ranks; rank++)
-		if (packets[rank].timestamp_ns > newest)
-			newest = packets[rank].timestamp_ns;
-	return newest;
-}
-
-void regroup_take_early(struct regroup *r, const struct flow_columns *out)
-{
-	uint32_t i;
-
-	for (i = 0; i < r->n_early; i++) {
-		const struct early_row *early = &r->early[i];
-		uint64_t present = r->pool.rows[early->row].present & rank_bits(r, 0, early->depth);
-
-		copy_out(r, early->row, present, out, i);
-		out->reason[i] = READY_DEPTH;
-		out->ready_ns[i] = newest_packet(out->packets + (size_t)i * r->set.first_n,
-						 early->depth);
-		out->depth[i] = early->depth;
-	}
-	r->n_early = 0;
-}
-
-void regroup_take(struct regroup *r, const struct flow_columns *out)
-{
-	uint32_t i;
-
-	for (i = 0; r->closed.count; i++) {
-		uint32_t index = r->closed.oldest;
-		const struct row *row = &r->pool.rows[index];
-
-		copy_out(r, index, row->present, out, i);
-		out->reason[i] = row->reason;
-		out->ready_ns[i] = row->last_ns + (row->reason == READY_IDLE ? r->set.wait_ns : 0);
-		list_remove(&r->pool, &r->closed, index);
 		list_append(&r->pool, &r->pool.free, index);
 	}
 }
