@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 EXIT_DEGRADED = 3
 EXIT_INTERRUPTED = 130
 COSTS = {"cpu": "cpu_ns", "latency": "latency_s"}
+_WAIT_MIN, _WAIT_MAX = 0.001, 86400.0
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -49,6 +50,23 @@ class BudgetOption(click.ParamType):
             self.fail(f"{value!r}: give evaluations, as 200, or a time, as 10m", param, ctx)
         number, unit = int(found[1]), found[2]
         return (None, float(number * _SECONDS[unit])) if unit else (number, None)
+
+
+class WaitsOption(click.ParamType):
+    """Times in seconds, as 0.05,0.2, or none."""
+
+    name = "waits"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            found = () if value == "none" else tuple(float(one) for one in value.split(","))
+        except ValueError:
+            found = (0.0,)
+        if not all(_WAIT_MIN <= one <= _WAIT_MAX for one in found):
+            self.fail(f"{value!r}: give seconds, as 0.05,0.2, or none", param, ctx)
+        return found
 
 
 @click.group(cls=Searching, short_help="Search features, depth and model by measured cost.")
@@ -104,6 +122,12 @@ def tune() -> None:
     help="Columns to choose from: CATO's 67, or these and further ones.",
 )
 @row_options
+@click.option(
+    "--waits",
+    type=WaitsOption(),
+    metavar="S,S..",
+    help="Times shorter than --wait to choose from too, or none; several with --cost latency.",
+)
 @split_options
 @click.option("--skip-rare", is_flag=True, help="Leave out classes of fewer than three captures.")
 @click.option("--seed", default=1, show_default=True, help="Of folds, fits and the search.")
@@ -182,6 +206,7 @@ def _settings(
     max_latency: float | None,
     max_cost: float | None,
     min_f1: float | None,
+    waits: tuple[float, ...] | None,
     mask: str,
     split: str,
     seed: int,
@@ -195,6 +220,8 @@ def _settings(
     objective = COSTS[cost]
     others = {n: cap for n, cap in caps.items() if cap is not None and n != objective}
     limits = job.Limits(None if min_f1 is None else 1 - min_f1, caps[objective], others)
+    if waits is None:
+        waits = job.SHORTER_WAITS if cost == "latency" else ()
     return job.Settings(
         objective,
         limits,
@@ -203,6 +230,7 @@ def _settings(
         resume,
         baselines,
         throughput,
+        waits,
         mask,
         split,
         seed,

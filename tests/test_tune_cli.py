@@ -30,17 +30,17 @@ class Priced:
     def __init__(self, *arguments):
         self.measured = 0
 
-    def throughput(self, columns, depth, model):
+    def throughput(self, columns, depth, model, wait_s):
         return Throughput(1000.0 / depth, 1000.0, 512, ())
 
-    def measure(self, columns, depth, model, key=""):
+    def measure(self, columns, depth, model, key, wait_s):
         self.measured += 1
         cpu_ns = 100.0 + depth * (20 + 5 * len(columns))
         rest = dict.fromkeys(
             "cpu_ns_p20 regroup_ns extract_ns infer_ns alone_ns wait_s_p95 reference_ns".split(),
             1.0,
         )
-        waits = {"wait_s": depth / 1000, "latency_s": depth / 1000}
+        waits = dict.fromkeys(("wait_s", "latency_s"), depth * wait_s / 1000)
         return Cost(cpu_ns=cpu_ns, cpu_ns_mad=1.0, samples=40, **rest, **waits)
 
 
@@ -121,6 +121,23 @@ def test_everything_that_was_asked_for_is_written(recordings, tmp_path, priced):
     assert "ALL at 6: point" in shown.stdout and "limits: cpu_ns 200" in shown.stdout
 
 
+def test_a_search_for_latency_chooses_the_wait_too(recordings, tmp_path, priced):
+    line = ["--budget", 24, "--cost", "latency", "--waits", "0.05,0.25,3", "--baselines", "rules"]
+    done = tune(recordings, "-o", tmp_path / "best", *line)
+    assert done.exit_code == 0, done.exception
+    front = load_front(tmp_path / "best")
+    assert front.points[0].wait_s == 0.05 and front.wait_s == 1.0
+    assert {one.wait_s for one in front.points} <= {0.05, 0.25, 1.0}
+    for one in front.points:
+        assert load(tmp_path / "best" / one.model).wait_s == one.wait_s
+    assert [one["wait_s"] for one in front.baselines] == [1.0, 60.0] * 3
+
+
+def test_other_waits_are_not_searched_unless_asked_for(recordings, tmp_path, priced):
+    assert tune(recordings, "-o", tmp_path / "best", "--budget", 6).exit_code == 0
+    assert {one.wait_s for one in load_front(tmp_path / "best").points} == {1.0}
+
+
 def test_a_search_goes_on_where_it_was(recordings, tmp_path, priced):
     folder = tmp_path / "best"
     assert tune(recordings, "-o", folder, "--budget", 5).exit_code == 0
@@ -194,6 +211,8 @@ def test_limits_say_which_points_are_of_use():
         (["--budget", "0"], "'0': give evaluations"),
         (["--depth", "65"], "65 is not in the range 1<=x<=64"),
         (["--cost", "money"], "'money' is not one of 'cpu', 'latency'"),
+        (["--waits", "soon"], "'soon': give seconds, as 0.05,0.2, or none"),
+        (["--waits", "0.1,0"], "'0.1,0': give seconds"),
     ],
 )
 def test_a_wrong_option_is_explained(recordings, tmp_path, line, message):

@@ -126,6 +126,18 @@ def test_a_flow_that_ended_waits_no_longer():
     assert Profiler(flows, wait_s=1.5).wait_s(5).tolist() == pytest.approx([0.01, 1.51])
 
 
+def test_latency_with_a_shorter_wait_is_that_of_what_came_before_the_gap():
+    flows = batch_of([[packet(0), packet(10), packet(310)], flow_of(3)])
+    profiler = Profiler(flows, wait_s=1.0)
+    assert profiler.wait_s(3).tolist() == pytest.approx([0.31, 0.02])
+    assert profiler.wait_s(3, 0.2).tolist() == pytest.approx([0.21, 0.02])
+    assert profiler.wait_s(2, 0.2).tolist() == pytest.approx([0.01, 0.01])
+    cost = profiler.measure(("dur",), 3, Model(), wait_s=0.2)
+    assert cost.wait_s == pytest.approx((0.21 + 0.02) / 2)
+    # a row that fell silent comes out GRACE_NS later, half of them here
+    assert cost.latency_s == pytest.approx(cost.wait_s + 0.1 / 2 + cost.alone_ns / 1e9)
+
+
 def test_a_point_costs_its_parts_and_more_packets_cost_more():
     profiler = Profiler(batch_of([flow_of(20)] * 10))
     shallow, deep = (profiler.measure(("dur", "s_bytes_std"), n, Model()) for n in (1, 20))

@@ -60,12 +60,15 @@ class Annealing:
     def _neighbour(self, choice: Choice, rng: np.random.Generator) -> Choice:
         space = self._prior.space
         on = space.bits(choice)
-        kind = rng.integers(4 if len(space.models) > 1 else 3)
+        depth, model, wait = choice.depth, choice.model, choice.wait
+        kind = rng.integers(3 + (len(space.models) > 1) + (len(space.waits_s) > 1))
         if kind == 2:
             step = int(rng.integers(1, _STEP_MAX + 1)) * int(rng.choice([-1, 1]))
-            return space.choice(on, choice.depth + step, choice.model)
-        if kind == 3:
-            return space.choice(on, choice.depth, choice.model + int(rng.choice([-1, 1])))
+            return space.choice(on, depth + step, model, wait)
+        if kind == 3 and len(space.models) > 1:
+            return space.choice(on, depth, model + int(rng.choice([-1, 1])), wait)
+        if kind > 2:
+            return space.choice(on, depth, model, wait + int(rng.choice([-1, 1])))
         i = int(rng.integers(len(on)))
         on[i] = not on[i]
         others = np.flatnonzero(on)[np.flatnonzero(on) != i]
@@ -73,7 +76,7 @@ class Annealing:
             on[rng.choice(others)] = False
         if not on.any():
             on[i] = True
-        return space.choice(on, choice.depth, choice.model)
+        return space.choice(on, depth, model, wait)
 
 
 class OfOptuna:
@@ -167,14 +170,15 @@ def suggest(trial: Any, space: Space) -> Choice:
     """Return the choice that a trial of Optuna stands for; it may have no column."""
     on = np.array([trial.suggest_int(name, 0, 1) for name in space.columns], bool)
     depth = trial.suggest_int("depth", 1, space.depth_max, log=True)
-    return space.choice(on, depth, trial.suggest_int("model", 0, len(space.models) - 1))
+    model = trial.suggest_int("model", 0, len(space.models) - 1)
+    return space.choice(on, depth, model, trial.suggest_int("wait", 0, len(space.waits_s) - 1))
 
 
 def parameters_of(choice: Choice, space: Space) -> dict[str, int]:
     """Return the parameters of Optuna's trial that stand for a choice."""
     on = space.bits(choice)
     columns = {name: int(bit) for name, bit in zip(space.columns, on, strict=True)}
-    return columns | {"depth": choice.depth, "model": choice.model}
+    return columns | {"depth": choice.depth, "model": choice.model, "wait": choice.wait}
 
 
 def by_elimination(rows: np.ndarray, label: np.ndarray, number: int, seed: int) -> tuple[int, ...]:

@@ -48,7 +48,8 @@ class Cato:
         while not on.any():
             on = rng.random(len(on)) < self._chance
         depth = 1 + int(rng.beta(*_DEPTH_PRIOR) * self._space.depth_max)
-        return self._space.choice(on, depth, int(rng.integers(len(self._space.models))))
+        model = int(rng.integers(len(self._space.models)))
+        return self._space.choice(on, depth, model, len(self._space.waits_s) - 1)
 
     def _candidates(
         self, measured: Sequence[Measured], rng: np.random.Generator, taken: set[Choice]

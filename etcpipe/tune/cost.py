@@ -3,7 +3,8 @@
 Three parts make up the processor time of a flow: its packets are regrouped, its columns are
 computed, the model runs. Each is timed as it runs in the pipeline, on recorded flows, beside a
 reference (see timing). Latency is what a flow's own packets make it wait, by their recorded
-gaps, and the time of extraction and inference for one flow alone.
+gaps, the time that a silent flow is given beyond that (gpu.regroup.GRACE_NS), and the time of
+extraction and inference for one flow alone.
 """
 
 import math
@@ -17,11 +18,12 @@ import numpy as np
 from etcpipe.batch import FlowBatch
 from etcpipe.errors import UsageError
 from etcpipe.gpu.inference import ROWS_AT_ONCE
-from etcpipe.gpu.regroup import ROWS_MAX, SLOTS, Regroup
+from etcpipe.gpu.regroup import GRACE_NS, ROWS_MAX, SLOTS, Regroup
 from etcpipe.gpu.views import VIEWS, compute
 from etcpipe.layout import READY_REASONS
 from etcpipe.tune import zero_loss
 from etcpipe.tune.cache import Cache
+from etcpipe.tune.data import until_silent
 from etcpipe.tune.instructions import instructions_of
 from etcpipe.tune.profile import traffic_of
 from etcpipe.tune.timing import Stopwatch, Timing
@@ -52,7 +54,8 @@ class Cost:
         alone_ns: extraction and inference of a flow that is alone in its batch.
         wait_s, wait_s_p95: from a flow's first packet to the one that completes its row, or to
             the end of the waiting time; mean, and of 95 % of flows.
-        latency_s: mean time from a flow's first packet to its verdict: wait_s and alone_ns.
+        latency_s: mean time from a flow's first packet to its verdict: wait_s, the grace of
+            those that fell silent, and alone_ns.
         reference_ns: nominal time of the reference, to compare machines by.
         samples: that the medians are of.
         is_disturbed: the machine was too busy for numbers that can be trusted.
@@ -84,7 +87,7 @@ class Profiler:
         flows: with at least as many packets each as the deepest point; FLOWS of them, drawn
             by seed, are timed, all of them tell how long a flow waits.
         view: whose columns a point has.
-        wait_s: a flow is judged when nothing that counts came for so long.
+        wait_s: what the flows were regrouped with; a point may wait less long.
         cache: measured points, to be measured no more; None keeps none.
 
     Raises:
@@ -103,49 +106,63 @@ class Profiler:
         if not has_packets.any():
             raise UsageError("no flow has a packet: there is nothing to measure on")
         self._every = flows.select(has_packets)
-        drawn = np.random.default_rng(seed).choice(len(self._every), FLOWS)
-        self._drawn = self._every.select(np.sort(drawn))
+        self._drawn = np.sort(np.random.default_rng(seed).choice(len(self._every), FLOWS))
         self._view = VIEWS[view]
         self._wait_s = wait_s
         self._cache = cache
         self._stopwatch = _stopwatch(cache)
-        self._regroup: dict[int, Timing] = {}
+        self._regroup: dict[tuple[int, float], Timing] = {}
 
-    def measure(self, columns: Sequence[str], depth: int, model: Inference, key: str = "") -> Cost:
+    def measure(
+        self,
+        columns: Sequence[str],
+        depth: int,
+        model: Inference,
+        key: str = "",
+        wait_s: float | None = None,
+    ) -> Cost:
         """Return what a point costs.
 
         Args:
             columns: in the model's order.
             depth: packets of a flow, 1 to as many as the flows were read with.
             key: names the model in the cache; without one nothing is kept.
+            wait_s: of the point; the profiler's by default.
 
         Raises:
             UsageError: no column, one that the view lacks, or a depth out of range.
         """
         self._check(columns, depth)
-        name = f"{self._view.name} {' '.join(sorted(columns))} {depth} {self._wait_s} {key}"
+        wait_s = self._wait_s if wait_s is None else wait_s
+        name = f"{self._view.name} {' '.join(sorted(columns))} {depth} {wait_s} {key}"
         known = self._cache.get(name) if self._cache is not None and key else None
         if known:
             return Cost(**known)
-        cost = self._measure(tuple(columns), depth, model)
+        cost = self._measure(tuple(columns), depth, model, wait_s)
         if self._cache is not None and key and not cost.is_disturbed:
             self._cache.put(name, asdict(cost))
         return cost
 
     def throughput(
-        self, columns: Sequence[str], depth: int, model: Inference, seconds: float = 1.0
+        self,
+        columns: Sequence[str],
+        depth: int,
+        model: Inference,
+        seconds: float = 1.0,
+        wait_s: float | None = None,
     ) -> Throughput:
         """Return how many flows a second one core does without loss; takes about ten seconds.
 
         Args:
-            columns, depth, model: as of measure().
+            columns, depth, model, wait_s: as of measure().
             seconds: of traffic that must go by without loss.
 
         Raises:
             UsageError: as of measure().
         """
         self._check(columns, depth)
-        rate = OFFERED * 1e9 / self.measure(columns, depth, model).cpu_ns
+        wait_s = self._wait_s if wait_s is None else wait_s
+        rate = OFFERED * 1e9 / self.measure(columns, depth, model, wait_s=wait_s).cpu_ns
         drawn = np.random.default_rng(0).choice(len(self._every), THROUGHPUT_FLOWS)
         traffic = traffic_of(self._every.select(np.sort(drawn)), depth, rate)
         rows = partial(compute, self._view, depth=depth, columns=tuple(columns))
@@ -156,26 +173,31 @@ class Profiler:
                 for first in range(0, len(table), ROWS_AT_ONCE):
                     model.infer(table[first : first + ROWS_AT_ONCE])
 
-        pending = 2 ** math.ceil(math.log2(2 * rate * (self._wait_s + 1)))
+        pending = 2 ** math.ceil(math.log2(2 * rate * (wait_s + 1)))
         pending = min(pending, PENDING_MAX)
         room = {"slots": max(pending, SLOTS), "max_rows": max(pending, ROWS_MAX)}
-        make_regroup = partial(Regroup, depth, wait_s=self._wait_s, **room)
+        make_regroup = partial(Regroup, depth, wait_s=wait_s, **room)
         return zero_loss.search(traffic, make_regroup, judge, seconds)
 
-    def wait_s(self, depth: int) -> np.ndarray:
+    def wait_s(self, depth: int, wait_s: float | None = None) -> np.ndarray:
         """Return (flows,) float64, how long each flow waits for its row, by recorded gaps.
 
         One that ends before it has so many packets waits until it ends.
         """
-        present = self._every.packets["present"] != 0
+        return self._waits(depth, self._wait_s if wait_s is None else wait_s)[0]
+
+    def _waits(self, depth: int, wait_s: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return how long each flow waits, and (flows,) bool, whether it fell silent."""
+        flows = until_silent(self._every, wait_s)
+        present = flows.packets["present"] != 0
         taken = present & (np.cumsum(present, axis=1) <= depth)
-        times = self._every.packets["timestamp_ns"].astype(np.int64)
+        times = flows.packets["timestamp_ns"].astype(np.int64)
         flow = np.arange(len(times))
         last = taken.shape[1] - 1 - taken[:, ::-1].argmax(axis=1)
         waited = np.maximum(times[flow, last] - times[flow, taken.argmax(axis=1)], 0) / 1e9
-        has_ended = self._every.reason == READY_REASONS.index("end")
+        has_ended = flows.reason == READY_REASONS.index("end")
         is_idle = (taken.sum(axis=1) < depth) & ~has_ended
-        return waited + np.where(is_idle, self._wait_s, 0)
+        return waited + np.where(is_idle, wait_s, 0), is_idle
 
     def _check(self, columns: Sequence[str], depth: int) -> None:
         if not columns:
@@ -188,8 +210,11 @@ class Profiler:
         if not 1 <= depth <= most:
             raise UsageError(f"depth {depth}: the flows were read with 1 to {most} packets")
 
-    def _measure(self, columns: tuple[str, ...], depth: int, model: Inference) -> Cost:
-        flows, alone = _cut(self._drawn, depth), _cut(self._drawn.select(slice(1)), depth)
+    def _measure(
+        self, columns: tuple[str, ...], depth: int, model: Inference, wait_s: float
+    ) -> Cost:
+        flows = _cut(until_silent(self._every.select(self._drawn), wait_s), depth)
+        alone = flows.select(slice(1))
         rows = partial(compute, self._view, depth=depth, columns=columns)
         few = flows.select(slice(ROWS_AT_ONCE))
         some = rows(few)
@@ -201,11 +226,12 @@ class Profiler:
             }
         )
         parts = [
-            self._time_of_regroup(depth),
+            self._time_of_regroup(depth, wait_s),
             _a_flow(times["extract"], FLOWS),
             _a_flow(times["infer"], ROWS_AT_ONCE),
         ]
-        waits = self.wait_s(depth)
+        waits, is_idle = self._waits(depth, wait_s)
+        until_row_s = float(waits.mean()) + float(is_idle.mean()) * GRACE_NS / 1e9
         return Cost(
             cpu_ns=sum(part.median for part in parts),
             cpu_ns_p20=sum(part.p20 for part in parts),
@@ -216,19 +242,22 @@ class Profiler:
             alone_ns=times["alone"].median,
             wait_s=float(waits.mean()),
             wait_s_p95=float(np.percentile(waits, 95)),
-            latency_s=float(waits.mean()) + times["alone"].median / 1e9,
+            latency_s=until_row_s + times["alone"].median / 1e9,
             reference_ns=self._stopwatch.nominal_ns,
             samples=min(part.samples for part in parts),
             is_disturbed=any(part.is_disturbed for part in [*parts, times["alone"]]),
             instructions=instructions_of(lambda: model.infer(rows(few)), len(few)),
         )
 
-    def _time_of_regroup(self, depth: int) -> Timing:
-        """Return what regrouping a flow's packets takes, measured once for each depth."""
-        known = self._regroup.get(depth)
+    def _time_of_regroup(self, depth: int, wait_s: float) -> Timing:
+        """Return what regrouping a flow's packets takes, measured once for each depth and wait.
+
+        Packets that come after the wait are there, to be looked at and left.
+        """
+        known = self._regroup.get((depth, wait_s))
         if known is None or known.is_disturbed:
-            traffic = traffic_of(self._drawn, depth, RATE)
-            regroup = Regroup(depth, wait_s=self._wait_s)
+            traffic = traffic_of(self._every.select(self._drawn), depth, RATE)
+            regroup = Regroup(depth, wait_s=wait_s)
 
             def run() -> None:
                 for batch in traffic.batches():
@@ -238,7 +267,7 @@ class Profiler:
             for _ in range(traffic.generations):
                 run()
             timing = self._stopwatch.time({"regroup": run})["regroup"]
-            known = self._regroup[depth] = _a_flow(timing, FLOWS)
+            known = self._regroup[depth, wait_s] = _a_flow(timing, FLOWS)
         return known
 
 

@@ -1,4 +1,4 @@
-"""Labelled flows that a search can look at to any depth: the packets are kept, not one view."""
+"""Labelled flows that a search can look at to any depth, or after any wait: packets are kept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,6 +9,7 @@ from etcpipe.batch import FlowBatch, concatenate
 from etcpipe.dataset import Dataset, Input, Recording, read
 from etcpipe.dataset.reading import OnProgress
 from etcpipe.gpu.views import VIEWS, compute
+from etcpipe.layout import READY_REASONS
 
 
 @dataclass(frozen=True)
@@ -26,19 +27,27 @@ class LabelledFlows:
     flows: FlowBatch
     settings: Input
     view: str = "stats"
-    _by_depth: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+    _computed: dict[tuple[int, float], np.ndarray] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def __len__(self) -> int:
         return len(self.flows)
 
-    def rows(self, columns: Sequence[str], depth: int) -> np.ndarray:
-        """Return (flows, columns) float32, what a model of these columns sees at a depth."""
+    def rows(self, columns: Sequence[str], depth: int, wait_s: float | None = None) -> np.ndarray:
+        """Return (flows, columns) float32, what a model of these columns sees at a depth.
+
+        Args:
+            wait_s: what a model sees that waits so long, at most settings.wait_s, the default.
+        """
         view = VIEWS[self.view]
         every = view.column_names("none")
-        if depth not in self._by_depth:
-            self._by_depth[depth] = compute(view, self.flows, depth, every)
+        place = depth, self.settings.wait_s if wait_s is None else wait_s
+        if place not in self._computed:
+            flows = until_silent(self.flows, place[1])
+            self._computed[place] = compute(view, flows, depth, every)
         chosen = [every.index(name) for name in columns]
-        return np.ascontiguousarray(self._by_depth[depth][:, chosen])
+        return np.ascontiguousarray(self._computed[place][:, chosen])
 
     def packets(self) -> np.ndarray:
         """Return (flows,) int, packets that count of each."""
@@ -84,3 +93,23 @@ def read_flows(
 
     dataset = read(recordings, settings, on_progress, change=keep)
     return LabelledFlows(dataset, concatenate(kept), settings, view)
+
+
+def until_silent(flows: FlowBatch, wait_s: float) -> FlowBatch:
+    """Return flows as regrouping makes them that waits so long: up to the first longer gap.
+
+    Args:
+        flows: regrouped with a wait at least as long; those that change become idle ones.
+    """
+    packets = flows.packets
+    present = packets["present"] != 0
+    times = np.where(present, packets["timestamp_ns"].astype(np.int64), 0)
+    before = np.maximum.accumulate(times, axis=1)[:, :-1]
+    is_late = present[:, 1:] & (before > 0) & (times[:, 1:] - before > round(wait_s * 1e9))
+    is_cut = is_late.any(axis=1)
+    if not is_cut.any():
+        return flows
+    kept = packets.copy()
+    kept[:, 1:][np.logical_or.accumulate(is_late, axis=1)] = np.zeros((), packets.dtype)
+    idle = READY_REASONS.index("idle")
+    return replace(flows, packets=kept, reason=np.where(is_cut, idle, flows.reason).astype("u1"))

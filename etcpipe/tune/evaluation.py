@@ -149,7 +149,8 @@ class Evaluator:
 
     def rows(self, choice: Choice) -> np.ndarray:
         """Return what the model of a choice sees of all flows."""
-        return self.flows.rows(self.space.names(choice), choice.depth)
+        names, wait_s = self.space.names(choice), self.space.wait_s(choice)
+        return self.flows.rows(names, choice.depth, wait_s)
 
     def fit(self, choice: Choice, rows: np.ndarray, seen: np.ndarray) -> models.Fitted:
         """Return the model of a choice, fitted to some flows."""
@@ -164,15 +165,24 @@ class Evaluator:
             keep: in the profiler's cache, and take it from there.
         """
         key = f"{self.space.models[choice.model]} seed {self.seed}" if keep else ""
-        runner = self._runner(choice, fitted)
-        cost = self.profiler.measure(self.space.names(choice), choice.depth, runner, key)
+        cost = self.profiler.measure(
+            self.space.names(choice),
+            choice.depth,
+            self._runner(choice, fitted),
+            key,
+            self.space.wait_s(choice),
+        )
         self.disturbed += cost.is_disturbed
         return cost
 
     def flows_per_s(self, choice: Choice, fitted: models.Fitted) -> float:
         """Return the zero-loss throughput of one core with a fitted choice."""
-        runner = self._runner(choice, fitted)
-        found = self.profiler.throughput(self.space.names(choice), choice.depth, runner)
+        found = self.profiler.throughput(
+            self.space.names(choice),
+            choice.depth,
+            self._runner(choice, fitted),
+            wait_s=self.space.wait_s(choice),
+        )
         return found.flows_per_s
 
     def _runner(self, choice: Choice, fitted: models.Fitted) -> Runner:
@@ -218,7 +228,7 @@ class Evaluator:
             first_n=choice.depth,
             mask=self.mask,
             count=settings.count,
-            wait_s=settings.wait_s,
+            wait_s=self.space.wait_s(choice),
             temperature=temperature,
             data=dataset.digest(),
             created=made_at(),

@@ -119,6 +119,7 @@ def _point(evaluator: Evaluator, one: Final, number: int) -> Point:
         cpu_ns_mad=round(one.cost.cpu_ns_mad, 1),
         latency_s=round(one.cost.latency_s, 6),
         flows_per_s=one.cost.flows_per_s,
+        wait_s=evaluator.space.wait_s(choice),
         repeats=REPEATS,
     )
 
@@ -165,8 +166,9 @@ def fixed_choices(
 
 
 def _fixed(evaluator: Evaluator, features: tuple[int, ...], depth: int, number: int) -> Point:
+    plain = replace(evaluator.space.everything(depth), features=features)
     kinds = range(len(evaluator.space.models))
-    choice = evaluator.most_accurate([Choice(features, depth, kind) for kind in kinds])
+    choice = evaluator.most_accurate([replace(plain, model=kind) for kind in kinds])
     cost = repeated_cost(evaluator, choice)
     measured = evaluator(choice)
     return _point(evaluator, Final(measured, cost, evaluator.judge(choice)), number)

@@ -36,6 +36,7 @@ class Point:
         cpu_ns: of extraction and inference, a flow, median; cpu_ns_mad its noise.
         latency_s: mean time from a flow's first packet to its verdict; None: not measured.
         flows_per_s: zero-loss throughput of one core; None: not measured.
+        wait_s: after how long a silence it judges by what there is; None: as the front's.
         repeats: how many times the cost was measured.
         knee: farthest from the line between the front's ends.
         chosen: the best within the limits that were given.
@@ -55,6 +56,7 @@ class Point:
     f1_search: float | None = None
     latency_s: float | None = None
     flows_per_s: float | None = None
+    wait_s: float | None = None
     repeats: int = 1
     knee: bool = False
     chosen: bool = False
@@ -67,7 +69,7 @@ class Front:
     Attributes:
         data: digest of the rows that were searched.
         view: what features are columns of.
-        mask, count, wait_s: as in a model file.
+        mask, count, wait_s: as in a model file; a point may wait less long.
         split: what no two of fitted and judged flows share, a name of dataset.SPLITS.
         cost: the objective beside F1, a field of Point.
         limits: that were asked for, by name of a field of Point.
@@ -203,15 +205,18 @@ def models_by_depth(front: Front, folder: Path) -> list[tuple[int, Path]]:
     """Return (depth, model file) of the best point of each depth, shallow first.
 
     These are the stages that a cascade can take: of the points of a depth the one of the
-    highest F1, and of the depths only those that are better than every shallower one.
+    highest F1, and of the depths only those that are better than every shallower one. The
+    stages of a cascade wait equally long: as long as any point does.
 
     Args:
         folder: where front.json lies.
     """
+    longest = max(one.wait_s or front.wait_s for one in front.points)
+    points = [one for one in front.points if (one.wait_s or front.wait_s) == longest]
     stages: list[tuple[int, Path]] = []
     best = -1.0
-    for depth in sorted({one.depth for one in front.points}):
-        point = max((one for one in front.points if one.depth == depth), key=lambda one: one.f1)
+    for depth in sorted({one.depth for one in points}):
+        point = max((one for one in points if one.depth == depth), key=lambda one: one.f1)
         if point.f1 > best:
             best = point.f1
             stages.append((depth, folder / point.model))

@@ -36,6 +36,8 @@ BASELINES = {
     "rules": "ALL, RFE10 and MI10, columns chosen by a rule",
     "all": "these, and searches by chance, NSGA-II and annealing",
 }
+# To choose from where latency is searched, s; a silent flow is given 0.1 s more than these.
+SHORTER_WAITS = (0.02, 0.05, 0.1, 0.2, 0.5)
 # Progress shows the hypervolume of costs down to this share of what everything costs.
 _SHARE_MIN = 1e-3
 
@@ -52,6 +54,7 @@ class Settings:
         resume: go on with the folder's search.
         baselines: a name of BASELINES: what to measure beside.
         has_throughput: measure the throughput of what comes out, ten seconds a point.
+        waits_s: to choose from beside that of the flows; longer ones are left out.
         mask, split, seed: as in etcpipe train.
     """
 
@@ -62,6 +65,7 @@ class Settings:
     resume: bool = False
     baselines: str = "none"
     has_throughput: bool = False
+    waits_s: tuple[float, ...] = ()
     mask: str = "strict"
     split: str = "capture"
     seed: int = 1
@@ -93,7 +97,7 @@ def prepare(flows: LabelledFlows, folder: Path, settings: Settings) -> Search:
         "data": flows.dataset.digest(),
         "columns": list(space.columns),
         "greatest depth": space.depth_max,
-        "wait": flows.settings.wait_s,
+        "wait": list(space.waits_s),
         "cost": settings.objective,
         "seed": settings.seed,
         "split": settings.split,
@@ -140,9 +144,10 @@ def _space(flows: LabelledFlows, parts: Parts, settings: Settings) -> tuple[Spac
     chosen = np.flatnonzero(information > 0)
     if not len(chosen):
         raise UsageError("no feature is left: none tells anything of the classes")
-    return (space := Space(tuple(names[i] for i in chosen), depth)), Prior(
-        space, information[chosen]
-    )
+    longest = flows.settings.wait_s
+    waits_s = (*sorted(one for one in set(settings.waits_s) if one < longest), longest)
+    space = Space(tuple(names[i] for i in chosen), depth, waits_s=waits_s)
+    return space, Prior(space, information[chosen])
 
 
 def search(one: Search, on_measured: Callable[[Sequence[Measured], float], None]) -> None:
@@ -220,7 +225,8 @@ def complete(
 
 def _whole(one: Search, flows: LabelledFlows) -> Evaluator:
     """Return an evaluator of flows until they end, divided as those of the search are."""
-    space = Space(one.evaluator.space.columns, flows.settings.first_n)
+    waits_s = (flows.settings.wait_s,)
+    space = Space(one.evaluator.space.columns, flows.settings.first_n, waits_s=waits_s)
     parts = one.evaluator.parts.of(one.evaluator.flows, flows)
     return _evaluator(flows, space, parts, one.settings, one.folder)
 

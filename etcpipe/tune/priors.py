@@ -70,7 +70,7 @@ class Prior:
         bits = np.zeros(columns, bool)
         bits[rng.choice(columns, number, replace=False, p=weight / weight.sum())] = True
         depth = int(np.exp(rng.uniform(0, np.log(self.space.depth_max + 1))))
-        return self.space.choice(bits, depth, int(rng.integers(len(self.space.models))))
+        return self.space.choice(bits, depth, *self._model_and_wait(rng))
 
     def uniform(self, rng: np.random.Generator) -> Choice:
         """Return any choice, each as likely as another."""
@@ -78,7 +78,11 @@ class Prior:
         while not bits.any():
             bits = rng.random(len(bits)) < 0.5
         depth = int(rng.integers(1, self.space.depth_max + 1))
-        return self.space.choice(bits, depth, int(rng.integers(len(self.space.models))))
+        return self.space.choice(bits, depth, *self._model_and_wait(rng))
+
+    def _model_and_wait(self, rng: np.random.Generator) -> tuple[int, int]:
+        models, waits = len(self.space.models), len(self.space.waits_s)
+        return int(rng.integers(models)), int(rng.integers(waits))
 
     def log_weight(self, choices: list[Choice]) -> np.ndarray:
         """Return (choices,) float64, the log density of sparse() but for a constant.

@@ -9,7 +9,7 @@ from etcpipe.tune.front import Front, Point
 
 PAGE = "report.html"
 AS_GOOD = 0.01  # of macro-F1; intervals are several times as wide
-_MEASURED = [">F1", "95 %", ">packets", ">ns/flow", ">latency", ">flows/s"]
+_MEASURED = [">F1", "95 %", ">packets", ">wait", ">ns/flow", ">latency", ">flows/s"]
 _HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>etcpipe tune</title><style>
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 62em; padding: 0 1em }
@@ -91,6 +91,7 @@ def _numbers(one: dict[str, Any]) -> list[str]:
         f"{one['f1']:.3f}",
         f"{one['f1_low']:.3f}-{one['f1_high']:.3f}",
         str(one["depth"]),
+        _seconds(one.get("wait_s")),
         f"{one['cpu_ns']:,.0f} ± {one['cpu_ns_mad']:,.0f}",
         _seconds(one["latency_s"]),
         "-" if one["flows_per_s"] is None else f"{one['flows_per_s']:,.0f}",

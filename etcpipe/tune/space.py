@@ -1,7 +1,8 @@
-"""What a search can choose: columns of a view, packets of a flow, and a model."""
+"""What a search can choose: columns of a view, packets of a flow, a waiting time, and a model."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import log
 from typing import Any
 
@@ -46,11 +47,13 @@ class Choice:
         features: numbers of columns, ascending; one at least.
         depth: packets of a flow.
         model: number of the model.
+        wait: number of the waiting time.
     """
 
     features: tuple[int, ...]
     depth: int
     model: int = 0
+    wait: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,40 +64,52 @@ class Space:
         columns: that can be on or off.
         depth_max: of flows, the smallest depth is 1.
         models: to choose from.
+        waits_s: after how long a silence a flow is judged by what there is, ascending.
     """
 
     columns: tuple[str, ...]
     depth_max: int = DEPTH_MAX
     models: tuple[ModelKind, ...] = MODELS
+    waits_s: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         if not self.columns:
             raise UsageError("no feature is left to choose from: give data in which one differs")
-        if self.depth_max < 1 or not self.models:
-            raise UsageError("a search needs one packet and one model at least")
+        if self.depth_max < 1 or not self.models or not self.waits_s:
+            raise UsageError("a search needs one packet, one model and one waiting time at least")
 
     def size(self) -> int:
         """Return how many choices there are."""
-        return (2 ** len(self.columns) - 1) * self.depth_max * len(self.models)
+        others = self.depth_max * len(self.models) * len(self.waits_s)
+        return (2 ** len(self.columns) - 1) * others
 
     def names(self, choice: Choice) -> tuple[str, ...]:
         """Return a choice's columns."""
         return tuple(self.columns[i] for i in choice.features)
 
+    def wait_s(self, choice: Choice) -> float:
+        """Return a choice's waiting time."""
+        return self.waits_s[choice.wait]
+
     def everything(self, depth: int | None = None, model: int | None = None) -> Choice:
-        """Return all columns at a depth, the greatest and the dearest model by default."""
+        """Return all columns at a depth; the most packets and the dearest model by default.
+
+        It waits for as long as any.
+        """
         return Choice(
             tuple(range(len(self.columns))),
             depth or self.depth_max,
             len(self.models) - 1 if model is None else model,
+            len(self.waits_s) - 1,
         )
 
-    def choice(self, bits: np.ndarray, depth: int, model: int = 0) -> Choice:
+    def choice(self, bits: np.ndarray, depth: int, model: int = 0, wait: int = 0) -> Choice:
         """Return a choice with its numbers brought into range; bits has one on at least."""
         return Choice(
             tuple(np.flatnonzero(bits).tolist()),
             int(np.clip(depth, 1, self.depth_max)),
             int(np.clip(model, 0, len(self.models) - 1)),
+            int(np.clip(wait, 0, len(self.waits_s) - 1)),
         )
 
     def bits(self, choice: Choice) -> np.ndarray:
@@ -104,38 +119,43 @@ class Space:
         return on
 
     def places(self, choices: Sequence[Choice]) -> np.ndarray:
-        """Return (choices, columns + 2) float64 within 0 .. 1, how a surrogate sees them.
+        """Return (choices, dimensions) float64 within 0 .. 1, how a surrogate sees them.
 
-        Depth is logarithmic: from 1 packet to 2 more changes than from 40 to 41.
+        Columns, depth, model, and the waiting time if there is more than one. Depth is
+        logarithmic: from 1 packet to 2 more changes than from 40 to 41.
         """
-        found = np.zeros((len(choices), len(self.columns) + 2))
+        columns = len(self.columns)
+        found = np.zeros((len(choices), columns + (3 if len(self.waits_s) > 1 else 2)))
         for row, choice in zip(found, choices, strict=True):
             row[list(choice.features)] = 1
-            row[-2] = log(choice.depth) / log(max(self.depth_max, 2))
-            row[-1] = choice.model / max(len(self.models) - 1, 1)
+            row[columns] = log(choice.depth) / log(max(self.depth_max, 2))
+            row[columns + 1] = choice.model / max(len(self.models) - 1, 1)
+            if len(self.waits_s) > 1:
+                row[columns + 2] = choice.wait / (len(self.waits_s) - 1)
         return found
 
     def all_choices(self) -> Iterator[Choice]:
         """Yield every choice; for spaces of some thousands."""
         for number in range(1, 2 ** len(self.columns)):
             features = tuple(i for i in range(len(self.columns)) if number >> i & 1)
-            for depth in range(1, self.depth_max + 1):
-                for model in range(len(self.models)):
-                    yield Choice(features, depth, model)
+            depths, models = range(1, self.depth_max + 1), range(len(self.models))
+            for depth, model, wait in product(depths, models, range(len(self.waits_s))):
+                yield Choice(features, depth, model, wait)
 
     def neighbours(self, choice: Choice) -> list[Choice]:
-        """Return the choices that differ in one column, in depth by a step, or in the model."""
+        """Return the choices that differ in one column, or by a step in one of the others."""
         on = self.bits(choice)
         found = []
         for i in range(len(on)):
             flipped = on.copy()
             flipped[i] = not flipped[i]
             if flipped.any():
-                found.append(self.choice(flipped, choice.depth, choice.model))
+                found.append(self.choice(flipped, choice.depth, choice.model, choice.wait))
         for step in (-8, -4, -2, -1, 1, 2, 4, 8):
-            found.append(self.choice(on, choice.depth + step, choice.model))
-        for model in (choice.model - 1, choice.model + 1):
-            found.append(self.choice(on, choice.depth, model))
+            found.append(self.choice(on, choice.depth + step, choice.model, choice.wait))
+        for step in (-1, 1):
+            found.append(self.choice(on, choice.depth, choice.model + step, choice.wait))
+            found.append(self.choice(on, choice.depth, choice.model, choice.wait + step))
         return [one for one in found if one != choice]
 
     def changed(self, choice: Choice, rng: np.random.Generator) -> Choice:
@@ -145,9 +165,11 @@ class Space:
         on[flips] = ~on[flips]
         if not on.any():
             on[rng.integers(len(on))] = True
-        depth, model = choice.depth, choice.model
+        depth, model, wait = choice.depth, choice.model, choice.wait
         if rng.random() < 0.6:
             depth = round(depth * np.exp(rng.normal(0, 0.3))) + int(rng.integers(-2, 3))
         if rng.random() < 0.3:
             model += int(rng.integers(-1, 2))
-        return self.choice(on, depth, model)
+        if len(self.waits_s) > 1 and rng.random() < 0.3:
+            wait += int(rng.integers(-1, 2))
+        return self.choice(on, depth, model, wait)

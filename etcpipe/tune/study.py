@@ -177,12 +177,13 @@ def distributions(space: Space) -> dict[str, IntDistribution]:
     """Return the parameters of Optuna's trials, as baselines.suggest() asks for them."""
     found = {name: IntDistribution(0, 1) for name in space.columns}
     found["depth"] = IntDistribution(1, space.depth_max, log=True)
-    return found | {"model": IntDistribution(0, len(space.models) - 1)}
+    found["model"] = IntDistribution(0, len(space.models) - 1)
+    return found | {"wait": IntDistribution(0, len(space.waits_s) - 1)}
 
 
 def _choice(trial: FrozenTrial, space: Space) -> Choice:
     on = np.array([trial.params[name] for name in space.columns], bool)
-    return space.choice(on, trial.params["depth"], trial.params["model"])
+    return space.choice(on, *(trial.params[name] for name in ("depth", "model", "wait")))
 
 
 def _measured(trial: FrozenTrial, space: Space) -> Measured:

@@ -1,10 +1,11 @@
 """How fast a search finds the front: a small space that is measured whole, and each way to search.
 
-    .venv/bin/python tools/bench/tune.py RECORDINGS... [--task TASK] [--seeds 10] [--plot PNG]
+    .venv/bin/python tools/bench/tune.py RECORDINGS... [--task TASK] [--seeds 20] [--plot PNG]
 
 Six columns, 1 to 50 packets and one decision tree: 3,150 points. Error is 1 - macro-F1 when
 captures are held out, cost is modelled as work that columns share, in ns a flow. The table of
-all points is made once for the data (build/), so that the searches take seconds.
+all points is made once for the data (build/), so that the searches take seconds. Ways are
+compared with the first by the differences of runs with the same seed.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 from etcpipe import evaluate
 from etcpipe.dataset import Input, find_recordings
@@ -46,6 +48,10 @@ WORK = {
 FLOW_NS = {"s_load": 8, "s_bytes_mean": 8, "d_bytes_med": 400, "s_iat_std": 25}
 TREE_NS, COLUMN_NS = 60, 4
 AFTER = (20, 30, 50, 87, 100)
+COMPARED_AFTER = 50  # as CATO's figure
+SCALES = ("linear", "log")  # of cost
+# (seeds, evaluations) share of the true hypervolume, by way to search and scale of cost.
+Curves = dict[tuple[str, str], np.ndarray]
 
 
 def cost_ns(columns: tuple[str, ...], packets: float) -> float:
@@ -56,10 +62,15 @@ def cost_ns(columns: tuple[str, ...], packets: float) -> float:
     return a_packet * packets + at_end + TREE_NS + COLUMN_NS * len(columns)
 
 
+def space_of(flows: LabelledFlows) -> Space:
+    """Return the points that are measured: no deeper than any flow is recorded."""
+    return Space(COLUMNS, min(flows.settings.first_n, int(flows.packets().max())), (TREE,))
+
+
 def measure_all(flows: LabelledFlows, seed: int) -> dict[Choice, tuple[float, float]]:
     """Return error and cost of every point, from build/ if the data are the same."""
     file = BUILD / f"tune-truth-{flows.dataset.digest()}-{seed}.npz"
-    space = Space(COLUMNS, models=(TREE,))
+    space = space_of(flows)
     choices = list(space.all_choices())
     if file.exists():
         return dict(zip(choices, map(tuple, np.load(file)["values"].tolist()), strict=True))
@@ -140,14 +151,14 @@ def table(
     seeds: int,
     evaluations: int,
     jobs: int,
-    curves: dict[str, np.ndarray],
+    curves: Curves,
 ) -> Iterator[str]:
     """Yield the lines of a Markdown table.
 
     Args:
-        curves: takes (seeds, evaluations) shares by way to search, cost linear.
+        curves: takes the shares of each way to search.
     """
-    scales = {"linear": Scale(truth, False), "log": Scale(truth, True)}
+    scales = {name: Scale(truth, name == "log") for name in SCALES}
     after = [n for n in AFTER if n <= evaluations]
     yield "| way to search | cost | " + " | ".join(f"{n}" for n in after) + " | to 0.99 | s |"
     yield "| --- | --- |" + " ---: |" * (len(after) + 2)
@@ -155,28 +166,51 @@ def table(
         for name in names:
             one = partial(search, name, prior=prior, truth=truth, evaluations=evaluations)
             runs = list(pool.map(one, range(seeds)))
-            linear = scales["linear"]
-            curves[name] = np.array(
-                [[linear.share(values[: n + 1]) for n in range(evaluations)] for values, _ in runs]
-            )
+            took = np.median([seconds for _, seconds in runs])
             for scale_name, scale in scales.items():
-                cells = [spread([scale.share(values[:n]) for values, _ in runs]) for n in after]
-                reached = [first_at(scale, values, 0.99) for values, _ in runs]
-                took = np.median([seconds for _, seconds in runs])
+                shares = np.array(
+                    [
+                        [scale.share(values[: n + 1]) for n in range(evaluations)]
+                        for values, _ in runs
+                    ]
+                )
+                curves[name, scale_name] = shares
+                cells = [spread(shares[:, n - 1]) for n in after]
+                reached = [first_at(share, 0.99) for share in shares]
                 yield (
                     f"| {name} | {scale_name} | {' | '.join(cells)} | {median_of(reached)} | "
                     f"{took:.1f} |"
                 )
 
 
-def spread(values: list[float]) -> str:
+def versus(names: list[str], curves: Curves, after: int) -> Iterator[str]:
+    """Yield how far the first way is ahead of each other one, by runs with the same seed."""
+    yield f"| {names[0]} ahead of, after {after} | " + " | ".join(SCALES) + " |"
+    yield "| --- |" + " ---: |" * len(SCALES)
+    for name in names[1:]:
+        cells = []
+        for scale in SCALES:
+            ahead = curves[names[0], scale][:, after - 1] - curves[name, scale][:, after - 1]
+            low, high = interval(ahead)
+            cells.append(f"{ahead.mean():+.4f} ({low:+.4f} .. {high:+.4f})")
+        yield f"| {name} | {' | '.join(cells)} |"
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of a mean, by Student's t."""
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def spread(values: np.ndarray) -> str:
     """Return mean, and standard deviation between seeds."""
     return f"{np.mean(values):.3f} ± {np.std(values):.3f}"
 
 
-def first_at(scale: Scale, values: list[tuple[float, float]], share: float) -> int | None:
+def first_at(shares: np.ndarray, share: float) -> int | None:
     """Return after how many evaluations a share was reached."""
-    return next((n for n in range(1, len(values) + 1) if scale.share(values[:n]) >= share), None)
+    there = np.flatnonzero(shares >= share)
+    return int(there[0]) + 1 if len(there) else None
 
 
 def median_of(reached: list[int | None]) -> str:
@@ -191,7 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recordings", nargs="+", type=Path)
     parser.add_argument("--task", help="which labels of a bundle with tasks.csv")
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--evaluations", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--plot", type=Path, metavar="PNG", help="hypervolume over evaluations")
@@ -200,22 +234,26 @@ def main() -> None:
     found = [one for path in arguments.recordings for one in find_recordings(path, arguments.task)]
     flows = read_flows(found, Input(first_n=50))
     truth = measure_all(flows, seed=1)
-    space = Space(COLUMNS, models=(TREE,))
-    information = mutual_information(flows.rows(COLUMNS, 50), flows.dataset.label)
-    prior = Prior(space, information)
+    space = space_of(flows)
+    rows = flows.rows(COLUMNS, space.depth_max)
+    prior = Prior(space, mutual_information(rows, flows.dataset.label))
     names = arguments.ways or list(strategies(prior, 1.0))[:-1]
     print(
         f"{len(flows)} flows, {len(flows.dataset.classes)} classes, "
         f"{len(flows.dataset.captures)} captures; {len(truth)} points, "
         f"{arguments.seeds} seeds; share of the true hypervolume after so many evaluations\n"
     )
-    curves: dict[str, np.ndarray] = {}
+    curves: Curves = {}
     for line in table(
         prior, truth, names, arguments.seeds, arguments.evaluations, arguments.jobs, curves
     ):
         print(line, flush=True)
+    print()
+    for line in versus(names, curves, min(COMPARED_AFTER, arguments.evaluations)):
+        print(line)
     if arguments.plot:
-        draw_bands(curves, arguments.plot)
+        linear = {name: shares for (name, scale), shares in curves.items() if scale == "linear"}
+        draw_bands(linear, arguments.plot)
 
 
 if __name__ == "__main__":
