@@ -3,7 +3,6 @@
 import errno
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from signal import SIGINT
 
@@ -101,7 +100,9 @@ def run(args: Sequence[str]) -> int:
         return status if isinstance(status, int) else 0
     except BaseException as error:
         if os.environ.get("ETCPIPE_DEBUG") == "1":
-            traceback.print_exc()
+            from traceback import print_exc  # as heavy as all else of a short verb
+
+            print_exc()
         status, message = explain(error)
         _give_up_stdout()
         if message:

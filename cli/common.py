@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping
 from gettext import gettext
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from etcpipe.cli import settings
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 NETWORK_DEVICES = Path("/sys/class/net")
 
@@ -91,8 +93,10 @@ class LazyGroup(Group):
         with formatter.section(gettext("Verbs")):
             formatter.write_dl([(verb, text) for verb, (_, text) in self._verbs.items()])
 
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem"]:
         """Complete verbs from the table, so that a press of the tab key imports nothing."""
+        from click.shell_completion import CompletionItem
+
         verbs = [
             CompletionItem(verb, help=text)
             for verb, (_, text) in self._verbs.items()
@@ -108,7 +112,9 @@ class Device(click.ParamType):
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
+    ) -> list["CompletionItem"]:
+        from click.shell_completion import CompletionItem
+
         if not NETWORK_DEVICES.is_dir():
             return []
         names = sorted(path.name for path in NETWORK_DEVICES.iterdir())

@@ -10,7 +10,8 @@ import click
 
 from etcpipe.cli import settings as options
 from etcpipe.cli.common import Device, Group, Verb, is_json, option, print_json
-from etcpipe.config import Setting, files
+from etcpipe.config import files
+from etcpipe.config.files import Setting
 from etcpipe.errors import ConfigError
 
 

@@ -1,5 +1,6 @@
 """The entry point: signals first, so that Ctrl-C is quiet from the first moment on."""
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -13,6 +14,10 @@ def main() -> None:
     if interruptible:
         # Nothing was made yet that must be unmade: while modules load, just die of it.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from etcpipe.cli import shortcut
+
+    if shortcut.show(sys.argv[1:], os.environ):
+        return
     from etcpipe import runtime
 
     runtime.use()

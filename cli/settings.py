@@ -7,7 +7,6 @@ earlier one (etcpipe/config/files.py).
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ import click
 from etcpipe.errors import ConfigError, EtcpipeError
 
 if TYPE_CHECKING:
-    from etcpipe.config import Setting
+    from etcpipe.config.files import Setting
 
 # What an option takes, in words; all others take text.
 KINDS = ((click.types.IntParamType, "a whole number"), (click.types.FloatParamType, "a number"))
@@ -163,6 +162,8 @@ def check_value(command: click.Command, setting: "Setting") -> None:
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return which of the known names was perhaps meant, as the end of a message."""
+    from difflib import get_close_matches  # only a mistake needs it
+
     near = get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 

@@ -1,7 +1,5 @@
 """etcpipe show and detach: what is attached, what it counts, and its removal."""
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -26,17 +24,14 @@ def show(ctx: click.Context, device: str | None) -> None:
       etcpipe -j -p show
     """
     is_plain = not (is_json(ctx) or option(ctx, "stats"))
-    taps = (_glance(ctx, device) if is_plain else None) or _taps(ctx, device)
+    glanced = _glance(ctx, device) if is_plain else None
+    taps = _taps(ctx, device) if glanced is None else glanced
     if is_json(ctx):
         print_json(ctx, taps)
         return
-    if not taps:
-        click.echo("etcpipe is attached nowhere")
-        return
-    from etcpipe.text_table import Table
+    from etcpipe.cli import taps_table
 
-    headers = ["device", "netns", "mode", "loader", ">consumer", ">first", ">seen", ">mirrored"]
-    click.echo("\n".join(Table([*headers, ">flows"]).lines(map(_row, taps))))
+    click.echo("\n".join(taps_table.lines(taps, device)))
     for tap in taps:
         if tap.get("shadow"):  # a tap of an older version has none
             from etcpipe.shadow import report_lines
@@ -93,28 +88,3 @@ def _taps(ctx: click.Context, device: str | None) -> list[dict[str, Any]]:
         report = running.get((one["netns"], one["device"]), {})
         one["model"], one["shadow"] = report.get("model"), report.get("shadow")
     return taps
-
-
-def _namespace(inode: int) -> str:
-    """Return the namespace's name as ip knows it; "-" for the current one."""
-    from etcpipe.kernel import netns
-
-    if inode == netns.inode():
-        return "-"
-    path = netns.find(inode)
-    return Path(path).name if path and Path(path).parent == netns.NAMED else str(inode)
-
-
-def _row(tap: dict[str, Any]) -> Sequence[str]:
-    counters = tap["counters"]
-    return (
-        tap["device"],
-        _namespace(tap["netns"]),
-        tap["mode"],
-        tap["loader"],
-        str(tap["pid"] or "-"),
-        str(tap["first_n"]),
-        f"{counters.get('PACKETS_SEEN', 0):,}",
-        f"{counters.get('PACKETS_REDIRECTED', 0):,}",
-        f"{tap['flows']:,}",
-    )

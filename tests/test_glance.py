@@ -7,7 +7,8 @@ from time import time
 
 import pytest
 
-from etcpipe.kernel import glance
+from etcpipe.cli import command, shortcut
+from etcpipe.kernel import glance, netns
 
 
 @pytest.fixture
@@ -59,9 +60,48 @@ def test_a_report_that_is_no_json_is_none(run_folder):
 
 def test_nothing_heavy_is_imported():
     script = (
-        "import sys; from etcpipe.cli import show; from etcpipe.kernel import glance, netns;"
-        " import etcpipe.text_table; print(*sys.modules)"
+        "import sys; from etcpipe.cli import shortcut; from etcpipe.kernel import glance;"
+        " glance.taps = lambda *of: []; shortcut.show(['show'], {}); print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "etcpipe.kernel.glance" in done.stdout
-    assert not {"numpy", "pyroute2"} & set(done.stdout.split())
+    assert not {"click", "numpy", "pyroute2", "socket"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("args", [["show"], ["show", "eth0"], ["show", "eth9"]])
+def test_the_shortcut_prints_what_the_command_does(run_folder, monkeypatch, capsys, args):
+    monkeypatch.setattr(netns, "inode", lambda name=None: 7)
+    tap(run_folder, pid=5, counters={"PACKETS_SEEN": 9}, mode="tc", loader="libbpf")
+    assert shortcut.show(args, {})
+    said = capsys.readouterr().out
+    assert command.run(args) == 0
+    assert capsys.readouterr().out == said
+    assert said.split()[-1] == ("3" if "eth9" not in args else "eth9")
+
+
+@pytest.mark.parametrize(
+    ("args", "environ"),
+    [
+        (["-j", "show"], {}),
+        (["show", "-h"], {}),
+        (["show", "help"], {}),
+        (["show", "eth0", "eth1"], {}),
+        (["-n"], {}),
+        (["-n", "no such namespace", "show"], {}),
+        (["detach", "eth0"], {}),
+        ([], {}),
+        (["show"], {"ETCPIPE_STATS": "1"}),
+        (["show"], {"_ETCPIPE_COMPLETE": "bash_complete"}),
+    ],
+)
+def test_all_else_goes_the_ordinary_way(run_folder, capsys, args, environ):
+    tap(run_folder, pid=5, counters={}, mode="tc", loader="libbpf")
+    assert not shortcut.show(args, environ)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("left", [{"age_s": None}, {"shadow": {"model": "b@1"}}])
+def test_what_a_glance_does_not_tell_goes_the_ordinary_way(run_folder, capsys, left):
+    tap(run_folder, **left)
+    assert not shortcut.show(["show"], {})
+    assert capsys.readouterr().out == ""

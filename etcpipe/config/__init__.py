@@ -1,5 +1,5 @@
 """Settings from files under /etc/etcpipe: defaults of the command's options."""
 
-from etcpipe.config.files import FOLDER, Setting, read
+from pathlib import Path
 
-__all__ = ["FOLDER", "Setting", "read"]
+FOLDER = Path("/etc/etcpipe")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from etcpipe.config import FOLDER
 from etcpipe.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -18,7 +19,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-FOLDER = Path("/etc/etcpipe")
 DEVICE = "device"
 DEVICE_VERB = "attach"  # whose options the section of a device has
 

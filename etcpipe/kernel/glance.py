@@ -5,6 +5,7 @@ together; both are for who asks the kernel (status.py).
 """
 
 import json
+import os
 from glob import escape
 from pathlib import Path
 from time import time
@@ -21,8 +22,11 @@ def taps(inode: int | None, device: str | None) -> list[dict[str, Any]] | None:
         device: None: all.
 
     Returns:
-        None if there is a tap whose process is gone, or has not reported lately.
+        None if there is a tap whose process is gone, or has not reported lately, or if we may
+        not look.
     """
+    if RUN.is_dir() and not os.access(RUN, os.R_OK | os.X_OK):
+        return None
     found = []
     names = f"{inode or '*'}/{escape(device) if device else '*'}.json"
     for path in sorted(RUN.glob(names)):

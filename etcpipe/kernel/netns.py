@@ -4,12 +4,11 @@ Only the network is switched (setns(2) with CLONE_NEWNET). `ip netns exec` also 
 /sys, which hides /sys/fs/bpf: that is why it is not used.
 """
 
-import ctypes
 import os
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 from etcpipe.errors import DataplaneError, PermissionDeniedError, UsageError
@@ -18,8 +17,6 @@ CLONE_NEWNET = 0x40000000
 SO_NETNS_COOKIE = 71  # Linux 5.14
 CURRENT = Path("/proc/thread-self/ns/net")
 NAMED = Path("/run/netns")
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def path_of(netns: str) -> Path:
@@ -43,6 +40,8 @@ def cookie() -> int:
 
     It is 0 where the kernel does not tell, before Linux 5.14.
     """
+    import socket  # here and below: `show` asks for an inode, and for speed
+
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             raw = probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
@@ -53,9 +52,8 @@ def cookie() -> int:
 
 def find(wanted: int) -> str | None:
     """Return a path to the namespace with this inode, or None if nothing here names it."""
-    candidates = [CURRENT, *(NAMED.iterdir() if NAMED.is_dir() else ())]
-    candidates += Path("/proc").glob("[0-9]*/ns/net")
-    for candidate in candidates:
+    named = NAMED.iterdir() if NAMED.is_dir() else ()
+    for candidate in chain([CURRENT], named, Path("/proc").glob("[0-9]*/ns/net")):
         try:
             if candidate.stat().st_ino == wanted:
                 return str(candidate)
@@ -111,7 +109,10 @@ def enter(netns: str | None) -> Iterator[None]:
 
 
 def _setns(fd: int, name: str) -> None:
-    if _libc.setns(fd, CLONE_NEWNET) == 0:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(fd, CLONE_NEWNET) == 0:
         return
     number = ctypes.get_errno()
     if number == 1:
