@@ -162,7 +162,7 @@ def attach(
     from etcpipe import live
     from etcpipe.live_requests import Requests
     from etcpipe.outputs.live import LiveOutputs
-    from etcpipe.outputs.summary import Summary
+    from etcpipe.outputs.summary import Summary, loss_line
     from etcpipe.outputs.targets import Targets
 
     output = output or default_output(device)
@@ -207,7 +207,8 @@ def attach(
         stopper.leave()
         counters, lost = tap.counters() | (unknown.counters() if unknown else {}), tap.lost()
     # With -j, standard output carries verdict lines and nothing else.
-    lines = _summary_lines(summary, counters, lost) + _shadow_lines(tap.shadow_report())
+    lines = _summary_lines(summary, counters, loss_line(counters, lost, tap.capture))
+    lines += _shadow_lines(tap.shadow_report())
     click.echo("\n".join(lines), err=is_json(ctx))
     if failure:
         raise failure
@@ -263,11 +264,11 @@ def _started(device: str, tap: "Live") -> str:
     )
 
 
-def _summary_lines(summary: "Summary", counters: dict[str, int], lost: dict[str, int]) -> list[str]:
-    from etcpipe.outputs.summary import counter_lines, loss_line
+def _summary_lines(summary: "Summary", counters: dict[str, int], losses: str) -> list[str]:
+    from etcpipe.outputs.summary import counter_lines
 
     flows = summary.lines(live=True) if summary.flows else ["no flows"]
-    return ["", *flows, "", *counter_lines(counters), "", loss_line(counters, lost)]
+    return ["", *flows, "", *counter_lines(counters), "", losses]
 
 
 def _shadow_lines(report: dict[str, Any] | None) -> list[str]:

@@ -11,8 +11,6 @@ import click
 from etcpipe.cli.common import Device, Verb, is_json, option, print_json, warn
 from etcpipe.errors import DataplaneError
 
-RATES = ("PACKETS_SEEN", "PACKETS_FIRST_N", "PACKETS_REDIRECTED", "FLOWS_CREATED")
-
 Round = list[dict[str, Any]]
 
 
@@ -81,13 +79,21 @@ def _screen(rounds: Iterator[Round]) -> None:
 
 
 def _lines(rounds: Iterator[Round]) -> None:
+    from etcpipe.kernel import taken
     from etcpipe.outputs.table import Table
 
-    headers = ["device", ">seen/s", ">first/s", ">mirrored/s", ">flows/s"]
+    headers = ["device", ">seen/s", ">first/s", ">taken/s", ">flows/s"]
     table = Table(headers, widths=[15, 10, 10, 10, 10])
     header = True
     for moved in rounds:
         for one in moved:
-            rates = [f"{one['counters'].get(name, 0) / one['seconds']:,.0f}" for name in RATES]
+            counters = one["counters"]
+            counts = (
+                counters.get("PACKETS_SEEN", 0),
+                counters.get("PACKETS_FIRST_N", 0),
+                taken.count(counters, one["capture"]),
+                counters.get("FLOWS_CREATED", 0),
+            )
+            rates = [f"{n / one['seconds']:,.0f}" for n in counts]
             click.echo("\n".join(table.lines([[one["device"], *rates]], header)))
             header = False

@@ -1,25 +1,25 @@
 """Taps as a table for people: what `etcpipe show` prints."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from etcpipe.kernel import netns
+from etcpipe.kernel import netns, taken
 from etcpipe.text_table import Table
 
-HEADERS = ("device", "netns", "mode", "loader", ">consumer", ">first", ">seen", ">mirrored")
+HEADERS = ("device", "netns", "mode", "loader", ">consumer", ">first", ">seen")
 
 
-def lines(taps: Iterable[Mapping], device: str | None = None) -> list[str]:
+def lines(taps: Sequence[Mapping], device: str | None = None) -> list[str]:
     """Return a line a tap under a header, or the one that says that there is none.
 
     Args:
         taps: as etcpipe.kernel.tap.show() returns them.
         device: that was asked for.
     """
-    rows = [_row(tap) for tap in taps]
-    if not rows:
+    if not taps:
         return [f"etcpipe is attached nowhere{f' on {device}' if device else ''}"]
-    return Table([*HEADERS, ">flows"]).lines(rows)
+    way = taken.word(*(tap["settings"]["capture"] for tap in taps))
+    return Table([*HEADERS, f">{way}", ">flows"]).lines(map(_row, taps))
 
 
 def _row(tap: Mapping) -> Sequence[str]:
@@ -32,7 +32,7 @@ def _row(tap: Mapping) -> Sequence[str]:
         str(tap["pid"] or "-"),
         str(tap["first_n"]),
         f"{counters.get('PACKETS_SEEN', 0):,}",
-        f"{counters.get('PACKETS_REDIRECTED', 0):,}",
+        f"{taken.count(counters, tap['settings']['capture']):,}",
         f"{tap['flows']:,}",
     )
 

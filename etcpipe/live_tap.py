@@ -117,6 +117,11 @@ class Live:
         return self._tap.mode_reason
 
     @property
+    def capture(self) -> str:
+        """How packets come from the kernel, see attach()."""
+        return self._tap.settings.capture
+
+    @property
     def loader(self) -> str:
         """What loaded the programs: "libbpf" or "bcc"."""
         return self._tap.loader

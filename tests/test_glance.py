@@ -8,7 +8,8 @@ from time import time
 import pytest
 
 from etcpipe.cli import command, shortcut
-from etcpipe.kernel import glance, netns
+from etcpipe.kernel import glance, netns, taken
+from etcpipe.outputs.summary import loss_line
 
 
 @pytest.fixture
@@ -17,11 +18,13 @@ def run_folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def tap(folder, device="eth0", inode=7, age_s=0.0, **report):
+def tap(folder, device="eth0", inode=7, age_s=0.0, capture="afxdp", **report):
     """Leave a journal and, unless age_s is None, a report."""
     place = folder / str(inode)
     place.mkdir(exist_ok=True)
-    (place / f"{device}.json").write_text(json.dumps({"settings": {"first_n": 10}}))
+    (place / f"{device}.json").write_text(
+        json.dumps({"settings": {"first_n": 10, "capture": capture}})
+    )
     if age_s is not None:
         told = {"device": device, "netns": inode, "time": time() - age_s, "flows": 3, **report}
         (place / f"{device}.live").write_text(json.dumps(told))
@@ -105,3 +108,26 @@ def test_what_a_glance_does_not_tell_goes_the_ordinary_way(run_folder, capsys, l
     tap(run_folder, **left)
     assert not shortcut.show(["show"], {})
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("captures", "head", "counts"),
+    [
+        (["afxdp"], "mirrored", ["1"]),
+        (["ringbuf"], "copied", ["2"]),
+        (["features"], "gathered", ["4"]),
+        (["afxdp", "features"], "taken", ["1", "4"]),
+    ],
+)
+def test_first_packets_are_counted_as_they_were_captured(
+    run_folder, capsys, captures, head, counts
+):
+    counters = {"PACKETS_REDIRECTED": 1, "PACKETS_CLONED": 2, "PACKETS_GATHERED": 4}
+    for i, capture in enumerate(captures):
+        tap(run_folder, f"eth{i}", pid=5, counters=counters, mode="tc", loader="l", capture=capture)
+    assert shortcut.show(["show"], {})
+    heads, *rows = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert heads[-2] == head
+    assert [row[-2] for row in rows] == counts
+    line = loss_line({**counters, "PACKETS_SEEN": 9, "PACKETS_FIRST_N": 5}, {}, captures[0])
+    assert f"{counts[0]} {taken.word(captures[0])}; lost: none" in line

@@ -45,4 +45,5 @@ def _glance(path: Path) -> dict[str, Any] | None:
         return None
     if time() - report["time"] >= STALE_S or report.get("flows") is None:
         return None
-    return {**report, "first_n": state["settings"]["first_n"]}
+    settings = state["settings"]
+    return {**report, "first_n": settings["first_n"], "settings": settings}

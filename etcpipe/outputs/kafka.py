@@ -54,7 +54,8 @@ class Kafka:
         self._is_down = False
         self._told: set[str] = set()
         self._produced = 0  # of the batch that is being written, where the library's memory is full
-        wanted = {"bootstrap.servers": brokers, **SETTINGS, **settings, "error_cb": self._on_error}
+        wanted: dict[str, Any] = {"bootstrap.servers": brokers, **SETTINGS, **settings}
+        wanted["error_cb"] = self._on_error
         try:
             self._producer = confluent_kafka.Producer(wanted)
         except confluent_kafka.KafkaException as error:

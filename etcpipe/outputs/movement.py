@@ -70,6 +70,7 @@ def movement(before: Look, after: Look) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "mode": after["mode"],
         "loader": after["loader"],
+        "capture": after["settings"]["capture"],
         "pid": after["pid"],
         "flows": after["flows"],
         "counters": _differences(first["counters"], last["counters"]),

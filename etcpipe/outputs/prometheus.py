@@ -37,6 +37,7 @@ _COUNTERS = (
     ("tracked_packets", "PACKETS_TRACKED", "Packets of flows in the table."),
     ("first_packets", "PACKETS_FIRST_N", "Packets among the first N of their flow."),
     ("mirrored_packets", "PACKETS_CLONED", "First packets that were copied."),
+    ("gathered_packets", "PACKETS_GATHERED", "First packets whose features the kernel gathered."),
     ("policy_dropped_packets", "PACKETS_POLICY_DROP", "Packets dropped by the policy."),
     ("acted_packets", "PACKETS_ACTED", "Packets that a policy's action was done to."),
     ("flows_created", "FLOWS_CREATED", "Flows that began."),

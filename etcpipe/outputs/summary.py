@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from etcpipe.kernel import taken
 from etcpipe.outputs.table import Table, milliseconds
 from etcpipe.verdict import UNKNOWN, VerdictBatch
 
@@ -84,12 +85,13 @@ def counter_lines(counters: Mapping[str, int]) -> list[str]:
     return Table(["packets by reason", ">count"]).lines(shown)
 
 
-def loss_line(counters: Mapping[str, int], lost: Mapping[str, int]) -> str:
-    """Return in one line what a tap saw, mirrored and lost, by reason."""
+def loss_line(counters: Mapping[str, int], lost: Mapping[str, int], capture: str = "afxdp") -> str:
+    """Return in one line what a tap saw, captured that way and lost, by reason."""
     losses = ", ".join(f"{words(name)} {n:,}" for name, n in lost.items()) or "none"
     return (
         f"packets: {counters['PACKETS_SEEN']:,} seen, {counters['PACKETS_FIRST_N']:,} among the "
-        f"first of their flow, {counters['PACKETS_REDIRECTED']:,} mirrored; lost: {losses}"
+        f"first of their flow, {taken.count(counters, capture):,} {taken.word(capture)}; "
+        f"lost: {losses}"
     )
 
 

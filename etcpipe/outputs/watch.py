@@ -73,6 +73,7 @@ class Watch:
             "time": time(),
             "mode": tap.mode,
             "loader": tap.loader,
+            "capture": tap.capture,
             "model": {
                 "name": tap.model.name,
                 "digest": tap.model.digest,
