@@ -49,6 +49,14 @@ def cascade() -> None:
     help="What to choose for; none may cost F1 against the model that waits longest.",
 )
 @click.option(
+    "--slack",
+    default=0.01,
+    type=click.FloatRange(0, 1),
+    show_default=True,
+    metavar="F1",
+    help="Macro-F1 that may be lost, by the lower end of its interval.",
+)
+@click.option(
     "--rule",
     type=click.Choice(RULES),
     default="threshold",
@@ -151,7 +159,7 @@ def _fit(names: list[str], data: Path, options: dict[str, Any]) -> Any:
             options["mask"],
             lambda done, total: progress("reading", done, total),
         )
-        target = fits.Target(options["target"], options["rule"])
+        target = fits.Target(options["target"], options["rule"], options["slack"])
         return fits.fit(wanted, rows, how, target, progress)
 
 

@@ -18,8 +18,8 @@ from etcpipe.dataset import Input
 from etcpipe.errors import UsageError
 
 pytest.importorskip("lightgbm", reason="training needs etcpipe[train]")
-from etcpipe import trees
-from etcpipe.cascade import candidates, fit, report
+from etcpipe import evaluate, trees
+from etcpipe.cascade import candidates, fit, pick, report
 from etcpipe.cascade.rows import DepthRows, read_at_depths
 
 
@@ -153,26 +153,100 @@ def two_candidates():
     return [Candidate("fast", 1, fast, 5.0), Candidate("slow", 10, slow, 50.0)], flows
 
 
+def picked(offered, flows, target, slack=0.0):
+    """All plans, and the one that is taken."""
+    search, slow = choose.Search(offered, flows), fit.slowest(offered)
+    lead = pick.Lead(flows, offered[slow].scores.argmax(axis=1))
+    plans = search.plans()
+    take = pick.pick(plans, target, slow, lambda plan: lead.interval(search.said(plan)), slack)
+    return plans, take
+
+
 def test_the_search_finds_the_share_that_costs_nothing():
     offered, flows = two_candidates()
-    plans = choose.search(offered, flows)
+    plans, choice = picked(offered, flows, "median-latency")
     alone = {plan.chain: plan.figures.macro_f1 for plan in plans if len(plan.chain) == 1}
     assert alone[(1,)] == 1.0 and alone[(0,)] < 0.9
-    best = choose.pick(plans, "median-latency", reference=1.0)
+    best = choice.plan
     assert best.chain == (0, 1) and best.figures.median_s < 0.001
     assert best.figures.macro_f1 >= 0.99
-    assert choose.pick(plans, "f1", 0.0).figures.macro_f1 == 1.0
-    front = choose.pareto(plans, "median-latency")
+    assert choice.holds and choice.low == choice.high == 0.0
+    assert picked(offered, flows, "f1")[1].plan.figures.macro_f1 == 1.0
+    front = pick.pareto(plans, "median-latency")
     f1, latency = zip(*((one.figures.macro_f1, one.figures.median_s) for one in front), strict=True)
     assert list(f1) == sorted(f1, reverse=True) and list(latency) == sorted(latency, reverse=True)
     with pytest.raises(UsageError, match="no target 'luck'"):
-        choose.pick(plans, "luck", 0.0)
+        picked(offered, flows, "luck")
+
+
+def test_the_interval_of_a_lead_is_that_of_the_bootstrap():
+    rng = np.random.default_rng(3)
+    label = rng.integers(0, 3, 400)
+    capture = np.arange(400) // 10
+    flows = replace(flows_of(label, {1: np.zeros(400)}, ("a", "b", "c")), capture=capture)
+    right_by = {share: rng.random(400) < share for share in (0.6, 0.9)}
+    few, many = (np.where(right, label, (label + 1) % 3) for right in right_by.values())
+    _, low, high = evaluate.difference(label, many, few, capture, 3, seed=1)
+    assert pick.Lead(flows, few).interval(many) == pytest.approx((low, high), abs=0.01)
+    assert pick.Lead(flows, few).interval(few) == (0.0, 0.0)
+
+
+def days(first_day_is_odd):
+    """A model that waits, one that is as good but for a little, and one that had luck on day 0.
+
+    Ten captures of 40 flows. On day 0 half of what the slow model says is wrong, and all that the
+    lucky one says is right; on each other day the lucky one has 3 flows more wrong.
+    """
+    capture, flow = np.divmod(np.arange(400), 40)
+    label = flow % 2
+    odd = first_day_is_odd & (capture == 0)
+    ready = {1: np.zeros(400), 2: np.full(400, 0.1), 10: np.full(400, 1.0)}
+    flows = replace(flows_of(label, ready), capture=capture)
+    wrong = {
+        "lucky": ~odd & (flow % 13 == 5),
+        "honest": (odd & (flow < 20)) | ((flow == 30) & (capture < 2)),
+        "slow": odd & (flow < 20),
+    }
+    sure = np.random.default_rng(1).uniform(2, 4, (400, 1))  # says nothing of errors
+    scores = {
+        name: np.eye(2)[np.where(one, 1 - label, label)] * sure for name, one in wrong.items()
+    }
+    return [
+        Candidate(name, packets, scores[name], us)
+        for name, packets, us in (("lucky", 1, 5.0), ("honest", 2, 5.0), ("slow", 10, 50.0))
+    ], flows
+
+
+def test_a_choice_is_not_taken_for_the_luck_of_one_capture():
+    offered, flows = days(first_day_is_odd=True)
+    plans, choice = picked(offered, flows, "median-latency", slack=0.02)
+    slow = next(one for one in plans if one.chain == (2,)).figures.macro_f1
+    good = [one for one in plans if one.figures.macro_f1 >= slow - 0.02]
+    looks_best = min(good, key=lambda one: one.figures.median_s)
+    offered, flows = days(first_day_is_odd=False)
+    later = {(one.chain, one.shares): one.figures for one in choose.Search(offered, flows).plans()}
+    assert later[(2,), ()].macro_f1 == 1.0
+    assert later[looks_best.chain, looks_best.shares].macro_f1 < 0.95
+    taken = later[choice.plan.chain, choice.plan.shares]
+    assert choice.holds and taken.macro_f1 > 0.98 and taken.median_s < 0.2
+
+
+def test_where_no_plan_surely_keeps_the_f1_the_nearest_is_taken_and_that_is_said():
+    label = np.tile([0, 1], 40)
+    slow = np.eye(2)[label] * 6.0
+    sure = np.linspace(1, 6, 80)[:, None]
+    wrong = np.eye(2)[1 - label] * sure  # never right
+    flows = flows_of(label, {1: np.zeros(80), 10: np.full(80, 2.0)})
+    offered = [Candidate("fast", 1, wrong, 5.0), Candidate("slow", 10, slow, 50.0)]
+    _, choice = picked(offered, flows, "early", slack=0.01)
+    assert not choice.holds and choice.plan.chain == (0, 1) and choice.low < -0.01
+    assert picked(offered, flows, "f1", slack=0.01)[1].plan.chain == (1,)
 
 
 @pytest.mark.parametrize("kind", choose.RULES)
 def test_rules_do_what_the_plan_said(kind):
     offered, flows = two_candidates()
-    plan = choose.pick(choose.search(offered, flows), "median-latency", reference=1.0)
+    plan = picked(offered, flows, "median-latency")[1].plan
     first, last = choose.settle(plan, offered, flows, kind)
     assert first.rule.kind == kind and last.rule is None
     probabilities = calibrate.probabilities_of(offered[0].scores, first.temperature)

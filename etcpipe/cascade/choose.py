@@ -1,7 +1,8 @@
 """Which stages, and how sure each must be: chosen on calibration flows for a target.
 
 Every chain of up to three candidates is tried with every combination of shares of flows that its
-stages pass on. A share becomes a threshold, which is what the cascade's file holds.
+stages pass on; etcpipe.cascade.pick takes one of them. A share becomes a threshold, which is what
+the cascade's file holds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,20 +13,12 @@ import numpy as np
 
 from etcpipe.cascade import calibrate, curves
 from etcpipe.cascade.stages import Rule
-from etcpipe.cascade.walk import Figures, Step, figures, walk
+from etcpipe.cascade.walk import Figures, Step, Walk, figures, walk
 from etcpipe.errors import UsageError
 
 STAGES_MAX = 3
 SHARES = tuple(i / 20 for i in range(1, 20))
 SHARES_OF_THREE = tuple(i / 10 for i in range(1, 10))
-# By target: what of Figures is made least, once F1 is within reach.
-TARGETS = {
-    "f1": lambda one: -one.macro_f1,
-    "median-latency": lambda one: one.median_s,
-    "slow-share": lambda one: one.slow,
-    "cost": lambda one: one.us,
-    "early": lambda one: -one.early,
-}
 RULES = ("threshold", "per_class", "target")
 
 
@@ -95,14 +88,37 @@ class Settled:
     rule: Rule | None
 
 
-def search(candidates: Sequence[Candidate], flows: Flows, seed: int = 1) -> list[Plan]:
-    """Return every plan that was tried, on calibration flows."""
-    views = [_View(one, flows) for one in candidates]
-    return [
-        Plan(chain, shares, _evaluate([views[i] for i in chain], shares, flows))
-        for chain in _chains(candidates)
-        for shares in _shares(len(chain))
-    ]
+class Search:
+    """Every plan that is tried, on calibration flows."""
+
+    def __init__(self, candidates: Sequence[Candidate], flows: Flows) -> None:
+        self._candidates, self._flows = candidates, flows
+        self._views = [_View(one, flows) for one in candidates]
+
+    def plans(self) -> list[Plan]:
+        """Return all plans with what they give."""
+        return [
+            Plan(chain, shares, self._figures(chain, shares))
+            for chain in _chains(self._candidates)
+            for shares in _shares(len(chain))
+        ]
+
+    def said(self, plan: Plan) -> np.ndarray:
+        """Return (flows,) int, the class that a plan says."""
+        return self._walk(plan.chain, plan.shares).said
+
+    def _figures(self, chain: Sequence[int], shares: Sequence[float]) -> Figures:
+        walked, flows = self._walk(chain, shares), self._flows
+        return figures(walked, flows.label, len(flows.classes), len(chain))
+
+    def _walk(self, chain: Sequence[int], shares: Sequence[float]) -> Walk:
+        steps, open_ = [], np.ones(len(self._flows.label), bool)
+        for i, share in zip(chain, (*shares, 0.0), strict=True):
+            view = self._views[i]
+            sure = view.confidence >= threshold_of(view.confidence[open_], share)
+            steps.append(Step(view.said, sure, view.ready_s, view.us))
+            open_ = open_ & ~sure
+        return walk(steps)
 
 
 class _View:
@@ -128,53 +144,12 @@ def _shares(stages: int) -> Iterator[tuple[float, ...]]:
     yield from product(SHARES if stages < 3 else SHARES_OF_THREE, repeat=stages - 1)
 
 
-def _evaluate(chain: Sequence[_View], shares: Sequence[float], flows: Flows) -> Figures:
-    steps, open_ = [], np.ones(len(flows.label), bool)
-    for view, share in zip(chain, (*shares, 0.0), strict=True):
-        sure = view.confidence >= threshold_of(view.confidence[open_], share)
-        steps.append(Step(view.said, sure, view.ready_s, view.us))
-        open_ = open_ & ~sure
-    return figures(walk(steps), flows.label, len(flows.classes), len(chain))
-
-
 def threshold_of(confidence: np.ndarray, share: float) -> float:
     """Return the probability below which are about `share` of some flows; 2 for all of them."""
     position = round(share * len(confidence))
     if position >= len(confidence):
         return 2.0
     return float(np.partition(confidence, position)[position])
-
-
-def pick(plans: Sequence[Plan], target: str, reference: float) -> Plan:
-    """Return the best plan for a target.
-
-    Args:
-        target: a name of TARGETS.
-        reference: macro-F1 that must be kept, if any plan does; not looked at for "f1".
-
-    Raises:
-        UsageError: no such target.
-    """
-    if target not in TARGETS:
-        raise UsageError(f"no target {target!r}: choose {', '.join(TARGETS)}")
-    measure = TARGETS[target]
-    best = max(plan.figures.macro_f1 for plan in plans)
-    least = best if target == "f1" else min(reference, best)
-    good = [plan for plan in plans if plan.figures.macro_f1 >= least]
-    return min(good, key=lambda plan: (measure(plan.figures), -plan.figures.macro_f1))
-
-
-def pareto(plans: Sequence[Plan], target: str) -> list[Plan]:
-    """Return the plans that none beats in both F1 and the target, the highest F1 first.
-
-    For target "f1" the other measure is the median latency.
-    """
-    measure = TARGETS["median-latency" if target == "f1" else target]
-    front: list[Plan] = []
-    for plan in sorted(plans, key=lambda one: (-one.figures.macro_f1, measure(one.figures))):
-        if not front or measure(plan.figures) < measure(front[-1].figures):
-            front.append(plan)
-    return front
 
 
 def settle(

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from etcpipe import evaluate
 from etcpipe.cascade import calibrate, candidates, choose, curves
 from etcpipe.cascade.candidates import Made, Training, Wanted
 from etcpipe.cascade.choose import Candidate, Flows, Plan, Settled
+from etcpipe.cascade.pick import SLACK, Choice, Lead, check_target, pareto, pick
 from etcpipe.cascade.rows import DepthRows
 from etcpipe.cascade.stages import Cascade, Stage
 from etcpipe.cascade.walk import Figures, Step, figures, oracle_steps, random_steps, walk
@@ -30,12 +32,14 @@ class Target:
     """What to choose for.
 
     Attributes:
-        target: a name of choose.TARGETS.
+        target: a name of pick.TARGETS.
         rule: a name of choose.RULES.
+        slack: macro-F1 that may be lost against the model that waits longest.
     """
 
     target: str = "f1"
     rule: str = "threshold"
+    slack: float = SLACK
 
 
 @dataclass(frozen=True)
@@ -66,17 +70,20 @@ class Result:
 
     Attributes:
         front: the Pareto choices, with their figures on calibration flows.
-        chosen: which one was taken.
+        choice: which one was taken, and how surely it keeps the F1.
         test: by name, figures on the captures that took no part in choosing: "cascade",
             "random", "oracle", and each candidate alone.
+        lead: on the same flows, by how much the cascade's macro-F1 is above that of the model
+            that waits longest, and the 95 % interval by captures.
         stages: of the cascade, in order.
         flows: how many chose and how many tested.
     """
 
     made: list[Made]
     front: list[Plan]
-    chosen: Plan
+    choice: Choice
     test: dict[str, Figures]
+    lead: tuple[float, float, float]
     stages: list[StageReport]
     flows: tuple[int, int]
     wait_s: float
@@ -103,8 +110,7 @@ def fit(
     Raises:
         UsageError: too little data to split by capture, or a model does not fit them.
     """
-    if target.target not in choose.TARGETS:
-        raise UsageError(f"no target {target.target!r}: choose {', '.join(choose.TARGETS)}")
+    check_target(target.target)
     made = candidates.make(wanted, rows, how, on_step)
     offered = [one.candidate for one in made]
     dataset = rows.deepest
@@ -114,20 +120,33 @@ def fit(
     on_step("choosing", len(made), len(made))
     ours, theirs = flows.select(chooses), flows.select(~chooses)
     calibrating = [one.select(chooses) for one in offered]
-    plans = choose.search(calibrating, ours)
-    chosen = choose.pick(plans, target.target, _reference(plans, calibrating))
-    settled = choose.settle(chosen, calibrating, ours, target.rule)
+    search = choose.Search(calibrating, ours)
+    plans, slow = search.plans(), slowest(offered)
+    lead = Lead(ours, offered[slow].scores[chooses].argmax(axis=1), how.seed)
+    choice = pick(
+        plans,
+        target.target,
+        slow,
+        lambda plan: lead.interval(search.said(plan)),
+        target.slack,
+    )
+    settled = choose.settle(choice.plan, calibrating, ours, target.rule)
     testing = [one.select(~chooses) for one in offered]
-    front = choose.pareto(plans, target.target)
+    front = pareto(plans, target.target)
     stages, test = judge(settled, testing, theirs, how.seed)
     sizes = int(chooses.sum()), int((~chooses).sum())
-    return Result(made, front, chosen, test, stages, sizes, rows.input.wait_s)
+    ahead = ahead_of(settled, testing, theirs, how.seed)
+    return Result(made, front, choice, test, ahead, stages, sizes, rows.input.wait_s)
 
 
-def _reference(plans: Sequence[Plan], offered: Sequence[Candidate]) -> float:
-    """Return the macro-F1 of the candidate that waits longest."""
-    chain = (slowest(offered),)
-    return next(plan.figures.macro_f1 for plan in plans if plan.chain == chain)
+def ahead_of(
+    settled: Sequence[Settled], offered: Sequence[Candidate], flows: Flows, seed: int
+) -> tuple[float, float, float]:
+    """Return by how much a cascade's macro-F1 is above the slowest candidate's, with interval."""
+    said = walk([_step(one, offered[one.candidate], flows) for one in settled]).said
+    slow = offered[slowest(offered)].scores.argmax(axis=1)
+    _, capture = np.unique(flows.capture, return_inverse=True)
+    return evaluate.difference(flows.label, said, slow, capture, len(flows.classes), seed)
 
 
 def slowest(offered: Sequence[Candidate]) -> int:

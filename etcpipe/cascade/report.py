@@ -12,14 +12,24 @@ FRONT_MAX = 12
 CURVE_SHOWN = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 HEADERS = [">F1", ">median", f">≤ {EARLY_S * 1e3:.0f} ms", ">last stage", ">us/flow"]
 
+_UNSURE = (
+    "no cascade surely keeps the F1 of the model that waits longest: this one may lose {:.3f}; "
+    "give more captures or deeper stages, or allow that with --slack"
+)
+
 
 def as_numbers(result: Result) -> dict[str, Any]:
     """Return everything that was measured, JSON-able."""
     return {
         "flows": {"chosen_on": result.flows[0], "tested_on": result.flows[1]},
         "front": [_plan(result, plan) for plan in result.front],
-        "chosen": _plan(result, result.chosen),
+        "chosen": _plan(result, result.choice.plan)
+        | {
+            "f1_lead_interval": [result.choice.low, result.choice.high],
+            "keeps_f1": result.choice.holds,
+        },
         "test": {name: vars(one) | {} for name, one in result.test.items()},
+        "f1_lead": list(result.lead),
         "stages": [_stage(one) for one in result.stages],
         "no_better_than_random": [str(result.stages[i].candidate) for i in result.weak],
     }
@@ -31,6 +41,7 @@ def as_text(result: Result) -> str:
     lines += [
         f"on {result.flows[1]} flows of other captures, which no model was fitted to:",
         *_test(result),
+        _lead("cascade above the model that waits longest, macro-F1", *result.lead),
         "",
         *_stages(result),
     ]
@@ -42,7 +53,9 @@ def as_text(result: Result) -> str:
 
 def warnings(result: Result) -> list[str]:
     """Return what the reader should know before using the cascade."""
-    return [
+    choice = result.choice
+    unsure = [] if choice.holds else [_UNSURE.format(-choice.low)]
+    return unsure + [
         f"{result.stages[i].candidate}: its uncertainty tells errors no better than random "
         f"(area {result.stages[i].separation['least_confidence'].area:.2f}, below {AREA_LEAST} "
         "or not surely above 0.5): escalating at random would do as well"
@@ -90,11 +103,13 @@ def milliseconds(seconds: float) -> str:
 
 
 def _front(result: Result) -> list[str]:
-    step = max(1, -(-len(result.front) // FRONT_MAX))
-    shown = [plan for i, plan in enumerate(result.front) if i % step == 0 or plan == result.chosen]
+    step, taken = max(1, -(-len(result.front) // FRONT_MAX)), result.choice.plan
+    shown = [plan for i, plan in enumerate(result.front) if i % step == 0 or plan == taken]
+    if taken not in shown:  # the F1 of those before it is not as sure
+        shown = sorted([*shown, taken], key=lambda plan: -plan.figures.macro_f1)
     rows = [
         [
-            "*" if plan == result.chosen else "",
+            "*" if plan == taken else "",
             *_figures(plan.figures),
             " > ".join(str(result.made[i].candidate) for i in plan.chain),
             ", ".join(f"{share:.0%}" for share in plan.shares) or "-",
@@ -102,6 +117,10 @@ def _front(result: Result) -> list[str]:
         for plan in shown
     ]
     return Table(["", *HEADERS, "stages", ">passed on"]).lines(rows)
+
+
+def _lead(what: str, mean: float, low: float, high: float) -> str:
+    return f"{what}: {mean:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
 
 
 def _test(result: Result) -> list[str]:
