@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -83,6 +84,11 @@ class Model:
     def engine(self) -> str:
         """What runs it, with its version."""
         return self._runner.engine
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """All that the file says beside the network or trees, by key."""
+        return self._runner.metadata
 
     def rows(self, flows: FlowBatch) -> np.ndarray:
         """Return the model's input, one row a flow."""
@@ -237,7 +243,15 @@ def load(path: str | PathLike[str] | None = None, threads: int = 1, device: str 
         UnsupportedError: there is no such device here.
     """
     file = find(path)
-    contents = _read(file)
+    return opened(read(file), f"model {file}", threads, device)
+
+
+def opened(contents: bytes, name: str, threads: int = 1, device: str = "cpu") -> Model:
+    """Return the model in the contents of a file; `name` stands in messages.
+
+    Raises:
+        ModelError, UnsupportedError: as load().
+    """
     try:
         runner = open_runner(contents, threads, device)
         text = runner.metadata.get(DESCRIPTION_KEY)
@@ -247,7 +261,7 @@ def load(path: str | PathLike[str] | None = None, threads: int = 1, device: str 
         description = parse_description(text)
         check_input(description, runner)
     except ModelError as error:
-        raise ModelError(f"model {file}: {error}") from error.__cause__
+        raise ModelError(f"{name}: {error}") from error.__cause__
     return Model(description, digest[:12], runner)
 
 
@@ -273,7 +287,12 @@ def list_shipped() -> list[Path]:
     return sorted(SHIPPED.glob("*.onnx"))
 
 
-def _read(file: Path) -> bytes:
+def read(file: Path) -> bytes:
+    """Return the contents of a model file.
+
+    Raises:
+        ModelError: it cannot be read, or is empty.
+    """
     try:
         contents = file.read_bytes()
     except OSError as error:

@@ -17,9 +17,16 @@ AnyModel = models.Model | CascadeModel
 
 
 def load(
-    model: str | PathLike[str] | None, cascade: str | PathLike[str] | None, device: str
+    model: str | PathLike[str] | None,
+    cascade: str | PathLike[str] | None,
+    device: str,
+    alone: bool = False,
 ) -> AnyModel:
     """Return a model or a cascade.
+
+    Args:
+        model: None, and no cascade: what ships, a cascade.
+        alone: of what ships the last stage's model, where one model is wanted.
 
     Raises:
         ModelError: it is damaged, foreign, or made for other inputs.
@@ -27,6 +34,8 @@ def load(
         UnsupportedError: the device is not there.
     """
     if cascade is None:
+        if model is None and not alone:
+            return serving.load_inside(None, device)
         return models.load(model, device=device)
     if model is not None:
         raise UsageError("give a model or a cascade, not both")
@@ -62,16 +71,13 @@ def regroup_for(
         raw_len: bytes of a packet, where another model wants more than this one.
 
     Only whole packets are worth several threads: other rows are done before those are awake.
-    Rows of a cascade are made on the CPU, wherever its models run.
+    Rows of a cascade all come to the host: a GPU makes them only where it was asked for.
 
     Raises:
         UnsupportedError: the device cannot regroup here.
     """
     raw_len = model.raw_len if raw_len is None else raw_len
-    if isinstance(model, CascadeModel):
-        early, device = model.early_depths(first_n), "cpu"
-    else:
-        early = ()
+    early = model.early_depths(first_n) if isinstance(model, CascadeModel) else ()
     on = partial(
         Regroup,
         first_n,

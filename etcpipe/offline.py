@@ -95,7 +95,8 @@ class Classification:
         if isinstance(model, CascadeModel):
             self._runtime = Runtime(model.servings())
             eager = rows_min == 1
-            self._judged = pipeline.serve(capture, regroup, self._runtime, eager)
+            most = 0 if eager else rows_min
+            self._judged = pipeline.serve(capture, regroup, self._runtime, eager, rows_min=most)
         else:
             self._judged = pipeline.run(capture, regroup, model, rows_min)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from etcpipe.batch import FlowBatch, FlowRecords, PacketBatch, concatenate
-from etcpipe.gpu.regroup import Regroup
+from etcpipe.gpu.regroup import EarlyRows, Regroup
 from etcpipe.verdict import VerdictBatch
 
 if TYPE_CHECKING:
@@ -65,13 +65,12 @@ def run(
 
     Args:
         rows_min: ready flows that are worth a call of the model: 1 where a verdict is
-            waited for, more where throughput counts.
+            waited for, more where throughput counts. Then a GPU has two batches at a time.
         now_ns: the packets' clock, to tell how long rows queued; None offline.
     """
     scorer = model.scorer(regroup)
     waiting: list[FlowBatch] = []
-    for batch in source:
-        ready = regroup.add(batch, source.clock_ns())
+    for ready in _ready(source, regroup, rows_min > 1):
         if len(ready):
             waiting.append(ready)
         if sum(map(len, waiting)) >= rows_min:
@@ -80,12 +79,27 @@ def run(
     yield from judge(concatenate([*waiting, regroup.flush()]), model, source, now_ns, scorer)
 
 
+def _ready(source: Source, regroup: Regroup, overlaps: bool) -> Iterator[FlowBatch]:
+    """Yield the flows that each batch completes, those of one after the next one was begun."""
+    begun = None
+    for batch in source:
+        if not overlaps:
+            yield regroup.add(batch, source.clock_ns())
+            continue
+        before, begun = begun, regroup.begin(batch, source.clock_ns())
+        if before:
+            yield before()
+    if begun:
+        yield begun()
+
+
 def serve(
     source: Source,
     regroup: Regroup,
     runtime: "Runtime",
     eager: bool = True,
     now_ns: Clock | None = None,
+    rows_min: int = 0,
 ) -> Iterator[VerdictBatch]:
     """Yield verdicts of a cascade as its stages make them, until the source ends.
 
@@ -94,17 +108,37 @@ def serve(
         eager: answer what there is after each batch of packets; else a stage waits until its
             own batch is full or late.
         now_ns: the packets' clock; None offline.
+        rows_min: rows that are worth a turn of the cascade, as for run(); 0: after each batch of
+            packets, which lets no deadline pass.
     """
     now = now_ns or (lambda: 0)
+    early: list[EarlyRows] = []
+    closed: list[FlowBatch] = []
+    rows = 0
     for batch in source:
-        closed = regroup.add(batch, source.clock_ns())
-        early = regroup.take_early()
-        runtime.add(early.flows, now(), early.depth)
-        runtime.add(closed, now())
-        yield from runtime.poll(now(), source.records, eager)
-        regroup.leave(runtime.left())
-    runtime.add(regroup.flush(), now())
+        closed.append(regroup.add(batch, source.clock_ns()))
+        early.append(regroup.take_early())
+        rows += len(closed[-1]) + len(early[-1].depth)
+        if rows >= rows_min:
+            rows = 0
+            _hand_over(runtime, early, closed, now())
+            yield from runtime.poll(now(), source.records, eager)
+            regroup.leave(runtime.left())
+    _hand_over(runtime, early, [*closed, regroup.flush()], now())
     yield from runtime.drain(now, source.records)
+
+
+def _hand_over(
+    runtime: "Runtime", early: list[EarlyRows], closed: list[FlowBatch], now_ns: int
+) -> None:
+    """Give a cascade its rows, a flow's early ones before its last."""
+    if early:
+        depth = np.concatenate([one.depth for one in early])
+        runtime.add(concatenate([one.flows for one in early]), now_ns, depth)
+    if closed:
+        runtime.add(concatenate(closed), now_ns)
+    early.clear()
+    closed.clear()
 
 
 def judge(

@@ -6,14 +6,13 @@ Whoever reads the file as a model has the last stage alone; `--cascade` has all 
 import json
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
 from etcpipe.cascade.stages import Cascade, from_toml
 from etcpipe.errors import ModelError, OutputError, UnsupportedError
-from etcpipe.gpu.inference import open_runner
 from etcpipe.model_file import DIGEST_KEY, NO_DIGEST, seal
 
 KEY = "etcpipe.cascade"
@@ -63,29 +62,24 @@ def save(contents: bytes, path: str | PathLike[str]) -> None:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
 
 
-def unpack(file: Path, folder: Path) -> Path:
-    """Write the stages and models of a model file into an empty folder; return the stages' file.
+def held(metadata: Mapping[str, str], name: str) -> tuple[Cascade, list[bytes]] | None:
+    """Return the cascade that a model file holds and the models of its stages but the last.
+
+    The last one is the file itself. None: it holds no cascade.
+
+    Args:
+        metadata: of the model file, whose `name` stands in messages.
 
     Raises:
-        ModelError: it cannot be read, is no model file, or holds no cascade.
+        ModelError: it cannot be read.
     """
-    try:
-        contents = file.read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot read cascade {file}: {error.strerror}") from error
-    text = open_runner(contents).metadata.get(KEY)
+    text = metadata.get(KEY)
     if text is None:
-        raise ModelError(f"model {file}: holds no cascade: give its cascade.toml, or --model")
+        return None
     try:
         inside = json.loads(text)
-        cascade = from_toml(inside["cascade"], str(file))
-        models = {name: b64decode(one, validate=True) for name, one in inside["models"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError, Base64Error) as error:
-        raise ModelError(f"model {file}: its cascade cannot be read: make it again") from error
-    names = [stage.model for stage in cascade.stages]
-    for name, one in zip(names, [*map(models.get, names[:-1]), contents], strict=True):
-        if one is None or Path(name).name != name:
-            raise ModelError(f"model {file}: its cascade cannot be read: make it again")
-        (folder / name).write_bytes(one)
-    cascade.save(folder / "cascade.toml")
-    return folder / "cascade.toml"
+        cascade = from_toml(inside["cascade"], name)
+        early = [stage.model for stage in cascade.stages[:-1]]
+        return cascade, [b64decode(inside["models"][one], validate=True) for one in early]
+    except (ValueError, KeyError, TypeError, Base64Error) as error:
+        raise ModelError(f"{name}: its cascade cannot be read: make it again") from error

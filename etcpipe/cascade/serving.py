@@ -1,15 +1,15 @@
 """A cascade that was opened: its models are loaded, and fit each other."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from etcpipe import model as models
 from etcpipe.batch import rows_of
-from etcpipe.cascade import bundle, stages
+from etcpipe.cascade import bundle, stages, trees
 from etcpipe.cascade.escalation import Decide, decider
 from etcpipe.cascade.stages import Cascade, Stage
 from etcpipe.cascade.workers import Judge
@@ -57,11 +57,12 @@ class CascadeModel:
         depths: packets that each stage waits for.
     """
 
-    def __init__(self, cascade: Cascade, loaded: list[Model], quick: frozenset[int]):
+    def __init__(self, cascade: Cascade, loaded: list[Model], judges: Mapping[int, Judge]):
         """Put models in their places.
 
         Args:
-            quick: stages that are over sooner than a thread is awake: those of trees.
+            judges: what answers as a stage's model would, and is over sooner than a thread is
+                awake: those of trees.
 
         Raises:
             ModelError: they do not fit each other, or their stages.
@@ -80,8 +81,9 @@ class CascadeModel:
         self.name, self.digest = "+".join(model.name for model in loaded), last.digest
         self.engine = ", ".join(dict.fromkeys(model.engine for model in loaded))
         self.device = "cpu"  # where flows are regrouped; each stage has its own
-        self.quick = quick
+        self.quick = frozenset(judges)
         self._loaded = loaded
+        self._judges = [judges.get(i, model.answers) for i, model in enumerate(loaded)]
 
     def __str__(self) -> str:
         return f"{self.name}@{self.digest}"
@@ -94,15 +96,17 @@ class CascadeModel:
     def servings(self) -> list[Serving]:
         """Return the stages as a Runtime takes them."""
         return [
-            Serving(stage, model.answers, model.classes, str(model))
-            for stage, model in zip(self.cascade.stages, self._loaded, strict=True)
+            Serving(stage, judge, model.classes, str(model))
+            for stage, judge, model in zip(
+                self.cascade.stages, self._judges, self._loaded, strict=True
+            )
         ]
 
     def warm_up(self) -> None:
         """Have each stage judge an empty row: a first call takes a hundred times as long."""
         nothing = rows_of(1, self.first_n, self.raw_len)
-        for model in self._loaded:
-            model.answers(nothing)
+        for judge in self._judges:
+            judge(nothing)
 
     def early_depths(self, first_n: int) -> tuple[int, ...]:
         """Return at which numbers of packets flows need an early row, of first_n that are kept."""
@@ -121,20 +125,57 @@ def load(path: str | PathLike[str], device: str = "cpu") -> CascadeModel:
         ModelError: a model is missing or damaged, or they do not fit each other.
     """
     if Path(path).suffix == bundle.SUFFIX:
-        with TemporaryDirectory(prefix="etcpipe-") as unpacked:
-            return load(bundle.unpack(Path(path), Path(unpacked)), device)
-    cascade, folder = stages.load(path), Path(path).parent
-    paths = files(cascade, folder)
-    loaded = []
-    for stage, file in zip(cascade.stages, paths, strict=True):
-        model = models.load(file, device=device)
+        if not Path(path).exists():
+            raise ModelError(f"cannot read cascade {path}: no such file")
+        found = load_inside(path, device)
+        if not isinstance(found, CascadeModel):
+            raise ModelError(f"model {path}: holds no cascade: give its cascade.toml, or --model")
+        return found
+    cascade = stages.load(path)
+    paths = files(cascade, Path(path).parent)
+    contents = [models.read(file) for file in paths]
+    loaded = [
+        models.opened(one, f"model {file}", device=device)
+        for one, file in zip(contents, paths, strict=True)
+    ]
+    return _served(cascade, loaded, contents)
+
+
+def load_inside(path: str | PathLike[str] | None, device: str = "cpu") -> CascadeModel | Model:
+    """Return the cascade that a model file holds, or its model if it holds none.
+
+    Args:
+        path: a file, or the name of a model that ships; None for the default one.
+
+    Raises:
+        ModelError: it is missing or damaged, or its models do not fit each other.
+    """
+    file = models.find(path)
+    name, contents = f"model {file}", models.read(file)
+    last = models.opened(contents, name, device=device)
+    held = bundle.held(last.metadata, name)
+    if held is None:
+        return last
+    cascade, early = held
+    loaded = [
+        models.opened(one, f"{name}: stage {i}", device=device) for i, one in enumerate(early)
+    ]
+    return _served(cascade, [*loaded, last], [*early, contents])
+
+
+def _served(cascade: Cascade, loaded: list[Model], contents: list[bytes]) -> CascadeModel:
+    """Return a cascade of opened models, each as its stage says."""
+    for stage, model in zip(cascade.stages, loaded, strict=True):
         if stage.temperature is not None:
             model.temperature = stage.temperature
         if stage.rule:
             model.threshold = 0.0  # the rule says what becomes of unsure answers
-        loaded.append(model)
-    quick = (i for i, file in enumerate(paths) if is_trees(file.read_bytes()))
-    return CascadeModel(cascade, loaded, frozenset(quick))
+    judges = {
+        i: trees.judge_of(model, one) or model.answers
+        for i, (model, one) in enumerate(zip(loaded, contents, strict=True))
+        if is_trees(one)
+    }
+    return CascadeModel(cascade, loaded, judges)
 
 
 def files(cascade: Cascade, folder: Path) -> list[Path]:
