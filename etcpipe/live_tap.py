@@ -296,6 +296,10 @@ class Live:
         served = self._serving.counters if isinstance(self._serving, Runtime) else {}
         return {**counters, **ring, **self._regroup.counters, **served}
 
+    def program_runs(self) -> dict[str, dict[str, int]]:
+        """Return {runs, ns} by program, where the kernel counts them (docs/operations.md)."""
+        return self._tap.program_runs()
+
     def lost(self) -> dict[str, int]:
         """Return first-N packets that never reached the model, by reason, zeros left out."""
         counters = self.counters()

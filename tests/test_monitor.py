@@ -38,7 +38,7 @@ def look(report: dict[str, Any] | None, seconds: float = 0, **changed: Any) -> d
         "netns": 4026531840,
         "mode": "tc",
         "loader": "libbpf",
-        "settings": {"capture": "afxdp"},
+        "capture": "afxdp",
         "pid": 4711,
         "flows": 1234,
         "counters": {"PACKETS_SEEN": int(1000 * seconds)},

@@ -104,6 +104,14 @@ def test_every_loss_has_a_stage():
     assert set(STAGE_OF) == set(LOSSES)
 
 
+def test_programs_are_there_where_the_kernel_counts_them():
+    assert not [name for name in rendered(report(programs={})) if "bpf" in name]
+    found = rendered(report(programs={"tc_track": {"runs": 4, "ns": 2_000}}))
+    labels = '{dev="eth0",program="tc_track"}'
+    assert found[f"etcpipe_bpf_runs_total{labels}"] == 4
+    assert found[f"etcpipe_bpf_run_seconds_total{labels}"] == pytest.approx(2e-6)
+
+
 def test_devices_of_one_name_are_told_apart():
     found = rendered(report(), report(netns=7))
     assert found['etcpipe_packets_total{dev="eth0@7"}'] == 1000

@@ -1,6 +1,7 @@
 """`etcpipe -s show` against known traffic, counter by counter."""
 
 import json
+from pathlib import Path
 
 import captures
 import numpy as np
@@ -133,3 +134,26 @@ def test_the_table_for_people_says_the_same(wire: Wire) -> None:
         ["flows created", "3"],
         ["flows restarted", "1"],
     ]
+
+
+@pytest.fixture
+def run_statistics():
+    """Have the kernel count the runs of all programs."""
+    switch = Path("/proc/sys/kernel/bpf_stats_enabled")
+    before = switch.read_text()
+    switch.write_text("1")
+    yield
+    switch.write_text(before)
+
+
+def test_runs_of_programs_are_told_where_the_kernel_counts_them(
+    wire: Wire, run_statistics: None
+) -> None:
+    quiet(wire)
+    with Tap(wire.device, TapSettings(mode="tc"), netns=wire.near) as opened:
+        opened.start()
+        before = opened.program_runs().get("tc_track", {"runs": 0, "ns": 0})
+        send(wire, [datagram(1001)] * 4)
+        after = opened.program_runs()["tc_track"]
+    assert after["runs"] == before["runs"] + 4
+    assert after["ns"] > before["ns"]

@@ -108,6 +108,9 @@ _ProgramInfo = _attr(
     ("tag", ctypes.c_uint8 * 8),
     ("unused", ctypes.c_uint8 * 48),
     ("name", ctypes.c_char * 16),
+    ("unused_too", ctypes.c_uint8 * 112),
+    ("run_time_ns", _U64),
+    ("runs", _U64),
 )
 _MapInfo = _attr(
     "_MapInfo",
@@ -200,9 +203,23 @@ def program_fd(program_id: int) -> int:
 
 def program_info(fd: int) -> tuple[int, str, str]:
     """Return a program's id, name and tag (the digest of its instructions)."""
+    info = _program_info(fd)
+    return info.id, info.name.decode(), bytes(info.tag).hex()
+
+
+def program_runs(fd: int) -> tuple[int, int]:
+    """Return how often a program ran, and for how many ns; 0 of what nobody had counted.
+
+    The kernel counts where the sysctl kernel.bpf_stats_enabled says so.
+    """
+    info = _program_info(fd)
+    return info.runs, info.run_time_ns
+
+
+def _program_info(fd: int) -> ctypes.Structure:
     info = _ProgramInfo()
     _call(OBJ_GET_INFO, _Info(fd, ctypes.sizeof(info), ctypes.addressof(info)))
-    return info.id, info.name.decode(), bytes(info.tag).hex()
+    return info
 
 
 def map_shape(fd: int) -> MapShape:

@@ -212,6 +212,12 @@ class Tap:
         """Return what PACKET_COUNTERS counted since the programs were loaded."""
         return status.counters(self._maps["packet_counters"])
 
+    def program_runs(self) -> dict[str, dict[str, int]]:
+        """Return {runs, ns} by program, of those whose runs the kernel counted."""
+        programs = self._loaded.programs if self._loaded else {}
+        counted = {name: bpf.program_runs(fd) for name, fd in programs.items()}
+        return {name: {"runs": runs, "ns": ns} for name, (runs, ns) in counted.items() if runs}
+
     def records(self, keys: np.ndarray) -> np.ndarray:
         """Return what the kernel knows of flows now.
 

@@ -31,7 +31,12 @@ def look(device: str | None, namespace: str | None, inode: int | None) -> dict[P
     reports = {(r["netns"], r["device"]): r for r in read_reports(places)}
     now = time()
     return {
-        place: {**one, "time": now, "report": reports.get(place)}
+        place: {
+            **one,
+            "capture": one["settings"]["capture"],
+            "time": now,
+            "report": reports.get(place),
+        }
         for place, one in zip(places, shown, strict=True)
     }
 
@@ -70,7 +75,7 @@ def movement(before: Look, after: Look) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "mode": after["mode"],
         "loader": after["loader"],
-        "capture": after["settings"]["capture"],
+        "capture": after["capture"],
         "pid": after["pid"],
         "flows": after["flows"],
         "counters": _differences(first["counters"], last["counters"]),

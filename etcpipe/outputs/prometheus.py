@@ -70,6 +70,7 @@ class _Taps:
         reports = _told_apart(list(self._reports()))
         yield _gauge("build_info", "The version that runs.", ["version"], [([__version__], 1)])
         yield from _packets(reports)
+        yield from _programs(reports)
         yield from _verdicts(reports)
         yield from _histograms(reports)
         yield from _outputs(reports)
@@ -105,6 +106,19 @@ def _packets(reports: list[Report]) -> Iterator[Metric]:
     table = [([r["device"]], r["flows"]) for r in reports if r["flows"] is not None]
     yield _gauge("flows", "Flows in the table, as of the sweeper's last round.", ["dev"], table)
     yield _counter("flows_ended", "Flows that left the table.", ["dev", "reason"], ended)
+
+
+def _programs(reports: list[Report]) -> Iterator[Metric]:
+    """Yield what the kernel programs cost, where the kernel measures that."""
+    counted = [
+        ([r["device"], name], run) for r in reports for name, run in r.get("programs", {}).items()
+    ]
+    if counted:
+        labels = ["dev", "program"]
+        seconds = [(of, run["ns"] / 1e9) for of, run in counted]
+        yield _counter("bpf_run_seconds", "Time in a program in the kernel.", labels, seconds)
+        runs = [(of, run["runs"]) for of, run in counted]
+        yield _counter("bpf_runs", "Runs of a program in the kernel.", labels, runs)
 
 
 def _verdicts(reports: list[Report]) -> Iterator[Metric]:

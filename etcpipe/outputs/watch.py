@@ -83,6 +83,7 @@ class Watch:
             "policy": tap.policy.describe(tap.model.classes) if tap.policy else [],
             "counters": tap.counters(),
             "lost": tap.lost(),
+            "programs": tap.program_runs(),
             **self.tally.asdict(),
             **self.talkers.asdict(),
             "outputs": self.outputs(),

@@ -40,4 +40,5 @@ class History:
 def _look(report: dict[str, Any]) -> Look:
     """Return a report in the form that movement() compares."""
     kept = ("device", "netns", "mode", "loader", "pid", "flows", "counters", "time")
-    return {**{name: report[name] for name in kept}, "report": report}
+    look = {name: report[name] for name in kept}
+    return {**look, "capture": report.get("capture", "afxdp"), "report": report}
