@@ -27,5 +27,6 @@ extern PyMethodDef heads_methods[];
 extern PyMethodDef feature_methods[];
 extern PyMethodDef gather_methods[];
 extern PyMethodDef token_methods[];
+extern PyMethodDef tree_methods[];
 
 #endif /* ETCPIPE_NATIVE_H */

@@ -1,0 +1,142 @@
+"""An ensemble of trees as C judges by it: etcpipe/native/trees.h says what is made here.
+
+A leaf is a bit. Each branch has a mask of the leaves that are left where its answer is no: all but
+those on its side of "yes".
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from etcpipe import layout
+from etcpipe.cascade import onnx_trees
+
+_HEADER = Path(layout.__file__).parent / "native" / "trees.h"
+CONSTANTS, _, RECORDS = layout.read_header(_HEADER.read_text())
+BRANCH, LEAF, WEIGHT, SIZE, PLAN, ANSWER = (
+    RECORDS[f"tree_{name}"] for name in ("branch", "leaf", "weight", "size", "plan", "answer")
+)
+_OPERATORS = (["TreeEnsembleRegressor"], ["Reshape", "Gather", "Cast", "TreeEnsembleRegressor"])
+_ALL = 0xFFFFFFFF
+
+
+class Plan:
+    """An ensemble as C judges by it.
+
+    Attributes:
+        address: of a struct tree_plan that lives as long as the plan.
+        numbers: that a row must have, at least.
+
+    Raises:
+        ValueError, KeyError: an ensemble that C does not take.
+    """
+
+    def __init__(self, ensemble: onnx_trees.Ensemble, classes: int) -> None:
+        _check(ensemble, classes)
+        given: dict[str, Any] = ensemble.attributes
+        # nodes by tree and number, as ONNX Runtime adds trees up in the order of theirs
+        key = _keys(given["nodes_treeids"], given["nodes_nodeids"])
+        order = np.argsort(key)
+        key = key[order]
+        is_leaf = np.array([mode == b"LEAF" for mode in given["nodes_modes"]])[order]
+        yes, no = (
+            _places(key, _keys(given["nodes_treeids"], given[f"nodes_{way}nodeids"])[order])
+            for way in ("true", "false")
+        )
+        nodes = _Nodes(key, is_leaf, yes, no)
+        at = nodes.branches
+        number = given["nodes_featureids"][order][at]
+        used, places = np.unique(number, return_inverse=True)
+        picked = ensemble.constants["used"][used] if "used" in ensemble.constants else used
+        _require(len(picked) <= CONSTANTS["TREES_NUMBERS_MAX"])
+        branches = np.zeros(len(at), BRANCH)
+        branches["value"] = given["nodes_values"][order][at].view(np.uint32)
+        branches["number"], branches["kept"] = places, nodes.kept
+        leaves, weights = _leaves(given, nodes)
+        base = np.zeros(classes, np.float32)
+        if "base_values" in given:
+            base[:] = given["base_values"]
+        self.numbers = int(picked.max(initial=-1)) + 1
+        self._arrays = picked.astype(np.uint32), branches, leaves, weights, nodes.sizes, base
+        addresses = (array.ctypes.data for array in self._arrays)
+        self._record = np.array((*addresses, len(picked), len(nodes.sizes), classes, 0), PLAN)
+        self.address = self._record.ctypes.data
+
+
+class _Nodes:
+    """Nodes of all trees, a child behind its parent.
+
+    Attributes:
+        key: (nodes,) int64 ascending, tree and number.
+        branches: (branches,) int, which nodes are no leaves.
+        kept: (branches,) uint32, leaves that are left where the answer is no.
+        leaves: (leaves,) int, which nodes are leaves, in the order in which "yes" is first.
+        sizes: (trees,) of struct tree_size.
+    """
+
+    def __init__(self, key: np.ndarray, is_leaf: np.ndarray, yes: np.ndarray, no: np.ndarray):
+        self.key = key
+        self.branches = np.flatnonzero(~is_leaf)
+        here = np.arange(len(key))
+        children = np.concatenate([yes[self.branches], no[self.branches]])
+        tree = key >> 32
+        is_first = np.append(True, tree[1:] != tree[:-1])
+        _require(bool((np.bincount(children, minlength=len(key)) == ~is_first).all()))
+        _require(bool((np.minimum(yes, no) > here)[self.branches].all()))
+        ways = np.stack([here, yes, no])[:, self.branches].T.tolist()
+        below, start = is_leaf.astype(np.int64).tolist(), [0] * len(key)
+        for at, left, right in reversed(ways):
+            below[at] = below[left] + below[right]
+        for at, left, right in ways:
+            start[left], start[right] = start[at], start[at] + below[left]
+        self.kept = np.array(
+            [~(((1 << below[left]) - 1) << start[left]) & _ALL for _, left, _ in ways], np.uint32
+        )
+        leaves = np.flatnonzero(is_leaf)
+        self.leaves = leaves[np.lexsort((np.array(start)[leaves], tree[leaves]))]
+        number = np.cumsum(is_first) - 1
+        self.sizes = np.zeros(int(is_first.sum()), SIZE)
+        self.sizes["branches"] = np.bincount(number[self.branches], minlength=len(self.sizes))
+        self.sizes["leaves"] = np.bincount(number[leaves], minlength=len(self.sizes))
+        _require(int(self.sizes["leaves"].max()) <= CONSTANTS["TREE_LEAVES_MAX"])
+
+
+def _leaves(given: dict[str, Any], nodes: _Nodes) -> tuple[np.ndarray, np.ndarray]:
+    """Return leaves of struct tree_leaf, and their weights of struct tree_weight."""
+    node = _places(nodes.key, _keys(given["target_treeids"], given["target_nodeids"]))
+    of_node = np.full(len(nodes.key), -1)
+    of_node[nodes.leaves] = np.arange(len(nodes.leaves))
+    leaf = of_node[node]
+    _require(bool((leaf >= 0).all()) and int(given["target_ids"].max()) < given["n_targets"])
+    order = np.argsort(leaf, kind="stable")
+    weights = np.zeros(len(leaf), WEIGHT)
+    weights["value"] = given["target_weights"][order].view(np.uint32)
+    weights["target"] = given["target_ids"][order]
+    leaves = np.zeros(len(nodes.leaves), LEAF)
+    leaves["weights"] = np.bincount(leaf, minlength=len(leaves))
+    leaves["first"] = np.cumsum(leaves["weights"]) - leaves["weights"]
+    return leaves, weights
+
+
+def _check(ensemble: onnx_trees.Ensemble, classes: int) -> None:
+    given: dict[str, Any] = ensemble.attributes
+    _require(list(ensemble.operators) in _OPERATORS)
+    _require({*given["nodes_modes"]} <= {b"LEAF", b"BRANCH_LEQ"})
+    _require(given.get("aggregate_function", b"SUM") == b"SUM")
+    _require(given.get("post_transform", b"NONE") == b"NONE")
+    _require(given["n_targets"] == classes <= CONSTANTS["TREES_CLASSES_MAX"])
+
+
+def _keys(tree: np.ndarray, node: np.ndarray) -> np.ndarray:
+    return tree << 32 | node
+
+
+def _places(key: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return where nodes are, of keys that ascend."""
+    return np.minimum(np.searchsorted(key, wanted), len(key) - 1)
+
+
+def _require(condition: bool) -> None:
+    if not condition:
+        raise ValueError("trees that are not judged in C")

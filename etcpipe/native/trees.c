@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Answers of an ensemble of trees. etcpipe.model.Model.answers() with ONNX Runtime is the
+ * definition: labels are the same, probabilities within what two exponential functions differ by.
+ *
+ * A branch is taken one way or the other about as often, so on a walk down a tree most time goes
+ * into guesses that were wrong. Nothing is guessed here: all branches of a tree are asked, of
+ * several rows at once, and each strikes out leaves that cannot be reached.
+ *
+ * Source: Lucchese et al., QuickScorer, SIGIR 2015.
+ */
+#include "native.h"
+
+#include "etcpipe.h"
+#include "trees.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LANES 8			/* rows at once */
+
+typedef float numbers_t __attribute__((vector_size(LANES * sizeof(float))));
+typedef int32_t masks_t __attribute__((vector_size(LANES * sizeof(int32_t))));
+
+/* One build serves all processors, and takes what this one has. */
+#if defined(__x86_64__) && defined(__GLIBC__)
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("avx2", "default")))
+#else
+#define FOR_EACH_PROCESSOR
+#endif
+
+/* Of one batch; addresses come from etcpipe/cascade/trees.py, which keeps the arrays alive. */
+struct work {
+	const struct tree_plan *plan;
+	const float *rows;			/* [flows][features] */
+	const struct packet_fields *packets;	/* [flows][ranks] */
+	struct tree_answer *answers;		/* [flows] */
+	long long flows;
+	long long features;
+	long long ranks;
+	long long first_n;			/* packets that the model looks at */
+	long long unknown;			/* class that is no answer; -1: there is none */
+	float temperature;
+	float threshold;			/* below it an answer is unknown */
+};
+
+static float float_of(__u32 bits)
+{
+	float value;
+
+	memcpy(&value, &bits, sizeof(value));
+	return value;
+}
+
+static __u32 bits_of(float value)
+{
+	__u32 bits;
+
+	memcpy(&bits, &value, sizeof(bits));
+	return bits;
+}
+
+/* Picks numbers out of rows; lanes that are left over repeat the first row. */
+static void pick(const struct work *work, const float *first, int lanes, numbers_t *picked)
+{
+	const __u32 *places = (const __u32 *)(uintptr_t)work->plan->picked;
+	float *numbers = (float *)picked;
+	__u32 i;
+	int lane;
+
+	for (lane = 0; lane < LANES; lane++) {
+		const float *row = first + (lane < lanes ? lane : 0) * work->features;
+
+		for (i = 0; i < work->plan->numbers; i++)
+			numbers[i * LANES + lane] = row[places[i]];
+	}
+}
+
+/* For each tree, the leaves that are left of each row, a bit each. */
+FOR_EACH_PROCESSOR
+static void strike(const struct tree_plan *plan, const numbers_t *picked, masks_t *left)
+{
+	const struct tree_branch *branch = (const struct tree_branch *)(uintptr_t)plan->branches;
+	const struct tree_size *sizes = (const struct tree_size *)(uintptr_t)plan->sizes;
+	__u32 tree, i;
+
+	for (tree = 0; tree < plan->trees; tree++) {
+		masks_t mask = ~(masks_t){};
+
+		for (i = 0; i < sizes[tree].branches; i++, branch++) {
+			numbers_t value = (numbers_t){} + float_of(branch->value);
+			masks_t kept = (masks_t){} + (int32_t)branch->kept;
+
+			mask &= (picked[branch->number] <= value) | kept;
+		}
+		left[tree] = mask;
+	}
+}
+
+/* The scores of a row; trees add up in their order, as float32. */
+static void add_up(const struct tree_plan *plan, const int32_t *left, float *scores)
+{
+	const struct tree_leaf *leaves = (const struct tree_leaf *)(uintptr_t)plan->leaves;
+	const struct tree_weight *weights = (const struct tree_weight *)(uintptr_t)plan->weights;
+	const struct tree_size *sizes = (const struct tree_size *)(uintptr_t)plan->sizes;
+	const float *base = (const float *)(uintptr_t)plan->base;
+	__u32 tree, i;
+
+	memset(scores, 0, sizeof(*scores) * plan->classes);
+	for (tree = 0; tree < plan->trees; tree++) {
+		const struct tree_leaf *leaf = leaves + __builtin_ctz(left[tree * LANES]);
+
+		for (i = leaf->first; i < leaf->first + leaf->weights; i++)
+			scores[weights[i].target] += float_of(weights[i].value);
+		leaves += sizes[tree].leaves;
+	}
+	for (i = 0; i < plan->classes; i++)
+		scores[i] += base[i];
+}
+
+/* Turns scores into probabilities; returns the best class. */
+static int soften(float *scores, int classes, float temperature)
+{
+	float most = -INFINITY, sum = 0;
+	int i, best = 0;
+
+	for (i = 0; i < classes; i++) {
+		scores[i] /= temperature;
+		most = scores[i] > most ? scores[i] : most;
+	}
+	for (i = 0; i < classes; i++) {
+		scores[i] = expf(scores[i] - most);
+		sum += scores[i];
+	}
+	for (i = 0; i < classes; i++) {
+		scores[i] /= sum;
+		best = scores[i] > scores[best] ? i : best;
+	}
+	return best;
+}
+
+static void answer(const struct work *work, long long flow, float *scores)
+{
+	const struct packet_fields *packets = work->packets + flow * work->ranks;
+	struct tree_answer *said = work->answers + flow;
+	int classes = work->plan->classes, best, second = -1, i;
+	long long rank, present = 0;
+
+	for (rank = 0; rank < work->ranks; rank++)
+		present += packets[rank].present != 0;
+	memset(said, 0, sizeof(*said));
+	said->packets_used = present < work->first_n ? present : work->first_n;
+	said->label = said->runner_up = (__u16)-1;
+	if (!present)
+		return;
+	best = soften(scores, classes, work->temperature);
+	for (i = 0; i < classes; i++)
+		if (i != best && (second < 0 || scores[i] > scores[second]))
+			second = i;
+	said->probability = bits_of(scores[best]);
+	said->runner_up = second < 0 ? 0 : second;
+	if (!(scores[best] < work->threshold) && best != work->unknown)
+		said->label = best;
+}
+
+static void judge(const struct work *work, numbers_t *picked, masks_t *left)
+{
+	float scores[TREES_CLASSES_MAX];
+	long long first;
+	int lane, lanes;
+
+	for (first = 0; first < work->flows; first += LANES) {
+		lanes = work->flows - first < LANES ? work->flows - first : LANES;
+		pick(work, work->rows + first * work->features, lanes, picked);
+		strike(work->plan, picked, left);
+		for (lane = 0; lane < lanes; lane++) {
+			add_up(work->plan, (const int32_t *)left + lane, scores);
+			answer(work, first + lane, scores);
+		}
+	}
+}
+
+/* Room for what judge() picks and strikes, freed with the last of it. */
+static bool judge_with_room(const struct work *work)
+{
+	size_t picked = sizeof(numbers_t) * work->plan->numbers;
+	size_t left = sizeof(masks_t) * work->plan->trees;
+	char *room = aligned_alloc(sizeof(numbers_t), picked + left + sizeof(numbers_t));
+
+	if (room)
+		judge(work, (numbers_t *)room, (masks_t *)(room + picked));
+	free(room);
+	return room;
+}
+
+static PyObject *py_judge(PyObject *module, PyObject *args)
+{
+	unsigned long long plan, rows, packets, answers;
+	struct work work;
+	bool is_done;
+
+	(void)module;
+	if (!PyArg_ParseTuple(args, "KKKKLLLLLff", &plan, &rows, &packets, &answers, &work.flows,
+			      &work.features, &work.ranks, &work.first_n, &work.unknown,
+			      &work.temperature, &work.threshold))
+		return NULL;
+	work.plan = (const struct tree_plan *)(uintptr_t)plan;
+	work.rows = (const float *)(uintptr_t)rows;
+	work.packets = (const struct packet_fields *)(uintptr_t)packets;
+	work.answers = (struct tree_answer *)(uintptr_t)answers;
+	Py_BEGIN_ALLOW_THREADS
+	is_done = judge_with_room(&work);
+	Py_END_ALLOW_THREADS
+	if (!is_done)
+		return PyErr_NoMemory();
+	Py_RETURN_NONE;
+}
+
+PyMethodDef tree_methods[] = {
+	{ "trees_judge", py_judge, METH_VARARGS,
+	  "trees_judge(plan, rows, packets, answers, flows, features, ranks, first_n, unknown, "
+	  "temperature, threshold): addresses; see etcpipe.cascade.trees." },
+	{ NULL, NULL, 0, NULL },
+};
