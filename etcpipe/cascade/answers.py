@@ -6,10 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from etcpipe.batch import FlowBatch
-from etcpipe.cascade.states import Rows
-from etcpipe.cascade.workers import Job
 from etcpipe.layout import FLOW_STATE
-from etcpipe.model import sources, waits_ns
+from etcpipe.model import Answers, sources, waits_ns
 from etcpipe.verdict import SOURCE_DEGRADED, VerdictBatch
 
 Records = Callable[[FlowBatch], np.ndarray]
@@ -20,15 +18,16 @@ def no_records(flows: FlowBatch) -> np.ndarray:
     return np.zeros(len(flows), FLOW_STATE)
 
 
-def answered(job: Job) -> Rows:
-    """Return a batch's rows with what its stage said of them."""
-    answers = job.answers
-    state = job.rows.state.copy()
+def take_answers(state: np.ndarray, stage: int, answers: Answers) -> None:
+    """Note what a stage said of rows.
+
+    Args:
+        state: (rows,) STATE, changed in place.
+    """
     state["label"], state["probability"] = answers.label, answers.probability
     state["runner_up"], state["packets_used"] = answers.runner_up, answers.packets_used
-    state["stage"] = job.stage
+    state["stage"] = stage
     state["infer_ns"] += np.uint64(answers.took_ns // max(len(state), 1))
-    return job.rows._replace(state=state)
 
 
 class Wording(NamedTuple):
@@ -46,7 +45,8 @@ class Wording(NamedTuple):
 
 
 def verdicts_of(
-    rows: Rows,
+    flows: FlowBatch,
+    state: np.ndarray,
     event: np.ndarray,
     now_ns: int,
     wording: Wording,
@@ -56,12 +56,13 @@ def verdicts_of(
     """Return the answers that rows have as verdicts.
 
     Args:
-        event: (rows,) uint8, index into EVENTS.
+        state: (flows,) STATE; it is kept.
+        event: (flows,) uint8, index into EVENTS.
         now_ns: the time; whatever passed since a row was complete and is no inference is queue.
         degraded: there was no time for better ones.
     """
-    flows, state = rows.flows, rows.state
-    ready_ns = flows.ready_ns.astype(np.int64) + state["infer_ns"].astype(np.int64)
+    infer_ns = state["infer_ns"]
+    queue_ns = now_ns - flows.ready_ns.view(np.int64) - infer_ns.view(np.int64)
     return VerdictBatch(
         flows=flows,
         records=records(flows),
@@ -75,7 +76,7 @@ def verdicts_of(
         packets_used=state["packets_used"],
         source=np.full(len(flows), SOURCE_DEGRADED, np.uint8) if degraded else sources(flows),
         wait_ns=waits_ns(flows),
-        queue_ns=np.maximum(now_ns - ready_ns, 0).astype(np.uint64),
-        infer_ns=state["infer_ns"],
+        queue_ns=np.maximum(queue_ns, 0).view(np.uint64),
+        infer_ns=infer_ns,
         models=wording.models,
     )

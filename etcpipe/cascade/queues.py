@@ -6,23 +6,21 @@ from itertools import count
 import numpy as np
 
 from etcpipe.cascade.stages import Stage
-from etcpipe.cascade.states import Rows, concatenate
-from etcpipe.layout import READY_REASONS
 
 # Nobody waits as much for the answer on a flow that has ended: so many times longer it may take.
 ENDED_PATIENCE = 2
-# Rows that wait keep their batch in memory: with more others than so many they are copied out.
-OTHERS = 64
-_IS_OVER = np.array([reason in ("idle", "end") for reason in READY_REASONS])
 
 
 class StageQueue:
-    """The queue of one stage; the caller keeps to its bound, see room()."""
+    """The queue of one stage, of places of rows; the caller keeps to its bound, see room.
+
+    Rows that came together and have one deadline are one entry.
+    """
 
     def __init__(self, stage: Stage):
         self._stage = stage
         self._deadline_ns = round(stage.deadline_ms * 1e6)
-        self._heap: list[tuple[int, int, Rows]] = []  # deadline, order of arrival, rows
+        self._heap: list[tuple[int, int, np.ndarray]] = []  # deadline, order of arrival, places
         self._order = count()
         self._rows = 0
 
@@ -39,37 +37,41 @@ class StageQueue:
         """The earliest deadline; there must be rows."""
         return self._heap[0][0]
 
-    def push(self, rows: Rows, now_ns: int) -> None:
-        """Add rows that came now, or were passed on: these do not wait for a batch once more."""
-        self._rows += rows.size
-        if rows.due_ns:
-            self._push(rows.due_ns, rows)
+    def push(self, places: np.ndarray, is_over: np.ndarray, now_ns: int) -> None:
+        """Add rows that came now.
+
+        Args:
+            is_over: (rows,) bool, whether the flow has ended.
+        """
+        over = int(np.count_nonzero(is_over))
+        if over in (0, len(places)):
+            self._push(now_ns + (ENDED_PATIENCE if over else 1) * self._deadline_ns, places)
             return
-        over = ~rows.goes_on & _IS_OVER[rows.batch.reason[rows.at]]
-        for chosen, patience in ((~over, 1), (over, ENDED_PATIENCE)):
-            if chosen.any():
-                self._push(now_ns + patience * self._deadline_ns, rows.select(chosen))
+        self._push(now_ns + self._deadline_ns, places[~is_over])
+        self._push(now_ns + ENDED_PATIENCE * self._deadline_ns, places[is_over])
+
+    def pass_on(self, places: np.ndarray, due_ns: int) -> None:
+        """Add rows of a batch that was due then: they do not wait for a batch once more."""
+        self._push(due_ns, places)
 
     def is_due(self, now_ns: int) -> bool:
         """Is there a batch: as many rows as one takes, or one that must not wait any longer?"""
         return self._rows >= self._stage.batch or (self._rows > 0 and self._heap[0][0] <= now_ns)
 
-    def pop(self) -> Rows:
-        """Return the rows of one batch, the earliest deadlines; there must be rows."""
-        parts: list[Rows] = []
-        due_ns = self.deadline_ns
+    def pop(self) -> np.ndarray:
+        """Return the places of one batch, the earliest deadlines; there must be rows."""
+        parts: list[np.ndarray] = []
         wanted = min(self._stage.batch, self._rows)
         self._rows -= wanted
         while wanted:
-            deadline_ns, order, rows = heappop(self._heap)
-            if rows.size > wanted:
-                rows, rest = rows.split(wanted)
-                heappush(self._heap, (deadline_ns, order, rest))
-            parts.append(rows)
-            wanted -= rows.size
-        return concatenate(parts, due_ns)
+            deadline_ns, order, places = heappop(self._heap)
+            if len(places) > wanted:
+                heappush(self._heap, (deadline_ns, order, places[wanted:]))
+                places = places[:wanted]
+            parts.append(places)
+            wanted -= len(places)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _push(self, deadline_ns: int, rows: Rows) -> None:
-        if len(rows.batch) - rows.size > OTHERS:
-            rows = concatenate([rows], rows.due_ns)
-        heappush(self._heap, (deadline_ns, next(self._order), rows))
+    def _push(self, deadline_ns: int, places: np.ndarray) -> None:
+        self._rows += len(places)
+        heappush(self._heap, (deadline_ns, next(self._order), places))

@@ -18,12 +18,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from etcpipe.batch import FlowBatch
-from etcpipe.cascade.answers import Records, Wording, answered, no_records, verdicts_of
+from etcpipe.cascade.answers import Records, Wording, no_records, take_answers, verdicts_of
 from etcpipe.cascade.escalation import Load
+from etcpipe.cascade.pool import Batch, RowPool
 from etcpipe.cascade.queues import StageQueue
 from etcpipe.cascade.serving import Serving
-from etcpipe.cascade.states import NONE, NOT_TOLD, QUEUED, SLOTS, WAITING, FlowStates, Rows
+from etcpipe.cascade.states import NONE, NOT_TOLD, QUEUED, SLOTS, WAITING, FlowStates
 from etcpipe.cascade.workers import Inline, Job, Workers
+from etcpipe.layout import READY_REASONS
 from etcpipe.verdict import (
     EVENT_EARLY,
     EVENT_REVISED,
@@ -45,6 +47,7 @@ COUNTERS = (
 
 # Where a row goes that goes to no stage.
 NOWHERE, ASIDE = -1, -2
+_IS_OVER = np.array([reason in ("idle", "end") for reason in READY_REASONS])
 
 
 class Runtime:
@@ -77,7 +80,8 @@ class Runtime:
         self._workers = workers or Inline()
         self._running: set[int] = set()
         self._states = FlowStates(slots)
-        self._parked: list[Rows] = []  # rows of flows of which an earlier one is being judged
+        self._pool: RowPool | None = None  # made for the first rows, as long as they are
+        self._parked: list[np.ndarray] = []  # rows of flows of which an earlier one is judged
         self._has_answered = False  # since these were placed
         self._tell_early = early
         self._verdicts: list[VerdictBatch] = []
@@ -110,12 +114,13 @@ class Runtime:
         """
         if not len(flows):
             return
-        depths = np.zeros(len(flows), np.uint8) if depth is None else depth
-        different = sorted(set(depths.tolist()))
-        everywhere = np.arange(len(flows))
-        for one in different:  # a flow's rows in their order
-            at = everywhere if len(different) == 1 else np.flatnonzero(depths == one)
-            self._place(flows, at, depths[at], now_ns)
+        self._pool = self._pool or RowPool(flows)
+        if depth is None:
+            self._place(self._pool.put(flows, 0), now_ns)
+            return
+        places = self._pool.put(flows, depth)
+        for one in sorted(set(depth.tolist())):  # a flow's rows in their order
+            self._place(places[depth == one], now_ns)
 
     def poll(
         self, now_ns: int = 0, records: Records | None = None, flush: bool = False
@@ -154,78 +159,98 @@ class Runtime:
         """End the workers."""
         self._workers.close()
 
-    def _place(self, batch: FlowBatch, at: np.ndarray, depth: np.ndarray, now_ns: int) -> None:
-        """Put rows of a batch where their flows are due: a queue, aside, or nowhere."""
-        state, is_newer = self._states.look_up(batch.flow_id[at])
-        rows, status, stage = Rows(batch, at, depth, state), state["status"], state["next"]
-        place = np.full(rows.size, NOWHERE)
-        place[(status == NONE) & ~(is_newer & rows.goes_on)] = 0
-        if status.any():
-            came = ~rows.goes_on | (depth >= self._depth_of[stage])
-            place = np.where((status == WAITING) & came, stage, place)
-            place[status == QUEUED] = ASIDE
-        for one in sorted(set(place.tolist())):
-            chosen = rows.select(place == one)
+    def _place(self, places: np.ndarray, now_ns: int) -> None:
+        """Bring rows, of a flow one at most, where they are due: to a queue, aside, or nowhere."""
+        pool = self._rows
+        state, is_newer = self._states.look_up(pool.column("flow_id", places))
+        pool.keep(places, state)
+        depth = pool.depth[places]
+        goes_on, status = depth > 0, state["status"]
+        to = np.where((status == NONE) & ~(is_newer & goes_on), 0, NOWHERE)
+        if np.count_nonzero(status):
+            stage = state["next"]
+            came = ~goes_on | (depth >= self._depth_of[stage])
+            to = np.where((status == WAITING) & came, stage, to)
+            to[status == QUEUED] = ASIDE
+        for one in sorted(set(to.tolist())):
+            chosen = places[to == one]
             if one == ASIDE:
                 self._parked.append(chosen)
-            elif one != NOWHERE:
+            elif one == NOWHERE:
+                pool.free(chosen)
+            else:
                 self._enqueue(one, chosen, now_ns)
 
-    def _enqueue(self, stage: int, rows: Rows, now_ns: int) -> None:
-        if rows.size and self._workers.sheds:
-            rows = self._shed(stage, rows, now_ns)
+    def _enqueue(self, stage: int, places: np.ndarray, now_ns: int, due_ns: int = 0) -> None:
+        """Take rows into a queue; due_ns is the deadline of those that are passed on."""
+        if self._workers.sheds:
+            places = self._shed(stage, places, now_ns)
         queue = self._queues[stage]
-        while rows.size:
-            first, rows = rows.split(min(queue.room, rows.size))
-            if first.size:
-                first.state["status"], first.state["next"] = QUEUED, stage
-                goes_on = first.goes_on
-                if goes_on.any():
-                    self._states.put(first.state[goes_on])
-                queue.push(first, now_ns)
-            if rows.size:  # they wait until there is room
+        while len(places):
+            first, places = places[: queue.room], places[queue.room :]
+            if len(first):
+                goes_on = self._mark(stage, first)
+                if due_ns:
+                    queue.pass_on(first, due_ns)
+                else:
+                    reason = self._rows.column("reason", first)
+                    queue.push(first, ~goes_on & _IS_OVER[reason], now_ns)
+            if len(places):  # they wait until there is room
                 self._submit(stage)
                 self._collect(now_ns)
 
-    def _shed(self, stage: int, rows: Rows, now_ns: int) -> Rows:
+    def _mark(self, stage: int, places: np.ndarray) -> np.ndarray:
+        """Note that rows are in a queue; return (rows,) bool, whether their flows go on."""
+        goes_on = self._rows.depth[places] > 0
+        awaited = places[goes_on]
+        if len(awaited):
+            state = self._rows.state.take(awaited)
+            state["status"], state["next"] = QUEUED, stage
+            self._states.put(state)
+        return goes_on
+
+    def _shed(self, stage: int, places: np.ndarray, now_ns: int) -> np.ndarray:
         """Return the rows that a stage takes; the flows of the others are answered now."""
         queue, load = self._queues[stage], self._loads[stage]
         if stage == 0:
-            taken = np.arange(rows.size) < load.room(len(queue), queue.room)
+            taken = np.arange(len(places)) < load.room(len(queue), queue.room)
         else:
-            probability = rows.state["probability"]
+            probability = self._rows.state["probability"][places]
             taken = load.choose(probability, len(queue), queue.room, now_ns)
-        if taken.all():
-            return rows
-        refused = rows.select(~taken)
+        n_taken = int(np.count_nonzero(taken))
+        if n_taken == len(places):
+            return places
+        refused = places[~taken]
         if stage == 0:
-            self._count("CASCADE_SKIPPED", int(refused.goes_on.sum()))
-            refused = refused.select(~refused.goes_on)
-            refused.state["stage"] = 0
-            why = "CASCADE_UNJUDGED"
+            goes_on = self._rows.depth[refused] > 0
+            self._count("CASCADE_SKIPPED", int(np.count_nonzero(goes_on)))
+            self._rows.free(refused[goes_on])
+            refused, why = refused[~goes_on], "CASCADE_UNJUDGED"
         else:
-            is_full = queue.room <= int(taken.sum())
-            why = "CASCADE_QUEUE_FULL" if is_full else "CASCADE_HELD"
-        self._finish(refused, why, now_ns)
-        return rows.select(taken)
+            why = "CASCADE_QUEUE_FULL" if queue.room <= n_taken else "CASCADE_HELD"
+        state = self._rows.state.take(refused)
+        if stage == 0:
+            state["stage"] = 0
+        self._finish(refused, state, why, now_ns)
+        return places[taken]
 
     def _next_due(self, now_ns: int, flush: bool) -> int | None:
         """Return the stage with the earliest deadline among those whose batch can run now."""
         due = [
             (queue.deadline_ns, stage)
             for stage, queue in enumerate(self._queues)
-            if (len(queue) and flush) or queue.is_due(now_ns)
-        ]
-        due = [
-            (deadline_ns, stage)
-            for deadline_ns, stage in due
-            if stage not in self._running and self._workers.has_room(stage)
+            if ((len(queue) and flush) or queue.is_due(now_ns))
+            and stage not in self._running
+            and self._workers.has_room(stage)
         ]
         return min(due)[1] if due else None
 
     def _submit(self, stage: int) -> None:
         self._running.add(stage)
-        self._workers.submit(stage, self._queues[stage].pop(), self._stages[stage].judge)
+        queue = self._queues[stage]
+        due_ns, places = queue.deadline_ns, queue.pop()
+        batch = Batch(places, self._rows.flows(places), due_ns)
+        self._workers.submit(stage, batch, self._stages[stage].judge)
 
     def _collect(self, now_ns: int) -> None:
         for job in self._workers.done():
@@ -240,64 +265,103 @@ class Runtime:
             return False
         parked, self._parked = self._parked, []
         self._has_answered = False
-        for rows in parked:
-            self._place(rows.batch, rows.at, rows.depth, now_ns)
+        for places in parked:
+            self._place(places, now_ns)
         return True
 
     def _answer(self, job: Job, now_ns: int) -> None:
         """Take what a stage said: verdicts on sure flows, the way on for others."""
-        rows = answered(job)
-        is_awaited = ~rows.goes_on | self._states.is_awaited(rows.flow_id)
-        rows = rows.select(is_awaited)  # the others were forgotten
+        places, flows = job.rows.places, job.rows.flows
+        state = self._rows.state.take(places)
+        take_answers(state, job.stage, job.answers)
+        is_awaited = (self._rows.depth[places] == 0) | self._states.is_awaited(flows.flow_id)
+        if np.count_nonzero(is_awaited) < len(places):  # the others were forgotten
+            self._rows.free(places[~is_awaited])
+            places, state = places[is_awaited], state.compress(is_awaited)
         following = job.stage + 1
         if following == len(self._stages):
-            self._finish(rows, "CASCADE_LAST", now_ns)
+            self._finish(places, state, "CASCADE_LAST", now_ns, flows)
             return
-        sure = self._decide[job.stage](rows.state["label"], rows.state["probability"])
-        if sure.any():
-            self._finish(rows.select(sure), "CASCADE_SURE", now_ns)
-        if not sure.all():
-            self._go_on(rows.select(~sure), following, now_ns)
+        sure = self._decide[job.stage](state["label"], state["probability"])
+        n_sure = np.count_nonzero(sure)
+        if n_sure:
+            self._finish(places[sure], state.compress(sure), "CASCADE_SURE", now_ns, flows)
+        if n_sure < len(places):
+            unsure = ~sure
+            self._go_on(places[unsure], state.compress(unsure), following, job.rows.due_ns, now_ns)
 
-    def _go_on(self, unsure: Rows, following: int, now_ns: int) -> None:
+    def _go_on(
+        self, places: np.ndarray, state: np.ndarray, following: int, due_ns: int, now_ns: int
+    ) -> None:
         """Take flows to the next stage, or have them wait for the packets that it sees."""
         if self._tell_early:
-            self._tell(unsure, now_ns)
-        waits = unsure.goes_on & (unsure.depth < self.depths[following])
-        if waits.any():
-            waiting = unsure.state[waits]
+            self._tell(places, state, now_ns)
+        depth = self._rows.depth[places]
+        waits = (depth > 0) & (depth < self.depths[following])
+        n_waiting = np.count_nonzero(waits)
+        if n_waiting:
+            waiting = state.compress(waits)
             waiting["status"], waiting["next"] = WAITING, following
             self._states.put(waiting)
-        if not waits.all():
-            self._enqueue(following, unsure.select(~waits), now_ns)
+            self._rows.free(places[waits])
+        if n_waiting < len(places):
+            at_once = places[~waits]
+            self._rows.keep(at_once, state.compress(~waits))
+            self._enqueue(following, at_once, now_ns, due_ns)
 
-    def _tell(self, rows: Rows, now_ns: int) -> None:
+    def _tell(self, places: np.ndarray, state: np.ndarray, now_ns: int) -> None:
         """Make early verdicts on flows that have had none."""
-        first = rows.state["told"] == NOT_TOLD
-        if not first.any():
+        first = state["told"] == NOT_TOLD
+        if not np.count_nonzero(first):
             return
-        event = np.full(int(first.sum()), EVENT_EARLY, np.uint8)
-        self._emit(rows.select(first), event, now_ns)
-        rows.state["told"] = np.where(first, rows.state["label"], rows.state["told"])
-        self._count("CASCADE_EARLY", int(first.sum()))
+        told = state.compress(first)
+        event = np.full(len(told), EVENT_EARLY, np.uint8)
+        self._emit(self._rows.flows(places[first]), told, event, now_ns)
+        state["told"] = np.where(first, state["label"], state["told"])
+        self._count("CASCADE_EARLY", len(told))
 
-    def _finish(self, rows: Rows, why: str, now_ns: int) -> None:
-        """Make the verdicts on flows: they are answered."""
-        if not rows.size:
+    def _finish(
+        self,
+        places: np.ndarray,
+        state: np.ndarray,
+        why: str,
+        now_ns: int,
+        batch: FlowBatch | None = None,
+    ) -> None:
+        """Make the verdicts on flows: they are answered.
+
+        Args:
+            batch: in which they were judged; their rows if nobody else was in it.
+        """
+        if not len(places):
             return
-        told = rows.state["told"]
-        is_revised = (told != NOT_TOLD) & (told != rows.state["label"])
+        flows = batch if batch and len(batch) == len(places) else self._rows.flows(places)
+        told = state["told"]
+        is_revised = (told != NOT_TOLD) & (told != state["label"])
         event = np.where(is_revised, EVENT_REVISED, EVENT_VERDICT).astype(np.uint8)
-        self._emit(rows, event, now_ns, why not in ("CASCADE_SURE", "CASCADE_LAST"))
-        self._count(why, rows.size)
-        self._count("CASCADE_REVISED", int(is_revised.sum()))
-        self._states.clear(rows.flow_id)
-        self._left.append(rows.flow_id[rows.goes_on])
+        self._emit(flows, state, event, now_ns, why not in ("CASCADE_SURE", "CASCADE_LAST"))
+        self._count(why, len(places))
+        self._count("CASCADE_REVISED", int(np.count_nonzero(is_revised)))
+        self._states.clear(flows.flow_id)
+        self._left.append(flows.flow_id[self._rows.depth[places] > 0])
+        self._rows.free(places)
 
-    def _emit(self, rows: Rows, event: np.ndarray, now_ns: int, degraded: bool = False) -> None:
+    def _emit(
+        self,
+        flows: FlowBatch,
+        state: np.ndarray,
+        event: np.ndarray,
+        now_ns: int,
+        degraded: bool = False,
+    ) -> None:
         self._verdicts.append(
-            verdicts_of(rows, event, now_ns, self._wording, self._records, degraded)
+            verdicts_of(flows, state, event, now_ns, self._wording, self._records, degraded)
         )
 
     def _count(self, name: str, n: int) -> None:
         self._counters[name] += n
+
+    @property
+    def _rows(self) -> RowPool:
+        assert self._pool is not None  # whoever asks has rows
+        return self._pool

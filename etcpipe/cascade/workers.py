@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import NamedTuple, Protocol
 
 from etcpipe.batch import FlowBatch
-from etcpipe.cascade.states import Rows
+from etcpipe.cascade.pool import Batch
 from etcpipe.model import Answers
 
 Judge = Callable[[FlowBatch], Answers]
@@ -18,7 +18,7 @@ class Job(NamedTuple):
     """A batch that a stage judges, and was judged once `answers` are there."""
 
     stage: int
-    rows: Rows
+    rows: Batch
     answers: Answers
 
 
@@ -33,7 +33,7 @@ class Workers(Protocol):
 
     def has_room(self, stage: int) -> bool: ...
 
-    def submit(self, stage: int, rows: Rows, judge: Judge) -> None: ...
+    def submit(self, stage: int, rows: Batch, judge: Judge) -> None: ...
 
     def done(self) -> list[Job]: ...
 
@@ -53,7 +53,7 @@ class Inline:
         """May a batch of a stage be submitted now?"""
         return True
 
-    def submit(self, stage: int, rows: Rows, judge: Judge) -> None:
+    def submit(self, stage: int, rows: Batch, judge: Judge) -> None:
         """Run a batch, now or beside the caller."""
         self._done.append(Job(stage, rows, judge(rows.flows)))
 
@@ -90,7 +90,7 @@ class Threads(Inline):
     def has_room(self, stage: int) -> bool:
         return stage in self._inline or len(self._running) < self._threads
 
-    def submit(self, stage: int, rows: Rows, judge: Judge) -> None:
+    def submit(self, stage: int, rows: Batch, judge: Judge) -> None:
         if stage in self._inline:
             super().submit(stage, rows, judge)
             return
