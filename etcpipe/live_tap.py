@@ -32,6 +32,7 @@ from etcpipe.verdict import EVENT_REVISED, VerdictBatch
 # How often the loop looks whether the device is still there, in seconds.
 CHECK_EVERY_S = 0.5
 
+NO_SHADOW = "no shadow beside a cascade, whose flows end early: compare models by --model, --shadow"
 NO_FILTER = "no filter in forward mode: the wire looks at every packet"
 
 # Reasons of loss in the order of a packet's way. The socket's other statistics are not
@@ -249,7 +250,9 @@ class Live:
         Raises:
             UsageError: as set_model(); its classes may be others.
         """
-        serving, settings = self._one_model(), self._tap.settings
+        serving, settings = self._serving, self._tap.settings
+        if not isinstance(serving, ModelInService):
+            raise UsageError(NO_SHADOW)
         if settings.capture == "features":
             raise UsageError("a shadow sees packets: take another --capture than features")
         check_rows_fit(model, serving.active, settings.first_n, self._raw_len, settings.count)

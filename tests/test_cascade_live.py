@@ -10,7 +10,7 @@ import time
 import captures
 import numpy as np
 import pytest
-from command import Running
+from command import Running, fails
 from kernel_fixtures import Wire, wire
 
 from etcpipe import live
@@ -107,3 +107,13 @@ def test_a_policy_acts_on_the_early_answer_and_the_revised_one_takes_it_back(
                 tap.stop()
         sender.join()
     assert told == [("early", "large", 1), ("revised", "unknown", 0)]
+
+
+def test_a_cascade_has_no_shadow(wire, cascade, tmp_path):
+    shadow = write_model(tmp_path / "shadow.onnx", 4)
+    line = fails(
+        *("-n", wire.near, "attach", wire.device, "--cascade", cascade, "--shadow", shadow),
+        status=2,
+    )
+    assert line.startswith("no shadow beside a cascade")
+    assert wire.leftovers() == []
