@@ -33,7 +33,11 @@ def _defer(name: str) -> None:
 
 _defer("pyroute2")
 
-from pyroute2.iproute import IPRoute  # noqa: E402
-from pyroute2.netlink.exceptions import NetlinkError  # noqa: E402
+try:
+    from pyroute2.iproute import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+except ModuleNotFoundError:  # 0.6 has its modules elsewhere, and only its __init__ tells where
+    sys.modules.pop("pyroute2", None)
+    from pyroute2 import IPRoute, NetlinkError  # type: ignore[no-redef]
 
 __all__ = ["IPRoute", "NetlinkError"]
