@@ -1,8 +1,9 @@
 # etcpipe: make setup | run | test | test-all | lint | man | bench | sanitize | fuzz | test-kernels |
-#   test-arm64 | deb | test-deb | docs | clean
+#   test-arm64 | deb | test-deb | test-systemd | docs | clean
 PYTEST_ARGS ?=
 
-.PHONY: setup run test test-all lint man bench sanitize fuzz test-kernels test-arm64 deb test-deb docs clean
+.PHONY: setup run test test-all lint man bench sanitize fuzz test-kernels test-arm64 deb test-deb test-systemd docs \
+	clean
 
 setup:
 	tools/setup
@@ -84,6 +85,10 @@ deb:
 
 test-deb: deb
 	tools/deb/test
+
+# The service of those packages under a systemd that is booted for it: docs/service.md
+test-systemd: deb
+	tools/systemd/test
 
 clean:
 	$(MAKE) -s -C bpf clean

@@ -37,6 +37,11 @@ def test_the_unit_is_closed():
     assert float(exposure[1]) <= EXPOSURE_MAX
 
 
+def test_the_unit_runs_only_what_every_debian_has():
+    commands = re.findall(r"^Exec\w+=(\S+)", UNIT.read_text(), re.MULTILINE)
+    assert commands == ["/usr/bin/etcpipe", "/bin/sh"]  # not /bin/kill of procps
+
+
 def test_capabilities_are_the_four_that_are_needed():
     (line,) = re.findall(r"^CapabilityBoundingSet=(.*)$", UNIT.read_text(), re.MULTILINE)
     assert set(line.split()) == {"CAP_BPF", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_PERFMON"}
