@@ -181,6 +181,26 @@ def test_gpu_measures_the_cpu_where_there_is_no_gpu(tmp_path: Path) -> None:
         assert "gpu" not in report["results"]["latency_ms"]
 
 
+def test_a_ratio_is_of_the_same_round(bench_tools: None) -> None:
+    paired = import_module("paired")
+    drifting = [10.0, 5.0, 20.0, 8.0]  # as a machine that changes its speed
+    steady = paired.ratio([value * 0.9 for value in drifting], drifting)
+    assert steady.text() == "0.90 (0.90 .. 0.90)"
+    noisy = paired.ratio([9.0, 11.0, 10.0, 8.0, 12.0], [10.0] * 5)
+    assert noisy.median == 1.0
+    assert 0.8 <= noisy.low < 1.0 < noisy.high <= 1.2
+    with pytest.raises(ValueError, match="3 values beside 2"):
+        paired.ratio([1, 2, 3], [1, 2])
+
+
+def test_every_round_has_every_case_in_an_order_of_its_own(bench_tools: None) -> None:
+    paired = import_module("paired")
+    turns = list(paired.shuffled("abcd", 20))
+    orders = {"".join(case for turn, case in turns if turn == i) for i in range(20)}
+    assert {"".join(sorted(order)) for order in orders} == {"abcd"}
+    assert len(orders) > 5
+
+
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("iperf3"), reason="needs iperf3")

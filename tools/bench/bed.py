@@ -4,11 +4,13 @@ The namespaces are those of the lab (etcpipe.lab.network), without shaping.
 """
 
 import json
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ from etcpipe.lab.processes import is_listening, wait_until
 HERE = Path(__file__).parent
 PORT = 5201
 READY_WITHIN_S = 20.0
+SLACK_S = 1.5  # a busy machine measures a little longer than it was told
+TRAFFIC_BYTES = 10_000_000  # by then all connections are open
 
 
 @dataclass
@@ -47,36 +51,64 @@ class Bed:
             state = "on" if is_on else "off"
             _check(["ip", "netns", "exec", namespace, "ethtool", "-K", "wan0", "tso", state])
 
-    def throughput(
+    @contextmanager
+    def transfer(
         self, streams: int, seconds: float, cpus: tuple[int, int], fifo: bool = False
-    ) -> float:
-        """Return Gbit/s that the server received from the client over TCP.
+    ) -> Iterator["Meter"]:
+        """Send TCP from the client to the server for the length of the block.
 
         Args:
             streams: parallel connections.
-            seconds: duration, after a first second that does not count.
+            seconds: that the block takes; the transfer ends by itself soon after.
             cpus: where the client and the server run.
             fifo: run both at real-time priority, so that other work disturbs them less.
         """
         priority = ["chrt", "-f", "1"] if fifo else []
         on_client, on_server = ([*priority, "taskset", "-c", str(cpu)] for cpu in cpus)
         server = ["iperf3", "-s", "-1", "-p", str(PORT), "-B", self.server_address]
-        with _running(self.network.server, [*on_server, *server]) as process:
-            self._wait_for_server(process)
-            client = ["iperf3", "-c", self.server_address, "-p", str(PORT), "-J", "-O", "1"]
-            client += ["-P", str(streams), "-t", str(seconds)]
-            said = _check(
-                ["ip", "netns", "exec", self.network.client, *on_client, *client],
-                timeout_s=2 * seconds + READY_WITHIN_S,
-            )
-            process.wait(READY_WITHIN_S)
-        return json.loads(said)["end"]["sum_received"]["bits_per_second"] / 1e9
+        client = ["iperf3", "-c", self.server_address, "-p", str(PORT)]
+        client += ["-P", str(streams), "-t", str(math.ceil(seconds + SLACK_S))]
+        with _running(self.network.server, [*on_server, *server]) as receiver:
+            self._wait_for_server(receiver)
+            with _running(self.network.client, [*on_client, *client]) as sender:
+                meter = Meter(receiver)
+                meter.wait_for_traffic()
+                yield meter
+                sender.wait(seconds + READY_WITHIN_S)
+            receiver.wait(READY_WITHIN_S)
 
     def _wait_for_server(self, process: subprocess.Popen) -> None:
         def ready() -> bool:
             return is_listening(self.network.server, "tcp", self.server_address, PORT)
 
         wait_until(ready, process, Path(os.devnull), READY_WITHIN_S)
+
+
+class Meter:
+    """What comes in at the server's device while iperf3 runs there, counted by the kernel."""
+
+    def __init__(self, receiver: subprocess.Popen):
+        self._receiver = receiver
+
+    def gbits(self, seconds: float) -> float:
+        """Return Gbit/s over the next seconds, headers included."""
+        before, started = self._received(), time.monotonic()
+        time.sleep(seconds)
+        after, ended = self._received(), time.monotonic()
+        return 8e-9 * (after - before) / (ended - started)
+
+    def wait_for_traffic(self) -> None:
+        """Wait until connections carry more than what opens them."""
+        at_first = self._received()
+
+        def is_flowing() -> bool:
+            return self._received() - at_first > TRAFFIC_BYTES
+
+        wait_until(is_flowing, self._receiver, Path(os.devnull), READY_WITHIN_S)
+
+    def _received(self) -> int:
+        table = Path(f"/proc/{self._receiver.pid}/net/dev").read_text()
+        return int(table.split("wan0:")[1].split()[0])
 
 
 @contextmanager
@@ -128,6 +160,10 @@ class Consumer:
         finally:
             self._process.kill()
             self._process.stdout.close()
+
+    def signal(self, number: int) -> None:
+        """Send the process a signal."""
+        self._process.send_signal(number)
 
     def memory(self) -> dict[str, int]:
         """Return the process's resident memory and its peak, in bytes."""

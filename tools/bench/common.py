@@ -15,13 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_MEASURED = "not measured"
@@ -260,16 +259,6 @@ def throughput_options(
     default = "1,8" if given.quick else ",".join(map(str, streams))
     given.streams = [int(n) for n in (given.streams or default).split(",")]
     return given
-
-
-def interleaved(options: argparse.Namespace, cases: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-    """Yield (streams, case) for every repeat, the order of cases turned from one to the next."""
-    for n in options.streams:
-        for repeat in range(options.repeats):
-            turn = repeat % len(cases)
-            for case in (*cases[turn:], *cases[:turn]):
-                progress(f"{n} streams {repeat + 1}/{options.repeats} {case}")
-                yield n, case
 
 
 def quick_note() -> str:

@@ -11,23 +11,26 @@ what the tracker selected = what came to the model + every counted loss.
 import os
 import time
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import bed as beds
 import common
+import paired
+import slices
 from common import Goal, Report, Samples, Table
+from slices import ATTACHED, EMPTY, NONE
 
 STREAMS = (1, 8, 32, 128)
-SECONDS = 3.0
+SECONDS = 10.0  # of a transfer's slices
 RATIO_GOAL = 0.95
+START_S = 1.0  # of a transfer, which does not count: windows grow, flows reach their N
 SETTLE_S = 0.3  # for what is still on its way when iperf3 has ended
 
 ARRIVED = [
     f"REGROUP_{name}"
     for name in ("STORED", "DUPLICATES", "LATE", "STRAGGLERS", "BEYOND", "UNPARSED")
 ]
-NONE, EMPTY, ATTACHED = "without", "empty tc program", "etcpipe attached"
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,7 @@ class Case:
         return "default offloads" if self.segmentation else "TSO off"
 
 
-CASES = [
-    Case(True, NONE),
-    Case(True, ATTACHED),
-    Case(False, NONE),
-    Case(False, EMPTY),
-    Case(False, ATTACHED),
-]
+CASES = [Case(on, attached) for on in (True, False) for attached in (NONE, EMPTY, ATTACHED)]
 
 
 @dataclass
@@ -87,7 +84,7 @@ class Account:
 
 @dataclass
 class Runs:
-    """All repeats of one case with one number of streams."""
+    """All slices of one case with one number of streams, and the transfers' accounts."""
 
     gbits: list[float] = field(default_factory=list)
     accounts: list[Account] = field(default_factory=list)
@@ -108,26 +105,35 @@ def account(consumer: beds.Consumer, streams: int) -> Account:
     )
 
 
-def measure_once(bed: beds.Bed, case: Case, streams: int, options) -> tuple[float, Account | None]:
-    """Return Gbit/s of one run, and its accounting if etcpipe was attached."""
-    bed.set_segmentation(case.segmentation)
-    consumer = beds.Consumer(bed)
-    attached = {NONE: nullcontext(), EMPTY: beds.empty_program(bed, options.work)}
-    with attached.get(case.attached, consumer):
-        gbits = bed.throughput(streams, options.seconds, (0, os.cpu_count() - 1), options.fifo)
+def measure_once(
+    bed: beds.Bed, streams: int, empty: int, options
+) -> tuple[dict[str, list[float]], Account]:
+    """Return Gbit/s of one transfer, by what stood on the hook, and its accounting."""
+    seconds = START_S + options.seconds + slices.ROUND_S  # the last round may begin late
+    cpus = (0, os.cpu_count() - 1)
+    with beds.Consumer(bed) as consumer, ExitStack() as hook:
+        with bed.transfer(streams, seconds, cpus, options.fifo) as meter:
+            time.sleep(START_S)
+            gbits = slices.measure(bed, meter, consumer, empty, options.seconds)
+            hook.enter_context(slices.put_back(bed))  # for the flows' ends
         time.sleep(SETTLE_S)
-    return gbits, account(consumer, streams) if case.attached == ATTACHED else None
+    return gbits, account(consumer, streams)
 
 
 def measure(options) -> dict[tuple[Case, int], Runs]:
     """Return the runs of every case, by case and streams."""
     runs = {(case, n): Runs() for n in options.streams for case in CASES}
-    with beds.bed() as bed:
-        for n, case in common.interleaved(options, CASES):
-            gbits, accounted = measure_once(bed, case, n, options)
-            runs[case, n].gbits.append(gbits)
-            if accounted:
-                runs[case, n].accounts.append(accounted)
+    transfers = [(n, on) for n in options.streams for on in (True, False)]
+    with beds.bed() as bed, beds.loaded_empty(options.work) as empty:
+        for repeat, (n, on) in paired.shuffled(transfers, options.repeats):
+            common.progress(
+                f"{repeat + 1}/{options.repeats}: {n} streams, {Case(on, NONE).offloads}"
+            )
+            bed.set_segmentation(on)
+            gbits, accounted = measure_once(bed, n, empty, options)
+            for attached, values in gbits.items():
+                runs[Case(on, attached), n].gbits += values
+            runs[Case(on, ATTACHED), n].accounts.append(accounted)
     return runs
 
 
@@ -139,17 +145,17 @@ def throughput_table(runs: dict, streams: list[int]) -> Table:
     )
     for case in CASES:
         cells = [
-            f"{Samples(runs[case, n].gbits).text()}, x {ratio(runs, case, n):.2f}" for n in streams
+            f"{Samples(runs[case, n].gbits).median:.2f}, x {ratio(runs, case, n).text()}"
+            for n in streams
         ]
         result.rows.append([case.offloads, case.attached, *cells])
     return result
 
 
-def ratio(runs: dict, case: Case, streams: int, base: str = NONE) -> float:
-    """Return the median ratio of a case to `base` with the same offloads, repeat by repeat."""
+def ratio(runs: dict, case: Case, streams: int, base: str = NONE) -> paired.Ratio:
+    """Return the ratio of a case to `base` with the same offloads, slice by slice."""
     reference = runs[Case(case.segmentation, base), streams]
-    pairs = zip(runs[case, streams].gbits, reference.gbits, strict=True)
-    return Samples([gbits / without for gbits, without in pairs]).median
+    return paired.ratio(runs[case, streams].gbits, reference.gbits)
 
 
 def account_table(runs: dict) -> Table:
@@ -194,8 +200,8 @@ def goals(runs: dict, streams: list[int]) -> list[Goal]:
                 Goal(
                     f"attached / {base}, {case.offloads}, {n} streams",
                     f">= {RATIO_GOAL}",
-                    f"{value:.2f}",
-                    value >= RATIO_GOAL,
+                    value.text(),
+                    value.median >= RATIO_GOAL,
                 )
             )
     accounts = [account for run in runs.values() for account in run.accounts]
@@ -209,7 +215,7 @@ def goals(runs: dict, streams: list[int]) -> list[Goal]:
 
 def main() -> None:
     """Measure and print the report."""
-    options = common.throughput_options(__doc__.splitlines()[0], 5, SECONDS, STREAMS)
+    options = common.throughput_options(__doc__.splitlines()[0], 3, SECONDS, STREAMS)
     streams = options.streams
     versions = {"iperf3": common.tool_version(["iperf3", "--version"], r"iperf ([\d.]+)")}
     report = Report("forward", "Forwarding with etcpipe attached", versions)
@@ -232,9 +238,13 @@ def main() -> None:
 
 def _notes(options) -> list[str]:
     return [
-        f"iperf3, client to server, {options.seconds:g} s after a first second that does not "
-        f"count; {options.repeats} interleaved repeats; median (min .. max, MAD), x the median "
-        "ratio to the router without a program in the same repeat.",
+        f"iperf3, client to server; {options.repeats} transfers of {options.seconds:g} s after a "
+        "first second. While one runs, the programs on the hook are exchanged, in rounds of a "
+        f"slice of {slices.SLICE_S:g} s each in random order. Median of the slices, x: median "
+        "ratio to the slice without a program of the same round (95 % interval by bootstrap). "
+        "Goals are read from the median ratio.",
+        "Flows begin under the attach of the product, with its consumer and model. While "
+        "another program stands on the hook, the consumer is stopped.",
         "iperf3's client is pinned to the first CPU, its server to the last one; the consumer, "
         f"with its model, runs where the scheduler puts it. {_priority(options)}; NAPI not "
         "threaded.",
