@@ -8,11 +8,14 @@ import select
 import signal
 import struct
 import subprocess
+import tempfile
 import termios
 import time
 from copy import deepcopy
 from fcntl import ioctl
 from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +25,9 @@ from records import flow_record
 from reports import report
 from test_cli_live import attached, send_flows
 from verdicts import Flow, verdicts
+from waiting import until
 
+from etcpipe.kernel import journal, netns
 from etcpipe.outputs import watch
 from etcpipe.outputs.histogram import Histogram, quantile
 from etcpipe.outputs.movement import movement
@@ -30,6 +35,8 @@ from etcpipe.outputs.talkers import Talkers
 from etcpipe.outputs.tally import Tally
 
 rich_console = pytest.importorskip("rich.console")
+
+READERS = 54320  # a group
 
 
 def look(report: dict[str, Any] | None, seconds: float = 0, **changed: Any) -> dict[str, Any]:
@@ -281,3 +288,30 @@ def on_terminal(*args: str, until: str) -> tuple[str, int]:
             pressed = True
     os.close(terminal)
     return shown, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+@pytest.fixture
+def run_folder(monkeypatch):
+    """A folder in the place of /run/etcpipe, made as tmpfiles.d of the package makes it."""
+    with tempfile.TemporaryDirectory(dir="/run") as name:
+        os.chown(name, 0, READERS)
+        os.chmod(name, 0o2750)
+        monkeypatch.setattr(journal, "RUN", Path(name))
+        yield Path(name)
+
+
+@pytest.mark.root
+def test_the_group_of_the_folder_may_read_reports_and_nobody_else(run_folder, monkeypatch):
+    tap = SimpleNamespace(device="eth0")
+    journal.Journal("eth0", 7, netns.inode(), {}, []).write()
+    monkeypatch.setattr(watch.Watch, "report", lambda self: {"version": 1})
+    path = journal.run_path(netns.inode(), "eth0", watch.SUFFIX)
+    with watch.Watch(tap):
+        until(path.exists)
+        for groups, status in ((str(READERS), 0), ("54322", 1)):
+            who = ["setpriv", "--reuid=54321", "--regid=54321", f"--groups={groups}"]
+            done = subprocess.run([*who, "cat", path], capture_output=True, check=False)
+            assert done.returncode == status, done.stderr
+        who[-1] = f"--groups={READERS}"
+        done = subprocess.run([*who, "touch", path.with_suffix(".ask")], check=False)
+        assert done.returncode == 1

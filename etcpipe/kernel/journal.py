@@ -68,7 +68,7 @@ class Journal:
 
     def write(self) -> None:
         """Store the journal; it is the old one or the new one, also after a crash."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         draft = self.path.with_suffix(".new")
         draft.write_text(json.dumps(asdict(self), indent=1) + "\n")
         draft.replace(self.path)
@@ -195,7 +195,7 @@ class Lock:
             DataplaneError: another living process has it.
         """
         while True:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             try:
                 fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except FileNotFoundError:  # its last owner removed the folder meanwhile

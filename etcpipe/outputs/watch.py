@@ -105,12 +105,13 @@ class Watch:
     def _publish(self) -> None:
         draft = self._path.with_suffix(SUFFIX + ".new")
         draft.write_text(json.dumps(self.report()))
-        draft.chmod(0o600)
+        draft.chmod(0o640)  # for the group of /run/etcpipe, if it has one
         draft.replace(self._path)
 
 
 def read_reports(wanted: Iterable[tuple[int, str]] | None = None) -> list[dict[str, Any]]:
-    """Return the reports of what runs on this machine; those of dead processes are left out.
+    """Return the reports of what runs on this machine; those of dead processes are left
+    out, and what we may not read.
 
     Args:
         wanted: (inode of the namespace, device) of each; None: all there are.
@@ -121,7 +122,7 @@ def read_reports(wanted: Iterable[tuple[int, str]] | None = None) -> list[dict[s
         found = [journal.run_path(inode, device, SUFFIX) for inode, device in wanted]
     reports = []
     for path in found:
-        with suppress(FileNotFoundError, ValueError):
+        with suppress(FileNotFoundError, PermissionError, ValueError):
             report = json.loads(path.read_text())
             if report["version"] == VERSION and time() - report["time"] < paths.STALE_S:
                 reports.append(report)
