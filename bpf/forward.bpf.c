@@ -11,6 +11,8 @@
  * port does not take them: the kernel tells that to tracepoints alone, and two programs
  * there count it.
  */
+#include <stddef.h>
+
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <linux/pkt_cls.h>

@@ -32,12 +32,18 @@ static __always_inline int length_fits(__u64 *len, __u64 most)
 	return *len <= most;
 }
 
-/* bpf_xdp_load_bytes (Linux 5.18) is left out where older kernels must take the object. */
+/*
+ * bpf_xdp_load_bytes (Linux 5.18) is left out where older kernels must take the object. By its
+ * number: the headers of Ubuntu 22.04 do not have its name.
+ */
 #if defined(ETCPIPE_FETCH_ADD)
+static long (*const xdp_load_bytes)(struct xdp_md *, __u32 offset, void *to, __u32 len) =
+	(void *)189;
+
 static __always_inline int xdp_copy(struct xdp_md *ctx, void *to, __u64 len, __u32 room)
 {
 	(void)room;
-	return bpf_xdp_load_bytes(ctx, 0, to, len);
+	return xdp_load_bytes(ctx, 0, to, len);
 }
 #else
 /* @room is a constant: the verifier of Linux 5.10 does not see that @len is below it. */

@@ -14,6 +14,8 @@
 #undef SEC
 #define SEC(name)
 #else
+#include <stddef.h>
+
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #endif
