@@ -5,7 +5,7 @@ header, and which records a kernel takes from its own source, so a call that doe
 error here and not a crash there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from math import prod
 from typing import Any, Protocol
@@ -17,6 +17,14 @@ from etcpipe.gpu.cuda_source import KERNELS, RECORDS
 Launch = tuple[str, int, int, int, int]  # kernel, blocks, threads, addresses of two records
 
 BLOCK = 16  # bytes that the kernels read at once: alignment and unit of all memory
+
+
+class Reading(Protocol):
+    """A copy from the device that was asked for."""
+
+    def bytes(self) -> np.ndarray:
+        """Return (size,) uint8 once it is there; the array is the caller's."""
+        ...
 
 
 class Device(Protocol):
@@ -40,6 +48,22 @@ class Device(Protocol):
 
     def read(self, address: int, array: np.ndarray) -> None:
         """Fill a contiguous array from the device, after all calls before."""
+        ...
+
+    def read_later(self, address: int, size: int) -> Reading:
+        """Ask for bytes, after all calls before; whoever asks takes them."""
+        ...
+
+    def branch(self) -> "Device":
+        """Return the same device and memory, whose calls are in an order of their own."""
+        ...
+
+    def mark(self) -> Any:
+        """Return what stands for all calls so far."""
+        ...
+
+    def follow(self, mark: Any) -> None:
+        """Let calls from now on come after those that a branch's mark stands for."""
         ...
 
     def launch(self, kernel: str, blocks: int, threads: int, first: int, second: int) -> None:
@@ -159,16 +183,28 @@ class Columns:
             column[...] = values[name]
         self._device.write(self._address, packed)
 
-    def read(self, n: int, before: str | None = None) -> dict[str, np.ndarray]:
-        """Return the columns before one, or else all, of n rows each."""
+    def read(self, n: int) -> dict[str, np.ndarray]:
+        """Return all columns, of n rows each."""
         offsets, size = self._layout(n)
-        if before is not None:
-            size = offsets[before]
-            offsets = dict(takewhile(lambda place: place[0] != before, offsets.items()))
         packed = np.empty(size, np.uint8)
         if n:
             self._device.read(self._address, packed)
         return self._split(packed, n, offsets)
+
+    def read_later(
+        self, device: Device, n: int, before: str | None = None
+    ) -> Callable[[], dict[str, np.ndarray]]:
+        """Ask for the columns before one, or else all, of n rows each, and return what waits.
+
+        Args:
+            device: the columns' own, or a branch of it.
+        """
+        offsets, size = self._layout(n)
+        if before is not None:
+            size = offsets[before]
+            offsets = dict(takewhile(lambda place: place[0] != before, offsets.items()))
+        reading = device.read_later(self._address, size)
+        return lambda: self._split(reading.bytes(), n, offsets)
 
     def _split(self, packed: np.ndarray, n: int, offsets: dict[str, int]) -> dict[str, np.ndarray]:
         columns = {}

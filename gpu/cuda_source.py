@@ -1,6 +1,6 @@
 """The CUDA source as one folder, which nvcc, NVRTC and a host compiler read alike.
 
-The packet parser, the tracker's rules and the masks are not written again for the GPU: the
+The packet parser, the tracker's rules, masks, columns and tokens are not written again: the
 kernel's and the native extension's C files are taken as they are, with the three changes
 that make C device code in C++.
 """
@@ -11,12 +11,21 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
-from etcpipe.gpu.views import VIEWS
 from etcpipe.layout import read_header
 
 # C that the device shares with the kernel programs and with the native extension; what these
 # include comes along.
-SHARED = ("etcpipe.h", "flows.h", "link.h", "mask.c", "tls.c", "regroup_counters.h")
+SHARED = (
+    "etcpipe.h",
+    "flows.h",
+    "link.h",
+    "mask.c",
+    "tls.c",
+    "feature_lanes.c",
+    "feature_rows.c",
+    "tokens.c",
+    "regroup_counters.h",
+)
 OWN = (
     "wire.cuh",
     "tables.h",
@@ -60,17 +69,10 @@ def device_code(text: str) -> str:
     return _FUNCTION.sub("__device__ ", text)
 
 
-def view_columns() -> str:
-    """Return the columns of the view stats as an enum, in the order in which it declares them."""
-    names = [f"STATS_{column.name.upper()}" for column in VIEWS["stats"].columns]
-    return "enum stats_column {\n\t" + ",\n\t".join([*names, "N_STATS"]) + ",\n};\n"
-
-
 def sources() -> dict[str, str]:
     """Return the text of every file by its name."""
     package = files("etcpipe")
     texts = {name: (package / "gpu" / name).read_text() for name in OWN}
-    texts["view_columns.h"] = view_columns()
     wanted = list(SHARED)
     while wanted:
         name = wanted.pop()
@@ -105,7 +107,12 @@ def write_sources(folder: Path) -> Path:
     return folder / MAIN
 
 
-_HEADERS = ("bpf/etcpipe.h", "native/regroup_counters.h", "gpu/tables.h")
+_HEADERS = (
+    "bpf/etcpipe.h",
+    "native/regroup_counters.h",
+    "native/feature_rows.h",
+    "gpu/tables.h",
+)
 CONSTANTS, _ENUMS, RECORDS = read_header(
     "".join((files("etcpipe") / header).read_text() for header in _HEADERS)
 )

@@ -36,7 +36,7 @@ FLOWS (opened), EVICTED (slot needed), POOL_FULL (row needed), LEFT (by leave())
 they lack as LOST.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -166,7 +166,7 @@ class Regroup:
             raw_memory: bytes for raw views of pending flows at most, bounds max_rows too.
             parse: how packets are parsed, etcpipe.parsing.parse_bits(), as the tracker does.
             depths: numbers of packets below first_n at which a flow has an early row.
-            device: "cpu", "gpu" or "reference"; early rows are not made on "gpu".
+            device: "cpu", "gpu" or "reference".
             threads: processors that "cpu" uses, worth it where raw bytes are kept: each takes
                 some of the slots and its share of max_rows, and rows come out by thread.
 
@@ -186,8 +186,6 @@ class Regroup:
         _require(
             all(1 <= depth < first_n for depth in early), f"depths {depths}", f"1 to {first_n - 1}"
         )
-        if early and device == "gpu":
-            raise UnsupportedError("the rows of a cascade are made on the CPU: regroup there")
         if raw_len:
             max_rows = max(1, min(max_rows, raw_memory // (first_n * raw_len)))
         wait_ns = round(wait_s * 1e9)
@@ -208,6 +206,18 @@ class Regroup:
             ValueError: a column has the wrong dtype or length.
         """
         return self._backend.add(batch, now_ns)
+
+    def begin(self, batch: PacketBatch, now_ns: int | None = None) -> Callable[[], FlowBatch]:
+        """Take packets and return what returns the flows that are complete.
+
+        On a GPU they are brought to the host meanwhile, and judged if there is a scorer: so
+        begin the next batch first. Frames may be reused at once. Arguments as of add().
+        """
+        begin = getattr(self._backend, "begin", None)
+        if begin:
+            return begin(batch, now_ns)
+        flows = self._backend.add(batch, now_ns)
+        return lambda: flows
 
     def expire(self, now_ns: int) -> FlowBatch:
         """Return the flows that are idle by now_ns, GRACE_NS later than they became it."""
@@ -241,8 +251,7 @@ class Regroup:
             view, depth, columns: as of etcpipe.gpu.views.compute().
 
         Returns:
-            None where flows are regrouped or the model runs on the CPU, or the view has no
-            kernel: nothing changes.
+            None where flows are regrouped or the model runs on the CPU: nothing changes.
 
         Raises:
             UnsupportedError: the GPU has no memory left for the rows: nothing changes.

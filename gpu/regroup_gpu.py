@@ -4,25 +4,28 @@ The device has the slots, the rows and their bytes. Per batch of at most BATCH_M
 host uploads the columns, learns which rows were closed, and asks for them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from etcpipe.batch import FlowBatch, PacketBatch, concatenate
+from etcpipe.batch import FlowBatch, PacketBatch
 from etcpipe.columns import DTYPES
-from etcpipe.gpu.cuda import Call, Device, Record, launch, launch_all
+from etcpipe.gpu.cuda import Call, Device, launch, launch_all
 from etcpipe.gpu.cuda_source import CONSTANTS
 from etcpipe.gpu.inference import Runner
-from etcpipe.gpu.regroup import COUNTERS, EXPIRE_MAX, GRACE_NS, Settings
-from etcpipe.gpu.regroup_tables_gpu import BATCH_MAX, Batch, Output, Tables
+from etcpipe.gpu.regroup import COUNTERS, EXPIRE_MAX, GRACE_NS, EarlyRows, Settings
+from etcpipe.gpu.regroup_early_gpu import EarlyRowsDue
+from etcpipe.gpu.regroup_output_gpu import Outputs, Rows
+from etcpipe.gpu.regroup_tables_gpu import BATCH_MAX, Batch, Leaving, Tables
 from etcpipe.gpu.scorer_gpu import Scorer
 from etcpipe.gpu.views import View
-from etcpipe.gpu.views_gpu import ViewComputer, has_kernel
+from etcpipe.gpu.views_gpu import ViewComputer
 
 DEPTH, IDLE, END = (CONSTANTS[f"READY_{name}"] for name in ("DEPTH", "IDLE", "END"))
 ALL = (1 << 64) - 1
 NO_ROWS = np.zeros(0, np.uint32)
 PARSE_BLOCKS = BATCH_MAX // 128
+LEAVE_BLOCKS = BATCH_MAX // 256
 
 
 class Backend:
@@ -54,17 +57,23 @@ class Backend:
         self._after_ns = settings.wait_ns + GRACE_NS
         self._tables = Tables(device, settings)
         self._batch = Batch(device)
-        self._output = Output(device, settings)
+        self._outputs = Outputs(device, settings, self._tables.table)
+        self._early = EarlyRowsDue(settings, self._outputs) if settings.depths else None
+        self._leaving = Leaving(device)
         self._scorer: Scorer | None = None
         self._added = 0
         self._clock_ns = 0
 
     def add(self, batch: PacketBatch, now_ns: int | None) -> FlowBatch:
+        return self.begin(batch, now_ns)()
+
+    def begin(self, batch: PacketBatch, now_ns: int | None) -> Callable[[], FlowBatch]:
+        """See etcpipe.gpu.regroup.Regroup.begin()."""
         _check(batch)
         newest = int(batch.timestamp_ns.max(initial=0))
         self._clock_ns = max(self._clock_ns, newest)
         now_ns = newest if now_ns is None else now_ns
-        closed: list[FlowBatch] = []
+        closed: list[Rows] = []
         holed: dict[int, int] = {}  # flow id -> row
         flow_ids: list[np.ndarray] = []
         rows, n_idle = NO_ROWS, None
@@ -83,26 +92,36 @@ class Backend:
         if holed or n_idle is None:
             n_idle = self._find_idle(now_ns)
         rows = np.concatenate([rows, full, self._close_idle(n_idle)])
-        return self._joined(closed + self._gather(rows))
+        if self._early:
+            self._early.end()
+        closed += self._gather(rows)
+        return lambda: self._outputs.joined(closed)
 
     def expire(self, now_ns: int) -> FlowBatch:
-        return self._joined(self._gather(self._close_idle(self._find_idle(now_ns))))
+        return self._outputs.joined(self._gather(self._close_idle(self._find_idle(now_ns))))
 
     def flush(self) -> FlowBatch:
         rows, last_ns = self._tables.found_rows(self._find_idle(now_ns=0, after_ns=ALL))
         silent_ns = self._clock_ns - last_ns.astype(object)
         why = np.where(silent_ns > self._set.wait_ns, IDLE, END).astype(np.uint8)
-        return self._joined(self._gather(self._close(rows, why)))
+        return self._outputs.joined(self._gather(self._close(rows, why)))
 
-    def scorer(
-        self, runner: Runner, view: View, depth: int, columns: Sequence[str]
-    ) -> Scorer | None:
+    def take_early(self) -> EarlyRows:
+        if not self._early:
+            return EarlyRows(np.zeros(0, np.uint8), self._outputs.joined([]))
+        return self._early.take()
+
+    def leave(self, flow_id: np.ndarray) -> None:
+        for start in range(0, len(flow_id), BATCH_MAX):
+            record = self._leaving.write(flow_id[start : start + BATCH_MAX])
+            launch(self._device, "regroup_leave", LEAVE_BLOCKS, self._tables.table, record)
+
+    def scorer(self, runner: Runner, view: View, depth: int, columns: Sequence[str]) -> Scorer:
         """See etcpipe.gpu.regroup.Regroup.scorer()."""
-        if not has_kernel(view):
-            return None
         kept = self._set.first_n, self._set.raw_len
-        computer = ViewComputer(self._device, view, *kept, depth, columns)
-        self._scorer = Scorer(self._device, computer, runner)
+        branch = self._outputs.branch
+        computer = ViewComputer(branch, view, *kept, depth, columns)
+        self._scorer = Scorer(branch, computer, runner)
         return self._scorer
 
     @property
@@ -113,9 +132,6 @@ class Backend:
     @property
     def pending(self) -> int:
         return int(self._tables.state.read()["pending"])
-
-    def _launch(self, kernel: str, blocks: int, record: Record) -> None:
-        launch(self._device, kernel, blocks, self._tables.table, record)
 
     def _plan(
         self, batch: PacketBatch, start: int, end: int, now_ns: int
@@ -137,7 +153,10 @@ class Backend:
                 *self._finding_idle(now_ns, self._after_ns),
             ],
         )
-        return self._flow_ids(batch, start, end), self._tables.state.read()
+        state = self._tables.state.read()
+        if self._early:
+            self._early.note(*self._batch.places(end - start))
+        return self._flow_ids(batch, start, end), state
 
     def _tracking(self) -> list[Call]:
         """Return the kernels that find the packets' flows: none, the tracker gave them."""
@@ -172,27 +191,14 @@ class Backend:
 
     def _close(self, rows: np.ndarray, why: np.ndarray) -> np.ndarray:
         """Close and return rows."""
-        for part in self._output.parts(len(rows)):
-            self._output.choose(rows[part], why[part])
-            self._launch("regroup_close", -(-len(rows[part]) // 256), self._output.record)
+        self._outputs.close(rows, why)
         return rows
 
-    def _gather(self, rows: np.ndarray) -> list[FlowBatch]:
-        """Return closed rows and make them free."""
-        batches = []
-        for part in self._output.parts(len(rows)):
-            self._output.choose(rows[part])
-            self._launch("regroup_gather", len(rows[part]), self._output.record)
-            if self._scorer:
-                self._scorer.put(len(rows[part]), self._output.addresses)
-            batches.append(self._read(len(rows[part])))
-        return batches
-
-    def _read(self, n: int) -> FlowBatch:
-        return self._output.read(n, with_raw=self._scorer is None)
-
-    def _joined(self, batches: list[FlowBatch]) -> FlowBatch:
-        return concatenate(batches) if batches else self._read(0)
+    def _gather(self, rows: np.ndarray) -> list[Rows]:
+        """Begin to bring closed rows to the host, and make them free."""
+        if self._early:
+            self._early.copy(rows)
+        return self._outputs.gather(rows, self._scorer)
 
 
 def _check(batch: PacketBatch) -> None:

@@ -5,7 +5,9 @@
  *     scatter    a warp a packet: its fields and its masked bytes into the row
  *     idle       which open rows are idle
  *     close      rows that the host chose
+ *     leave      rows of flows that had their answer: back to the free ones
  *     gather     a block a row: rows out, dense, and back to the free ones
+ *     early      a block a row: what an open or closed row holds so far
  */
 #include "regroup_rows.cuh"
 
@@ -106,7 +108,38 @@ KERNEL(256) regroup_close(const struct regroup_table *table, const struct row_ou
 	atomicSub(&state->pending, 1u);
 }
 
-/* The packets of a closed row, by all warps of the block: those that are not there are zero. */
+static inline __device__ void free_row(const struct regroup_table *table, __u32 index)
+{
+	struct regroup_state *state = (struct regroup_state *)table->state;
+
+	((__u32 *)table->free_rows)[atomicAdd(&state->n_free, 1u)] = index;
+}
+
+/* A flow may be named twice: whoever takes the row out of its slot frees it. */
+KERNEL(256) regroup_leave(const struct regroup_table *table, const struct leaving_flows *leaving)
+{
+	struct regroup_state *state = (struct regroup_state *)table->state;
+	__u32 i = grid_thread(), index;
+	__u64 flow_id, slot;
+
+	if (i >= leaving->flows)
+		return;
+	flow_id = column<__u64>(leaving->flow_id, i);
+	slot = slot_of(table, flow_id);
+	if (!flow_id || ((__u64 *)table->owners)[slot] != flow_id)
+		return;
+	index = atomicExch((__u32 *)table->slot_rows + slot, ROW_NONE);
+	if (index == ROW_NONE)
+		return;
+	row_at(table, index)->touched = 0;
+	atomicAdd(&state->counters[REGROUP_LEFT], 1ull);
+	atomicAdd(&state->counters[REGROUP_LOST],
+		  (__u64)ranks_lost(row_at(table, index)->present));
+	atomicSub(&state->pending, 1u);
+	free_row(table, index);
+}
+
+/* The packets @present of a row, by all warps of the block: those that are not there are zero. */
 static inline __device__ void gather_packets(const struct regroup_table *table,
 					     const struct row_output *output, __u32 index,
 					     __u64 present)
@@ -132,23 +165,53 @@ static inline __device__ void gather_packets(const struct regroup_table *table,
 	}
 }
 
+/* What of a flow is no packet's. */
+static inline __device__ void gather_flow(const struct row_output *output, const struct row *row,
+					  __u64 present, enum ready_reason reason, __u64 ready_ns)
+{
+	__u32 to = blockIdx.x;
+
+	((__u64 *)output->flow_id)[to] = row->flow_id;
+	((struct flow_key *)output->key)[to] = row->key;
+	((__u8 *)output->initiator)[to] = row->initiator;
+	((__u16 *)output->vlan)[to] = row->vlan;
+	((__u32 *)output->ifindex)[to] = row->ifindex;
+	((__u16 *)output->lost)[to] = ranks_lost(present);
+	((__u8 *)output->reason)[to] = reason;
+	((__u64 *)output->ready_ns)[to] = ready_ns;
+}
+
 KERNEL(256) regroup_gather(const struct regroup_table *table, const struct row_output *output)
 {
-	struct regroup_state *state = (struct regroup_state *)table->state;
-	__u32 to = blockIdx.x, index = column<__u32>(output->row, to);
+	__u32 index = column<__u32>(output->row, blockIdx.x);
 	const struct row *row = row_at(table, index);
+	__u64 waited_ns = row->reason == READY_IDLE ? table->wait_ns : 0;
 
 	gather_packets(table, output, index, row->present);
 	if (threadIdx.x == 0) {
-		((__u64 *)output->flow_id)[to] = row->flow_id;
-		((struct flow_key *)output->key)[to] = row->key;
-		((__u8 *)output->initiator)[to] = row->initiator;
-		((__u16 *)output->vlan)[to] = row->vlan;
-		((__u32 *)output->ifindex)[to] = row->ifindex;
-		((__u16 *)output->lost)[to] = ranks_lost(row->present);
-		((__u8 *)output->reason)[to] = row->reason;
-		((__u64 *)output->ready_ns)[to] =
-			row->last_ns + (row->reason == READY_IDLE ? table->wait_ns : 0);
-		((__u32 *)table->free_rows)[atomicAdd(&state->n_free, 1u)] = index;
+		gather_flow(output, row, row->present, (enum ready_reason)row->reason,
+			    row->last_ns + waited_ns);
+		free_row(table, index);
 	}
+}
+
+KERNEL(256) regroup_early(const struct regroup_table *table, const struct row_output *output)
+{
+	__u32 index = column<__u32>(output->row, blockIdx.x);
+	__u32 depth = column<__u8>(output->depth, blockIdx.x);
+	const struct row *row = row_at(table, index);
+	const struct packet_fields *packets =
+		(struct packet_fields *)table->packets + (__u64)index * table->first_n;
+	__u64 present = row->present & ((1ull << depth) - 1), newest_ns = 0;
+
+	gather_packets(table, output, index, present);
+	if (threadIdx.x)
+		return;
+	for (__u64 left = present; left; left &= left - 1) {
+		__u64 timestamp_ns = packets[__ffsll(left) - 1].timestamp_ns;
+
+		if (timestamp_ns > newest_ns)
+			newest_ns = timestamp_ns;
+	}
+	gather_flow(output, row, present, READY_DEPTH, newest_ns);
 }

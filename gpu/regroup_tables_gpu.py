@@ -1,21 +1,18 @@
-"""What regrouping keeps on a GPU, and the room for a batch and for rows that come out."""
+"""What regrouping keeps on a GPU, and the room for a batch."""
 
 import numpy as np
 
-from etcpipe.batch import FlowBatch, PacketBatch
+from etcpipe.batch import PacketBatch
 from etcpipe.columns import DTYPES
 from etcpipe.gpu.cuda import Columns, Device, DeviceArray, Record
 from etcpipe.gpu.cuda_frames import Frames
 from etcpipe.gpu.cuda_source import CONSTANTS, RECORDS
 from etcpipe.gpu.mask import MASKS
 from etcpipe.gpu.regroup import Settings
-from etcpipe.layout import FLOW_KEY, PACKET_FIELDS
+from etcpipe.layout import PACKET_FIELDS
 
 BATCH_MAX = CONSTANTS["BATCH_MAX"]
 ROW_NONE = CONSTANTS["ROW_NONE"]
-# Rows and bytes that one gather hands over.
-GATHER_ROWS = 4096
-GATHER_BYTES = 64 << 20
 
 
 class Tables:
@@ -69,12 +66,14 @@ class Batch:
         self._frames = Frames(device)
         kinds = {name: (dtype, ()) for name, dtype in DTYPES.items()}
         self._columns = Columns(device, BATCH_MAX, kinds)
+        self._places = Columns(
+            device, BATCH_MAX, {"place_row": (np.uint32, ()), "place_ranks": (np.uint64, ())}
+        )
         self.record = Record(
             device,
             "regroup_batch",
             parsed=DeviceArray(device, (BATCH_MAX, CONSTANTS["PARSED_SIZE"]), np.uint8),
-            place_row=DeviceArray(device, BATCH_MAX, np.uint32),
-            place_ranks=DeviceArray(device, BATCH_MAX, np.uint64),
+            **self._places.addresses(BATCH_MAX),
             **self._columns.addresses(BATCH_MAX),
         )
 
@@ -87,6 +86,7 @@ class Batch:
             first_number=first_number,
             packets=end - start,
             link_type=batch.link_type,
+            **self._places.addresses(end - start),
             **self._columns.addresses(end - start),
         )
 
@@ -94,56 +94,24 @@ class Batch:
         """Return the column as the device has it."""
         return self._columns.read(n)["flow_id"]
 
+    def places(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return (n,) uint32 and (n,) uint64: each packet's row, and a bit for each of its ranks.
 
-class Output:
-    """Room for the rows that come out.
+        The row of a packet without ranks says nothing.
+        """
+        places = self._places.read(n)
+        return places["place_row"], places["place_ranks"]
 
-    Attributes:
-        addresses: of the columns of the rows that were chosen last, by name.
-    """
 
-    def __init__(self, device: Device, settings: Settings):
-        first_n = settings.first_n
-        row_bytes = first_n * (settings.raw_len + PACKET_FIELDS.itemsize)
-        self._room = max(1, min(GATHER_ROWS, GATHER_BYTES // row_bytes))
-        # the columns of a FlowBatch
-        self._columns = Columns(
-            device,
-            self._room,
-            {
-                "flow_id": (np.uint64, ()),
-                "key": (FLOW_KEY, ()),
-                "initiator": (np.uint8, ()),
-                "vlan": (np.uint16, ()),
-                "ifindex": (np.uint32, ()),
-                "packets": (PACKET_FIELDS, (first_n,)),
-                "lost": (np.uint16, ()),
-                "reason": (np.uint8, ()),
-                "ready_ns": (np.uint64, ()),
-                # the last, so that a copy of the others leaves it out
-                "raw": (np.uint8, (first_n, settings.raw_len)),
-            },
-        )
-        self._no_raw = (first_n, 0)
-        self.addresses: dict[str, int] = {}
-        self._rows = DeviceArray(device, self._room, np.uint32)
-        self._why = DeviceArray(device, self._room, np.uint8)
-        self.record = Record(device, "row_output", row=self._rows, why=self._why)
+class Leaving:
+    """Room for the names of flows that need no more rows."""
 
-    def parts(self, rows: int) -> list[slice]:
-        """Return how many rows are handed over in pieces that there is room for."""
-        return [slice(at, min(at + self._room, rows)) for at in range(0, rows, self._room)]
+    def __init__(self, device: Device):
+        self._flow_id = DeviceArray(device, BATCH_MAX, np.uint64)
+        self._record = Record(device, "leaving_flows", flow_id=self._flow_id)
 
-    def choose(self, rows: np.ndarray, why: np.ndarray | None = None) -> None:
-        """Name the rows that the next kernel is for, and why they are closed."""
-        self._rows.write(rows)
-        if why is not None:
-            self._why.write(why)
-        self.addresses = self._columns.addresses(len(rows))
-        self.record.write(rows=len(rows), **self.addresses)
-
-    def read(self, n: int, with_raw: bool) -> FlowBatch:
-        if with_raw:
-            return FlowBatch(**self._columns.read(n))
-        no_raw = np.zeros((n, *self._no_raw), np.uint8)
-        return FlowBatch(**self._columns.read(n, before="raw"), raw=no_raw)
+    def write(self, flow_id: np.ndarray) -> Record:
+        """Name at most BATCH_MAX flows."""
+        self._flow_id.write(flow_id)
+        self._record.write(flows=len(flow_id))
+        return self._record

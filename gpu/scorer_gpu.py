@@ -1,16 +1,20 @@
 """From flows that a GPU regrouped to a model's scores, without a detour through the host.
 
 Rows are built behind each other in one buffer while flows come out, and the model reads that
-buffer. All work is in the stream of regrouping, so that nothing is waited for in between.
+buffer. All work is in one stream, so that nothing is waited for in between: not the one of
+regrouping, which has the next batch while the model has this one.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from etcpipe.gpu.cuda import Device
+from etcpipe.gpu.cuda import Device, Reading
 from etcpipe.gpu.inference import ROWS_AT_ONCE, Runner
 from etcpipe.gpu.views_gpu import ROWS_MAX, ViewComputer
+
+SCORE_BYTES = np.dtype(np.float32).itemsize
 
 
 class Scorer:
@@ -29,19 +33,26 @@ class Scorer:
         self._computer = computer
         self._runner = runner
         self._rows = cupy.asarray(computer.rows)  # copies nothing
-        self._waiting = 0
-        self._scores: list[np.ndarray] = []
+        self._classes = 0
+        self._built = self._judged = 0  # rows of the buffer
+        # in order: scores that are there, or on their way, with what they are copied from
+        self._scores: list[tuple[Reading | np.ndarray, Any]] = []
+        self._there = 0  # how many these are
 
     def put(self, flows: int, addresses: Mapping[str, int]) -> None:
         """Build the rows of at most ROWS_MAX flows; their columns may be overwritten behind it.
 
+        Full batches of rows are judged at once, the others when their scores are asked for.
+
         Args:
             addresses: of the flows' columns on the device, by name.
         """
-        if self._waiting + flows > ROWS_MAX:
-            self._judge()
-        self._computer.run(flows, addresses, first=self._waiting)
-        self._waiting += flows
+        if self._built + flows > ROWS_MAX:
+            self._judge(1)
+            self._built = self._judged = 0
+        self._computer.run(flows, addresses, first=self._built)
+        self._built += flows
+        self._judge(ROWS_AT_ONCE)
 
     def take(self, flows: int) -> np.ndarray:
         """Return (flows, classes) float32, the scores of the next flows; one flow or more.
@@ -49,21 +60,36 @@ class Scorer:
         Raises:
             ValueError: fewer were put in.
         """
-        if sum(map(len, self._scores)) < flows:
-            self._judge()
-        there = sum(map(len, self._scores))
-        if there < flows:
-            raise ValueError(f"{flows} flows asked for, {there} are there")
-        scores = np.concatenate(self._scores)
-        self._scores = [scores[flows:]]
-        return scores[:flows]
+        if self._there < flows:
+            self._judge(1)
+        if self._there < flows:
+            raise ValueError(f"{flows} flows asked for, {self._there} are there")
+        taken: list[np.ndarray] = []
+        missing = flows
+        while missing:
+            scores = self._next()
+            taken.append(scores[:missing])
+            if len(scores) > missing:
+                self._scores.insert(0, (scores[missing:], None))
+            missing -= len(taken[-1])
+        self._there -= flows
+        return np.concatenate(taken)
 
-    def _judge(self) -> None:
-        """Run the model on the rows that wait."""
-        for first in range(0, self._waiting, ROWS_AT_ONCE):
-            rows = self._rows[first : min(first + ROWS_AT_ONCE, self._waiting)]
+    def _next(self) -> np.ndarray:
+        """Return the scores of the next call of the model."""
+        found, _ = self._scores.pop(0)
+        if isinstance(found, np.ndarray):
+            return found
+        return found.bytes().view(np.float32).reshape(-1, self._classes)
+
+    def _judge(self, at_least: int) -> None:
+        """Run the model on the rows that wait, while there are as many."""
+        while self._built - self._judged >= at_least:
+            end = min(self._judged + ROWS_AT_ONCE, self._built)
+            rows = self._rows[self._judged : end]
             there = self._runner.infer_device(rows, self._device.stream)
-            scores = np.empty(there.shape, np.float32)
-            self._device.read(there.data.ptr, scores)
-            self._scores.append(scores)
-        self._waiting = 0
+            self._classes = there.shape[1]
+            reading = self._device.read_later(there.data.ptr, there.size * SCORE_BYTES)
+            self._scores.append((reading, there))
+            self._there += len(rows)
+            self._judged = end

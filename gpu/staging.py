@@ -4,11 +4,14 @@
              of other memory a batch's frames are copied
     uploads  go through pinned memory: the caller's array is free again at once. Two buffers
              take turns, and each is written again only after the event behind its last copy
-    results  come back through two more: one is copied out of while the other is filled
+    results  come back through two more: one is copied out of while the other is filled. What
+             is read later has a buffer of its own until it is taken
     kernels  that follow each other in every batch become a CUDA graph, launched by one call
 
-All work is in one stream, so in order. read() returns after the event behind its copy, and so
-behind every kernel before it: when a batch's state was read, its frames can be recycled.
+All work of a StagedDevice is in one stream, so in order. read() returns after the event behind
+its copy, and so behind every kernel before it: when a batch's state was read, its frames can be
+recycled. A branch has a stream of its own: it makes scores of one batch, and copies rows out,
+while the next batch is staged and regrouped (gpu/regroup_output_gpu.py).
 """
 
 import mmap
@@ -22,6 +25,7 @@ from etcpipe.errors import UnsupportedError
 from etcpipe.gpu.cuda import Launch
 
 BUFFER_BYTES = 4 << 20
+BRANCH_BUFFER_BYTES = 64 << 10  # of a branch, which uploads records
 # What is registered stays so: memory that comes and goes is copied.
 REGISTERED_MAX = 64
 GRAPHS_MAX = 64
@@ -74,6 +78,14 @@ class Cuda(Protocol):
         """Run a graph."""
         ...
 
+    def branch(self) -> "Cuda":
+        """Return the same device and kernels with another stream."""
+        ...
+
+    def follow(self, event: Any) -> None:
+        """Let work from now on begin after an event of another stream."""
+        ...
+
     def event(self) -> Any:
         """Return an event that nothing has to be waited for."""
         ...
@@ -107,6 +119,23 @@ class _Buffer:
         self.used = 0
 
 
+class _Reading:
+    """Bytes on their way to the host, through a buffer that is given back when they are taken."""
+
+    def __init__(self, buffer: _Buffer, size: int, free: list[_Buffer]):
+        self._buffer: _Buffer | None = buffer
+        self._size, self._free = size, free
+        self._taken = np.zeros(0, np.uint8)
+
+    def bytes(self) -> np.ndarray:
+        if self._buffer is not None:
+            self._buffer.reopen()
+            self._taken = self._buffer.bytes[: self._size].copy()
+            self._free.append(self._buffer)
+            self._buffer = None
+        return self._taken
+
+
 class StagedDevice:
     """A Device (see etcpipe.gpu.cuda) whose copies are staged.
 
@@ -128,6 +157,7 @@ class StagedDevice:
         self._size = buffer_bytes
         self._uploads = [_Buffer(cuda, buffer_bytes) for _ in range(2)]
         self._results = [_Buffer(cuda, buffer_bytes) for _ in range(2)]
+        self._free: dict[int, list[_Buffer]] = {}  # for what is read later, by their size
         # By address and size: the memory, which must not go before, and where kernels see it.
         self._registered: dict[tuple[int, int], tuple[np.ndarray, int]] = {}
         self._refused: dict[tuple[int, int], str] = {}
@@ -151,6 +181,24 @@ class StagedDevice:
                 self._hand_over(self._results[(i - 1) % 2], to[parts[i - 1]])
         if parts:
             self._hand_over(self._results[(len(parts) - 1) % 2], to[parts[-1]])
+
+    def read_later(self, address: int, size: int) -> _Reading:
+        room = max(mmap.PAGESIZE, 1 << (size - 1).bit_length())
+        free = self._free.setdefault(room, [])
+        buffer = free.pop() if free else _Buffer(self._cuda, room)
+        self._ask_for(buffer, address, size)
+        return _Reading(buffer, size, free)
+
+    def branch(self) -> "StagedDevice":
+        return StagedDevice(self._cuda.branch(), min(self._size, BRANCH_BUFFER_BYTES))
+
+    def mark(self) -> Any:
+        event = self._cuda.event()
+        self._cuda.record(event)
+        return event
+
+    def follow(self, mark: Any) -> None:
+        self._cuda.follow(mark)
 
     def launch(self, kernel: str, blocks: int, threads: int, first: int, second: int) -> None:
         self._cuda.launch(kernel, blocks, threads, first, second)

@@ -2,6 +2,7 @@
 
 import mmap
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,14 @@ class CupyCuda:
 
     def replay(self, graph: Any) -> None:
         graph.launch(self.stream)
+
+    def branch(self) -> "CupyCuda":
+        other = copy(self)
+        other.stream = self._cupy.cuda.Stream(non_blocking=True)
+        return other
+
+    def follow(self, event: Any) -> None:
+        self.stream.wait_event(event)
 
     def event(self) -> Any:
         return self._cupy.cuda.Event(disable_timing=True)

@@ -140,6 +140,7 @@ struct idle_rows {
 struct row_output {
 	__u64 row;		/* __u32[rows] */
 	__u64 why;		/* __u8[rows], enum ready_reason */
+	__u64 depth;		/* __u8[rows], of early rows: ranks below it come out */
 	__u64 flow_id;
 	__u64 key;
 	__u64 initiator;
@@ -151,6 +152,13 @@ struct row_output {
 	__u64 reason;
 	__u64 ready_ns;
 	__u32 rows;
+	__u32 pad;
+};
+
+/* Flows that need no more rows. */
+struct leaving_flows {
+	__u64 flow_id;		/* __u64[flows] */
+	__u32 flows;
 	__u32 pad;
 };
 
@@ -169,9 +177,11 @@ struct view_input {
 /* Where a view is written. */
 struct view_output {
 	__u64 rows;		/* stats: float[flows][columns], seq: float[flows][ranks][columns], .. */
-	__u64 chosen;		/* __u8[columns], numbers of the columns of stats */
+	__u64 plan;		/* struct feature_plan, of stats and features */
 	__u32 ranks;
 	__u32 columns;
+	__u32 raw_len;		/* bytes of a packet that the view looks at */
+	__u32 pad;
 };
 
 #endif /* ETCPIPE_TABLES_H */

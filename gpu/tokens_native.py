@@ -22,7 +22,7 @@ def tok(flows: FlowBatch, depth: int) -> np.ndarray:
     packets = np.ascontiguousarray(flows.packets, PACKET_FIELDS)
     raw = np.ascontiguousarray(flows.raw, np.uint8)
     rows = np.empty((len(flows), PACKETS, TOKENS + len(META)), np.float32)
-    gaps_us = np.zeros((len(flows), PACKETS))
+    gaps_us = np.empty((len(flows), PACKETS))
     addresses = (array.ctypes.data for array in (keys, packets, raw, rows, gaps_us))
     _native.tokens_compute(*addresses, *raw.shape, depth)
     rows[:, :, _GAP] = np.log1p(gaps_us) / 16

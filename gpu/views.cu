@@ -1,33 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * The model inputs from rows as regroup_gather() wrote them: gpu/views.py declares them,
- * gpu/views_cpu.py is the definition. Sums are in double and in the order of ranks, products
- * and sums are rounded each by itself, so that the same bits come out.
+ * gpu/views_cpu.py and features_cpu.py are the definitions. Columns and tokens are computed by
+ * the C of the native extension. Products and sums are rounded each by itself, so that the same
+ * bits come out.
  */
 #include "packets.cuh"
-#include "view_columns.h"
 
-#define MISSING -1.0
-#define NS 1e9
-#define FLAG_BITS 8
+#define ntohs(port) NET16(port)
+#include "feature_lanes.c"
+#include "feature_rows.c"
+#undef ntohs
+
+#define LANE ((int)lane_id())
+#define LANES WARP
+#include "tokens.c"
+
+#define IMAGE_HEADER 80
 
 /* A flow's packets, of which the first `depth` that are there are looked at. */
 struct flow_view {
 	const struct packet_fields *packets;
 	__u64 taken;		/* bits by rank */
-	__u64 sent[2];		/* of these, from the initiator and towards it */
 	__u64 start_ns;		/* of the first one taken */
 	__u32 ranks;
-};
-
-/* Statistics of one quantity of one direction. */
-struct statistics {
-	double sum;
-	double mean;
-	double min;
-	double max;
-	double med;
-	double std;
 };
 
 static inline __device__ struct flow_view view_of(const struct view_input *input, __u32 flow)
@@ -39,12 +35,9 @@ static inline __device__ struct flow_view view_of(const struct view_input *input
 	view.packets = (const struct packet_fields *)input->packets + (__u64)flow * first_n;
 	view.ranks = first_n;
 	for (__u32 rank = 0; rank < first_n && left; rank++) {
-		const struct packet_fields *packet = &view.packets[rank];
-
-		if (!packet->present)
+		if (!view.packets[rank].present)
 			continue;
 		view.taken |= 1ull << rank;
-		view.sent[packet->direction == 1] |= 1ull << rank;
 		left--;
 	}
 	if (first_n)
@@ -52,201 +45,40 @@ static inline __device__ struct flow_view view_of(const struct view_input *input
 	return view;
 }
 
+static inline __device__ bool is_taken(const struct flow_view *view, __u32 rank)
+{
+	return rank < view->ranks && view->taken >> rank & 1;
+}
+
 static inline __device__ double time_at(const struct flow_view *view, __u32 rank)
 {
 	return (double)(long long)(view->packets[rank].timestamp_ns - view->start_ns);
 }
 
-static inline __device__ double not_negative(double x)
+static inline __device__ const __u8 *raw_of(const struct view_input *input, __u32 flow, __u32 rank)
 {
-	return x > 0 ? x : 0;
+	return (const __u8 *)input->raw + ((__u64)flow * input->first_n + rank) * input->raw_len;
 }
 
-static inline __device__ void sort_values(double *values, __u32 n)
+static inline __device__ float gap_number(double gap_us)
 {
-	for (__u32 i = 1; i < n; i++) {
-		double value = values[i];
-		__u32 at = i;
-
-		for (; at && values[at - 1] > value; at--)
-			values[at] = values[at - 1];
-		values[at] = value;
-	}
+	return (float)(log1p(gap_us) / 16);
 }
 
-/* Statistics of @n values / @scale, which are sorted by it. */
-static __device__ __noinline__ struct statistics statistics_of(double *values, __u32 n,
-							       double scale)
+/* A thread a flow: the columns that the plan names, of stats or features. */
+KERNEL(64) view_columns(const struct view_input *input, const struct view_output *output)
 {
-	struct statistics found = { 0, MISSING, MISSING, MISSING, MISSING, MISSING };
-	double sum = 0, mean, squares = 0;
+	const struct feature_plan *plan = (const struct feature_plan *)output->plan;
+	struct feature_flows flows = {};
+	struct flow flow = {};
 
-	if (!n)
-		return found;
-	for (__u32 i = 0; i < n; i++)
-		sum += values[i];
-	mean = sum / n;
-	for (__u32 i = 0; i < n; i++)
-		squares += (values[i] - mean) * (values[i] - mean);
-	sort_values(values, n);
-	found.sum = sum / scale;
-	found.mean = mean / scale;
-	found.min = values[0] / scale;
-	found.max = values[n - 1] / scale;
-	found.med = (values[(n - 1) / 2] + values[n / 2]) / 2 / scale;
-	found.std = sqrt(squares / n) / scale;
-	return found;
-}
-
-enum quantity {
-	BYTES,
-	IAT,
-	WINSIZE,
-	TTL,
-};
-
-/* The values of a quantity over some packets. Returns how many there are. */
-static __device__ __noinline__ __u32 values_of(const struct flow_view *view,
-					       enum quantity quantity, __u64 chosen,
-					       double *values)
-{
-	double previous = 0, now;
-	__u32 n = 0, seen = 0;
-
-	for (__u64 left = chosen; left; left &= left - 1, seen++) {
-		__u32 rank = __ffsll(left) - 1;
-		const struct packet_fields *packet = &view->packets[rank];
-
-		switch (quantity) {
-		case BYTES:
-			values[n++] = packet->ip_len;
-			break;
-		case WINSIZE:
-			values[n++] = packet->tcp_window;
-			break;
-		case TTL:
-			values[n++] = packet->ttl;
-			break;
-		case IAT:
-			now = time_at(view, rank);
-			if (seen)
-				values[n++] = not_negative(now - previous);
-			previous = now;
-			break;
-		}
-	}
-	return n;
-}
-
-/* Columns of the two directions lie side by side. */
-#define PUT(values, side, NAME, found)					\
-	do {								\
-		(values)[STATS_S_##NAME##_SUM + (side)] = (found).sum;	\
-		(values)[STATS_S_##NAME##_MEAN + (side)] = (found).mean;	\
-		(values)[STATS_S_##NAME##_MIN + (side)] = (found).min;	\
-		(values)[STATS_S_##NAME##_MAX + (side)] = (found).max;	\
-		(values)[STATS_S_##NAME##_MED + (side)] = (found).med;	\
-		(values)[STATS_S_##NAME##_STD + (side)] = (found).std;	\
-	} while (0)
-
-static_assert(STATS_D_BYTES_SUM == STATS_S_BYTES_SUM + 1 && STATS_D_IAT_STD == STATS_S_IAT_STD + 1,
-	      "directions side by side");
-
-static inline __device__ void put_side(const struct flow_view *view, __u32 side, bool is_tcp,
-				       double dur_ns, double *values)
-{
-	double room[FIRST_N_MAX];
-	struct statistics found;
-	__u64 sent = view->sent[side];
-
-	found = statistics_of(room, values_of(view, BYTES, sent, room), 1);
-	PUT(values, side, BYTES, found);
-	values[STATS_S_LOAD + side] = dur_ns > 0 ? 8 * found.sum / dur_ns * NS : MISSING;
-	values[STATS_S_PKT_CNT + side] = __popcll(sent);
-	found = statistics_of(room, values_of(view, IAT, sent, room), NS);
-	PUT(values, side, IAT, found);
-	found = statistics_of(room, values_of(view, WINSIZE, is_tcp ? sent : 0, room), 1);
-	PUT(values, side, WINSIZE, found);
-	found = statistics_of(room, values_of(view, TTL, sent, room), 1);
-	PUT(values, side, TTL, found);
-}
-
-/* The first of some packets behind @after with all flags of @wanted and none of @unwanted. */
-static inline __device__ __u32 first_with(const struct flow_view *view, __u64 chosen, int after,
-					  __u8 wanted, __u8 unwanted)
-{
-	for (__u64 left = chosen; left; left &= left - 1) {
-		int rank = __ffsll(left) - 1;
-		__u8 flags = view->packets[rank].tcp_flags;
-
-		if (rank > after && (flags & wanted) == wanted && !(flags & unwanted))
-			return rank;
-	}
-	return view->ranks;
-}
-
-static inline __device__ double seconds_between(const struct flow_view *view, __u32 from, __u32 to)
-{
-	if (to >= view->ranks)
-		return MISSING;
-	return not_negative(time_at(view, to) - time_at(view, from)) / NS;
-}
-
-static inline __device__ void put_handshake(const struct flow_view *view, double *values)
-{
-	__u32 syn = first_with(view, view->sent[0], -1, TCP_SYN, TCP_ACK);
-	__u32 answer = first_with(view, view->sent[1], syn, TCP_SYN | TCP_ACK, 0);
-	__u32 ack = first_with(view, view->sent[0], answer, TCP_ACK, TCP_SYN);
-
-	values[STATS_SYN_ACK] = seconds_between(view, syn, answer);
-	values[STATS_TCP_RTT] = seconds_between(view, syn, ack);
-	values[STATS_ACK_DAT] = seconds_between(view, answer, ack);
-}
-
-static inline __device__ void put_flags(const struct flow_view *view, double *values)
-{
-	for (__u32 bit = 0; bit < FLAG_BITS; bit++) {
-		__u32 n = 0;
-
-		for (__u64 left = view->taken; left; left &= left - 1)
-			n += view->packets[__ffsll(left) - 1].tcp_flags >> bit & 1;
-		values[STATS_FIN_CNT - bit] = n;	/* from the highest bit down */
-	}
-}
-
-static_assert(STATS_FIN_CNT == STATS_CWR_CNT + FLAG_BITS - 1, "flags side by side");
-
-static inline __device__ void put_flow(const struct view_input *input, __u32 flow,
-				       const struct flow_view *view, double *values)
-{
-	const struct flow_key *key = (const struct flow_key *)input->key + flow;
-	bool opened_by_b = column<__u8>(input->initiator, flow) == 1;
-	__u32 last = view->taken ? 63 - __clzll(view->taken) : view->ranks - 1;
-	double dur_ns = not_negative(time_at(view, last));
-	__u16 a_port = NET16(key->a_port), b_port = NET16(key->b_port);
-
-	values[STATS_DUR] = view->taken ? dur_ns / NS : MISSING;
-	values[STATS_PROTO] = key->protocol;
-	values[STATS_S_PORT] = opened_by_b ? b_port : a_port;
-	values[STATS_D_PORT] = opened_by_b ? a_port : b_port;
-	for (__u32 side = 0; side < 2; side++)
-		put_side(view, side, key->protocol == IPPROTO_TCP, dur_ns, values);
-	put_handshake(view, values);
-	put_flags(view, values);
-}
-
-/* A thread a flow: the chosen ones of all columns. */
-KERNEL(64) view_stats(const struct view_input *input, const struct view_output *output)
-{
-	for (__u32 flow = grid_thread(); flow < input->flows; flow += grid_threads()) {
-		struct flow_view view = view_of(input, flow);
-		double values[N_STATS];
-
-		put_flow(input, flow, &view, values);
-		for (__u32 i = 0; i < output->columns; i++)
-			((float *)output->rows)[(__u64)flow * output->columns + i] =
-				(float)values[column<__u8>(output->chosen, i)];
-	}
+	flows.key = input->key;
+	flows.initiator = input->initiator;
+	flows.packets = input->packets;
+	flows.rows = output->rows;
+	flows.first_n = input->first_n;
+	for (__u32 i = grid_thread(); i < input->flows; i += grid_threads())
+		features_of_flow(&flow, plan, &flows, i);
 }
 
 /* A thread a flow: size, direction and gap of each rank, zeros where there is no packet. */
@@ -259,13 +91,12 @@ KERNEL(64) view_seq(const struct view_input *input, const struct view_output *ou
 		bool seen = false;
 
 		for (__u32 rank = 0; rank < output->ranks; rank++, row += output->columns) {
-			bool taken = rank < view.ranks && view.taken >> rank & 1;
+			bool taken = is_taken(&view, rank);
 			double now = taken ? time_at(&view, rank) : 0;
 
 			row[0] = taken ? (float)(view.packets[rank].ip_len / 1500.0) : 0;
 			row[1] = taken ? (float)(1 - 2.0 * view.packets[rank].direction) : 0;
-			row[2] = taken && seen ?
-					 (float)(log1p(not_negative(now - previous) / 1e3) / 16) : 0;
+			row[2] = taken && seen ? gap_number(not_negative(now - previous) / 1e3) : 0;
 			if (taken)
 				previous = now;
 			seen |= taken;
@@ -281,12 +112,59 @@ KERNEL(256) view_raw(const struct view_input *input, const struct view_output *o
 	for (__u64 cell = grid_warp(); cell < cells; cell += grid_warps()) {
 		__u32 flow = cell / output->ranks, rank = cell % output->ranks;
 		__u8 *to = (__u8 *)output->rows + cell * output->columns;
-		__u64 from = ((__u64)flow * input->first_n + rank) * input->raw_len;
 		struct flow_view view = view_of(input, flow);
 
-		if (rank < view.ranks && view.taken >> rank & 1)
-			warp_copy(to, (const __u8 *)input->raw + from, output->columns);
+		if (is_taken(&view, rank))
+			warp_copy(to, raw_of(input, flow, rank), output->columns);
 		else
 			warp_fill(to, 0, output->columns);
+	}
+}
+
+/* A warp a packet: its headers, from byte IMAGE_HEADER on its payload, zeros where they end. */
+KERNEL(256) view_image(const struct view_input *input, const struct view_output *output)
+{
+	const __u64 cells = (__u64)input->flows * output->ranks;
+
+	for (__u64 cell = grid_warp(); cell < cells; cell += grid_warps()) {
+		__u32 flow = cell / output->ranks, rank = cell % output->ranks;
+		__u8 *to = (__u8 *)output->rows + cell * output->columns;
+		const __u8 *raw = raw_of(input, flow, rank);
+		struct flow_view view = view_of(input, flow);
+		__u32 headers = 0, kept = 0;
+
+		if (is_taken(&view, rank)) {
+			headers = view.packets[rank].ip_len - view.packets[rank].payload_len;
+			kept = min_u32(view.packets[rank].raw_len, output->raw_len);
+		}
+		for (__u32 i = lane_id(); i < output->columns; i += WARP) {
+			__u32 end = i < IMAGE_HEADER ? min_u32(headers, kept) : kept;
+			__u32 from = i < IMAGE_HEADER ? i : headers + i - IMAGE_HEADER;
+
+			to[i] = from < end ? raw[from] : 0;
+		}
+	}
+}
+
+/* A warp a flow: the fields of its packets in fixed places. */
+KERNEL(256) view_tok(const struct view_input *input, const struct view_output *output)
+{
+	const struct token_flows flows = {
+		(const struct flow_key *)input->key,
+		(const struct packet_fields *)input->packets,
+		(const __u8 *)input->raw,
+		(float *)output->rows,
+		input->first_n,
+		input->raw_len,
+		input->depth,
+	};
+
+	for (__u64 flow = grid_warp(); flow < input->flows; flow += grid_warps()) {
+		float *gap = (float *)output->rows + flow * TOK_PACKETS * TOK_ROW + TOK_GAP;
+		double gaps_us[TOK_PACKETS];
+
+		tokens_of_flow(&flows, flow, gaps_us);
+		if (lane_id() < TOK_PACKETS)
+			gap[lane_id() * TOK_ROW] = gap_number(gaps_us[lane_id()]);
 	}
 }

@@ -12,41 +12,39 @@ import numpy as np
 
 from etcpipe.batch import FlowBatch
 from etcpipe.gpu.cuda import Columns, Device, DeviceArray, Record, launch
-from etcpipe.gpu.views import VIEWS, View
+from etcpipe.gpu.features_cpu import LOG2
+from etcpipe.gpu.features_native import plan_of
+from etcpipe.gpu.views import View
 from etcpipe.layout import FLOW_KEY, PACKET_FIELDS
 
 ROWS_MAX = 4096  # flows of one call of a kernel
-# The kernel that computes each view; of the others there is none.
+# The kernel that computes each view.
 KERNELS = {
-    "stats": "view_stats",
+    "stats": "view_columns",
+    "features": "view_columns",
     "seq": "view_seq",
     "raw": "view_raw",
     "raw1500": "view_raw",
     "packet": "view_raw",
+    "image": "view_image",
+    "tok": "view_tok",
 }
 INPUTS = ("key", "initiator", "packets", "raw")
-_PLACES = {column.name: i for i, column in enumerate(VIEWS["stats"].columns)}
-
-
-def has_kernel(view: View) -> bool:
-    """Return whether a view can be computed on a GPU."""
-    return view.name in KERNELS
 
 
 class ViewComputer:
     """Computes one view of rows with first_n packets and raw_len bytes each.
 
     Args:
-        columns: for stats, the columns wanted and their order; None for those that the
-            strict mask leaves.
+        columns: for stats and features, the columns wanted and their order; None for those
+            that the strict mask leaves.
 
     Attributes:
         rows: DeviceArray (ROWS_MAX, ...) of the view's shape and dtype; the first ones are
             those of the last call.
 
     Raises:
-        ValueError: depth below 1, an unknown column, flows without the bytes for the view, or
-            a view that has no kernel.
+        ValueError: depth below 1, an unknown column, or flows without the bytes for the view.
     """
 
     def __init__(
@@ -58,28 +56,25 @@ class ViewComputer:
         depth: int,
         columns: Sequence[str] | None = None,
     ):
-        if not has_kernel(view):
-            raise ValueError(f"the view {view.name} has no kernel: it is computed on the CPU")
         if depth < 1:
             raise ValueError(f"depth is {depth}, a view needs at least one packet")
         if raw_len < view.raw_len:
             needed = f"{view.name} needs {view.raw_len}"
             raise ValueError(f"the flows keep {raw_len} bytes a packet, {needed}")
-        names = view.column_names() if columns is None else tuple(columns)
-        unknown = set(names) - {column.name for column in view.columns}
-        if view.name == "stats" and unknown:
-            raise ValueError(f"no such stats column: {', '.join(sorted(unknown))}")
-        shape = (len(names),) if view.name == "stats" else view.shape
+        names = view.chosen(columns) if view.is_choice else ()
+        shape = (len(names),) if names else view.shape
         self._device = device
         self._kernel = KERNELS[view.name]
         self._first_n, self._raw_len = first_n, raw_len if view.raw_len else 0
         self.rows = DeviceArray(device, (ROWS_MAX, *shape), view.dtype)
         self._row_bytes = prod(shape) * self.rows.dtype.itemsize
-        chosen = DeviceArray(device, len(_PLACES), np.uint8)
-        if view.name == "stats":
-            chosen.write(np.array([_PLACES[name] for name in names], np.uint8))
         self._output = Record(
-            device, "view_output", rows=self.rows, chosen=chosen, ranks=shape[0], columns=shape[-1]
+            device,
+            "view_output",
+            plan=_plan(device, names, depth).address if names else 0,
+            ranks=shape[0],
+            columns=shape[-1],
+            raw_len=view.raw_len,
         )
         self._input = Record(device, "view_input", first_n=first_n, raw_len=raw_len, depth=depth)
 
@@ -126,3 +121,25 @@ class ViewComputer:
         self._columns.write(len(part), columns)
         self.run(len(part), self._columns.addresses(len(part)))
         return self.rows.read(len(part))
+
+
+def _plan(device: Device, names: tuple[str, ...], depth: int) -> Record:
+    """Return the plan of features_native, on the device."""
+    plan = plan_of(names)
+    return Record(
+        device,
+        "feature_plan",
+        lanes=_copied(device, plan.lanes),
+        columns=_copied(device, plan.values),
+        log2=_copied(device, LOG2),
+        n_lanes=len(plan.lanes),
+        n_columns=len(plan.values),
+        parts=plan.parts,
+        depth=depth,
+    )
+
+
+def _copied(device: Device, values: np.ndarray) -> DeviceArray:
+    array = DeviceArray(device, len(values), values.dtype)
+    array.write(values)
+    return array

@@ -1,26 +1,26 @@
 """Is every barrier in the kernels needed, and would a test notice if it were not there?
 
-    python tests/cuda_mutate.py FOLDER
+    python tests/cuda_mutate.py
 
-builds the kernels once, in FOLDER, so that each barrier can be left out by its number, and
-compares what they do without each of them with the definitions. Prints a JSON object: for
-each barrier (file:line), and for "none", whether anything differed. Threads that do not meet
-any more, or never come to an end, differ.
+builds the kernels once so that each barrier can be left out by its number, and compares what
+they do without each of them with the definitions. Prints a JSON object: for each barrier
+(file:line), and for "none", whether anything differed. Threads that do not meet any more, or
+never come to an end, differ.
 """
 
 import ctypes
+import hashlib
 import itertools
 import json
 import os
 import random
 import re
 import resource
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from cuda_shim import ShimDevice, ShimError, compile_shim, load
+from cuda_shim import ShimDevice, ShimError, compile_shim, load, made_once
 from frames import rows_of, split
 from test_cuda_flow_sort import RULES, conversation
 from test_cuda_flow_sort import outputs as sort_outputs
@@ -39,20 +39,26 @@ LEFT_OUT = 'extern "C" { inline int left_out = -1; }\n'
 Case = Callable[[], bool]  # whether the kernels differ from the definition
 
 
-def build(folder: Path) -> tuple[ctypes.CDLL, list[str]]:
+def build() -> tuple[ctypes.CDLL, list[str]]:
     """Return the kernels, which leave out barrier number `left_out`, and each barrier's place."""
     places: list[str] = []
-
-    def numbered(found: re.Match) -> str:
-        places.append(f"{name}:{text.count(chr(10), 0, found.start()) + 1}")
-        return f"(left_out == {len(places) - 1} ? (void)0 : {found[0][:-1]});"
-
-    cuda_source.write_sources(folder)
+    texts = {}
     for name, text in sorted(cuda_source.sources().items()):
-        (folder / name).write_text(BARRIER.sub(numbered, text))
-    main = folder / cuda_source.MAIN
-    main.write_text(LEFT_OUT + main.read_text())
-    return load(compile_shim(folder, "g++")), places
+
+        def numbered(found: re.Match, name: str = name, text: str = text) -> str:
+            places.append(f"{name}:{text.count(chr(10), 0, found.start()) + 1}")
+            return f"(left_out == {len(places) - 1} ? (void)0 : {found[0][:-1]});"
+
+        texts[name] = BARRIER.sub(numbered, text)
+    texts[cuda_source.MAIN] = LEFT_OUT + texts[cuda_source.MAIN]
+
+    def make(folder: Path) -> None:
+        for name, text in texts.items():
+            (folder / name).write_text(text)
+        compile_shim(folder, "g++")
+
+    digest = hashlib.sha256(repr(sorted(texts.items())).encode()).hexdigest()[:16]
+    return load(made_once(f"mutated-{digest}", make) / "shim.so"), places
 
 
 def regroup_cases(lib: ctypes.CDLL) -> Iterator[Case]:
@@ -102,8 +108,8 @@ def start(lib: ctypes.CDLL, barrier: int, cases: list[Case]) -> int:
         os._exit(1)
 
 
-def main(folder: Path) -> None:
-    lib, places = build(folder)
+def main() -> None:
+    lib, places = build()
     cases = [*regroup_cases(lib), *sort_cases(lib)]
     noticed: dict[str, bool] = {}
     running: dict[int, str] = {}
@@ -117,4 +123,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -6,8 +6,10 @@ sanitizers' libraries must be preloaded (tests/test_cuda_sanitized.py does).
 
 import ctypes
 import functools
+import hashlib
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -43,18 +45,29 @@ def compile_shim(folder: Path, build: str, defines: tuple[str, ...] = ()) -> Pat
 def library(defines: tuple[str, ...] = ()) -> ctypes.CDLL:
     """Return the compiled kernels, compiled now if they or the shim changed."""
     build = os.environ.get("ETCPIPE_SHIM", "g++")
-    shim = sum(path.stat().st_mtime_ns for path in HERE.iterdir())
-    folder = BUILD / f"{cuda_source.digest()}-{shim:x}-{build}{''.join(defines)}"
-    if not (folder / "shim.so").exists():
-        # other test runs may compile the same
+
+    def make(folder: Path) -> None:
+        cuda_source.write_sources(folder)
+        compile_shim(folder, build, defines)
+
+    return load(made_once("".join((build, *defines)), make) / "shim.so")
+
+
+def made_once(name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that is made from the kernels and the shim: now, if these changed."""
+    texts = [path.read_text() for path in sorted((*HERE.iterdir(), Path(__file__)))]
+    shim = hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
+    folder = BUILD / f"{cuda_source.digest()}-{shim}-{name}"
+    if not folder.exists():
+        # other test runs may make the same
         temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
-        cuda_source.write_sources(temporary)
-        compile_shim(temporary, build, defines)
+        temporary.mkdir(parents=True)
+        make(temporary)
         try:
             temporary.rename(folder)
         except OSError:
             pass
-    return load(folder / "shim.so")
+    return folder
 
 
 def load(path: Path) -> ctypes.CDLL:
@@ -64,6 +77,17 @@ def load(path: Path) -> ctypes.CDLL:
     loaded.shim_launch.restype = ctypes.c_char_p
     loaded.shim_launch.argtypes = [ctypes.c_void_p, *[ctypes.c_uint] * 3, *[ctypes.c_void_p] * 2]
     return loaded
+
+
+class ReadNow:
+    """A Reading of etcpipe.gpu.cuda that was done when it was asked for."""
+
+    def __init__(self, device, address: int, size: int):
+        self._there = np.empty(size, np.uint8)
+        device.read(address, self._there)
+
+    def bytes(self) -> np.ndarray:
+        return self._there
 
 
 class ShimDevice:
@@ -98,6 +122,18 @@ class ShimDevice:
 
     def read(self, address: int, array: np.ndarray) -> None:
         ctypes.memmove(array.ctypes.data, address, array.nbytes)
+
+    def read_later(self, address: int, size: int) -> "ReadNow":
+        return ReadNow(self, address, size)
+
+    def branch(self) -> "ShimDevice":
+        return self
+
+    def mark(self) -> None:
+        return None
+
+    def follow(self, mark: None) -> None:
+        pass
 
     def launch_all(self, launches) -> None:
         for launch in launches:

@@ -1,4 +1,4 @@
-"""A CUDA runtime for tests, as late as one may be: work in the stream is done when waited for.
+"""A CUDA runtime for tests, as late as one may be: work in a stream is done when waited for.
 
 Device memory and kernels are those of another Device, the host's shim for one. Whatever touches
 pinned memory, or frames, before the event behind the copies and kernels that use it, changes
@@ -8,13 +8,15 @@ what comes out.
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import numpy as np
+from cuda_shim import ShimDevice
 from trt_stub.fake_cupy import Stream
 
 from etcpipe.errors import UnsupportedError
 from etcpipe.gpu.cuda import Device
-from etcpipe.gpu.staging import Launch
+from etcpipe.gpu.staging import Launch, StagedDevice
 
 POISON = 0xCD
 
@@ -52,14 +54,22 @@ class LazyCuda:
     def __init__(self, device: Device, seed: int | None = None, refuses: str = ""):
         self.processors = device.processors
         self.calls: list[tuple] = []
-        self.stream = LazyStream(self)
         self._device = device
         self._rng = random.Random(seed) if seed is not None else None
         self._refuses = refuses
+        self._pinned: list[np.ndarray] = []
+        self._events: list[tuple[LazyCuda, int]] = []  # whose stream, and how far it has to be
+        self._begin()
+
+    def _begin(self) -> None:
+        self.stream = LazyStream(self)
         self._stream: deque[Callable[[], None]] = deque()
         self._done = self._put = 0
-        self._pinned: list[np.ndarray] = []
-        self._events: list[int] = []
+
+    def branch(self) -> "LazyCuda":
+        other = copy(self)
+        other._begin()
+        return other
 
     def calls_of(self, *names: str) -> list[tuple]:
         """Return the calls of these names so far."""
@@ -108,17 +118,21 @@ class LazyCuda:
             self.later(lambda launch=launch: self._device.launch(*launch))
 
     def event(self) -> int:
-        self._events.append(0)
+        self._events.append((self, 0))
         return len(self._events) - 1
 
     def record(self, event: int) -> None:
         self.calls.append(("record", event))
-        self._events[event] = self._put
+        self._events[event] = self, self._put
 
     def wait(self, event: int) -> None:
         self.calls.append(("wait", event))
-        while self._done < self._events[event]:
-            self._do_next()
+        _reach(*self._events[event])
+
+    def follow(self, event: int) -> None:
+        self.calls.append(("follow", event))
+        there = self._events[event]  # as it is now: it may be recorded again
+        self.later(lambda: _reach(*there))
 
     def is_pinned(self, address: int, size: int) -> bool:
         """Return whether bytes are in pinned memory."""
@@ -145,3 +159,14 @@ class LazyCuda:
             if 0 <= start and start + size <= len(memory):
                 return memory[start : start + size]
         return None
+
+
+def _reach(cuda: LazyCuda, done: int) -> None:
+    """Do a stream's work up to some point."""
+    while cuda._done < done:
+        cuda._do_next()
+
+
+def lazy_device(seed: int | None = None, device: Device | None = None) -> StagedDevice:
+    """Return the shim's kernels, or those of a device, behind staging that is late."""
+    return StagedDevice(LazyCuda(device or ShimDevice(), seed))

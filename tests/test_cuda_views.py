@@ -7,11 +7,16 @@ import pytest
 from cuda_device import ON, device
 from frames import ACK, SYN, batch, ether, ipv4, tcp
 from test_regroup_agree import random_packets
+from test_tokens import random_flows
 
 from etcpipe.batch import FlowBatch, concatenate
+from etcpipe.gpu import features_cpu, tokens_cpu, views_cpu
 from etcpipe.gpu.regroup import Regroup
+from etcpipe.gpu.tokens import META, TOKENS
 from etcpipe.gpu.views import MASKS, VIEWS, compute
 from etcpipe.gpu.views_gpu import KERNELS, ROWS_MAX, ViewComputer
+
+GAP = TOKENS + [name for name, *_ in META].index("gap")
 
 
 def rows(seed: int, first_n: int, raw_len: int = 0, flows: int = 60) -> FlowBatch:
@@ -31,12 +36,23 @@ def on_device(on: str, name: str, flows: FlowBatch, depth: int, columns=None) ->
 @pytest.mark.parametrize("on", ON)
 @pytest.mark.parametrize("depth", [1, 2, 3, 10, 64])
 @pytest.mark.parametrize("first_n", [1, 2, 10, 64])
-def test_stats(on, first_n, depth):
+@pytest.mark.parametrize("name", ["stats", "features"])
+def test_columns(on, name, first_n, depth):
     flows = rows(first_n, first_n)
-    names = VIEWS["stats"].column_names("none")
-    got = on_device(on, "stats", flows, depth, names)
+    names = VIEWS[name].column_names("none")
+    got = on_device(on, name, flows, depth, names)
     assert len(got) > 60
-    assert got.tobytes() == compute(VIEWS["stats"], flows, depth, names).tobytes()
+    assert got.tobytes() == features_cpu.rows(flows, depth, names).tobytes()
+
+
+@pytest.mark.parametrize("on", ON)
+@pytest.mark.parametrize("seed", range(5))
+def test_any_choice_of_columns(on, seed):
+    rng = random.Random(seed)
+    flows = rows(seed, 10)
+    names = tuple(rng.sample(VIEWS["features"].column_names("none"), rng.randrange(1, 12)))
+    got = on_device(on, "features", flows, 10, names)
+    assert got.tobytes() == features_cpu.rows(flows, 10, names).tobytes()
 
 
 @pytest.mark.parametrize("on", ON)
@@ -55,12 +71,39 @@ def test_seq(on, first_n, depth):
 
 @pytest.mark.parametrize("on", ON)
 @pytest.mark.parametrize("first_n, raw_len, depth", [(10, 1500, 10), (12, 1503, 4), (3, 1600, 9)])
-@pytest.mark.parametrize("name", [name for name in KERNELS if VIEWS[name].raw_len])
+@pytest.mark.parametrize("name", ["raw", "raw1500", "packet", "image"])
 def test_views_of_bytes(on, name, first_n, raw_len, depth):
     flows = rows(1, first_n, raw_len)
     got = on_device(on, name, flows, depth)
     assert got.any()
     assert np.array_equal(got, compute(VIEWS[name], flows, depth))
+
+
+@pytest.mark.parametrize("on", ON)
+@pytest.mark.parametrize("depth", [1, 3, 12])
+@pytest.mark.parametrize("ranks", [1, 4, 12])
+def test_tok(on, ranks, depth):
+    flows = random_flows(200, np.random.default_rng(ranks * 100 + depth), ranks)
+    got = on_device(on, "tok", flows, depth)
+    expected = tokens_cpu.tok(flows, views_cpu.seq(flows, depth))
+    others = np.arange(got.shape[2]) != GAP
+    assert got[..., others].tobytes() == expected[..., others].tobytes()
+    np.testing.assert_array_almost_equal_nulp(
+        got[..., GAP], expected[..., GAP], 0 if on == "shim" else 1
+    )
+
+
+@pytest.mark.parametrize("on", ON)
+def test_images_of_any_bytes(on):
+    flows = random_flows(200, np.random.default_rng(5), raw_len=370)
+    # headers no longer than packets, as regrouping makes them
+    flows.packets["payload_len"] = np.minimum(flows.packets["payload_len"], flows.packets["ip_len"])
+    flows.packets["raw_len"][::2] *= 2
+    assert np.array_equal(on_device(on, "image", flows, 4), views_cpu.image(flows, 4))
+
+
+def test_every_view_has_a_kernel():
+    assert KERNELS.keys() == VIEWS.keys()
 
 
 @pytest.mark.parametrize("on", ON)
@@ -105,8 +148,6 @@ def test_what_does_not_fit_is_refused():
         on_device("shim", "stats", flows, 0)
     with pytest.raises(ValueError, match="no_such"):
         on_device("shim", "stats", flows, 1, ["no_such"])
-    with pytest.raises(ValueError, match="raw needs 1000"):
-        on_device("shim", "raw", flows, 1)
-    for name in ("tok", "image"):
-        with pytest.raises(ValueError, match=f"{name} has no kernel"):
+    for name, needs in (("raw", 1000), ("image", 360), ("tok", 144)):
+        with pytest.raises(ValueError, match=f"{name} needs {needs}"):
             on_device("shim", name, flows, 1)

@@ -1,4 +1,4 @@
-"""Early rows: what a cascade sees of a flow that goes on, in both backends."""
+"""Early rows: what a cascade sees of a flow that goes on; on a GPU, see test_cuda_early.py."""
 
 import random
 
@@ -7,12 +7,16 @@ import pytest
 from frames import START, batch, ether, ipv4, rows_of, split, tcp
 from test_regroup_agree import cuts, random_packets
 
-from etcpipe.errors import UnsupportedError, UsageError
+from etcpipe.errors import UsageError
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.layout import CONSTANTS
 
-on_both = pytest.mark.parametrize("device", ["cpu", "reference"])
 MS = 1_000_000
+
+
+@pytest.fixture(params=["cpu", "reference"])
+def device(request):
+    return request.param
 
 
 def packet(flow_id=1, rank=0, at=0.0, size=100, **columns):
@@ -24,7 +28,6 @@ def sizes(flows):
     return flows.packets["ip_len"].tolist()
 
 
-@on_both
 def test_a_flow_has_a_row_at_each_depth(device):
     regroup = Regroup(4, depths=(1, 3), device=device)
     closed = regroup.add(batch([packet(rank=i, at=i / 1000, size=100 + i) for i in range(4)]))
@@ -39,7 +42,6 @@ def test_a_flow_has_a_row_at_each_depth(device):
     assert len(regroup.take_early().flows) == 0
 
 
-@on_both
 def test_early_rows_wait_until_they_are_taken(device):
     regroup = Regroup(4, depths=(1,), device=device)
     regroup.add(batch([packet(1)]))
@@ -48,7 +50,6 @@ def test_early_rows_wait_until_they_are_taken(device):
     assert regroup.take_early().flows.flow_id.tolist() == [1, 2, 3]
 
 
-@on_both
 def test_a_short_flow_has_the_rows_that_it_reached(device):
     regroup = Regroup(10, depths=(1, 3), device=device)
     regroup.add(batch([packet(rank=0), packet(rank=1)]))
@@ -57,7 +58,6 @@ def test_a_short_flow_has_the_rows_that_it_reached(device):
     assert len(regroup.take_early().flows) == 0
 
 
-@on_both
 def test_what_a_rank_overtook_in_its_batch_is_in_the_row(device):
     regroup = Regroup(5, depths=(3,), device=device)
     order = [(2, 3), (0, 1), (3, 4), (1, 2)]
@@ -67,7 +67,6 @@ def test_what_a_rank_overtook_in_its_batch_is_in_the_row(device):
     assert (early.ready_ns - START).tolist() == [3 * MS]  # rank 3 was later, and is not in it
 
 
-@on_both
 def test_a_row_at_a_depth_may_have_a_hole_and_a_lost_last_rank_makes_none(device):
     regroup = Regroup(9, depths=(2, 4), device=device)
     regroup.add(batch([packet(rank=0), packet(rank=3), packet(rank=5)]))
@@ -76,7 +75,6 @@ def test_a_row_at_a_depth_may_have_a_hole_and_a_lost_last_rank_makes_none(device
     assert (sizes(early)[0][:6], early.lost.tolist()) == ([100, 0, 0, 100, 0, 0], [2])
 
 
-@on_both
 def test_a_super_packet_reaches_several_depths_at_once(device):
     regroup = Regroup(5, depths=(1, 2, 3), device=device)
     regroup.add(batch([packet(size=40 + 30, segment_len=10)]))
@@ -85,7 +83,6 @@ def test_a_super_packet_reaches_several_depths_at_once(device):
     assert sizes(early) == [[50, 0, 0, 0, 0], [50, 50, 0, 0, 0], [50, 50, 50, 0, 0]]
 
 
-@on_both
 def test_a_flow_whose_place_is_needed_keeps_its_early_rows(device):
     regroup = Regroup(4, depths=(1,), slots=2, device=device)
     closed = regroup.add(batch([packet(1, size=101), packet(3, size=103)]))
@@ -94,7 +91,6 @@ def test_a_flow_whose_place_is_needed_keeps_its_early_rows(device):
     assert (early.flow_id.tolist(), sizes(early)) == ([1, 3], [[101, 0, 0, 0], [103, 0, 0, 0]])
 
 
-@on_both
 def test_flows_that_leave_free_their_row_and_say_no_more(device):
     regroup = Regroup(4, depths=(1,), max_rows=2, device=device)
     regroup.add(batch([packet(1), packet(2, rank=2), packet(2)]))
@@ -165,7 +161,6 @@ def test_threads_make_the_same_rows_in_another_order(threads):
     assert early_by_flow(threads=threads) == early_by_flow(device="reference")
 
 
-@pytest.mark.parametrize("device", ["cpu", "reference"])
 def test_early_rows_do_not_depend_on_the_batches(device):
     rng = random.Random(7)
     events = [(flow / 50 + rank / 100, flow, rank) for flow in range(1, 41) for rank in range(5)]
@@ -188,5 +183,3 @@ def test_depths_that_are_none_are_refused():
     for depths in [(0,), (3,), (1, 64)]:
         with pytest.raises(UsageError, match="depths"):
             Regroup(3, depths=depths)
-    with pytest.raises(UnsupportedError, match="made on the CPU"):
-        Regroup(3, depths=(1,), device="gpu")

@@ -126,9 +126,9 @@ def test_flows_that_keep_too_few_bytes_are_refused():
         rows_of(ether(ipv4(6, tcp(b"a"))), raw_len=RAW_LEN - 1)
 
 
-def random_flows(flows, rng, ranks=12):
+def random_flows(flows, rng, ranks=12, raw_len=RAW_LEN + 16):
     """Flows with any bytes, lengths, protocols, holes and times."""
-    made = allocate(flows, ranks, RAW_LEN + 16)
+    made = allocate(flows, ranks, raw_len)
     made.key["protocol"] = rng.choice([6, 17, 17, 58], flows)
     made.raw[:] = rng.integers(0, 256, made.raw.shape)
     is_ipv6 = rng.random((flows, ranks)) < 0.5

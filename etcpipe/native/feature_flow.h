@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A flow while its columns are computed: between feature_rows.c and feature_lanes.c. */
+/* A flow while its columns are computed. */
 #ifndef ETCPIPE_FEATURE_FLOW_H
 #define ETCPIPE_FEATURE_FLOW_H
 
@@ -38,6 +38,9 @@ static inline double *statistics_of(struct flow *flow, __u32 side, __u32 quantit
 	return &flow->values[VALUE_STATISTICS + (side * N_QUANTITIES + quantity) * N_STATISTICS];
 }
 
+/* Compute the columns of flow number @i and write its row; @flow is room, zero at first. */
+void features_of_flow(struct flow *flow, const struct feature_plan *plan,
+		      const struct feature_flows *flows, __u32 i);
 /* Compute the statistics of a lane, as far as its kinds say. */
 void feature_put_lane(struct flow *flow, const struct feature_lane *lane);
 

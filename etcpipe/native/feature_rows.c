@@ -164,7 +164,7 @@ static void put_key(struct flow *flow, const struct flow_key *key, bool opened_b
 
 static void put_values(struct flow *flow, const struct feature_plan *plan)
 {
-	const struct feature_lane *lanes = (const void *)(uintptr_t)plan->lanes;
+	const struct feature_lane *lanes = (const struct feature_lane *)(uintptr_t)plan->lanes;
 	double *values = flow->values;
 	__u32 i;
 
@@ -189,22 +189,19 @@ static void put_values(struct flow *flow, const struct feature_plan *plan)
 		put_each(flow);
 }
 
-void features_compute(const struct feature_plan *plan, const struct feature_flows *flows)
+void features_of_flow(struct flow *flow, const struct feature_plan *plan,
+		      const struct feature_flows *flows, __u32 i)
 {
-	const struct packet_fields *packets = (const void *)(uintptr_t)flows->packets;
-	const struct flow_key *key = (const void *)(uintptr_t)flows->key;
+	const struct packet_fields *packets = (const struct packet_fields *)(uintptr_t)flows->packets;
+	const struct flow_key *key = (const struct flow_key *)(uintptr_t)flows->key;
 	const __u8 *initiator = (const __u8 *)(uintptr_t)flows->initiator;
 	const __u16 *columns = (const __u16 *)(uintptr_t)plan->columns;
-	float *row = (float *)(uintptr_t)flows->rows;
-	struct flow flow = { 0 };
-	__u32 i, column;
+	float *row = (float *)(uintptr_t)flows->rows + (__u64)i * plan->n_columns;
+	__u32 column;
 
-	for (i = 0; i < flows->flows; i++) {
-		take_packets(&flow, packets, flows->first_n, plan->depth);
-		put_key(&flow, &key[i], initiator[i] == 1);
-		put_values(&flow, plan);
-		for (column = 0; column < plan->n_columns; column++)
-			*row++ = flow.values[columns[column]];
-		packets += flows->first_n;
-	}
+	take_packets(flow, packets + (__u64)i * flows->first_n, flows->first_n, plan->depth);
+	put_key(flow, &key[i], initiator[i] == 1);
+	put_values(flow, plan);
+	for (column = 0; column < plan->n_columns; column++)
+		row[column] = flow->values[columns[column]];
 }

@@ -3,7 +3,8 @@
  * Columns about whole flows: gpu/features.py declares them, gpu/features_cpu.py is the
  * definition. gpu/features_native.py reads this file, so it keeps to the subset of C that
  * etcpipe/layout.py understands, and makes the plan: which states (features_states.py)
- * the columns need. Work for other states is not done.
+ * the columns need. Work for other states is not done. feature_rows.c and feature_lanes.c are
+ * compiled for the CPU and, by gpu/views.cu, for a GPU.
  */
 #ifndef ETCPIPE_FEATURE_ROWS_H
 #define ETCPIPE_FEATURE_ROWS_H
@@ -120,6 +121,5 @@ struct feature_flows {
 	__u32 first_n;		/* 1 .. FIRST_N_MAX */
 };
 
-void features_compute(const struct feature_plan *plan, const struct feature_flows *flows);
 
 #endif /* ETCPIPE_FEATURE_ROWS_H */

@@ -1,39 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-/*
- * The view tok: gpu/tokens.py says what it is, gpu/tokens_cpu.py is the definition. Gaps are
- * left to NumPy, which takes their logarithm: the bits of its log1p() are its own.
- */
-#include "native.h"
-
-#include "etcpipe.h"
+#include "tokens.h"
 
 #include <netinet/in.h>
 #include <stdbool.h>
-#include <string.h>
+#include <stddef.h>
 
-#define RANKS 10
-#define TOKENS 64
-#define NUMBERS 8
-#define ROW (TOKENS + NUMBERS)
 #define TRANSPORT 20
 #define PAYLOAD 40
-#define RAW_LEN 144		/* 60 + 60 + TOKENS - PAYLOAD */
+#define TOK_RAW_LEN 144		/* 60 + 60 + TOK_BYTES - PAYLOAD */
 #define NO_BYTE 256.0f
-#define NOWHERE (-1)
 #define UDP_HEADER 8
 #define EXTENSIONS_MAX 6
 
-/* Of one batch; addresses come from gpu/tokens_native.py, which keeps the arrays alive. */
-struct work {
-	const struct flow_key *keys;
-	const struct packet_fields *packets;	/* [flows][ranks] */
-	const uint8_t *raw;			/* [flows][ranks][raw_len] */
-	float *rows;				/* [flows][RANKS][ROW] */
-	double *gaps_us;			/* [flows][RANKS], zero where no packet counts */
-	long long flows;
-	long long ranks;
-	long long raw_len;
-	long long depth;
+/* On a GPU the lanes of a warp take the same way and share the bytes. */
+#ifndef LANES
+#define LANE 0
+#define LANES 1
+#endif
+
+/* A packet's bytes from the IP header on, of which `kept` are there. */
+struct kept_bytes {
+	const uint8_t *raw;
+	int kept;
 };
 
 static bool is_extension(uint8_t kind)
@@ -43,12 +31,13 @@ static bool is_extension(uint8_t kind)
 }
 
 /* Where what follows the extension headers of IPv6 begins. */
-static int behind_extensions(const uint8_t *raw, int kept)
+static int behind_extensions(const struct kept_bytes *bytes)
 {
-	int at = 40, i, size;
+	const uint8_t *raw = bytes->raw;
 	uint8_t kind = raw[6];
+	int at = 40, i, size;
 
-	for (i = 0; i < EXTENSIONS_MAX && is_extension(kind) && at + 2 <= kept; i++) {
+	for (i = 0; i < EXTENSIONS_MAX && is_extension(kind) && at + 2 <= bytes->kept; i++) {
 		if (kind == IPPROTO_FRAGMENT)
 			size = 8;
 		else if (kind == IPPROTO_AH)
@@ -61,127 +50,150 @@ static int behind_extensions(const uint8_t *raw, int kept)
 	return at;
 }
 
-/* Where each token of a packet is in its bytes; headers: bytes from IP to the payload. */
-static void find_places(const uint8_t *raw, int kept, uint8_t protocol, int64_t headers,
-			int64_t *places)
+/* Write tokens @first .. @end - 1 from the bytes at @source on, as far as these are there. */
+static inline void put_bytes(float *row, int first, int end, const struct kept_bytes *bytes,
+			     int source)
 {
-	static const int8_t of_ipv6[TRANSPORT] = {
-		0, 1, NOWHERE, NOWHERE, 2, 3, NOWHERE, NOWHERE, 7, NOWHERE,
-		NOWHERE, NOWHERE, NOWHERE, NOWHERE, NOWHERE, NOWHERE, NOWHERE, NOWHERE, NOWHERE, NOWHERE,
-	};
-	static const int8_t behind_udp[4] = { 6, 7, 4, 5 };	/* checksum, length */
-	bool is_ipv6 = raw[0] >> 4 == 6;
-	int64_t transport = is_ipv6 ? behind_extensions(raw, kept) : (raw[0] & 0x0f) * 4;
-	int i;
+	int i, at;
 
-	for (i = 0; i < TRANSPORT; i++)
-		places[i] = is_ipv6 ? of_ipv6[i] : i;
-	for (i = TRANSPORT; i < TOKENS; i++)
-		places[i] = NOWHERE;
-	if (protocol == IPPROTO_TCP) {
-		for (i = 0; i < PAYLOAD - TRANSPORT; i++)
-			places[TRANSPORT + i] = transport + i;
-	} else if (protocol == IPPROTO_UDP) {
-		for (i = 0; i < 4; i++) {
-			places[TRANSPORT + i] = headers - UDP_HEADER + i;
-			places[PAYLOAD - 4 + i] = headers - UDP_HEADER + behind_udp[i];
-		}
-	} else {
-		return;
+	for (i = first + LANE; i < end; i += LANES) {
+		at = source + i - first;
+		row[i] = at >= 0 && at < bytes->kept ? bytes->raw[at] : NO_BYTE;
 	}
-	for (i = PAYLOAD; i < TOKENS; i++)
-		places[i] = headers + i - PAYLOAD;
 }
 
-static void write_tokens(const struct packet_fields *packet, const uint8_t *raw, uint8_t protocol,
-			 int64_t headers, float *row)
+static inline void put_none(float *row, int first, int end)
 {
-	int kept = packet->raw_len < RAW_LEN ? packet->raw_len : RAW_LEN, i;
-	int64_t places[TOKENS];
+	int i;
 
-	find_places(raw, kept, protocol, headers, places);
-	for (i = 0; i < TOKENS; i++)
-		if (places[i] >= 0 && places[i] < kept)
-			row[i] = raw[places[i]];
+	for (i = first + LANE; i < end; i += LANES)
+		row[i] = NO_BYTE;
+}
+
+/* All but tokens 2, 3 and 9, which packet_fields have. */
+static inline void put_ip_header(float *row, const struct kept_bytes *bytes, bool is_ipv6)
+{
+	if (is_ipv6) {
+		put_bytes(row, 0, 2, bytes, 0);		/* version, class */
+		put_bytes(row, 4, 6, bytes, 2);		/* flow label for the id */
+		put_none(row, 6, 8);
+		put_bytes(row, 8, 9, bytes, 7);		/* hop limit */
+		put_none(row, 10, TRANSPORT);
+	} else {
+		put_bytes(row, 0, 2, bytes, 0);
+		put_bytes(row, 4, 9, bytes, 4);
+		put_bytes(row, 10, TRANSPORT, bytes, 10);
+	}
+}
+
+static inline void put_transport_header(float *row, const struct kept_bytes *bytes,
+					uint8_t protocol, bool is_ipv6, int headers)
+{
+	int udp = headers - UDP_HEADER;
+
+	if (protocol == IPPROTO_TCP) {
+		put_bytes(row, TRANSPORT, PAYLOAD, bytes,
+			  is_ipv6 ? behind_extensions(bytes) : (bytes->raw[0] & 0x0f) * 4);
+	} else if (protocol == IPPROTO_UDP) {
+		put_bytes(row, TRANSPORT, TRANSPORT + 4, bytes, udp);
+		put_none(row, TRANSPORT + 4, PAYLOAD - 4);
+		put_bytes(row, PAYLOAD - 4, PAYLOAD - 2, bytes, udp + 6);	/* checksum */
+		put_bytes(row, PAYLOAD - 2, PAYLOAD, bytes, udp + 4);		/* length */
+	} else {
+		put_none(row, TRANSPORT, TOK_BYTES);
+		return;
+	}
+	put_bytes(row, PAYLOAD, TOK_BYTES, bytes, headers);
+}
+
+/* @headers: bytes from the IP header to the payload. */
+static inline void put_tokens(float *row, const struct packet_fields *packet, const uint8_t *raw,
+			      uint8_t protocol, int headers)
+{
+	struct kept_bytes bytes = { raw, packet->raw_len };
+	bool is_ipv6 = raw[0] >> 4 == 6;
+
+	if (bytes.kept > TOK_RAW_LEN)
+		bytes.kept = TOK_RAW_LEN;
+	put_ip_header(row, &bytes, is_ipv6);
+	put_transport_header(row, &bytes, protocol, is_ipv6, headers);
+	if (LANE != 0)
+		return;
 	row[2] = packet->ip_len >> 8 & 0xff;
 	row[3] = packet->ip_len & 0xff;
 	row[9] = protocol;
 }
 
-static void write_flow(const struct work *work, long long flow)
+/* What is known of a flow's packets before one of them. */
+struct packets_before {
+	const struct packet_fields *last;
+	uint32_t count;
+	uint32_t turns;
+};
+
+static inline void put_numbers(float *numbers, const struct packet_fields *packet,
+			       const struct packets_before *before, int headers)
 {
-	const struct packet_fields *packets = work->packets + flow * work->ranks;
-	const struct packet_fields *first = NULL, *last = NULL;
-	const uint8_t *raw = work->raw + flow * work->ranks * work->raw_len;
-	uint8_t protocol = work->keys[flow].protocol;
-	long long most = work->ranks < RANKS ? work->ranks : RANKS, rank;
-	int before = 0, turns = 0;
+	uint32_t flags = packet->tcp_flags, set = 0;
 
-	for (rank = 0; rank < most && before < work->depth; rank++) {
+	for (; flags; flags &= flags - 1)
+		set++;
+	numbers[0] = (float)(packet->ip_len / 1500.0);
+	numbers[1] = 1.0f - 2.0f * packet->direction;
+	numbers[3] = (float)(set / 8.0);
+	numbers[4] = (float)(packet->payload_len / 1500.0);
+	numbers[5] = (float)(headers / 64.0);
+	numbers[6] = (float)(before->count / 10.0);
+	numbers[7] = (float)(before->turns / 10.0);
+}
+
+static inline void put_no_packet(float *row)
+{
+	int i;
+
+	put_none(row, 0, TOK_BYTES);
+	for (i = TOK_BYTES + LANE; i < TOK_ROW; i += LANES)
+		row[i] = 0;
+}
+
+/* Microseconds from one packet to another, by way of the time since the first one as a double. */
+static inline double gap_us(const struct packet_fields *first, const struct packet_fields *last,
+			    const struct packet_fields *packet)
+{
+	double then = (double)(int64_t)(last->timestamp_ns - first->timestamp_ns);
+	double now = (double)(int64_t)(packet->timestamp_ns - first->timestamp_ns);
+
+	return now > then ? (now - then) / 1e3 : 0;
+}
+
+void tokens_of_flow(const struct token_flows *flows, uint64_t flow, double *gaps_us)
+{
+	const struct packet_fields *packets = flows->packets + flow * flows->ranks;
+	const struct packet_fields *first = NULL;
+	const uint8_t *raw = flows->raw + flow * flows->ranks * flows->raw_len;
+	float *row = flows->rows + flow * TOK_PACKETS * TOK_ROW;
+	struct packets_before before = { NULL, 0, 0 };
+	uint32_t rank;
+
+	for (rank = 0; rank < TOK_PACKETS; rank++, row += TOK_ROW, raw += flows->raw_len) {
 		const struct packet_fields *packet = packets + rank;
-		float *row = work->rows + (flow * RANKS + rank) * ROW, *numbers = row + TOKENS;
-		int64_t headers = (int64_t)packet->ip_len - packet->payload_len;
+		int headers;
 
-		if (!packet->present)
+		gaps_us[rank] = 0;
+		if (rank >= flows->ranks || before.count >= flows->depth || !packet->present) {
+			put_no_packet(row);
 			continue;
-		first = first ? first : packet;
-		write_tokens(packet, raw + rank * work->raw_len, protocol, headers, row);
-		if (last) {
-			double now = (double)(int64_t)(packet->timestamp_ns - first->timestamp_ns);
-			double then = (double)(int64_t)(last->timestamp_ns - first->timestamp_ns);
-
-			work->gaps_us[flow * RANKS + rank] = now > then ? (now - then) / 1e3 : 0;
-			turns += (packet->direction == 1) != (last->direction == 1);
 		}
-		numbers[0] = (float)(packet->ip_len / 1500.0);
-		numbers[1] = 1.0f - 2.0f * packet->direction;
-		numbers[3] = (float)(__builtin_popcount(packet->tcp_flags) / 8.0);
-		numbers[4] = (float)(packet->payload_len / 1500.0);
-		numbers[5] = (float)(headers / 64.0);
-		numbers[6] = (float)(before / 10.0);
-		numbers[7] = (float)(turns / 10.0);
-		last = packet;
-		before++;
+		headers = (int)packet->ip_len - (int)packet->payload_len;
+		first = first ? first : packet;
+		if (before.last) {
+			gaps_us[rank] = gap_us(first, before.last, packet);
+			before.turns += (packet->direction == 1) != (before.last->direction == 1);
+		}
+		put_tokens(row, packet, raw, flows->keys[flow].protocol, headers);
+		if (LANE == 0)
+			put_numbers(row + TOK_BYTES, packet, &before, headers);
+		before.last = packet;
+		before.count++;
 	}
 }
-
-static void write_rows(const struct work *work)
-{
-	float empty[ROW];
-	long long i;
-	int token;
-
-	for (token = 0; token < ROW; token++)
-		empty[token] = token < TOKENS ? NO_BYTE : 0;
-	for (i = 0; i < work->flows * RANKS; i++)
-		memcpy(work->rows + i * ROW, empty, sizeof(empty));
-	for (i = 0; i < work->flows; i++)
-		write_flow(work, i);
-}
-
-static PyObject *py_tokens(PyObject *module, PyObject *args)
-{
-	unsigned long long keys, packets, raw, rows, gaps_us;
-	struct work work;
-
-	(void)module;
-	if (!PyArg_ParseTuple(args, "KKKKKLLLL", &keys, &packets, &raw, &rows, &gaps_us,
-			      &work.flows, &work.ranks, &work.raw_len, &work.depth))
-		return NULL;
-	work.keys = (const struct flow_key *)(uintptr_t)keys;
-	work.packets = (const struct packet_fields *)(uintptr_t)packets;
-	work.raw = (const uint8_t *)(uintptr_t)raw;
-	work.rows = (float *)(uintptr_t)rows;
-	work.gaps_us = (double *)(uintptr_t)gaps_us;
-	Py_BEGIN_ALLOW_THREADS
-	write_rows(&work);
-	Py_END_ALLOW_THREADS
-	Py_RETURN_NONE;
-}
-
-PyMethodDef token_methods[] = {
-	{ "tokens_compute", py_tokens, METH_VARARGS,
-	  "tokens_compute(keys, packets, raw, rows, gaps_us, flows, ranks, raw_len, depth): "
-	  "addresses; see etcpipe.gpu.tokens_native." },
-	{ NULL, NULL, 0, NULL },
-};

@@ -250,6 +250,7 @@ extern "C" size_t shim_sizeof(const char *kind)
 	SIZE_OF(regroup_state);
 	SIZE_OF(idle_rows);
 	SIZE_OF(row_output);
+	SIZE_OF(leaving_flows);
 	SIZE_OF(row);
 	SIZE_OF(flow_sort_table);
 	SIZE_OF(flow_sort_state);
@@ -257,5 +258,6 @@ extern "C" size_t shim_sizeof(const char *kind)
 	SIZE_OF(sorted_flow);
 	SIZE_OF(view_input);
 	SIZE_OF(view_output);
+	SIZE_OF(feature_plan);
 	return 0;
 }

@@ -117,6 +117,14 @@ template <class T> T atomicMax(T *p, T n)
 	return old;
 }
 
+template <class T> T atomicExch(T *p, T wanted)
+{
+	T old = *p;
+
+	*p = wanted;
+	return old;
+}
+
 template <class T> T atomicCAS(T *p, T expected, T wanted)
 {
 	T old = *p;
