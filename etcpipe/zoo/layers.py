@@ -29,7 +29,7 @@ def perceptron(*widths: int, dropout: float = 0.0) -> nn.Sequential:
 
 
 class MultiHead(nn.Module):
-    """Attention of every token to every other one, in several heads."""
+    """Attention of tokens to every one, in several heads."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -37,20 +37,23 @@ class MultiHead(nn.Module):
         self.inputs = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, tokens: torch.Tensor, shown: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, tokens: torch.Tensor, shown: torch.Tensor | None = None, asking: int | None = None
+    ) -> torch.Tensor:
         """Return (flows, tokens, width) of the same.
 
         Args:
             shown: (flows, tokens) bool, tokens that may be attended to; None for all.
+            asking: so many tokens are answered, the first ones; None for all.
         """
         flows, count, width = tokens.shape
         split = self.inputs(tokens).reshape(flows, count, 3, self.heads, width // self.heads)
         queries, keys, values = split.permute(2, 0, 3, 1, 4).unbind(0)
-        weights = queries @ keys.transpose(-1, -2) * self.scale
+        weights = (queries[:, :, :asking] * self.scale) @ keys.transpose(-1, -2)
         if shown is not None:
-            weights = weights.masked_fill(~shown[:, None, None, :], FAR)
-        mixed = weights.softmax(dim=-1) @ values
-        return self.output(mixed.transpose(1, 2).reshape(flows, count, width))
+            weights = weights + FAR * (~shown)[:, None, None, :].to(weights.dtype)
+        mixed = (weights.softmax(dim=-1) @ values).transpose(1, 2)
+        return self.output(mixed.flatten(2))
 
 
 class SwiGlu(nn.Module):
@@ -76,7 +79,12 @@ class Block(nn.Module):
         self.attention = MultiHead(width, heads)
         self.dense = dense
 
-    def forward(self, tokens: torch.Tensor, shown: torch.Tensor | None = None) -> torch.Tensor:
-        """Return (flows, tokens, width) of the same; see MultiHead."""
-        tokens = tokens + self.attention(self.norms[0](tokens), shown)
-        return tokens + self.dense(self.norms[1](tokens), shown)
+    def forward(
+        self, tokens: torch.Tensor, shown: torch.Tensor | None = None, asking: int | None = None
+    ) -> torch.Tensor:
+        """Return (flows, tokens, width) of the same, of the first `asking`; see MultiHead."""
+        mixed = self.attention(self.norms[0](tokens), shown, asking)
+        tokens = tokens[:, :asking] + mixed
+        return tokens + self.dense(
+            self.norms[1](tokens), None if shown is None else shown[:, :asking]
+        )

@@ -86,17 +86,23 @@ class MixtureOfExperts(nn.Module):
         flat = tokens.flatten(0, 1)
         # One slot a token and choice; those of tokens that do not count are nobody's.
         asked = torch.where(shown[..., None], expert, self.experts).flatten()
-        slots, answers = [], []
-        for i in range(self.experts):  # a trace keeps all of them, whoever has tokens in it
-            mine = (asked == i).nonzero().squeeze(-1)
-            rows = flat[mine // self.chosen]
-            hidden = functional.silu(rows @ self.gate[i]) * (rows @ self.up[i])
-            slots.append(mine)
-            answers.append(hidden @ self.down[i])
-        slot, answer = torch.cat(slots), torch.cat(answers)
+        # A trace keeps all experts, whoever has tokens in it.
+        mine = [(asked == i).nonzero().squeeze(-1) for i in range(self.experts)]
+        slot = torch.cat(mine)
+        if torch.jit.is_tracing():
+            rows = [flat[one // self.chosen] for one in mine]
+        else:  # at once, or the way back would add up all rows again for each expert
+            taken = flat.index_select(0, slot // self.chosen)
+            rows = list(taken.split([len(one) for one in mine]))
+        answer = torch.cat([self._one(i, some) for i, some in enumerate(rows)])
         place = torch.zeros_like(asked).scatter(0, slot, torch.arange(slot.shape[0]).to(slot))
         counts = (weight * shown[..., None]).flatten()[:, None]
-        return (answer[place] * counts).reshape(*expert.shape, -1).sum(dim=2)
+        answers = answer.index_select(0, place) * counts
+        return answers.reshape(*expert.shape, -1).sum(dim=2)
+
+    def _one(self, expert: int, rows: torch.Tensor) -> torch.Tensor:
+        hidden = functional.silu(rows @ self.gate[expert]) * (rows @ self.up[expert])
+        return hidden @ self.down[expert]
 
     def _static(
         self, tokens: torch.Tensor, shown: torch.Tensor, expert: torch.Tensor, weight: torch.Tensor

@@ -1,9 +1,10 @@
 """Traffic-MoE: a transformer over fields of packets whose dense parts are experts.
 
 A flow is 91 tokens: one for the flow, and nine for each of ten packets, its eight patches of
-eight bytes and its numbers (etcpipe.gpu.tokens). The first layer is dense, the others are
-mixtures of experts. Two dense twins tell what the experts are worth: dense_active has as
-many units as a token meets, dense_total as many as there are.
+eight bytes and its numbers (etcpipe.gpu.tokens). Patches that say nothing, because their bytes
+are masked, ciphertext or not there, are left out: half of them and more, as a rule. The first
+layer is dense, the others are mixtures of experts. Two dense twins tell what the experts are
+worth: dense_active has as many units as a token meets, dense_total as many as there are.
 
 The idea is that of Traffic-MoE (arXiv 2601.00357, abstract); shapes and training are ours.
 """
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from etcpipe.gpu.mask import HIDDEN
 from etcpipe.gpu.tokens import META, NO_BYTE, PACKETS, PATCH, TOKENS
 from etcpipe.zoo.layers import Block, SwiGlu
 from etcpipe.zoo.moe import MixtureOfExperts
@@ -27,6 +29,12 @@ BYTE_WIDTH = 16
 DIRECTION = TOKENS + 1  # its place in a packet's row
 STATIC_AT_ONCE = 64
 LAYER_DECAY = 0.75  # of the learning rate, a layer further from the head of a pre-trained one
+
+
+# Sines of each number of a packet, and the deviation of their frequencies at the start.
+FREQUENCIES, FREQUENCY = 16, 2.0
+# Share of a flow's tokens that a step with labels does not see: no token must tell all.
+TOKENS_LOST = 0.2
 
 
 class Size(NamedTuple):
@@ -60,6 +68,24 @@ def dense_part(size: Size, kind: str, layer: int, balance: str) -> nn.Module:
     )
 
 
+class Numbers(nn.Module):
+    """Numbers of a packet as a token: themselves, and sines of them at learnt frequencies.
+
+    So one linear layer tells sizes apart that are close. Source: Gorishniy et al., On
+    Embeddings for Numerical Features in Tabular Deep Learning, NeurIPS 2022.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.frequency = nn.Parameter(FREQUENCY * torch.randn(len(META), FREQUENCIES))
+        self.token = nn.Linear(len(META) * (1 + 2 * FREQUENCIES), width)
+
+    def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Return (flows, packets, width) of (flows, packets, 8)."""
+        angle = (2 * torch.pi * numbers[..., None] * self.frequency).flatten(2)
+        return self.token(torch.cat([numbers, angle.sin(), angle.cos()], dim=2))
+
+
 class Encoder(nn.Module):
     """Tokens in, their states out."""
 
@@ -67,7 +93,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.bytes = nn.Embedding(MASKED + 1, BYTE_WIDTH)
         self.patch = nn.Linear(BYTE_WIDTH * PATCH, size.width)
-        self.numbers = nn.Linear(len(META), size.width)
+        self.numbers = Numbers(size.width)
         self.packet = nn.Parameter(0.02 * torch.randn(PACKETS, 1, size.width))
         self.place = nn.Parameter(0.02 * torch.randn(1 + PATCHES, size.width))
         self.flow = nn.Parameter(torch.zeros(1, 1, size.width))
@@ -76,6 +102,8 @@ class Encoder(nn.Module):
             for layer in range(size.layers)
         )
         self.norm = nn.LayerNorm(size.width)
+        # Whether shapes must not depend on what flows hold.
+        self.is_static = False
 
     def forward(
         self, values: torch.Tensor, numbers: torch.Tensor, came: torch.Tensor
@@ -87,16 +115,41 @@ class Encoder(nn.Module):
             numbers: (flows, 10, 8) float32.
             came: (flows, 10) bool; what did not come is not looked at.
         """
+        tokens, shown = self._embedded(values, numbers, came)
+        order = front(shown)
+        kept, kept_shown = _taken(tokens, shown, order)
+        for layer in self.layers:
+            kept = layer(kept, kept_shown)
+        places = order[..., None].expand(-1, -1, kept.shape[-1])
+        return self.norm(tokens.scatter(1, places, kept))
+
+    def of_flow(
+        self, values: torch.Tensor, numbers: torch.Tensor, came: torch.Tensor
+    ) -> torch.Tensor:
+        """Return (flows, width), the flow's token of forward(): all that a class is told by."""
+        tokens, shown = self._embedded(values, numbers, came)
+        if self.training:
+            shown = shown & (torch.rand(shown.shape, device=shown.device) >= TOKENS_LOST)
+            shown[:, 0] = True
+        if not self.is_static:
+            tokens, shown = _taken(tokens, shown, front(shown))
+        *layers, last = self.layers
+        for layer in layers:
+            tokens = layer(tokens, shown)
+        return self.norm(last(tokens, shown, 1)[:, 0])
+
+    def _embedded(
+        self, values: torch.Tensor, numbers: torch.Tensor, came: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (flows, 91, width) tokens, and (flows, 91) bool, those that say something."""
         flows = values.shape[0]
         patches = self.patch(self.bytes(values).reshape(flows, PACKETS, PATCHES, -1))
         packets = torch.cat([self.numbers(numbers)[:, :, None], patches], dim=2)
         packets = packets + self.packet + self.place
         tokens = torch.cat([self.flow.expand(flows, -1, -1), packets.flatten(1, 2)], dim=1)
-        seen = came[..., None].expand(-1, -1, 1 + PATCHES).flatten(1)
-        shown = torch.cat([torch.ones_like(seen[:, :1]), seen], dim=1)
-        for layer in self.layers:
-            tokens = layer(tokens, shown)
-        return self.norm(tokens)
+        told = torch.cat([came[..., None], says_something(values) & came[..., None]], dim=2)
+        shown = torch.cat([torch.ones_like(came[:, :1]), told.flatten(1)], dim=1)
+        return tokens, shown
 
 
 class TrafficMoe(ZooNetwork):
@@ -113,7 +166,7 @@ class TrafficMoe(ZooNetwork):
     def forward(self, packets: torch.Tensor) -> torch.Tensor:
         """Return (flows, classes) scores of (flows, 10, 72) float32, the view tok."""
         values, numbers, came = parts(packets)
-        return self.head(self.encoder(values, numbers, came)[:, 0])
+        return self.head(self.encoder.of_flow(values, numbers, came))
 
     def mixtures(self) -> list[MixtureOfExperts]:
         """Return the layers of experts, the first one first."""
@@ -125,9 +178,11 @@ class TrafficMoe(ZooNetwork):
         mixtures = self.mixtures()
         for one in mixtures:
             one.dispatch, one.routed, one.dropped = "static", 0, 0
+        self.encoder.is_static = True
         try:
             yield bool(mixtures)
         finally:
+            self.encoder.is_static = False
             for one in mixtures:
                 one.dispatch = "loop"
 
@@ -205,6 +260,32 @@ class TrafficMoe(ZooNetwork):
 def parts(packets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the byte tokens, the numbers, and which packets came, of the view tok."""
     return packets[..., :TOKENS].long(), packets[..., TOKENS:], packets[..., DIRECTION] != 0
+
+
+def says_something(values: torch.Tensor) -> torch.Tensor:
+    """Return (flows, packets, 8) bool, patches with a byte that is not masked, hidden or none."""
+    told = (values != 0) & (values != NO_BYTE) & (values != HIDDEN)
+    return told.reshape(*values.shape[:2], PATCHES, PATCH).any(dim=3)
+
+
+def front(shown: torch.Tensor) -> torch.Tensor:
+    """Return (flows, longest) int64, places of the tokens that are shown, in order.
+
+    Behind them, where a flow has less than the longest one, are places of others.
+    """
+    count = shown.shape[1]
+    # A topk of numbers that float32 holds exactly: no two are alike, so all engines agree.
+    key = shown.float() * count - torch.arange(count, device=shown.device)
+    return key.topk(count, dim=1).indices[:, : shown.sum(dim=1).max()]
+
+
+def _taken(
+    tokens: torch.Tensor, shown: torch.Tensor, places: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the tokens at some places, and which of them are shown."""
+    width = tokens.shape[-1]
+    taken = tokens.gather(1, places[..., None].expand(-1, -1, width))
+    return taken, shown.gather(1, places)
 
 
 def _distance(name: str, layers: int) -> int:
