@@ -9,14 +9,14 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from queue import Empty, SimpleQueue
-from types import TracebackType
 
 from etcpipe.batch import PacketBatch
 from etcpipe.errors import EtcpipeError
+from etcpipe.receiver import Receiver
 from etcpipe.ring import BATCH_MAX, Ring
 
 
-class Queues:
+class Queues(Receiver):
     """Reads from all rings; a context manager that closes them.
 
     Args:
@@ -40,20 +40,8 @@ class Queues:
         for thread in self._threads:
             thread.start()
 
-    def __enter__(self) -> "Queues":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     @property
     def is_drained(self) -> bool:
-        """Whether all packets that had come were handed out by the last receive()."""
         return self._ready.empty() and not any(self._full)
 
     def receive(self) -> PacketBatch:

@@ -10,7 +10,6 @@ import errno
 import mmap
 import time
 from contextlib import suppress
-from types import TracebackType
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from etcpipe.errors import (
     UsageError,
 )
 from etcpipe.layout import CONSTANTS
+from etcpipe.receiver import Receiver
 
 BATCH_MAX = CONSTANTS["BATCH_MAX"]
 
@@ -42,7 +42,7 @@ STATISTICS = ("rx_dropped", "rx_invalid_descs", "rx_ring_full", "rx_fill_ring_em
 LOSSES = ("rx_dropped", "rx_ring_full", "rx_fill_ring_empty_descs")
 
 
-class Ring:
+class Ring(Receiver):
     """An AF_XDP socket bound to a queue of a device; a context manager.
 
     The caller puts fd into the XSKMAP of the program that redirects to it.
@@ -90,18 +90,6 @@ class Ring:
             self.close()
             raise _explain(error, self._where, frames * frame_size) from error
         self._seen: tuple[int, ...] = (0,) * len(STATISTICS)
-        self._is_drained = True
-
-    def __enter__(self) -> "Ring":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def fd(self) -> int:
@@ -142,11 +130,6 @@ class Ring:
         if seen == self._seen:
             return self._columns.live_batch(self._memory, n)
         return self._columns.batch(self._memory, n, lost=_lost_between(seen, self._seen))
-
-    @property
-    def is_drained(self) -> bool:
-        """Whether all packets that had come were handed out by the last receive()."""
-        return self._is_drained
 
     def no_packets(self) -> PacketBatch:
         """Return an empty batch."""

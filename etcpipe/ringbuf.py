@@ -7,7 +7,6 @@ etcpipe/native/ringbuf.c.
 """
 
 import mmap
-from types import TracebackType
 
 import numpy as np
 
@@ -16,11 +15,12 @@ from etcpipe.batch import PacketBatch
 from etcpipe.columns import PacketColumns
 from etcpipe.errors import DataplaneError, UsageError
 from etcpipe.layout import CONSTANTS
+from etcpipe.receiver import Receiver
 
 BATCH_MAX = CONSTANTS["BATCH_MAX"]
 
 
-class RingBuffer:
+class RingBuffer(Receiver):
     """The consuming end of a map of type BPF_MAP_TYPE_RINGBUF; a context manager.
 
     A packet for which there was no room is counted by the program that met the full ring
@@ -42,7 +42,6 @@ class RingBuffer:
             raise UsageError(f"ring buffer of {size} bytes: a power of two from {page}")
         self._idle_ns = round(idle_s * 1e9)
         self._columns = PacketColumns(BATCH_MAX)
-        self._is_drained = True
         try:
             # the consumer's position, which we write; then, for reading only, the producer's
             # and the data twice in a row, so that a record at the end is in one piece
@@ -55,17 +54,6 @@ class RingBuffer:
         self._ringbuf: object | None = _native.ringbuf_open(
             self._consumer.ctypes.data, self._memory.ctypes.data, page, size
         )
-
-    def __enter__(self) -> "RingBuffer":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def receive(self, max_packets: int = BATCH_MAX, deadline_s: float = 0.001) -> PacketBatch:
         """Return the packets that have come, after waiting for a batch to fill.
@@ -113,11 +101,6 @@ class RingBuffer:
         )
         self._is_drained = n < len(records)
         return n
-
-    @property
-    def is_drained(self) -> bool:
-        """Whether all packets that had come were handed out by the last receive()."""
-        return self._is_drained
 
     def statistics(self) -> dict[str, int]:
         """Return what was not delivered by reason: nothing, the programs count all of it."""

@@ -10,7 +10,6 @@ import mmap
 from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic, monotonic_ns
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from etcpipe.gpu.inference import ROWS_AT_ONCE
 from etcpipe.gpu.regroup import GRACE_NS
 from etcpipe.kernel.features_plan import FeaturePlan
 from etcpipe.kernel.features_rows import Gathered
+from etcpipe.receiver import Receiver
 from etcpipe.ringbuf import RingBuffer
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def features_of(model: "Model") -> tuple[str, ...]:
     return model.columns
 
 
-class FeatureSource:
+class FeatureSource(Receiver):
     """Yields entries as they are complete; a context manager.
 
     Args:
@@ -73,20 +73,8 @@ class FeatureSource:
         self._slot = 0
         self._looked = monotonic()
 
-    def __enter__(self) -> "FeatureSource":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     @property
     def is_drained(self) -> bool:
-        """Whether all records that had come were handed out by the last receive()."""
         return self._ring.is_drained
 
     def receive(self) -> np.ndarray:
