@@ -164,6 +164,8 @@ def search(
     datasets, data_of_tune, job = import_for_training("dataset", "tune.data", "tune.job")
     if any(datasets.is_folder(path) for path in data):
         raise UsageError("a search needs the captures: a built dataset has one depth only")
+    if any(one >= wait for one in options["waits"] or ()):
+        raise UsageError(f"--waits: give times shorter than --wait, {wait:g} s")
     settings = _settings(job, **options)
     recordings = [one for path in data for one in datasets.find_recordings(path, task)]
     with Steps() as steps:

@@ -122,7 +122,7 @@ def test_everything_that_was_asked_for_is_written(recordings, tmp_path, priced):
 
 
 def test_a_search_for_latency_chooses_the_wait_too(recordings, tmp_path, priced):
-    line = ["--budget", 24, "--cost", "latency", "--waits", "0.05,0.25,3", "--baselines", "rules"]
+    line = ["--budget", 24, "--cost", "latency", "--waits", "0.05,0.25", "--baselines", "rules"]
     done = tune(recordings, "-o", tmp_path / "best", *line)
     assert done.exit_code == 0, done.exception
     front = load_front(tmp_path / "best")
@@ -131,6 +131,11 @@ def test_a_search_for_latency_chooses_the_wait_too(recordings, tmp_path, priced)
     for one in front.points:
         assert load(tmp_path / "best" / one.model).wait_s == one.wait_s
     assert [one["wait_s"] for one in front.baselines] == [1.0, 60.0] * 3
+
+
+def test_a_wait_that_is_no_shorter_is_refused(recordings, tmp_path):
+    message = error_of(recordings, "-o", tmp_path / "best", "--waits", "0.1,1")
+    assert message == "--waits: give times shorter than --wait, 1 s"
 
 
 def test_other_waits_are_not_searched_unless_asked_for(recordings, tmp_path, priced):
@@ -148,6 +153,13 @@ def test_a_search_goes_on_where_it_was(recordings, tmp_path, priced):
     assert points[:5] == first and len(points) == 8
     other = error_of(recordings, "-o", folder, "--resume", "--seed", 2)
     assert "has a search with another seed" in other
+
+
+@pytest.mark.parametrize("text", ["garbage\n", '{"op": 1}\n', "[]\n"])
+def test_a_damaged_journal_is_told(recordings, tmp_path, priced, text):
+    (tmp_path / "study.journal").write_text(text)
+    message = error_of(recordings, "-o", tmp_path, "--budget", 4, "--resume")
+    assert message == f"{tmp_path}/study.journal is damaged: give another folder"
 
 
 def test_ctrl_c_keeps_what_was_measured(recordings, tmp_path, priced, monkeypatch):

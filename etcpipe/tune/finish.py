@@ -56,25 +56,31 @@ def measure_again(evaluator: Evaluator, measured: Sequence[Measured], tell: Tell
         others = one.others | {name: getattr(cost, name) for name in one.others}
         again.append((replace(one, cost=others[evaluator.objective], others=others), cost))
     costs = {one.choice: cost for one, cost in again}
-    return [
-        Final(one, costs[one.choice], evaluator.judge(one.choice))
-        for one in front_of([one for one, _ in again])
-    ]
+    front = front_of([one for one, _ in again])
+    finals = []
+    for i, one in enumerate(front):
+        tell("what came out", i, len(front))
+        finals.append(_final(evaluator, one, costs[one.choice]))
+    return finals
+
+
+def _final(evaluator: Evaluator, one: Measured, cost: Cost) -> Final:
+    """Return a point judged, and with its throughput if the evaluator is to measure it."""
+    if evaluator.has_throughput:
+        fitted = evaluator.fit(one.choice, evaluator.rows(one.choice), ~evaluator.parts.is_test)
+        cost = replace(cost, flows_per_s=evaluator.flows_per_s(one.choice, fitted))
+    return Final(one, cost, evaluator.judge(one.choice))
 
 
 def repeated_cost(evaluator: Evaluator, choice: Choice) -> Cost:
-    """Return the median of REPEATS measurements that were not disturbed, if there is one.
-
-    With throughput, if the evaluator is to measure it.
-    """
+    """Return the median of REPEATS measurements that were not disturbed, if there is one."""
     fitted = evaluator.fit(choice, evaluator.rows(choice), ~evaluator.parts.is_test)
     costs = [evaluator.cost(choice, fitted, keep=False) for _ in range(REPEATS)]
     calm = [one for one in costs if not one.is_disturbed] or costs
     times = np.array([one.cpu_ns for one in calm])
     middle = calm[int(np.argsort(times)[len(times) // 2])]
     spread = float(np.median(np.abs(times - middle.cpu_ns)))
-    per_s = evaluator.flows_per_s(choice, fitted) if evaluator.has_throughput else None
-    return replace(middle, cpu_ns_mad=max(spread, middle.cpu_ns_mad), flows_per_s=per_s)
+    return replace(middle, cpu_ns_mad=max(spread, middle.cpu_ns_mad))
 
 
 def points_of(
@@ -170,5 +176,4 @@ def _fixed(evaluator: Evaluator, features: tuple[int, ...], depth: int, number: 
     kinds = range(len(evaluator.space.models))
     choice = evaluator.most_accurate([replace(plain, model=kind) for kind in kinds])
     cost = repeated_cost(evaluator, choice)
-    measured = evaluator(choice)
-    return _point(evaluator, Final(measured, cost, evaluator.judge(choice)), number)
+    return _point(evaluator, _final(evaluator, evaluator(choice), cost), number)

@@ -49,6 +49,7 @@ class Study:
 
     Raises:
         OutputError: the folder cannot be written.
+        UsageError: the journal is damaged.
     """
 
     def __init__(self, folder: Path, space: Space) -> None:
@@ -65,6 +66,8 @@ class Study:
             )
         except OSError as error:
             raise OutputError(f"cannot write {folder}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError) as error:  # what Optuna makes of such lines
+            raise UsageError(f"{folder / JOURNAL} is damaged: give another folder") from error
 
     @classmethod
     def begin(cls, folder: Path, space: Space, about: dict[str, Any], resume: bool) -> "Study":
