@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from os import PathLike
 from statistics import median
 
+import numpy as np
+
 from etcpipe import live
 from etcpipe.lab import Lab, Session, label_of
 from etcpipe.outputs.eve import endpoints
-from etcpipe.verdict import UNKNOWN, VerdictBatch
+from etcpipe.verdict import EVENT_EARLY, UNKNOWN, VerdictBatch
 
 
 @dataclass
@@ -76,7 +78,7 @@ def run(
         sessions: how many times each kind of traffic is made.
         seed: makes sizes, pauses and counts repeatable.
         kinds: labels of the kinds to run; None: all whose programs are installed.
-        model: a model file; None takes the one that ships.
+        model: a model file; None takes the cascade that ships.
         on_start: called once when the tap is up.
         on_verdicts: called with each batch of verdicts, live.
 
@@ -131,7 +133,7 @@ class _Traffic:
 
 def _score(verdicts: VerdictBatch, lab: Lab, scores: dict[str, ClassScore]) -> None:
     to_verdict = verdicts.wait_ns + verdicts.queue_ns + verdicts.infer_ns
-    for i in range(len(verdicts)):
+    for i in np.flatnonzero(verdicts.event != EVENT_EARLY):
         truth = label_of(lab.truth, *endpoints(verdicts, i))
         if truth is not None:
             scores[truth].add(truth, verdicts.name(i), int(to_verdict[i]))

@@ -47,7 +47,8 @@ def attach(
 
     Args:
         device: name of the interface.
-        model: a model file; None takes the one that ships.
+        model: a model file; None takes what ships: a cascade, of which the last stage's model
+            answers alone where the kernel gathers features or a shadow is compared.
         cascade: instead, a cascade.toml: flows are answered as soon as one of its stages is sure.
         stage0: "kernel": the cascade's first stage is trees in the kernel, which gathers what
             both of its stages see.
@@ -93,7 +94,8 @@ def attach(
     if in_kernel:
         loaded = _load_stage0(model, cascade, capture, compute)
     else:
-        loaded = load(model, cascade, compute)
+        alone = capture == "features" or shadow is not None
+        loaded = load(model, cascade, compute, alone)
     depth = _depth_of(loaded, first_n)
     columns = _columns_of(loaded, depth) if capture == "features" else ()
     settings = tap.TapSettings(

@@ -189,7 +189,7 @@ def classify(
 
     Args:
         paths: one or more pcap or pcapng files in order of time, "-" for standard input.
-        model: a model file; None takes the one that ships.
+        model: a model file; None takes the cascade that ships.
         cascade: a cascade.toml, instead of a model.
         first_n: packets of a flow that the model may see; None: as the model was trained.
         wait_s: a flow is judged by what there is when nothing came for so long.

@@ -62,6 +62,7 @@ class Result:
         predicted: (flows,) int, the class that each flow was given when held out; split by
             time, of the flows that were judged.
         us_per_flow: inference alone, in large batches, CPU time of one thread.
+        judged: what held-out flows were given, and all that was looked at beside it.
         gpu_model: another file of the same model, where a GPU wants another graph.
     """
 
@@ -69,6 +70,7 @@ class Result:
     report: dict[str, Any]
     predicted: np.ndarray
     us_per_flow: float
+    judged: Judged
     gpu_model: bytes | None = None
 
 
@@ -114,7 +116,8 @@ def train(
     model = learner.export(fitted, description)
     took_us = check_export(model, learner, fitted, rows)
     gpu_model = learner.export_for_gpu(fitted, description)
-    return Result(model, scores, judged.scores.argmax(axis=1), took_us, gpu_model)
+    predicted = judged.scores.argmax(axis=1)
+    return Result(model, scores, predicted, took_us, judged, gpu_model)
 
 
 def learners_of(dataset: Dataset, settings: Settings) -> tuple[Learner, dict[str, Learner]]:

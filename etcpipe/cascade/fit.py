@@ -19,7 +19,7 @@ from etcpipe.cascade.pick import SLACK, Choice, Lead, check_target, pareto, pick
 from etcpipe.cascade.rows import DepthRows
 from etcpipe.cascade.stages import Cascade, Stage
 from etcpipe.cascade.walk import Figures, Step, figures, oracle_steps, random_steps, walk
-from etcpipe.errors import OutputError, UsageError
+from etcpipe.errors import OutputError
 from etcpipe.held_out import OnStep, deal_folds
 
 # Work that may wait for a stage. Where several share a processor, each is that much slower than

@@ -57,12 +57,19 @@ class CascadeModel:
         depths: packets that each stage waits for.
     """
 
-    def __init__(self, cascade: Cascade, loaded: list[Model], judges: Mapping[int, Judge]):
+    def __init__(
+        self,
+        cascade: Cascade,
+        loaded: list[Model],
+        judges: Mapping[int, Judge],
+        name: str = "",
+    ):
         """Put models in their places.
 
         Args:
             judges: what answers as a stage's model would, and is over sooner than a thread is
                 awake: those of trees.
+            name: of all together; else those of its models.
 
         Raises:
             ModelError: they do not fit each other, or their stages.
@@ -78,7 +85,8 @@ class CascadeModel:
         self.models = tuple(map(str, loaded))
         self.last, self.views = last, tuple(sorted({model.view.name for model in loaded}))
         self.depths = tuple(stage.packets for stage in cascade.stages)
-        self.name, self.digest = "+".join(model.name for model in loaded), last.digest
+        self.name = name or "+".join(model.name for model in loaded)
+        self.digest = last.digest
         self.engine = ", ".join(dict.fromkeys(model.engine for model in loaded))
         self.device = "cpu"  # where flows are regrouped; each stage has its own
         self.quick = frozenset(judges)
@@ -160,10 +168,12 @@ def load_inside(path: str | PathLike[str] | None, device: str = "cpu") -> Cascad
     loaded = [
         models.opened(one, f"{name}: stage {i}", device=device) for i, one in enumerate(early)
     ]
-    return _served(cascade, [*loaded, last], [*early, contents])
+    return _served(cascade, [*loaded, last], [*early, contents], last.name)
 
 
-def _served(cascade: Cascade, loaded: list[Model], contents: list[bytes]) -> CascadeModel:
+def _served(
+    cascade: Cascade, loaded: list[Model], contents: list[bytes], name: str = ""
+) -> CascadeModel:
     """Return a cascade of opened models, each as its stage says."""
     for stage, model in zip(cascade.stages, loaded, strict=True):
         if stage.temperature is not None:
@@ -175,7 +185,7 @@ def _served(cascade: Cascade, loaded: list[Model], contents: list[bytes]) -> Cas
         for i, (model, one) in enumerate(zip(loaded, contents, strict=True))
         if is_trees(one)
     }
-    return CascadeModel(cascade, loaded, judges)
+    return CascadeModel(cascade, loaded, judges, name)
 
 
 def files(cascade: Cascade, folder: Path) -> list[Path]:
