@@ -74,7 +74,7 @@ def _sides(packets: Packets, columns: tuple[str, ...]) -> dict[str, np.ndarray]:
     if not names:
         return {}
     scale = np.array([_SCALE[quantity] for _, quantity in names])[:, None]
-    found = statistics(np.stack(values, axis=1, dtype=np.float64), np.stack(masks, axis=1), scale)
+    found = statistics(np.stack(values, axis=1).astype(np.float64), np.stack(masks, axis=1), scale)
     return {
         f"{side}_{quantity}_{statistic}": by_row[i]
         for statistic, by_row in found.items()
