@@ -1,5 +1,6 @@
 """What a training needs of a kind of model, and gradient boosted trees as the first kind."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -31,7 +32,29 @@ class Fitted(Protocol):
         ...
 
 
-class Learner(Protocol):
+@dataclass(frozen=True)
+class Lesson:
+    """Rows to fit, and how.
+
+    Attributes:
+        rows: (flows, ...) as the learner's rows() gives them.
+        label: (flows,) int, 0 .. classes - 1.
+        key: names this fit among those of one training.
+        rounds: of training, None for as many as the kind allows.
+        stop: (flows,) bool, rows that tell when to stop.
+        tell: called with how far the fit is.
+    """
+
+    rows: np.ndarray
+    label: np.ndarray
+    classes: int
+    key: str
+    rounds: int | None = None
+    stop: np.ndarray | None = None
+    tell: Tell = tell_nobody
+
+
+class Learner(ABC):
     """Fits classifiers of one kind.
 
     Attributes:
@@ -43,14 +66,15 @@ class Learner(Protocol):
     """
 
     view: str
-    columns: tuple[str, ...]
-    left_out: int | None
-    batch: int
-    agreement: float
+    columns: tuple[str, ...] = ()
+    # One fit a class would take longer than all that is reported.
+    left_out: int | None = 3
+    batch = 1024
+    agreement = 1.0
 
     def rows(self, dataset: Dataset) -> np.ndarray:
         """Return (flows, ...), what it learns from."""
-        ...
+        return dataset.rows(self.view)
 
     def fit(
         self,
@@ -62,37 +86,31 @@ class Learner(Protocol):
         stop: np.ndarray | None = None,
         tell: Tell = tell_nobody,
     ) -> Any:
-        """Return a Fitted.
+        """Return a Fitted; the arguments are those of a Lesson."""
+        return self.learn(Lesson(rows, label, classes, key, rounds, stop, tell))
 
-        Args:
-            label: (flows,) int, 0 .. classes - 1.
-            key: names this fit among those of one training.
-            rounds: of training, None for as many as the kind allows.
-            stop: (flows,) bool, rows that tell when to stop.
-            tell: called with how far the fit is.
-        """
-        ...
+    @abstractmethod
+    def learn(self, lesson: Lesson) -> Any:
+        """Return a Fitted."""
 
+    @abstractmethod
     def facts(self, fitted: Any, rows: np.ndarray) -> dict[str, Any]:
         """Return what the report says of the model that is written, fitted to these rows."""
-        ...
 
+    @abstractmethod
     def export(self, fitted: Any, description: Description) -> bytes:
         """Return the contents of a model file."""
-        ...
 
     def export_for_gpu(self, fitted: Any, description: Description) -> bytes | None:
         """Return another model file of the same model, if a GPU wants another graph."""
-        ...
+        return None
 
 
-class TreeLearner:
+class TreeLearner(Learner):
     """Gradient boosted trees on the statistics that a mask leaves."""
 
     view = STATS.name
-    left_out: int | None = None
-    batch = 1024
-    agreement = 1.0
+    left_out = None
 
     def __init__(self, mask: str, seed: int) -> None:
         self.columns = STATS.column_names(mask)
@@ -101,22 +119,9 @@ class TreeLearner:
     def rows(self, dataset: Dataset) -> np.ndarray:
         return dataset.columns(self.columns)
 
-    def fit(
-        self,
-        rows: np.ndarray,
-        label: np.ndarray,
-        classes: int,
-        key: str,
-        rounds: int | None = None,
-        stop: np.ndarray | None = None,
-        tell: Tell = tell_nobody,
-    ) -> trees.Trees:
-        """Return an ensemble; rows that tell when to stop are fitted too, once that is known."""
-        if rounds is None:
-            tell("rounds")
-            rounds = trees.fit(rows, label, classes, self._seed, held_out=stop).rounds
-        tell("fit")
-        return trees.fit(rows, label, classes, self._seed, rounds)
+    def learn(self, lesson: Lesson) -> trees.Trees:
+        """Return an ensemble."""
+        return fit_trees(lesson, lesson.rows, self._seed)
 
     def facts(self, fitted: trees.Trees, rows: np.ndarray) -> dict[str, Any]:
         gains = fitted.gains()
@@ -128,9 +133,6 @@ class TreeLearner:
 
     def export(self, fitted: trees.Trees, description: Description) -> bytes:
         return trees.to_onnx(fitted, len(self.columns), description)
-
-    def export_for_gpu(self, fitted: trees.Trees, description: Description) -> None:
-        return None
 
 
 @dataclass(frozen=True)
@@ -148,36 +150,19 @@ class ViewTrees:
         return self.trees.scores(_numbers(rows))
 
 
-class ViewTreeLearner:
+class ViewTreeLearner(Learner):
     """Gradient boosted trees on all numbers of a view: fields or bytes of packets.
 
     Such rows say what statistics do not, above all at a flow's first packet.
     """
 
-    columns: tuple[str, ...] = ()
-    left_out: int | None = 3
-    batch = 1024
-    agreement = 1.0
-
-    def __init__(self, view: str, mask: str, seed: int) -> None:
+    def __init__(self, view: str, seed: int) -> None:
         self.view = view
-        self._trees = TreeLearner(mask, seed)
+        self._seed = seed
 
-    def rows(self, dataset: Dataset) -> np.ndarray:
-        return dataset.rows(self.view)
-
-    def fit(
-        self,
-        rows: np.ndarray,
-        label: np.ndarray,
-        classes: int,
-        key: str,
-        rounds: int | None = None,
-        stop: np.ndarray | None = None,
-        tell: Tell = tell_nobody,
-    ) -> ViewTrees:
-        """Return an ensemble, as TreeLearner does."""
-        return ViewTrees(self._trees.fit(_numbers(rows), label, classes, key, rounds, stop, tell))
+    def learn(self, lesson: Lesson) -> ViewTrees:
+        """Return an ensemble."""
+        return ViewTrees(fit_trees(lesson, _numbers(lesson.rows), self._seed))
 
     def facts(self, fitted: ViewTrees, rows: np.ndarray) -> dict[str, Any]:
         used = int(np.count_nonzero(fitted.trees.gains()))
@@ -186,8 +171,19 @@ class ViewTreeLearner:
     def export(self, fitted: ViewTrees, description: Description) -> bytes:
         return trees.view_to_onnx(fitted.trees, description)
 
-    def export_for_gpu(self, fitted: ViewTrees, description: Description) -> None:
-        return None
+
+def fit_trees(lesson: Lesson, rows: np.ndarray, seed: int) -> trees.Trees:
+    """Return an ensemble; rows that tell when to stop are fitted too, once that is known.
+
+    Args:
+        rows: (flows, numbers) float32, the lesson's.
+    """
+    rounds = lesson.rounds
+    if rounds is None:
+        lesson.tell("rounds")
+        rounds = trees.fit(rows, lesson.label, lesson.classes, seed, held_out=lesson.stop).rounds
+    lesson.tell("fit")
+    return trees.fit(rows, lesson.label, lesson.classes, seed, rounds)
 
 
 def _numbers(rows: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from etcpipe.dataset import Dataset
 from etcpipe.errors import ModelError, UsageError
 from etcpipe.fitting import Fitting
 from etcpipe.gpu.views import VIEWS, schema_hash
-from etcpipe.learner import Tell, tell_nobody
+from etcpipe.learner import Learner, Lesson
 from etcpipe.model_file import Description
 from etcpipe.networks import Network
 from etcpipe.pretrained import Pretrained, check_disjoint
@@ -27,12 +27,9 @@ if TYPE_CHECKING:
 CHECKED_MAX = 2000
 
 
-class NetworkLearner:
+class NetworkLearner(Learner):
     """Fits one architecture of the zoo."""
 
-    columns: tuple[str, ...] = ()
-    # One fit a class would take longer than all that is reported.
-    left_out: int | None = 3
     batch = 64
     # Ties that float32 sums decide, for experts as for classes.
     agreement = 0.999
@@ -69,35 +66,10 @@ class NetworkLearner:
             f"patience {fitting.patience} on {self._device} from {start}"
         )
 
-    def rows(self, dataset: Dataset) -> np.ndarray:
-        return dataset.rows(self.view)
-
-    def fit(
-        self,
-        rows: np.ndarray,
-        label: np.ndarray,
-        classes: int,
-        key: str,
-        rounds: int | None = None,
-        stop: np.ndarray | None = None,
-        tell: Tell = tell_nobody,
-    ) -> Network:
+    def learn(self, lesson: Lesson) -> Network:
         """Return a network; with rows that tell when to stop, the best round's."""
-        key = self._start + key
-        checkpoint = Checkpoint(self._fitting.checkpoints, key, self._identity)
-        return networks.fit(
-            self.arch,
-            rows,
-            label,
-            classes,
-            self._seed,
-            self._fitting,
-            checkpoint,
-            rounds,
-            stop,
-            tell,
-            self._prepare,
-        )
+        checkpoint = Checkpoint(self._fitting.checkpoints, self._start + lesson.key, self._identity)
+        return networks.fit(self.arch, lesson, self._seed, self._fitting, checkpoint, self._prepare)
 
     def _prepare(self, module: ZooNetwork) -> None:
         if self._pretrained:

@@ -10,7 +10,7 @@ from torch import nn
 from etcpipe import evaluate
 from etcpipe.checkpoints import Checkpoint
 from etcpipe.fitting import Fitting
-from etcpipe.learner import Tell, tell_nobody
+from etcpipe.learner import Lesson
 from etcpipe.network_rounds import Quality, Rounds
 from etcpipe.network_steps import LossOf, Rows, Steps, choose_device, repeatable
 from etcpipe.trees import class_weights
@@ -57,30 +57,25 @@ def score(module: ZooNetwork, rows: np.ndarray) -> np.ndarray:
 
 def fit(
     arch: Arch,
-    rows: np.ndarray,
-    label: np.ndarray,
-    classes: int,
+    lesson: Lesson,
     seed: int,
     fitting: Fitting,
     checkpoint: Checkpoint,
-    rounds: int | None = None,
-    stop: np.ndarray | None = None,
-    tell: Tell = tell_nobody,
     prepare: Callable[[ZooNetwork], None] = lambda module: None,
 ) -> Network:
-    """Return a network fitted to rows.
+    """Return a network fitted to the rows of a lesson, which are of the architecture's view.
+
+    With rounds in the lesson it has exactly so many, else as fitting or the architecture says,
+    or less with rows that tell when to stop; those are not fitted.
 
     Args:
-        rows: (flows, ...) of the architecture's view.
-        label: (flows,) int, 0 .. classes - 1.
-        rounds: exactly so many; None: as fitting or the architecture says, or less with stop.
-        stop: (flows,) bool, rows to stop early on instead of fitting them.
         prepare: called with the fresh network, to load weights or to freeze some.
 
     Raises:
         UnsupportedError: the device is not there.
         ModelError: the training diverged.
     """
+    rows, label, classes, stop = lesson.rows, lesson.label, lesson.classes, lesson.stop
     device = choose_device(fitting.device)
     horizon = fitting.rounds or arch.rounds
     fitted = np.ones(len(rows), bool) if stop is None else ~stop
@@ -92,12 +87,13 @@ def fit(
             return Network(module.eval(), 1, [])
         module.to(device)
         taken = Rows(rows[fitted], label[fitted], fitting.batch, seed)
-        steps = Steps(module, arch, device, max(horizon, rounds or 0) * taken.batches_a_round, seed)
+        steps_in_all = max(horizon, lesson.rounds or 0) * taken.batches_a_round
+        steps = Steps(module, arch, device, steps_in_all, seed)
         weights = torch.from_numpy(class_weights(label[fitted], classes).astype(np.float32))
         loss_of = _loss_of(module, weights.to(device), arch.smoothing)
         judge = None if stop is None or not stop.any() else _judge(module, rows[stop], label[stop])
         run = Rounds(module, taken, steps, loss_of, judge)
-        run.run(horizon if rounds is None else rounds, fitting.patience, checkpoint, tell)
+        run.run(lesson.rounds or horizon, fitting.patience, checkpoint, lesson.tell)
     return Network(module.cpu().eval(), run.best + 1, run.history)
 
 

@@ -134,7 +134,7 @@ def learners_of(dataset: Dataset, settings: Settings) -> tuple[Learner, dict[str
         view = VIEW_TREES[settings.arch]
         if dataset.mask != settings.mask:
             raise UsageError(f"the rows were read under mask {dataset.mask}, not {settings.mask}")
-        return ViewTreeLearner(view, settings.mask, settings.seed), {TREES: trees}
+        return ViewTreeLearner(view, settings.seed), {TREES: trees}
     try:
         from etcpipe.network_learner import learners
     except ModuleNotFoundError as error:

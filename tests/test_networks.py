@@ -21,6 +21,7 @@ from etcpipe.errors import ModelError, UnsupportedError, UsageError
 from etcpipe.fitting import Fitting
 from etcpipe.gpu.inference import open_runner
 from etcpipe.gpu.views import VIEWS, schema_hash
+from etcpipe.learner import Lesson
 from etcpipe.model import load
 from etcpipe.model_file import Description
 from etcpipe.network_export import to_onnx
@@ -66,7 +67,8 @@ def weights_of(network):
 def fit(checkpoint=NOWHERE, rounds=4, **options):
     dataset = made_up(flows=200)
     fitting = Fitting(rounds=rounds)
-    return networks.fit(SMALL, dataset.seq, dataset.label, 3, 1, fitting, checkpoint, **options)
+    lesson = Lesson(dataset.seq, dataset.label, 3, "fold", **options)
+    return networks.fit(SMALL, lesson, 1, fitting, checkpoint)
 
 
 def test_a_network_learns_what_is_there_and_is_held_to_the_trees():
@@ -148,17 +150,10 @@ def test_a_training_stops_when_held_out_flows_gain_no_more():
     stop = np.arange(200) % 4 == 0
     heard = []
     dataset = made_up(flows=200, is_shuffled=True, views=packets_that_tell)
-    network = networks.fit(
-        ARCHS["datanet_mlp"],
-        np.random.default_rng(3).permutation(dataset.views["packet"]),
-        dataset.label,
-        3,
-        1,
-        Fitting(rounds=50, patience=2),
-        NOWHERE,
-        stop=stop,
-        tell=heard.append,
-    )
+    rows = np.random.default_rng(3).permutation(dataset.views["packet"])
+    lesson = Lesson(rows, dataset.label, 3, "fold", stop=stop, tell=heard.append)
+    fitting = Fitting(rounds=50, patience=2)
+    network = networks.fit(ARCHS["datanet_mlp"], lesson, 1, fitting, NOWHERE)
     assert network.rounds + 2 == len(heard) < 50
     f1 = [f1 for _, f1 in network.history]
     assert network.rounds - 1 <= int(np.argmax(f1)) + 1
@@ -175,7 +170,8 @@ def test_each_pass_shows_every_row_once():
 def test_a_loss_that_is_no_number_ends_the_training():
     rows = np.full((8, 30, 3), np.nan, np.float32)
     with pytest.raises(ModelError, match="diverged"):
-        networks.fit(ARCHS["df30_lite"], rows, np.arange(8) % 2, 2, 1, Fitting(rounds=1), NOWHERE)
+        lesson = Lesson(rows, np.arange(8) % 2, 2, "fold")
+        networks.fit(ARCHS["df30_lite"], lesson, 1, Fitting(rounds=1), NOWHERE)
 
 
 def test_too_little_memory_is_told():

@@ -20,7 +20,7 @@ from etcpipe.tune.acquisition import expected_improvement, within
 from etcpipe.tune.hypervolume import on_front
 from etcpipe.tune.priors import Prior
 from etcpipe.tune.space import Choice
-from etcpipe.tune.surrogate import Surrogate
+from etcpipe.tune.surrogate import Blend, Surrogate
 
 STARTS = 10
 _USUAL_DEPTH = 10  # of etcpipe train
@@ -195,9 +195,10 @@ class FrontSearch:
         columns = {"error": values[:, 0], "cost": values[:, 1]}
         for name in self._limits.others:
             columns[name] = np.log([one.others[name] for one in measured])
-        surrogates = {}
+        surrogates: dict[str, Surrogate | Blend] = {}
         for name, column in columns.items():
-            surrogates[name] = Surrogate(places, column, self._settings.get(name))
+            kind = Blend if name == "error" else Surrogate
+            surrogates[name] = kind(places, column, self._settings.get(name))
             self._settings[name] = surrogates[name].settings
         if pending:  # as if they gave what is expected, so that nobody measures beside them
             waiting = self._space.places(pending)
@@ -240,6 +241,6 @@ class FrontSearch:
 class _Guess:
     """Surrogates by name, the values that the front is of, and the reference."""
 
-    surrogates: dict[str, Surrogate]
+    surrogates: dict[str, Surrogate | Blend]
     values: np.ndarray
     reference: np.ndarray
