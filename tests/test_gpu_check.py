@@ -105,7 +105,16 @@ def test_dry_run_names_tests_and_scripts_that_are_there() -> None:
     said = run_check("--dry-run")
     assert said.returncode == 0
     names = [line.split("\t")[0] for line in said.stdout.splitlines()]
-    assert names == ["device", "kernels", "properties", "memcheck", "racecheck", "engines", "bench"]
+    assert names == [
+        "device",
+        "native",
+        "kernels",
+        "properties",
+        "memcheck",
+        "racecheck",
+        "engines",
+        "bench",
+    ]
     files = [word for word in said.stdout.split() if word.startswith(("tests/", "tools/"))]
     on_a_gpu = re.compile(r"@pytest\.mark\.gpu|import ON\b|marks=pytest\.mark\.gpu")
     with_gpu = {
@@ -126,3 +135,24 @@ def test_without_a_gpu_it_says_so_and_tries_nothing(tmp_path: Path) -> None:
     assert "no GPU" in done.stdout
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert {step["status"] for step in report["steps"]} == {"not tried"}
+
+
+def test_what_a_bare_machine_lacks_is_used_from_the_pack(
+    check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = subprocess.run(
+        [sys.executable, SCRIPT.with_name("gpu_pack"), tmp_path / "pack"],
+        capture_output=True,
+        text=True,
+    )
+    assert packed.returncode == 0, packed.stderr
+    assert list((tmp_path / "pack" / "lib").glob("libpcap.so*"))
+    (tmp_path / "etcpipe").mkdir()
+    monkeypatch.setattr(check, "ROOT", tmp_path)
+    monkeypatch.setattr(check, "PACK", tmp_path / "pack")
+    monkeypatch.setenv("PYTHONPATH", "first")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "")
+    check.unpack()
+    assert list((tmp_path / "etcpipe").glob("_native*.so"))
+    assert os.environ["PYTHONPATH"] == f"first:{tmp_path}/pack/python"
+    assert os.environ["LD_LIBRARY_PATH"] == ""  # it loads as it is

@@ -18,6 +18,7 @@ from flow_load import CASES, Case, Load
 from gpu_device import open_gpu
 from gpu_timing import (
     CPU,
+    LATENCY_CASE,
     LATENCY_FLOWS,
     PAPER,
     SCATTER,
@@ -96,7 +97,7 @@ def notes(repeats: int, runs: int, cores: int) -> list[str]:
     """Return what a reader must know of the figures."""
     return [
         f"Wall time, the processes pinned; {repeats} repeats, each of some runs that take "
-        f"milliseconds together; latency: {runs} batches.",
+        f"milliseconds together; latency: {runs} batches, on the GPU by its events.",
         "Packets of all flows in random order, headers included in the bytes kept, nothing "
         "masked. paper: one packet at a time into doubles, one table a core. etcpipe: batches of "
         "1,024; flow id and rank are known, as from the kernel, except in sort + scan.",
@@ -131,10 +132,9 @@ def main() -> None:
             sizes[case, n] = load.frame_bytes
             results[case, n] = measure(load, case, library, cores, gpu, repeats)
     common.progress("latency")
-    found = {
-        device: latencies(models.load(options.model, device=device), device, runs)
-        for device in (("cpu", "gpu") if gpu else ("cpu",))
-    }
+    found = {"cpu": latencies(models.load(options.model), runs)}
+    if gpu:
+        found["gpu"] = gpu.latencies(Load(LATENCY_CASE, LATENCY_FLOWS), LATENCY_CASE, runs)
     link = gpu.link_bytes_a_second() if gpu else None
 
     report.tables = [speed_table(results, sizes, cores, link), latency_table(found)]

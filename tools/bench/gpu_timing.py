@@ -85,14 +85,15 @@ def regroup_for(case: Case, *, threads: int = 1, device: str = "cpu") -> Regroup
     return Regroup(case.first_n, raw_len=case.raw_len, mask="none", threads=threads, device=device)
 
 
-def latencies(model: Model, device: str, runs: int) -> Times:
+def latencies(model: Model, runs: int) -> Times:
     """Return seconds from a batch's last packet to features, and to the model's answer.
 
-    The raw features and the model's are made one after the other: each from its own Regroup.
+    On the CPU; Gpu.latencies() has them by events. The raw features and the model's are made
+    one after the other: each from its own Regroup.
     """
     load = Load(LATENCY_CASE, LATENCY_FLOWS)
-    raw = regroup_for(LATENCY_CASE, device=device)
-    own = Regroup(model.first_n, raw_len=model.raw_len, mask=model.mask, device=device)
+    raw = regroup_for(LATENCY_CASE)
+    own = Regroup(model.first_n, raw_len=model.raw_len, mask=model.mask)
     samples: list[tuple[float, float, float]] = []
     for run in range(runs + 1):
         (batch,) = load.batches(run)
