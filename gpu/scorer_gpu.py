@@ -49,7 +49,6 @@ class Scorer:
         """
         if self._built + flows > ROWS_MAX:
             self._judge(1)
-            self._built = self._judged = 0
         self._computer.run(flows, addresses, first=self._built)
         self._built += flows
         self._judge(ROWS_AT_ONCE)
@@ -93,3 +92,5 @@ class Scorer:
             self._scores.append((reading, there))
             self._there += len(rows)
             self._judged = end
+        if self._judged == self._built:  # from the start: a runner has graphs for addresses
+            self._built = self._judged = 0

@@ -141,6 +141,49 @@ def test_nothing_is_read_before_the_kernels_before_it():
     assert byte == [5]
 
 
+@pytest.mark.parametrize("seed", [None, 1, 2, 3])
+def test_what_is_read_later_is_what_was_there_when_it_was_asked_for(seed):
+    device, _ = staged(seed)
+    there = device.allocate(64)
+    readings = []
+    for i in range(20):
+        device.write(there, np.full(64, i, np.uint8))
+        readings.append(device.read_later(there, 64))
+    assert [set(reading.bytes()) for reading in readings] == [{i} for i in range(20)]
+    assert set(readings[0].bytes()) == {0}  # a second time
+
+
+def test_a_buffer_of_what_was_read_is_used_again():
+    device, cuda = staged()
+    there = device.allocate(5000)
+    first = device.read_later(there, 5000)
+    device.read_later(there, 5000).bytes()
+    second = device.read_later(there, 4100)
+    _, taken, again = [to for _, to, _, _ in cuda.calls_of("copy")]
+    assert taken == again
+    assert (len(first.bytes()), len(second.bytes())) == (5000, 4100)
+
+
+@pytest.mark.parametrize("seed", [None, 1, 2, 3])
+def test_a_branch_sees_what_was_done_before_the_mark_that_it_follows(seed):
+    device, _ = staged(seed)
+    branch, there = device.branch(), device.allocate(16)
+    for i in range(10):
+        device.write(there, np.full(16, i, np.uint8))
+        branch.follow(device.mark())
+        reading = branch.read_later(there, 16)
+        device.follow(branch.mark())  # nobody writes before it was read
+        device.write(there, np.full(16, 99, np.uint8))
+        assert set(reading.bytes()) == {i}
+
+
+def test_a_branch_that_follows_nobody_would_be_noticed():
+    device, _ = staged()
+    branch, there = device.branch(), device.allocate(16)
+    device.write(there, np.full(16, 7, np.uint8))
+    assert set(branch.read_later(there, 16).bytes()) == {0}
+
+
 def test_kernels_that_come_again_become_a_graph():
     device, cuda = staged()
     there = device.allocate(16)
