@@ -153,15 +153,15 @@ def test_a_packet_after_the_waiting_time_closes_the_row_and_is_not_in_it(program
 
 
 def test_a_silent_flow_is_found_once_without_a_packet():
-    with gathering("libbpf", wait_s=0.02) as tap:
-        plan = plan_for(("s_bytes_sum", "d_bytes_sum", "dur"), 3, 0.02, 64)
+    with gathering("libbpf", wait_s=0.2) as tap:
+        plan = plan_for(("s_bytes_sum", "d_bytes_sum", "dur"), 3, 0.2, 64)
         tap.run("tc_track", frame(4000, 10))
         with source_of(tap, plan) as source:
             assert len(source.receive()) == 0  # an instant later
-            sleep(0.3)
+            sleep(0.5)
             rows = source.receive()
             assert rows["reason"].tolist() == [CONSTANTS["READY_IDLE"]]
-            sleep(0.3)
+            sleep(0.5)
             tap.run("tc_track", frame(4000, 20))
             assert len(source.receive()) == len(source.rest()) == 0
         with source_of(tap, plan) as later:  # another consumer of the same tap
