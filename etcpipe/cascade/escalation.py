@@ -9,6 +9,7 @@ keeps the answer that he has; it is marked as degraded.
 """
 
 from collections.abc import Callable, Sequence
+from math import exp
 
 import numpy as np
 
@@ -44,20 +45,23 @@ class LowestShare:
 
     def __init__(self) -> None:
         self._counts = np.zeros(BINS)
+        self._new: list[np.ndarray] = []  # probabilities that are not counted yet
 
     def add(self, probability: np.ndarray) -> None:
         """Count some flows."""
-        bins = np.minimum((probability * BINS).astype(np.int64), BINS - 1)
-        self._counts *= np.exp(-len(probability) / ROWS_REMEMBERED)
-        self._counts += np.bincount(bins, minlength=BINS)
+        self._new.append(probability)
+        if len(self._new) > BINS:
+            self._count()
 
     @property
     def flows(self) -> float:
         """Flows that it remembers."""
+        self._count()
         return float(self._counts.sum())
 
     def below(self, share: float) -> float:
         """Return the probability; between two bins it is interpolated."""
+        self._count()
         wanted = share * self._counts.sum()
         until = np.cumsum(self._counts)
         i = int(np.searchsorted(until, wanted))
@@ -66,6 +70,13 @@ class LowestShare:
         before = until[i] - self._counts[i]
         part = (wanted - before) / self._counts[i] if self._counts[i] else 0.0
         return float((i + part) / BINS)
+
+    def _count(self) -> None:
+        for probability in self._new:
+            bins = np.minimum((probability * BINS).astype(np.int64), BINS - 1)
+            self._counts *= exp(-len(probability) / ROWS_REMEMBERED)
+            self._counts += np.bincount(bins, minlength=BINS)
+        self._new.clear()
 
 
 class TargetShare:
@@ -120,7 +131,7 @@ class Load:
     def share(self, waiting: int, offered: int, now_ns: int) -> float:
         """Return which share of the rows that are offered can be taken now."""
         passed = max(now_ns - self._at_ns, 0)
-        self._offered = self._offered * np.exp(-passed / RATE_WINDOW_NS) + offered
+        self._offered = self._offered * exp(-passed / RATE_WINDOW_NS) + offered
         self._at_ns = now_ns
         if not self.speed:
             return 1.0
@@ -145,7 +156,7 @@ class Load:
 
 def least_sure(probability: np.ndarray, among: np.ndarray, most: int) -> np.ndarray:
     """Return (rows,) bool, at most so many rows of those among, the least probable ones."""
-    if among.sum() <= most:
+    if np.count_nonzero(among) <= most:
         return among
     order = np.argsort(np.where(among, probability, 2.0), kind="stable")
     chosen = np.zeros(len(probability), bool)

@@ -43,7 +43,7 @@ class StageQueue:
         Args:
             is_over: (rows,) bool, whether the flow has ended.
         """
-        over = int(np.count_nonzero(is_over))
+        over = len(is_over.nonzero()[0])
         if over in (0, len(places)):
             self._push(now_ns + (ENDED_PATIENCE if over else 1) * self._deadline_ns, places)
             return

@@ -14,6 +14,7 @@ row's answer counts only while the table of states knows that it is awaited (sta
 """
 
 from collections.abc import Callable, Sequence
+from time import thread_time_ns
 
 import numpy as np
 
@@ -23,7 +24,16 @@ from etcpipe.cascade.escalation import Load
 from etcpipe.cascade.pool import Batch, RowPool
 from etcpipe.cascade.queues import StageQueue
 from etcpipe.cascade.serving import Serving
-from etcpipe.cascade.states import NONE, NOT_TOLD, QUEUED, SLOTS, WAITING, FlowStates
+from etcpipe.cascade.states import (
+    NONE,
+    NOT_TOLD,
+    QUEUED,
+    SLOTS,
+    WAITING,
+    FlowStates,
+    first_of_each,
+    has_doubles,
+)
 from etcpipe.cascade.workers import Inline, Job, Workers
 from etcpipe.layout import READY_REASONS
 from etcpipe.verdict import (
@@ -47,6 +57,7 @@ COUNTERS = (
 
 # Where a row goes that goes to no stage.
 NOWHERE, ASIDE = -1, -2
+NO_TURN = -1, 0
 _IS_OVER = np.array([reason in ("idle", "end") for reason in READY_REASONS])
 
 
@@ -79,10 +90,13 @@ class Runtime:
         self._loads = [Load(one.stage) for one in stages]
         self._workers = workers or Inline()
         self._running: set[int] = set()
+        self._turn = NO_TURN  # stage whose batch was submitted last, and when
         self._states = FlowStates(slots)
-        self._pool: RowPool | None = None  # made for the first rows, as long as they are
+        self._rows: RowPool  # made for the first rows, as long as they are
+        self._has_rows = False
         self._parked: list[np.ndarray] = []  # rows of flows of which an earlier one is judged
         self._has_answered = False  # since these were placed
+        self._placing_ns = 0  # processor time of placing rows that no batch has accounted for
         self._tell_early = early
         self._verdicts: list[VerdictBatch] = []
         self._left: list[np.ndarray] = []
@@ -114,13 +128,16 @@ class Runtime:
         """
         if not len(flows):
             return
-        self._pool = self._pool or RowPool(flows)
-        if depth is None:
-            self._place(self._pool.put(flows, 0), now_ns)
-            return
-        places = self._pool.put(flows, depth)
-        for one in sorted(set(depth.tolist())):  # a flow's rows in their order
-            self._place(places[depth == one], now_ns)
+        began_ns = thread_time_ns()
+        if not self._has_rows:
+            self._rows, self._has_rows = RowPool(flows), True
+        places = self._rows.put(flows, 0 if depth is None else depth)
+        if depth is None or not has_doubles(flows.flow_id):
+            self._place(places, now_ns)
+        else:
+            for one in sorted(set(depth.tolist())):  # a flow's rows in their order
+                self._place(places[depth == one], now_ns)
+        self._placing_ns += thread_time_ns() - began_ns
 
     def poll(
         self, now_ns: int = 0, records: Records | None = None, flush: bool = False
@@ -166,14 +183,16 @@ class Runtime:
         pool.keep(places, state)
         depth = pool.depth[places]
         goes_on, status = depth > 0, state["status"]
-        to = np.where((status == NONE) & ~(is_newer & goes_on), 0, NOWHERE)
-        if np.count_nonzero(status):
+        to = np.where(is_newer & goes_on, NOWHERE, 0)
+        if len(status.nonzero()[0]):
             stage = state["next"]
             came = ~goes_on | (depth >= self._depth_of[stage])
+            to[status != NONE] = NOWHERE
             to = np.where((status == WAITING) & came, stage, to)
             to[status == QUEUED] = ASIDE
-        for one in sorted(set(to.tolist())):
-            chosen = places[to == one]
+        kinds = set(to.tolist())
+        for one in sorted(kinds):
+            chosen = places[to == one] if len(kinds) > 1 else places
             if one == ASIDE:
                 self._parked.append(chosen)
             elif one == NOWHERE:
@@ -202,9 +221,9 @@ class Runtime:
     def _mark(self, stage: int, places: np.ndarray) -> np.ndarray:
         """Note that rows are in a queue; return (rows,) bool, whether their flows go on."""
         goes_on = self._rows.depth[places] > 0
-        awaited = places[goes_on]
+        awaited = goes_on.nonzero()[0]
         if len(awaited):
-            state = self._rows.state.take(awaited)
+            state = self._rows.state.take(places.take(awaited))
             state["status"], state["next"] = QUEUED, stage
             self._states.put(state)
         return goes_on
@@ -213,21 +232,25 @@ class Runtime:
         """Return the rows that a stage takes; the flows of the others are answered now."""
         queue, load = self._queues[stage], self._loads[stage]
         if stage == 0:
-            taken = np.arange(len(places)) < load.room(len(queue), queue.room)
+            room = load.room(len(queue), queue.room)
+            if room >= len(places):
+                return places
+            taken = np.arange(len(places)) < room
         else:
             probability = self._rows.state["probability"][places]
             taken = load.choose(probability, len(queue), queue.room, now_ns)
-        n_taken = int(np.count_nonzero(taken))
-        if n_taken == len(places):
+        refused = places.take((~taken).nonzero()[0])
+        if not len(refused):
             return places
-        refused = places[~taken]
         if stage == 0:
             goes_on = self._rows.depth[refused] > 0
-            self._count("CASCADE_SKIPPED", int(np.count_nonzero(goes_on)))
-            self._rows.free(refused[goes_on])
+            skipped = refused[goes_on]
+            self._count("CASCADE_SKIPPED", len(skipped))
+            self._rows.free(skipped)
             refused, why = refused[~goes_on], "CASCADE_UNJUDGED"
         else:
-            why = "CASCADE_QUEUE_FULL" if queue.room <= n_taken else "CASCADE_HELD"
+            is_full = queue.room <= len(places) - len(refused)
+            why = "CASCADE_QUEUE_FULL" if is_full else "CASCADE_HELD"
         state = self._rows.state.take(refused)
         if stage == 0:
             state["stage"] = 0
@@ -247,26 +270,39 @@ class Runtime:
 
     def _submit(self, stage: int) -> None:
         self._running.add(stage)
+        self._turn = stage, thread_time_ns()
         queue = self._queues[stage]
         due_ns, places = queue.deadline_ns, queue.pop()
         batch = Batch(places, self._rows.flows(places), due_ns)
         self._workers.submit(stage, batch, self._stages[stage].judge)
 
     def _collect(self, now_ns: int) -> None:
+        (stage, began_ns), self._turn = self._turn, NO_TURN
         for job in self._workers.done():
             self._running.discard(job.stage)
-            self._loads[job.stage].finished(job.rows.size, job.answers.took_ns)
             self._answer(job, now_ns)
+            took_ns = job.answers.took_ns
+            if job.stage == stage:  # in this turn: what is done around the model takes time too
+                took_ns = max(took_ns, thread_time_ns() - began_ns + self._placing_ns)
+                self._placing_ns = 0
+            self._loads[job.stage].finished(job.rows.size, took_ns)
             self._has_answered = True
 
     def _take_up(self, now_ns: int) -> bool:
         """Place rows that were set aside, if flows were answered since; return whether."""
         if not (self._parked and self._has_answered):
             return False
-        parked, self._parked = self._parked, []
-        self._has_answered = False
-        for places in parked:
-            self._place(places, now_ns)
+        parked = np.concatenate(self._parked)
+        flow_id = self._rows.column("flow_id", parked)
+        waits = self._states.is_awaited(flow_id)
+        self._has_answered = has_doubles(flow_id)
+        if self._has_answered:  # of each flow only the first row now, and the others after it
+            waits[~first_of_each(flow_id)] = True
+        placed = parked.take((~waits).nonzero()[0])
+        if not len(placed):
+            return False
+        self._parked = [parked[waits]] if len(placed) < len(parked) else []
+        self._place(placed, now_ns)
         return True
 
     def _answer(self, job: Job, now_ns: int) -> None:
@@ -275,7 +311,7 @@ class Runtime:
         state = self._rows.state.take(places)
         take_answers(state, job.stage, job.answers)
         is_awaited = (self._rows.depth[places] == 0) | self._states.is_awaited(flows.flow_id)
-        if np.count_nonzero(is_awaited) < len(places):  # the others were forgotten
+        if not is_awaited.all():  # the others were forgotten
             self._rows.free(places[~is_awaited])
             places, state = places[is_awaited], state.compress(is_awaited)
         following = job.stage + 1
@@ -283,12 +319,15 @@ class Runtime:
             self._finish(places, state, "CASCADE_LAST", now_ns, flows)
             return
         sure = self._decide[job.stage](state["label"], state["probability"])
-        n_sure = np.count_nonzero(sure)
-        if n_sure:
-            self._finish(places[sure], state.compress(sure), "CASCADE_SURE", now_ns, flows)
-        if n_sure < len(places):
-            unsure = ~sure
-            self._go_on(places[unsure], state.compress(unsure), following, job.rows.due_ns, now_ns)
+        of_sure = sure.nonzero()[0]
+        if len(of_sure) == len(places):
+            self._finish(places, state, "CASCADE_SURE", now_ns, flows)
+            return
+        if len(of_sure):
+            self._finish(places.take(of_sure), state.take(of_sure), "CASCADE_SURE", now_ns)
+        unsure = (~sure).nonzero()[0]
+        due_ns = job.rows.due_ns
+        self._go_on(places.take(unsure), state.take(unsure), following, due_ns, now_ns)
 
     def _go_on(
         self, places: np.ndarray, state: np.ndarray, following: int, due_ns: int, now_ns: int
@@ -298,26 +337,27 @@ class Runtime:
             self._tell(places, state, now_ns)
         depth = self._rows.depth[places]
         waits = (depth > 0) & (depth < self.depths[following])
-        n_waiting = np.count_nonzero(waits)
-        if n_waiting:
-            waiting = state.compress(waits)
+        of_waiting = waits.nonzero()[0]
+        if len(of_waiting):
+            waiting = state.take(of_waiting)
             waiting["status"], waiting["next"] = WAITING, following
             self._states.put(waiting)
-            self._rows.free(places[waits])
-        if n_waiting < len(places):
-            at_once = places[~waits]
-            self._rows.keep(at_once, state.compress(~waits))
+            self._rows.free(places.take(of_waiting))
+        if len(of_waiting) < len(places):
+            others = (~waits).nonzero()[0]
+            at_once = places.take(others)
+            self._rows.keep(at_once, state.take(others))
             self._enqueue(following, at_once, now_ns, due_ns)
 
     def _tell(self, places: np.ndarray, state: np.ndarray, now_ns: int) -> None:
         """Make early verdicts on flows that have had none."""
-        first = state["told"] == NOT_TOLD
-        if not np.count_nonzero(first):
+        first = (state["told"] == NOT_TOLD).nonzero()[0]
+        if not len(first):
             return
-        told = state.compress(first)
+        told = state.take(first)
         event = np.full(len(told), EVENT_EARLY, np.uint8)
-        self._emit(self._rows.flows(places[first]), told, event, now_ns)
-        state["told"] = np.where(first, state["label"], state["told"])
+        self._emit(self._rows.flows(places.take(first)), told, event, now_ns)
+        state["told"][first] = told["label"]
         self._count("CASCADE_EARLY", len(told))
 
     def _finish(
@@ -331,17 +371,18 @@ class Runtime:
         """Make the verdicts on flows: they are answered.
 
         Args:
-            batch: in which they were judged; their rows if nobody else was in it.
+            batch: their rows, perhaps with others of which there is no answer any more.
         """
         if not len(places):
             return
         flows = batch if batch and len(batch) == len(places) else self._rows.flows(places)
         told = state["told"]
-        is_revised = (told != NOT_TOLD) & (told != state["label"])
-        event = np.where(is_revised, EVENT_REVISED, EVENT_VERDICT).astype(np.uint8)
+        revised = ((told != NOT_TOLD) & (told != state["label"])).nonzero()[0]
+        event = np.full(len(places), EVENT_VERDICT, np.uint8)
+        event[revised] = EVENT_REVISED
         self._emit(flows, state, event, now_ns, why not in ("CASCADE_SURE", "CASCADE_LAST"))
         self._count(why, len(places))
-        self._count("CASCADE_REVISED", int(np.count_nonzero(is_revised)))
+        self._count("CASCADE_REVISED", len(revised))
         self._states.clear(flows.flow_id)
         self._left.append(flows.flow_id[self._rows.depth[places] > 0])
         self._rows.free(places)
@@ -360,8 +401,3 @@ class Runtime:
 
     def _count(self, name: str, n: int) -> None:
         self._counters[name] += n
-
-    @property
-    def _rows(self) -> RowPool:
-        assert self._pool is not None  # whoever asks has rows
-        return self._pool

@@ -32,6 +32,19 @@ _BLANK = np.array((0, 0, 0, -1, -1, NOT_TOLD, 0, NO_STAGE, 0, NONE, 0), STATE)
 _BLANK_WORDS = _BLANK.reshape(1).view(np.uint64)
 
 
+def has_doubles(flow_id: np.ndarray) -> bool:
+    """Return whether a flow is in it twice."""
+    ordered = np.sort(flow_id)
+    return len((ordered[1:] == ordered[:-1]).nonzero()[0]) > 0
+
+
+def first_of_each(flow_id: np.ndarray) -> np.ndarray:
+    """Return (rows,) bool, where a flow is for the first time."""
+    first = np.zeros(len(flow_id), bool)
+    first[np.unique(flow_id, return_index=True)[1]] = True
+    return first
+
+
 class FlowStates:
     """The table."""
 
@@ -65,12 +78,11 @@ class FlowStates:
         there = self._table.take(slots)
         owner, status = there["flow_id"], there["status"]
         other = owner != flow_id
-        is_lost = other & ((status == WAITING) | (status == QUEUED))
-        if np.count_nonzero(is_lost):
-            self.forgotten += int(np.count_nonzero(is_lost))
-        kept = owner <= flow_id
-        if np.count_nonzero(kept) < len(kept):
-            slots, state = slots[kept], state.compress(kept)
+        lost = (other & ((status == WAITING) | (status == QUEUED))).nonzero()[0]
+        self.forgotten += len(lost)
+        refused = owner > flow_id
+        if refused.any():
+            slots, state = slots[~refused], state.compress(~refused)
         self._words[slots] = state.view(np.uint64).reshape(-1, WORDS)
 
     def clear(self, flow_id: np.ndarray) -> None:

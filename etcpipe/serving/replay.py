@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from etcpipe.batch import FlowBatch
+from etcpipe.batch import FlowBatch, concatenate
 from etcpipe.cascade.runtime import Runtime
 from etcpipe.cascade.serving import Serving
 from etcpipe.cascade.workers import Inline, Judge
@@ -116,8 +116,11 @@ class _Feed:
         self.is_done = np.zeros(len(schedule), bool)
 
     def until(self, at_ns: int) -> list[tuple[FlowBatch, np.ndarray | None]]:
-        """Return the rows that came until at_ns since the last call, for Runtime.add()."""
-        found = []
+        """Return the rows that came until at_ns since the last call, for Runtime.add().
+
+        As regrouping gives them: all early ones, and then all closing ones.
+        """
+        early, depths, closing = [], [], None
         for i, kind in enumerate(self._schedule.rows):
             first = self._next[i]
             self._next[i] = last = int(np.searchsorted(kind.at_ns, at_ns, side="right"))
@@ -125,10 +128,15 @@ class _Feed:
             flows = kind.flows.select(slice(first, last))
             if not wanted.all():
                 flows = flows.select(wanted)
-            if len(flows):
-                depth = np.full(len(flows), kind.depth, np.uint8) if kind.depth else None
-                found.append((flows, depth))
-        return found
+            if kind.depth:
+                early.append(flows)
+                depths.append(np.full(len(flows), kind.depth, np.uint8))
+            elif len(flows):
+                closing = flows
+        found: list[tuple[FlowBatch, np.ndarray | None]] = []
+        if any(map(len, early)):
+            found.append((concatenate(early), np.concatenate(depths)))
+        return [*found, (closing, None)] if closing else found
 
 
 def by_processor_time(stages: Sequence[Serving]) -> list[Serving]:
