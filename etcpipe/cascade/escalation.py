@@ -151,12 +151,12 @@ class Load:
         taken = np.ones(len(probability), bool)
         if share < 1:
             taken = probability <= self._seen.below(share)
-        return taken & least_sure(probability, taken, self.room(waiting, room))
+        return least_sure(probability, taken, self.room(waiting, room))
 
 
 def least_sure(probability: np.ndarray, among: np.ndarray, most: int) -> np.ndarray:
     """Return (rows,) bool, at most so many rows of those among, the least probable ones."""
-    if np.count_nonzero(among) <= most:
+    if len(among) <= most or np.count_nonzero(among) <= most:
         return among
     order = np.argsort(np.where(among, probability, 2.0), kind="stable")
     chosen = np.zeros(len(probability), bool)

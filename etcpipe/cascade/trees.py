@@ -7,6 +7,7 @@ between its calls; here it is a few microseconds.
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
@@ -35,10 +36,21 @@ def judge_of(model: Model, contents: bytes) -> Callable[[FlowBatch], Answers] | 
     return Judge(model, plan) if takes and plan.numbers <= columns else None
 
 
+class Rows(Protocol):
+    """What a judge asks of a model; see etcpipe.model.Model."""
+
+    classes: tuple[str, ...]
+    first_n: int
+    temperature: float
+    threshold: float
+
+    def rows(self, flows: FlowBatch) -> np.ndarray: ...
+
+
 class Judge:
     """A model's answers on flows."""
 
-    def __init__(self, model: Model, plan: Plan) -> None:
+    def __init__(self, model: Rows, plan: Plan) -> None:
         self._model, self._plan = model, plan
         classes = model.classes
         self._unknown = classes.index(UNKNOWN) if UNKNOWN in classes else -1

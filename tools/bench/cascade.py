@@ -3,28 +3,28 @@
     .venv/bin/python tools/bench/cascade.py [SECONDS]
 
 Everything behind the ring is in it: regrouping with early rows, queues, states, inputs of the
-size of nPrint's (1024 bits of each packet's headers, as float32), 96 trees a stage by ONNX
-Runtime in one thread, and verdicts. The first stage sees one packet and passes a fifth of the
-flows on, the second one sees three. Processor time counts, so a busy machine changes little.
+size of nPrint's (1024 bits of each packet's headers, as float32), 96 trees a stage, and verdicts.
+The first stage sees one packet and passes a fifth of the flows on, the second one sees three.
+Processor time counts, so a busy machine changes little.
 """
 
 import json
 import sys
 import time
-from collections.abc import Callable
 
 import numpy as np
 
-from etcpipe import model, trees
+from etcpipe import trees
 from etcpipe.batch import FlowBatch, PacketBatch
+from etcpipe.cascade import onnx_trees
 from etcpipe.cascade.runtime import Runtime
 from etcpipe.cascade.serving import Serving
 from etcpipe.cascade.stages import Rule, Stage
-from etcpipe.gpu.inference import open_runner
+from etcpipe.cascade.tree_plan import Plan
+from etcpipe.cascade.trees import Judge
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.gpu.views import VIEWS, schema_hash
 from etcpipe.layout import CONSTANTS
-from etcpipe.model import Answers
 from etcpipe.model_file import Description
 
 CLASSES = tuple(f"class{i}" for i in range(8))
@@ -39,8 +39,22 @@ FRAME = bytes.fromhex(
 ) + bytes(range(120))
 
 
-def judge(depth: int, seed: int) -> Callable[[FlowBatch], Answers]:
-    """Return trees on the bits of a flow's first packets, as a stage of a runtime calls them."""
+class Bits:
+    """Trees on the bits of a flow's first packets, as a judge asks for them."""
+
+    classes, temperature, threshold = CLASSES, 1.0, 0.0
+
+    def __init__(self, depth: int):
+        self.first_n = depth
+
+    def rows(self, flows: FlowBatch) -> np.ndarray:
+        """Return (flows, bits) float32."""
+        bits = flows.raw[:, : self.first_n].reshape(len(flows), -1)
+        return np.unpackbits(bits, axis=1).astype(np.float32)
+
+
+def judge(depth: int, seed: int) -> Judge:
+    """Return such trees as a stage of a runtime calls them."""
     rng = np.random.default_rng(seed)
     features = 8 * BYTES * depth
     rows = rng.integers(0, 2, (1000, features)).astype(np.float32)
@@ -53,18 +67,8 @@ def judge(depth: int, seed: int) -> Callable[[FlowBatch], Answers]:
         schema_hash=schema_hash(VIEWS["stats"], depth, columns=("s_pkt_cnt",)),
         first_n=depth,
     )
-    runner = open_runner(trees.to_onnx(fitted, features, about))
-
-    def answers(flows: FlowBatch) -> Answers:
-        began = time.perf_counter_ns()
-        bits = np.unpackbits(flows.raw[:, :depth].reshape(len(flows), -1), axis=1)
-        found = model.calibrated(runner.infer(bits.astype(np.float32)), 1.0)
-        label, second, probability = model.top_two(found)
-        used = np.minimum(flows.packets["present"].sum(axis=1), depth).astype(np.uint16)
-        took_ns = time.perf_counter_ns() - began
-        return Answers(label.astype(np.int16), probability, second.astype(np.int16), used, took_ns)
-
-    return answers
+    contents = trees.to_onnx(fitted, features, about)
+    return Judge(Bits(depth), Plan(onnx_trees.read(contents), len(CLASSES)))
 
 
 def packets(first: int, rng: np.random.Generator) -> list[PacketBatch]:
