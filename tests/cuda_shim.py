@@ -8,6 +8,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,7 @@ def made_once(name: str, make: Callable[[Path], None]) -> Path:
     if not folder.exists():
         # other test runs may make the same
         temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
+        shutil.rmtree(temporary, ignore_errors=True)  # of a process with this number that failed
         temporary.mkdir(parents=True)
         make(temporary)
         try:

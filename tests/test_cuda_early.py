@@ -2,11 +2,10 @@
 
 import random
 
-import numpy as np
 import pytest
 from cuda_device import ON
 from cuda_device import device as on_device
-from frames import rows_of, split
+from frames import split
 from lazy_cuda import lazy_device
 from test_cuda_agree import MORE
 from test_regroup_agree import cuts, random_packets
@@ -16,6 +15,7 @@ from etcpipe.gpu.regroup_gpu import Backend
 
 pytest.register_assert_rewrite("test_regroup_early")
 from test_regroup_early import (  # noqa: E402, F401
+    played,
     test_a_flow_has_a_row_at_each_depth,
     test_a_flow_whose_place_is_needed_keeps_its_early_rows,
     test_a_row_at_a_depth_may_have_a_hole_and_a_lost_last_rank_makes_none,
@@ -34,21 +34,6 @@ def device(request, monkeypatch):
     return "gpu"
 
 
-def played(backend, batches, rng, **options):
-    """All rows, with flows leaving between the batches, and the counters."""
-    regroup = Regroup(device="reference", **options)
-    if backend:
-        regroup._backend = Backend(regroup.settings, backend)
-    calls = []
-    for part in batches:
-        closed = regroup.add(part)
-        depth, early = regroup.take_early()
-        calls.append((rows_of([closed]), depth.tolist(), rows_of([early])))
-        gone = rng.sample(early.flow_id.tolist(), len(early) // 3)
-        regroup.leave(np.array(gone, np.uint64))
-    return calls, rows_of([regroup.flush()]), regroup.counters, regroup.pending
-
-
 @pytest.mark.parametrize("on", [*ON, "late"])
 @pytest.mark.parametrize("seed", [0, 1, 2, *(pytest.param(i, marks=MORE) for i in range(3, 12))])
 def test_random_packets(on, seed):
@@ -63,7 +48,9 @@ def test_random_packets(on, seed):
         "wait_s": rng.choice([0.005, 0.2]),
     }
     batches = split(random_packets(rng, n, rng.choice([7, 300])), cuts(rng, n))[:40]
-    backend = lazy_device(seed) if on == "late" else on_device(on, seed)
-    got = played(backend, batches, random.Random(seed), **options)
-    assert got == played(None, batches, random.Random(seed), **options)
+    defined, regroup = (Regroup(**options, device="reference") for _ in range(2))
+    there = lazy_device(seed) if on == "late" else on_device(on, seed)
+    regroup._backend = Backend(regroup.settings, there)
+    got = played(regroup, batches, random.Random(seed))
+    assert got == played(defined, batches, random.Random(seed))
     assert any(depth for _, depth, _ in got[0])

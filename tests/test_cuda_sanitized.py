@@ -11,6 +11,8 @@ from cuda_shim import BUILDS
 HERE = Path(__file__).parent
 
 
+# Those in which every kernel meets every kind of packet; the others differ in what is decided.
+SOME = "random_packets or alignment or garbage or over_several or full_table"
 WHICH = pytest.mark.parametrize(
     "which", ["not exhaustive", pytest.param("exhaustive", marks=pytest.mark.exhaustive)]
 )
@@ -19,7 +21,11 @@ WHICH = pytest.mark.parametrize(
 def run(build: str, which: str, **environment: str) -> str:
     """Run the cases that fit all kernels in a build of the shim; return what went wrong."""
     tests = str(HERE / "test_cuda_agree.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", f"not gpu and {which}", tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    if which == "not exhaustive":
+        command += ["-k", SOME, "-m", "not gpu and not exhaustive", tests]
+    else:
+        command += ["-m", "not gpu", tests]
     finished = subprocess.run(
         command,
         env={**os.environ, "ETCPIPE_SHIM": build, **environment},

@@ -109,9 +109,8 @@ def test_flows_that_leave_free_their_row_and_say_no_more(device):
     }  # fmt: skip
 
 
-def played(device, batches, rng, **options):
+def played(regroup, batches, rng):
     """All rows, with flows leaving between the batches, and the counters."""
-    regroup = Regroup(device=device, **options)
     calls = []
     for part in batches:
         closed = regroup.add(part)
@@ -136,8 +135,9 @@ def test_native_equals_the_definition(seed, flows):
         "wait_s": rng.choice([0.005, 0.2]),
     }
     batches = split(packets, cuts(rng, 1025))
-    native = played("cpu", batches, random.Random(seed), **options)
-    assert native == played("reference", batches, random.Random(seed), **options)
+    native = played(Regroup(**options), batches, random.Random(seed))
+    defined = Regroup(**options, device="reference")
+    assert native == played(defined, batches, random.Random(seed))
     has_room = options["slots"] > 3 and options["max_rows"] > 2
     assert native[2]["REGROUP_LEFT"] > 0 or flows < 300 or not has_room
 

@@ -5,6 +5,7 @@ is poisoned, so that a row which nobody wrote is noticed.
 """
 
 import ctypes
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -125,8 +126,43 @@ def asnumpy(rows):
     return np.array(rows)
 
 
+class Event:
+    """Comes when the stream gets to it, and knows when that was."""
+
+    def record(self, stream):
+        self.at_s = None
+        stream.enqueue(self._come)
+
+    def _come(self):
+        self.at_s = time.perf_counter()
+
+
+def elapsed_ms(start, end):
+    assert start.at_s is not None and end.at_s is not None, "cudaErrorNotReady"
+    return (end.at_s - start.at_s) * 1e3
+
+
+class Memory:
+    def __init__(self, size):
+        self.bytes = np.full(size, POISON, np.uint8)
+        self.ptr = self.bytes.ctypes.data
+
+
+def memcpy(to, source, size, kind):
+    ctypes.memmove(to, source, size)
+
+
 cuda = SimpleNamespace(
     Stream=Stream,
-    runtime=SimpleNamespace(CUDARuntimeError=CUDARuntimeError),
+    Event=Event,
+    get_elapsed_time=elapsed_ms,
+    alloc=Memory,
+    alloc_pinned_memory=Memory,
+    runtime=SimpleNamespace(
+        CUDARuntimeError=CUDARuntimeError,
+        deviceSynchronize=lambda: None,
+        memcpy=memcpy,
+        memcpyHostToDevice=1,
+    ),
     memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
 )
