@@ -88,7 +88,7 @@ ARCHS: dict[str, Arch] = {
               weight_decay=0.05),
         *(
             _arch(f"{kind}_{size}", "tok", "traffic_moe.TrafficMoe", summary,
-                  {"size": size, "kind": kind}, weight_decay=0.05, smoothing=0.05)
+                  {"size": size, "kind": kind}, weight_decay=0.05, rounds=40, smoothing=0.05)
             for kind, summary in _TRANSFORMERS.items() for size in ("tiny", "small", "base")
         ),
     )

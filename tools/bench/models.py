@@ -1,12 +1,15 @@
 """Compares models on the tasks of a labelled bundle, over seeds, on captures held out.
 
     python tools/bench/models.py BUNDLE --tasks tls_org,iscx_vpn --archs lightgbm,knn,df30_lite
-        [--seeds 5] [--rounds 8] [--rows-max 4000] [--work DIR] [--json]
+        [--repeats 5] [--rounds 8] [--rows-max 4000] [--work DIR] [--json]
 
 A bundle has tasks.csv, which says of each labelled flow whether it is to train or to test; no
 capture is on both sides. Every unit (task, model, seed) is kept in the working folder, so
 that an interrupted run goes on where it was. --rows-max bounds the flows that are learnt
 from, drawn by seed; all flows of the test side are judged.
+
+A model NAME:tuned begins with an encoder that was pre-trained, once for all tasks, on the
+bundle's captures that are on no task's test side; NAME:frozen leaves that encoder as it is.
 """
 
 import csv
@@ -20,7 +23,7 @@ import numpy as np
 from common import Report, Table
 
 from etcpipe import dataset as datasets
-from etcpipe import evaluate, train
+from etcpipe import evaluate, pretrained, train
 from etcpipe.fitting import Fitting
 from etcpipe.learner import Learner
 from etcpipe.zoo import ARCHS
@@ -30,6 +33,7 @@ FIRST_N = 10
 STOP_SHARE = 0.2  # of the captures to train, which tell when to stop
 FLOWS_MIN = 10  # of a class, on either side
 SEPARATOR = "/"
+STARTS = ("tuned", "frozen")
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,32 @@ def read_task(bundle: Path, work: Path, name: str, view: str) -> Task:
     )
 
 
-def run_unit(task: Task, arch: str, seed: int, rounds: int | None, rows_max: int) -> dict:
+def pretrained_on(bundle: Path, work: Path, arch: str, rounds: int) -> pretrained.Pretrained:
+    """Return an encoder that saw no capture of any task's test side; made once."""
+    from etcpipe import pretrain
+
+    kept = work / f"{arch}-{rounds}.npz"
+    if not kept.exists():
+        tested, flows = set(), {}
+        with (bundle / "flows.csv").open(newline="") as file:
+            flows = {row["flow_uid"]: row["pcap"] for row in csv.DictReader(file)}
+        with (bundle / "tasks.csv").open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+        tested = {flows[row["flow_uid"]] for row in rows if row["flow_uid"] in flows}
+        folder, view = work / f"pretrain-{ARCHS[arch].view}", ARCHS[arch].view
+        if not folder.exists():
+            paths = sorted(set(flows.values()) - tested)
+            recordings = [one for path in paths for one in datasets.find_captures(bundle / path)]
+            datasets.build(recordings, folder, datasets.Input(FIRST_N), [view])
+        settings = pretrain.Settings(arch, datasets.Input(FIRST_N), fitting=Fitting(rounds=rounds))
+        made = pretrain.pretrain(datasets.open_folder(folder), settings, common.progress)
+        kept.write_bytes(made.to_bytes())
+    return pretrained.load(kept)
+
+
+def run_unit(options, task: Task, learner: Learner, seed: int) -> dict:
     """Return what a fit says of the test side, and what it took."""
-    learner = _learner(task, arch, seed, rounds)
+    rows_max = options.rows_max
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(task.train)[:rows_max])
     captures = np.unique(task.dataset.capture[chosen])
@@ -96,16 +123,29 @@ def run_unit(task: Task, arch: str, seed: int, rounds: int | None, rows_max: int
     return {"said": said.tolist(), "fit_s": took, "rounds": fitted.rounds, "learnt": len(chosen)}
 
 
-def _learner(task: Task, arch: str, seed: int, rounds: int | None) -> Learner:
-    settings = train.Settings(
-        datasets.Input(FIRST_N), seed=seed, arch=arch, fitting=Fitting(rounds=rounds)
+def learner_of(options, task: Task, arch: str, seed: int) -> Learner:
+    """Return what learns: a model, or one that begins with a pre-trained encoder."""
+    name, _, start = arch.partition(":")
+    fitting = Fitting(rounds=options.rounds)
+    settings = train.Settings(datasets.Input(FIRST_N), seed=seed, arch=name, fitting=fitting)
+    if not start:
+        return train.learners_of(task.dataset, settings)[0]
+    if start not in STARTS:
+        raise SystemExit(f"bench: {arch}: behind the colon comes {' or '.join(STARTS)}")
+    from etcpipe.network_learner import NetworkLearner
+
+    weights = pretrained_on(options.bundle, options.work, name, options.pretrain_rounds)
+    judged = np.unique(task.dataset.capture[task.test])
+    if {task.dataset.digests[i] for i in judged} & set(weights.captures):
+        raise SystemExit(f"bench: the pre-training of {name} saw captures that {task.name} judges")
+    return NetworkLearner(
+        name, seed, fitting, task.dataset.digest(), weights, is_frozen=start == "frozen"
     )
-    return train.learners_of(task.dataset, settings)[0]
 
 
 def view_of(arch: str) -> str:
     """Return the view that a model learns from."""
-    return "stats" if arch == TREES else ARCHS[arch].view
+    return "stats" if arch == TREES else ARCHS[arch.partition(":")[0]].view
 
 
 def summarise(task: Task, units: dict[str, list[dict]]) -> dict[str, dict]:
@@ -142,6 +182,7 @@ def main() -> None:
     parser.add_argument("--tasks", required=True, help="names, separated by commas")
     parser.add_argument("--archs", required=True, help="models, separated by commas")
     parser.add_argument("--rounds", type=int, help="of training, at most")
+    parser.add_argument("--pretrain-rounds", type=int, default=5)
     parser.add_argument("--rows-max", type=int, default=4000, help="flows that are learnt from")
     options = parser.parse_args()
     seeds = 1 if options.quick else options.repeats or 5
@@ -163,7 +204,7 @@ def _unit(options, task: Task, arch: str, seed: int) -> dict:
     kept = options.work / f"{task.name}-{arch}-{seed}-{options.rounds}-{options.rows_max}.json"
     if not kept.exists():
         common.progress(f"{task.name} {arch} seed {seed}")
-        unit = run_unit(task, arch, seed, options.rounds, options.rows_max)
+        unit = run_unit(options, task, learner_of(options, task, arch, seed), seed)
         kept.write_text(json.dumps(unit))
     return json.loads(kept.read_text())
 
