@@ -60,7 +60,6 @@ class Backend:
         self._outputs = Outputs(device, settings, self._tables.table)
         self._early = EarlyRowsDue(settings, self._outputs) if settings.depths else None
         self._leaving = Leaving(device)
-        self._scorer: Scorer | None = None
         self._added = 0
         self._clock_ns = 0
 
@@ -121,8 +120,8 @@ class Backend:
         kept = self._set.first_n, self._set.raw_len
         branch = self._outputs.branch
         computer = ViewComputer(branch, view, *kept, depth, columns)
-        self._scorer = Scorer(branch, computer, runner)
-        return self._scorer
+        scorer = self._outputs.scorer = Scorer(branch, computer, runner)
+        return scorer
 
     @property
     def counters(self) -> dict[str, int]:
@@ -198,7 +197,7 @@ class Backend:
         """Begin to bring closed rows to the host, and make them free."""
         if self._early:
             self._early.copy(rows)
-        return self._outputs.gather(rows, self._scorer)
+        return self._outputs.gather(rows)
 
 
 def _check(batch: PacketBatch) -> None:

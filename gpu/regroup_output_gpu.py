@@ -39,6 +39,7 @@ class Outputs:
 
     Attributes:
         branch: of the device, where rows are judged and copied out.
+        scorer: judges closed rows, whose bytes stay on the device then; None: nobody does.
     """
 
     def __init__(self, device: Device, settings: Settings, table: Record):
@@ -46,7 +47,8 @@ class Outputs:
         self._device = device
         self._table = table
         self._outputs = [Output(device, settings) for _ in range(2)]
-        self._none = rows_of(0, settings.first_n, settings.raw_len)
+        self._settings = settings
+        self.scorer: Scorer | None = None
 
     def close(self, rows: np.ndarray, why: np.ndarray) -> None:
         """Take open rows out of the table, so that they can be gathered."""
@@ -55,18 +57,13 @@ class Outputs:
             output.choose(rows[part], why=why[part])
             launch(self._device, "regroup_close", -(-len(rows[part]) // 256), *self._with(output))
 
-    def gather(
-        self,
-        rows: np.ndarray,
-        scorer: Scorer | None = None,
-        depth: np.ndarray | None = None,
-    ) -> list[Rows]:
+    def gather(self, rows: np.ndarray, depth: np.ndarray | None = None) -> list[Rows]:
         """Begin to bring rows to the host: closed ones, which are free then, or early ones.
 
         Args:
-            scorer: judges them, and their bytes stay there.
             depth: (rows,) uint8, of early rows.
         """
+        scorer = self.scorer if depth is None else None
         kernel = "regroup_gather" if depth is None else "regroup_early"
         found = []
         for part in self._outputs[0].parts(len(rows)):
@@ -83,7 +80,9 @@ class Outputs:
 
     def joined(self, found: list[Rows]) -> FlowBatch:
         """Return the rows of several gathers, waiting for them."""
-        return concatenate([rows.flows() for rows in found]) if found else self._none
+        if found:
+            return concatenate([rows.flows() for rows in found])
+        return rows_of(0, self._settings.first_n, 0 if self.scorer else self._settings.raw_len)
 
     def _with(self, output: "Output") -> tuple[Record, Record]:
         return self._table, output.record

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from cuda_shim import ShimDevice
-from frames import split
+from frames import batch, ether, ipv4, split, udp
 from lazy_cuda import LazyCuda
 from test_cuda_views import rows
 from test_inference_verdicts import file  # noqa: F401  a fixture
@@ -82,7 +82,16 @@ def test_verdicts_are_those_of_the_cpu(gpu, file, seed, rows_min):  # noqa: F811
     assert len(expected[1]) > 60 and len(set(expected[0][1])) > 1
     assert got[0] == expected[0]
     np.testing.assert_allclose(got[1], expected[1], atol=1e-3)
-    assert not regroup._backend._scorer._scores
+    assert not regroup._backend._outputs.scorer._scores
+
+
+def test_nothing_may_be_left_at_the_end(gpu, file):  # noqa: F811
+    frame = ether(ipv4(17, udp(b"x" * 100)))
+    model = load(file, device="gpu")
+    packets = batch([{"frame": frame, "flow_id": 1, "rank": rank} for rank in range(model.first_n)])
+    regroup, _ = on_gpu(model)
+    (verdict,) = pipeline.run(Source([packets]), regroup, model, pipeline.ROWS_MAX)
+    assert verdict.flows.flow_id.tolist() == [1]
 
 
 def from_device(cuda):
