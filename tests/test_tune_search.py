@@ -11,7 +11,7 @@ from etcpipe.tune.hypervolume import growth, hypervolume, knee, on_front
 from etcpipe.tune.priors import Prior, mutual_information
 from etcpipe.tune.search import FrontSearch, Limits, Measured, front_of, objectives, run
 from etcpipe.tune.space import Choice, ModelKind, Space
-from etcpipe.tune.surrogate import Surrogate
+from etcpipe.tune.surrogate import Blend, Surrogate
 
 TREE = ModelKind("tree", (("max_depth", 5),))
 SPACE = Space(("a", "b", "c", "d", "e", "f"), 20, (TREE,))
@@ -96,11 +96,48 @@ def test_the_gradient_of_a_surrogate_is_that_of_its_loss():
         assert gradient[i] == pytest.approx(slope, rel=1e-4, abs=1e-6)
 
 
-def test_equal_values_are_no_reason_to_fail():
-    mean, _ = Surrogate(np.random.default_rng(0).random((6, 4)), np.full(6, 3.0)).predict(
-        np.zeros((2, 4))
-    )
+@pytest.mark.parametrize("kind", [Surrogate, Blend])
+def test_equal_values_are_no_reason_to_fail(kind):
+    found = kind(np.random.default_rng(0).random((6, 4)), np.full(6, 3.0))
+    mean, _ = found.predict(np.zeros((2, 4)))
     assert mean.tolist() == pytest.approx([3.0, 3.0])
+
+
+def test_a_step_is_guessed_better_with_trees():
+    rng = np.random.default_rng(3)
+    places, others = rng.random((30, 4)), rng.random((400, 4))
+    steps = [(one[:, 0] > 0.5) * 1.0 + 0.5 * (one[:, 1] > 0.3) for one in (places, others)]
+
+    def miss(kind):
+        """Root mean square, and how improbable the others are by the guess."""
+        mean, deviation = kind(places, steps[0]).predict(others)
+        away = mean - steps[1]
+        unlikely = 0.5 * (away / deviation) ** 2 + np.log(deviation)
+        return np.sqrt((away**2).mean()), unlikely.mean()
+
+    alone, blended = miss(Surrogate), miss(Blend)
+    assert blended[0] < alone[0] and blended[1] < alone[1]
+
+
+def test_smooth_values_are_guessed_by_the_process():
+    places = np.linspace(0, 1, 12)[:, None]
+    others = places[:-1] + 0.04
+    mean, _ = Blend(places, np.sin(4 * places[:, 0])).predict(others)
+    process, _ = Surrogate(places, np.sin(4 * places[:, 0])).predict(others)
+    assert mean == pytest.approx(process, abs=1e-3)
+
+
+def test_what_is_left_out_is_what_the_other_points_give():
+    rng = np.random.default_rng(2)
+    places = rng.random((8, 3))
+    values = 10 * places[:, 0] + rng.standard_normal(8)
+    found = Surrogate(places, values)
+    kernel, _ = found._kernel(found.settings)
+    targets = (values - values.mean()) / values.std()
+    for i, missed in enumerate(found.left_out()):
+        others = np.arange(8) != i
+        guess = kernel[i, others] @ np.linalg.solve(kernel[np.ix_(others, others)], targets[others])
+        assert missed == pytest.approx((targets[i] - guess) * values.std())
 
 
 @pytest.mark.parametrize("seed", range(2))
