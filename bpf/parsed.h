@@ -106,14 +106,19 @@ static __always_inline struct packet *parsed(void)
 }
 
 /*
- * Parse a packet into @p, the scratch's; its headers are made linear only where that failed,
- * as it costs a copy of them.
+ * Parse a packet into @p, the scratch's: here where it is a plain one, which takes half of the
+ * time. Its headers are made linear only where that failed, as it costs a copy of them.
  */
-static __always_inline int parse_skb(struct __sk_buff *skb, const struct packet *p)
+static __always_inline int parse_skb(struct __sk_buff *skb, struct packet *p)
 {
+	struct cursor c = { (void *)(long)skb->data, (void *)(long)skb->data_end };
+	__u16 vlan = skb->vlan_present ? skb->vlan_tci : VLAN_NONE;
 	__u32 linear = skb->data_end - skb->data, len = skb->len;
-	int error = parse_linear(skb);
+	int error;
 
+	if (!SETTING(parse) && !parse_plain(&c, len, vlan, p))
+		return 0;
+	error = parse_linear(skb);
 	if (p->refusal != PACKETS_MALFORMED || linear >= len)
 		return error;
 	if (bpf_skb_pull_data(skb, len < HEADERS_MAX ? len : HEADERS_MAX))

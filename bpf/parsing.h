@@ -10,6 +10,7 @@
 #include "decap.h"
 #include "ip.h"
 
+#define PLAIN_IPV4 0x45		/* version 4, a header of 5 words */
 #define TUNNELS_MAX 2		/* IP in IP in IP */
 #define LAYERS_MAX (2 * (TUNNELS_MAX + 1))	/* all of them, and all but the last one again */
 
@@ -189,6 +190,75 @@ NO_UNROLL
 }
 
 /*
+ * Bytes of the transport header of what most packets are: TCP or UDP in IPv4 without options,
+ * right behind Ethernet, no fragment. 0 of any other packet, or one that is cut short.
+ */
+static __always_inline __u32 plain_transport_len(const struct cursor *c)
+{
+	struct ethhdr *eth = c->pos;
+	struct iphdr *ip = (void *)(eth + 1);
+	struct tcphdr *tcp = (void *)(ip + 1);
+
+	if ((void *)(tcp + 1) > c->end || eth->h_proto != NET16(ETH_P_IP) ||
+	    *(__u8 *)ip != PLAIN_IPV4 || ip->frag_off & (IPV4_OFFSET_MASK | IPV4_MORE))
+		return 0;
+	if (ip->protocol == IPPROTO_TCP)
+		return tcp->doff < 5 ? 0 : tcp->doff * 4;
+	return ip->protocol == IPPROTO_UDP ? sizeof(struct udphdr) : 0;
+}
+
+/* The key of a plain packet; UDP's ports lie where TCP's do. */
+static __always_inline void plain_key(const struct iphdr *ip, struct packet *p)
+{
+	const struct udphdr *udp = (const void *)(ip + 1);
+	struct ends ends = { .sport = udp->source, .dport = udp->dest };
+
+	ends.source.halves[1] = ipv4_mapped(ip->saddr);
+	ends.destination.halves[1] = ipv4_mapped(ip->daddr);
+	p->key.protocol = ip->protocol;
+	p->key.ip_version = 4;
+	p->key.zone = p->key.inner_zone = 0;
+	p->key.tunnel = 0;
+	parse_order(p, &ends);
+}
+
+/*
+ * Parse a plain packet in one go, where no PARSE_ bits are set. Leaves in @p what the steps
+ * above would, but for the fragment's part. Returns -1 of any other packet, and leaves nothing.
+ */
+static __always_inline int parse_plain(const struct cursor *c, __u32 wire_len, __u16 vlan,
+				       struct packet *p)
+{
+	struct iphdr *ip = c->pos + sizeof(struct ethhdr);
+	struct tcphdr *tcp = (void *)(ip + 1);
+	__u32 network_len = wire_len - sizeof(struct ethhdr), total;
+	__u32 len = plain_transport_len(c), headers = sizeof(*ip) + len;
+	int is_tcp;
+
+	if (!len || wire_len < sizeof(struct ethhdr) + sizeof(*ip))
+		return -1;
+	total = NET16(ip->tot_len);
+	if (!total || total > network_len)
+		total = network_len;
+	if (total < sizeof(*ip))
+		return -1;
+	plain_key(ip, p);
+	is_tcp = ip->protocol == IPPROTO_TCP;
+	p->tcp_flags = is_tcp ? ((__u8 *)tcp)[13] : 0;
+	p->tcp_window = is_tcp ? NET16(tcp->window) : 0;
+	p->ip_len = total;
+	p->payload_len = total > headers ? total - headers : 0;
+	p->network_offset = sizeof(struct ethhdr);
+	p->transport_offset = sizeof(struct ethhdr) + sizeof(*ip);
+	p->payload_offset = sizeof(struct ethhdr) + headers;
+	p->vlan = vlan;
+	p->ttl = ip->ttl;
+	p->refusal = 0;
+	p->fragment = FRAGMENT_NONE;
+	return 0;
+}
+
+/*
  * Parse an Ethernet frame into @p, which starts zeroed. @vlan is the TCI of the tag that the
  * kernel keeps beside the frame, or VLAN_NONE; @options are PARSE_ bits.
  */
@@ -197,6 +267,8 @@ static __always_inline int parse_frame(struct cursor *c, __u32 wire_len, __u16 v
 {
 	struct origin origin = { .frame = c->pos, .wire_len = wire_len };
 
+	if (!options && !parse_plain(c, wire_len, vlan, p))
+		return 0;
 	p->vlan = vlan;
 	if (parse_ethernet(c, p, options, &origin.protocol))
 		return -1;

@@ -186,11 +186,15 @@ static __always_inline struct flow_state *track(struct packet *p, __u32 wire_len
 /* Note which flow a first fragment belongs to. */
 static __always_inline void remember_fragment(struct packet *p)
 {
-	struct fragment_flow flow = { .key = p->key, .from_b = p->from_b };
+	struct fragment_flow flow;
 
 	if (p->fragment != FRAGMENT_FIRST)
 		return;
-	flow.seen_ns = bpf_ktime_get_ns();
+	flow = (struct fragment_flow){
+		.key = p->key,
+		.from_b = p->from_b,
+		.seen_ns = bpf_ktime_get_ns(),
+	};
 	fragments_put(&p->fragment_key, &flow);
 }
 

@@ -78,6 +78,8 @@ static inline int parse_captured(struct cursor *c, __u32 wire_len, int link_type
 {
 	struct origin origin = { .frame = c->pos, .wire_len = wire_len };
 
+	if (link_type == LINK_ETHERNET && !options && !parse_plain(c, wire_len, vlan, p))
+		return 0;
 	p->vlan = vlan;
 	if (parse_link(c, link_type, options, p, &origin.protocol))
 		return -1;

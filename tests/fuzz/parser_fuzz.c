@@ -64,6 +64,25 @@ static int compare_ends(const struct flow_key *key)
 	return order ? order : compare(key->a_port, key->b_port);
 }
 
+/* A packet that the short way takes is the one that all steps find. */
+static void check_plain(const struct input *in)
+{
+	struct cursor c = { in->frame, in->frame + in->size };
+	struct origin origin = { .frame = c.pos, .wire_len = in->wire_len };
+	struct packet plain, whole;
+
+	memset(&plain, 0, sizeof(plain));
+	memset(&whole, 0, sizeof(whole));
+	if (parse_plain(&c, in->wire_len, in->vlan, &plain)) {
+		REQUIRE(!memcmp(&plain, &whole, sizeof(plain)));
+		return;
+	}
+	whole.vlan = in->vlan;
+	REQUIRE(!parse_ethernet(&c, &whole, 0, &origin.protocol));
+	REQUIRE(!parse_network(&c, &origin, 0, &whole));
+	REQUIRE(!memcmp(&plain, &whole, sizeof(plain)));
+}
+
 static void check_refused(const struct packet *p)
 {
 	REQUIRE(p->refusal == PACKETS_NOT_IP || p->refusal == PACKETS_MALFORMED ||
@@ -127,6 +146,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	in.frame = malloc(in.size ? in.size : 1);	/* of its own, so that its end is guarded */
 	REQUIRE(in.frame);
 	memcpy(in.frame, data + HEAD, in.size);
+	check_plain(&in);
 	if (parse(&in, &p)) {
 		check_refused(&p);
 	} else {
