@@ -3,6 +3,8 @@
 import hashlib
 import shutil
 import subprocess
+from configparser import ConfigParser
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +165,18 @@ def test_every_kernel_of_the_source_can_be_called():
     text = "".join(text for name, text in cuda_source.sources().items() if name.endswith(".cu"))
     assert text.count("\nKERNEL(") == len(KERNELS)
     assert (KERNELS["regroup_plan"].threads, KERNELS["regroup_scatter"].threads) == (1024, 256)
+
+
+def test_what_the_device_shares_with_the_native_extension_is_in_the_wheel():
+    root = Path(__file__).parents[1]
+    setup = ConfigParser()
+    setup.read(root / "setup.cfg")
+    patterns = setup["options.package_data"]["etcpipe"].split(", ")
+    native = root / "etcpipe" / "native"
+    shared = {f"native/{name}" for name in cuda_source.sources() if (native / name).exists()}
+    assert "native/mask.c" in shared
+    left_out = [name for name in shared if not any(fnmatch(name, p) for p in patterns)]
+    assert left_out == []
 
 
 def test_a_kernel_with_the_wrong_records_is_not_called():
