@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from etcpipe.cli.asking import model_options, rows_options
 from etcpipe.cli.common import Device, Verb, compute_option, is_json, option, warn
 from etcpipe.cli.service import default_output, is_service, serving
 from etcpipe.cli.stopper import Stopper
@@ -25,18 +26,12 @@ EXIT_DEGRADED = 3
 
 @click.command(cls=Verb)
 @click.argument("device", type=Device())
-@click.option("-m", "--model", type=click.Path(), help="Model file; default: the one that ships.")
+@model_options
 @click.option(
     "--shadow",
     type=click.Path(),
     metavar="FILE",
     help="A model to ask too; show and the summary say how often it agrees.",
-)
-@click.option(
-    "--cascade",
-    type=click.Path(),
-    metavar="FILE",
-    help="A cascade (.toml) of models: flows are answered as soon as one is sure.",
 )
 @click.option(
     "--stage0",
@@ -57,11 +52,7 @@ EXIT_DEGRADED = 3
     help="Send verdicts to a file (.jsonl, .csv, .parquet; with % a pattern of its times), "
     "syslog:, prometheus://, ipfix:// or kafka://ADDRESS; may be repeated.",
 )
-@click.option("--first", type=int, metavar="N", help="Packets of a flow to mirror.")
-@click.option(
-    "--wait", type=float, metavar="S", help="Judge a flow that was silent for so many seconds."
-)
-@click.option("--filter", "expression", metavar="EXPR", help="Packets to look at, as in tcpdump.")
+@rows_options
 @tracking_options
 @click.option(
     "--flows",

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etcpipe.cli.common import Group, Verb, is_json, print_json, warn
+from etcpipe.cli.common import Group, Verb, defaulted, is_json, print_json, warn
 from etcpipe.cli.progress import Steps
-from etcpipe.cli.reading import import_for_training
+from etcpipe.cli.reading import import_for_training, row_options
 from etcpipe.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,49 +41,20 @@ def cascade() -> None:
     metavar="N,N,...",
     help="Packets at which names are trained; NAME@N,N has its own.",
 )
-@click.option(
+@defaulted(
     "--target",
-    type=click.Choice(TARGETS),
-    default="f1",
-    show_default=True,
-    help="What to choose for; none may cost F1 against the model that waits longest.",
+    click.Choice(TARGETS),
+    "f1",
+    "What to choose for; none may cost F1 against the model that waits longest.",
 )
-@click.option(
+@defaulted(
     "--slack",
-    default=0.01,
-    type=click.FloatRange(0, 1),
-    show_default=True,
-    metavar="F1",
-    help="Macro-F1 that may be lost, by the lower end of its interval.",
+    click.FloatRange(0, 1),
+    0.01,
+    "Macro-F1 that may be lost, by the lower end of its interval.",
 )
-@click.option(
-    "--rule",
-    type=click.Choice(RULES),
-    default="threshold",
-    show_default=True,
-    help="How a stage knows that it is sure.",
-)
-@click.option(
-    "--count",
-    type=click.Choice(["payload", "all", "non_ack"]),
-    default="payload",
-    show_default=True,
-    help="Which packets count.",
-)
-@click.option(
-    "--wait",
-    type=click.FloatRange(0, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Judge a flow when nothing came for so many seconds.",
-)
-@click.option(
-    "--mask",
-    type=click.Choice(["strict", "standard", "none"]),
-    default="strict",
-    show_default=True,
-    help="What the models may not see.",
-)
+@defaulted("--rule", click.Choice(RULES), "threshold", "How a stage knows that it is sure.")
+@row_options
 @click.option("--folds", default=3, type=click.IntRange(2), show_default=True, help="Of captures.")
 @click.option("--seed", default=1, show_default=True, help="Makes folds and fits repeatable.")
 @click.option("--rounds", type=click.IntRange(1), help="Of a network's training at most.")

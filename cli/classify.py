@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from etcpipe.cli.asking import model_options, rows_options
 from etcpipe.cli.common import Verb, compute_option, is_json, warn
 from etcpipe.cli.tracking import tracking_options
 from etcpipe.errors import UsageError
@@ -25,13 +26,7 @@ EXIT_INTERRUPTED = 130
 
 @click.command(cls=Verb)
 @click.argument("paths", metavar="PCAP...", nargs=-1, required=True, type=click.Path())
-@click.option("-m", "--model", type=click.Path(), help="Model file; default: the one that ships.")
-@click.option(
-    "--cascade",
-    type=click.Path(),
-    metavar="FILE",
-    help="A cascade (.toml) of models: flows are answered as soon as one is sure.",
-)
+@model_options
 @click.option(
     "--point", metavar="FRONT#N", help="A point that tune found, as best/front.json#7: its model."
 )
@@ -42,11 +37,7 @@ EXIT_INTERRUPTED = 130
     metavar="FILE",
     help="Write verdicts; the extension is the format: .jsonl, .csv or .parquet.",
 )
-@click.option("--first", type=int, metavar="N", help="Packets of a flow to look at.")
-@click.option("--filter", "expression", metavar="EXPR", help="Packets to read, as in tcpdump.")
-@click.option(
-    "--wait", type=float, metavar="S", help="Judge a flow that was silent for so many seconds."
-)
+@rows_options
 @tracking_options
 @compute_option
 @click.option("--all", "show_all", is_flag=True, help=f"Show all flows, not {FLOWS_SHOWN}.")

@@ -121,6 +121,11 @@ class Device(click.ParamType):
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
+def defaulted(name: str, kind: click.ParamType, default: Any, text: str) -> Callable:
+    """Return click.option() of a kind, whose help shows its default."""
+    return click.option(name, type=kind, default=default, show_default=True, help=text)
+
+
 def compute_option(verb: Callable) -> Callable:
     """Add --device, where rows are made and the model runs; its value comes as `compute`."""
     return click.option(

@@ -7,34 +7,32 @@ from typing import Any
 
 import click
 
+from etcpipe.cli.common import defaulted
 from etcpipe.fitting import Fitting
 
 OPTIONS = (
-    click.option(
+    defaulted(
         "--device",
-        type=click.Choice(["auto", "cpu", "cuda"]),
-        default="auto",
-        show_default=True,
-        help="Where a network is trained; auto: CUDA if it is there.",
+        click.Choice(["auto", "cpu", "cuda"]),
+        "auto",
+        "Where a network is trained; auto: CUDA if it is there.",
     ),
     click.option(
         "--rounds",
         type=click.IntRange(1),
         help="Of a network's training at most; default: by architecture.",
     ),
-    click.option(
+    defaulted(
         "--batch",
-        type=click.IntRange(2),
-        default=Fitting.batch,
-        show_default=True,
-        help="Flows of one step of a network's training.",
+        click.IntRange(2),
+        Fitting.batch,
+        "Flows of one step of a network's training.",
     ),
-    click.option(
+    defaulted(
         "--patience",
-        type=click.IntRange(1),
-        default=Fitting.patience,
-        show_default=True,
-        help="Rounds without a better score before a network's training stops.",
+        click.IntRange(1),
+        Fitting.patience,
+        "Rounds without a better score before a network's training stops.",
     ),
     click.option(
         "--pretrained",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from etcpipe.cli.common import defaulted
 from etcpipe.errors import UnsupportedError, UsageError
 
 if TYPE_CHECKING:
@@ -22,26 +23,20 @@ _FIRST_OPTION = click.option(
     help="Packets of a flow; default: 10, or as many as the network takes.",
 )
 _ROW_OPTIONS = (
-    click.option(
-        "--count",
-        type=click.Choice(["payload", "all", "non_ack"]),
-        default="payload",
-        show_default=True,
-        help="Which packets count towards --first.",
+    defaulted(
+        "--count", click.Choice(["payload", "all", "non_ack"]), "payload", "Which packets count."
     ),
-    click.option(
+    defaulted(
         "--wait",
-        type=click.FloatRange(0, min_open=True),
-        default=1.0,
-        show_default=True,
-        help="Judge a flow when nothing came for so many seconds.",
+        click.FloatRange(0, min_open=True),
+        1.0,
+        "Judge a flow when nothing came for so many seconds.",
     ),
-    click.option(
+    defaulted(
         "--mask",
-        type=click.Choice(["strict", "standard", "none"]),
-        default="strict",
-        show_default=True,
-        help="What the model may not see; strict hides ports, TTL and window.",
+        click.Choice(["strict", "standard", "none"]),
+        "strict",
+        "What a model may not see; strict hides ports, TTL and window.",
     ),
 )
 

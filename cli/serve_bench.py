@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from etcpipe.cli.common import Verb, is_json, print_json
+from etcpipe.cli.common import Verb, defaulted, is_json, print_json
 from etcpipe.cli.progress import Steps
 
 
@@ -34,21 +34,8 @@ class Loads(click.ParamType):
 @click.option(
     "--wait-for", metavar="MODEL", help="The slow model to compare with; default: the last stage's."
 )
-@click.option(
-    "--loads",
-    type=Loads(),
-    default="0.2,0.5,0.8,1,1.2,1.5",
-    show_default=True,
-    metavar="X,X,...",
-    help="Of the cascade's capacity.",
-)
-@click.option(
-    "--seconds",
-    type=click.FloatRange(0.05, 60),
-    default=1.0,
-    show_default=True,
-    help="That flows come at each load.",
-)
+@defaulted("--loads", Loads(), "0.2,0.5,0.8,1,1.2,1.5", "Of the cascade's capacity: X,X,...")
+@defaulted("--seconds", click.FloatRange(0.05, 60), 1.0, "That flows come at each load.")
 @click.option(
     "--plot", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="PNG files."
 )
