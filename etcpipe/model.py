@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -131,24 +131,20 @@ class Model:
         """
         answers = self.answers(flows, scorer)
         n = len(flows)
-        ready = flows.ready_ns.astype(np.int64)
-        queued = np.zeros_like(ready) if start_ns is None else start_ns - ready
-        return VerdictBatch(
-            flows=flows,
-            records=records,
+        return verdicts_on(
+            flows,
+            records,
+            start_ns,
             classes=self.classes,
+            models=self.models,
             label=answers.label,
             probability=answers.probability,
             runner_up=answers.runner_up,
             stage=np.zeros(n, np.uint8),
             depth=np.full(n, self.first_n, np.uint16),
-            event=np.full(n, EVENT_VERDICT, np.uint8),
             packets_used=answers.packets_used,
             source=sources(flows),
-            wait_ns=waits_ns(flows),
-            queue_ns=np.maximum(queued, 0).astype(np.uint64),
             infer_ns=np.full(n, answers.took_ns // max(n, 1), np.uint64),
-            models=self.models,
         )
 
     def answers(self, flows: FlowBatch, scorer: "Scorer | None" = None) -> "Answers":
@@ -185,6 +181,27 @@ class Answers(NamedTuple):
     runner_up: np.ndarray
     packets_used: np.ndarray
     took_ns: int
+
+
+def verdicts_on(
+    flows: FlowBatch, records: np.ndarray, start_ns: int | None, **columns: Any
+) -> VerdictBatch:
+    """Return the only verdicts on flows, with the times that they waited and queued.
+
+    Args:
+        start_ns: the packets' clock when they were judged; None offline.
+        columns: the others of a VerdictBatch.
+    """
+    ready = flows.ready_ns.astype(np.int64)
+    queued = np.zeros_like(ready) if start_ns is None else start_ns - ready
+    return VerdictBatch(
+        flows=flows,
+        records=records,
+        event=np.full(len(flows), EVENT_VERDICT, np.uint8),
+        wait_ns=waits_ns(flows),
+        queue_ns=np.maximum(queued, 0).astype(np.uint64),
+        **columns,
+    )
 
 
 def sources(flows: FlowBatch) -> np.ndarray:

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from waiting import interrupted
 from xsk_redirect import Redirect
 
 from etcpipe.errors import DataplaneError, UsageError
@@ -263,18 +264,9 @@ def test_device_that_goes_away_is_an_error(pair, impatient):
 
 @root
 def test_interrupt_ends_the_wait_and_loses_nothing(pair, ring):
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        pair.send(flow_id=5)
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        with pytest.raises(KeyboardInterrupt):
-            ring.receive(deadline_s=30)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    pair.send(flow_id=5)
+    with interrupted(after_s=0.05), pytest.raises(KeyboardInterrupt):
+        ring.receive(deadline_s=30)
     assert ring.receive().flow_id.tolist() == [5]
 
 

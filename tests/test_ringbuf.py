@@ -2,13 +2,13 @@
 
 import mmap
 import os
-import signal
 import struct
 import threading
 import time
 
 import numpy as np
 import pytest
+from waiting import interrupted
 
 from etcpipe.errors import DataplaneError, UsageError
 from etcpipe.layout import PACKET_META
@@ -149,18 +149,9 @@ def test_other_threads_run_while_it_waits(kernel, ring):
 
 
 def test_an_interrupt_ends_the_wait_and_loses_nothing(kernel, ring):
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        kernel.reserve(b"x", flow_id=5)
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        with pytest.raises(KeyboardInterrupt):
-            ring.receive(deadline_s=30)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    kernel.reserve(b"x", flow_id=5)
+    with interrupted(after_s=0.05), pytest.raises(KeyboardInterrupt):
+        ring.receive(deadline_s=30)
     assert ring.receive().flow_id.tolist() == [5]
 
 

@@ -1,9 +1,10 @@
 """Waiting for what other threads and processes do, and ports that nobody has."""
 
+import signal
 import socket
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -12,6 +13,22 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@contextmanager
+def interrupted(after_s: float) -> Iterator[None]:
+    """Have a KeyboardInterrupt raised in the block, so many seconds after it began."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, after_s)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def free_port() -> int:

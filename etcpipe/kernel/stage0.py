@@ -21,8 +21,8 @@ from etcpipe.kernel.features_rows import Gathered
 from etcpipe.kernel.features_source import FeatureQueue, FeatureScorer, features_of
 from etcpipe.kernel.stage0_trees import Trees
 from etcpipe.layout import VERDICT_CONSTANTS
-from etcpipe.model import Answers, Model, sources, waits_ns
-from etcpipe.verdict import EVENT_VERDICT, SOURCE_KERNEL, UNKNOWN, VerdictBatch
+from etcpipe.model import Answers, Model, sources, verdicts_on
+from etcpipe.verdict import SOURCE_KERNEL, UNKNOWN, VerdictBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,24 +115,20 @@ class KernelCascade:
         ended[np.flatnonzero(ended)[is_sure]] = False
         rest = ended | (~sure & (found.stage == _NONE))
         found.put(rest, 1, self._ask(1, gathered, rest))
-        ready = flows.ready_ns.astype(np.int64)
-        queued = np.zeros_like(ready) if start_ns is None else start_ns - ready
-        return VerdictBatch(
-            flows=flows,
-            records=records,
+        return verdicts_on(
+            flows,
+            records,
+            start_ns,
             classes=self.classes,
+            models=self.models,
             label=found.label,
             probability=found.probability,
             runner_up=found.runner_up,
             stage=found.stage,
             depth=np.array(self.depths, np.uint16)[found.stage],
-            event=np.full(len(flows), EVENT_VERDICT, np.uint8),
             packets_used=found.packets_used,
             source=np.where(sure, SOURCE_KERNEL, sources(flows)).astype(np.uint8),
-            wait_ns=waits_ns(flows),
-            queue_ns=np.maximum(queued, 0).astype(np.uint64),
             infer_ns=found.infer_ns,
-            models=self.models,
         )
 
     def _from_kernel(self, entries: np.ndarray) -> Answers:

@@ -10,8 +10,21 @@ CONFIRM_S = 0.05
 TIMEOUT_S = 5.0
 
 
-class Datagrams:
-    """Sends datagrams to an address; connected anew after each error.
+class Connected:
+    """A socket that is made when it is needed, and anew after each error."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+
+    def close(self) -> None:
+        """Let go of the socket; the next message makes it anew."""
+        if self._socket:
+            self._socket.close()
+        self._socket = None
+
+
+class Datagrams(Connected):
+    """Sends datagrams to an address.
 
     The kernel accepts a datagram that nobody will read, and reports the refusal with the next
     one. So the first one after an error is waited for, else every second one would seem to work.
@@ -21,8 +34,8 @@ class Datagrams:
     """
 
     def __init__(self, address: tuple[str, int] | str):
+        super().__init__()
         self._address = address
-        self._socket: socket.socket | None = None
         self._failed = False
 
     def send(self, message: bytes) -> None:
@@ -42,12 +55,6 @@ class Datagrams:
             self.close()
             raise
 
-    def close(self) -> None:
-        """Let go of the socket; the next datagram makes it anew."""
-        if self._socket:
-            self._socket.close()
-        self._socket = None
-
     def _confirm(self, connected: socket.socket) -> None:
         sleep(CONFIRM_S)
         error = connected.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -56,12 +63,12 @@ class Datagrams:
         self._failed = False
 
 
-class Stream:
-    """A TCP connection, made anew after each error."""
+class Stream(Connected):
+    """Sends over a TCP connection."""
 
     def __init__(self, address: tuple[str, int]):
+        super().__init__()
         self._address = address
-        self._socket: socket.socket | None = None
 
     def send(self, message: bytes) -> None:
         """Send all of a message.
@@ -76,12 +83,6 @@ class Stream:
         except OSError:
             self.close()
             raise
-
-    def close(self) -> None:
-        """Close the connection; the next message makes it anew."""
-        if self._socket:
-            self._socket.close()
-        self._socket = None
 
 
 def _connect(address: tuple[str, int] | str) -> socket.socket:
