@@ -186,6 +186,14 @@ class Profiler:
         """
         return self._waits(depth, self._wait_s if wait_s is None else wait_s)[0]
 
+    def until_row_s(self, depth: int, wait_s: float | None = None) -> float:
+        """Return the mean time from a flow's first packet until its row comes out.
+
+        That is wait_s(), and GRACE_NS for flows that fell silent.
+        """
+        waits, is_idle = self._waits(depth, self._wait_s if wait_s is None else wait_s)
+        return float(waits.mean()) + float(is_idle.mean()) * GRACE_NS / 1e9
+
     def _waits(self, depth: int, wait_s: float) -> tuple[np.ndarray, np.ndarray]:
         """Return how long each flow waits, and (flows,) bool, whether it fell silent."""
         flows = until_silent(self._every, wait_s)
@@ -230,8 +238,7 @@ class Profiler:
             _a_flow(times["extract"], FLOWS),
             _a_flow(times["infer"], ROWS_AT_ONCE),
         ]
-        waits, is_idle = self._waits(depth, wait_s)
-        until_row_s = float(waits.mean()) + float(is_idle.mean()) * GRACE_NS / 1e9
+        waits = self.wait_s(depth, wait_s)
         return Cost(
             cpu_ns=sum(part.median for part in parts),
             cpu_ns_p20=sum(part.p20 for part in parts),
@@ -242,7 +249,7 @@ class Profiler:
             alone_ns=times["alone"].median,
             wait_s=float(waits.mean()),
             wait_s_p95=float(np.percentile(waits, 95)),
-            latency_s=until_row_s + times["alone"].median / 1e9,
+            latency_s=self.until_row_s(depth, wait_s) + times["alone"].median / 1e9,
             reference_ns=self._stopwatch.nominal_ns,
             samples=min(part.samples for part in parts),
             is_disturbed=any(part.is_disturbed for part in [*parts, times["alone"]]),
