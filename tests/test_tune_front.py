@@ -134,3 +134,13 @@ def test_stages_are_the_best_of_each_depth_and_better_than_shallower_ones(tmp_pa
         (1, tmp_path / "models/2.onnx"),
         (5, tmp_path / "models/4.onnx"),
     ]
+
+
+def test_stages_wait_equally_long(tmp_path):
+    points = (
+        point(1, depth=2, f1=0.9, wait_s=0.05),
+        point(2, depth=3, f1=0.6, wait_s=0.2),
+        point(3, depth=5, f1=0.8, wait_s=0.2),
+    )
+    stages = fronts.models_by_depth(front(*points), tmp_path)
+    assert stages == [(3, tmp_path / "models/2.onnx"), (5, tmp_path / "models/3.onnx")]
