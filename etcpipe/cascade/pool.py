@@ -10,8 +10,10 @@ import numpy as np
 
 from etcpipe.batch import FlowBatch
 from etcpipe.cascade.states import STATE, WORDS
+from etcpipe.layout import READY_REASONS
 
 ROWS_LEAST = 1024
+_IS_OVER = np.array([reason in ("idle", "end") for reason in READY_REASONS])
 
 
 class Batch(NamedTuple):
@@ -74,6 +76,11 @@ class RowPool:
     def column(self, name: str, places: np.ndarray) -> np.ndarray:
         """Return one column of rows, copied."""
         return self._columns[name].take(places, axis=0)
+
+    def is_over(self, places: np.ndarray) -> np.ndarray:
+        """Return (rows,) bool, whether their flows have ended."""
+        reason = self._columns["reason"].take(places)
+        return (self.depth[places] == 0) & _IS_OVER[reason]
 
     def keep(self, places: np.ndarray, state: np.ndarray) -> None:
         """Note the answers so far, (rows,) STATE."""

@@ -35,7 +35,6 @@ from etcpipe.cascade.states import (
     has_doubles,
 )
 from etcpipe.cascade.workers import Inline, Job, Workers
-from etcpipe.layout import READY_REASONS
 from etcpipe.verdict import (
     EVENT_EARLY,
     EVENT_REVISED,
@@ -58,7 +57,6 @@ COUNTERS = (
 # Where a row goes that goes to no stage.
 NOWHERE, ASIDE = -1, -2
 NO_TURN = -1, 0
-_IS_OVER = np.array([reason in ("idle", "end") for reason in READY_REASONS])
 
 
 class Runtime:
@@ -208,25 +206,22 @@ class Runtime:
         while len(places):
             first, places = places[: queue.room], places[queue.room :]
             if len(first):
-                goes_on = self._mark(stage, first)
+                self._mark(stage, first)
                 if due_ns:
                     queue.pass_on(first, due_ns)
                 else:
-                    reason = self._rows.column("reason", first)
-                    queue.push(first, ~goes_on & _IS_OVER[reason], now_ns)
+                    queue.push(first, self._rows.is_over(first), now_ns)
             if len(places):  # they wait until there is room
                 self._submit(stage)
                 self._collect(now_ns)
 
-    def _mark(self, stage: int, places: np.ndarray) -> np.ndarray:
-        """Note that rows are in a queue; return (rows,) bool, whether their flows go on."""
-        goes_on = self._rows.depth[places] > 0
-        awaited = goes_on.nonzero()[0]
+    def _mark(self, stage: int, places: np.ndarray) -> None:
+        """Note that flows that go on have a row in a queue."""
+        awaited = (self._rows.depth[places] > 0).nonzero()[0]
         if len(awaited):
             state = self._rows.state.take(places.take(awaited))
             state["status"], state["next"] = QUEUED, stage
             self._states.put(state)
-        return goes_on
 
     def _shed(self, stage: int, places: np.ndarray, now_ns: int) -> np.ndarray:
         """Return the rows that a stage takes; the flows of the others are answered now."""
