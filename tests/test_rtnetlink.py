@@ -1,9 +1,12 @@
 """pyroute2 is imported in part, and nobody who uses it in full notices."""
 
+import errno
 import subprocess
 import sys
 
 import pytest
+
+from etcpipe.kernel import links, rtnetlink
 
 PART = "import sys; from etcpipe.kernel import rtnetlink; "
 
@@ -44,3 +47,40 @@ def test_pyroute2_imported_before_stays_as_it_is():
     before = "import pyroute2, sys; whole = pyroute2; from etcpipe.kernel import rtnetlink; "
     code = "print(sys.modules['pyroute2'] is whole, rtnetlink.IPRoute is whole.IPRoute)"
     assert python(before + code) == ["True", "True"]
+
+
+class Old:
+    """rtnetlink as pyroute2 before 0.6.13 speaks it to Linux since 5.19."""
+
+    def __init__(self, error: int):
+        self.error = error
+        self.asked: list[tuple] = []
+
+    def tc(self, command, *names, **options):
+        self.asked.append((command, *names, options))
+        if isinstance(command, str):
+            raise rtnetlink.NetlinkError(self.error)
+
+    def get_attr(self, name):
+        # nested: XDP_ATTACHED (2) a byte, XDP_PROG_ID (4) a number
+        return {"IFLA_XDP": "05:00:02:00:01:00:00:00:08:00:04:00:39:05:00:00"}[name]
+
+
+def test_a_refused_deletion_is_asked_for_without_the_flags_of_an_addition():
+    ip = Old(errno.EOPNOTSUPP)
+    rtnetlink.delete(ip, "tc del-filter", "bpf", 7, prio=1)
+    assert ip.asked == [
+        ("del-filter", "bpf", 7, {"prio": 1}),
+        ((45, 5), "bpf", 7, {"prio": 1}),  # RTM_DELTFILTER, NLM_F_REQUEST | NLM_F_ACK
+    ]
+
+
+def test_a_deletion_that_is_refused_for_another_reason_is_not_asked_for_again():
+    ip = Old(errno.ENOENT)
+    with pytest.raises(rtnetlink.NetlinkError):
+        rtnetlink.delete(ip, "tc del", "clsact", 7)
+    assert ip.asked == [("del", "clsact", 7, {})]
+
+
+def test_an_xdp_program_is_read_from_attributes_that_nobody_decoded():
+    assert links.xdp_program_of(Old(0)) == 0x539

@@ -15,6 +15,8 @@ from etcpipe.kernel import checks, ethtool
 SIOCGIFHWADDR = 0x8927
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772
 IFF_PROMISC = 0x100
+IFLA_XDP_PROG_ID = 4
+ATTRIBUTE = struct.Struct("=HHI")  # length, kind, a number; shorter ones are padded to 4 + 4
 MIRROR_SINCE = (5, 15)
 MIRROR_MTU = 65535  # before Linux 5.12 a longer copy would be refused
 # The mirror's index is known before the mirror is there: the kernel counts up from 1 itself.
@@ -105,7 +107,20 @@ def kind(ip, ifindex: int) -> str:
 
 def xdp_program(ip, ifindex: int) -> int:
     """Return the id of the XDP program on a device, 0 if there is none."""
-    xdp = message(ip, ifindex).get_attr("IFLA_XDP")
+    return xdp_program_of(message(ip, ifindex))
+
+
+def xdp_program_of(told) -> int:
+    """Return the id of the XDP program that a device's message() tells, 0 if there is none."""
+    xdp = told.get_attr("IFLA_XDP")
+    if isinstance(xdp, str):  # pyroute2 before 0.6.13: the nested attributes' bytes, aa:bb:...
+        rest = bytes.fromhex(xdp.replace(":", ""))
+        while len(rest) >= ATTRIBUTE.size:
+            length, kind, value = ATTRIBUTE.unpack_from(rest)
+            if kind == IFLA_XDP_PROG_ID:
+                return value
+            rest = rest[length + -length % 4 :]
+        return 0
     return (xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp else 0
 
 
@@ -175,9 +190,11 @@ def set_up(ip, indexes: Iterable[int]) -> None:
 
 def delete(ip, name: str) -> None:
     """Delete a veth, and its peer with it; nothing happens if it is not there."""
+    from etcpipe.kernel import rtnetlink
+
     index = ifindex_of(name)
     if index is not None and kind(ip, index) == "veth":
-        ip.link("del", index=index)
+        rtnetlink.delete(ip, "link del", index=index)
 
 
 def has_clsact(ip, ifindex: int) -> bool:
@@ -221,9 +238,12 @@ def has_filter(ip, ifindex: int, side: str) -> bool:
 
 def delete_filter(ip, ifindex: int, side: str) -> None:
     """Remove our filter from one side of clsact; nothing happens if it is not there."""
+    from etcpipe.kernel import rtnetlink
+
     if has_filter(ip, ifindex, side):
-        ip.tc(
-            "del-filter",
+        rtnetlink.delete(
+            ip,
+            "tc del-filter",
             "bpf",
             ifindex,
             handle=FILTER_HANDLE,
@@ -234,8 +254,10 @@ def delete_filter(ip, ifindex: int, side: str) -> None:
 
 def delete_clsact(ip, ifindex: int) -> None:
     """Remove clsact, which we added, unless somebody else uses it by now."""
+    from etcpipe.kernel import rtnetlink
+
     if has_clsact(ip, ifindex) and not any(_filters(ip, ifindex, side) for side in SIDES):
-        ip.tc("del", "clsact", ifindex)
+        rtnetlink.delete(ip, "tc del", "clsact", ifindex)
 
 
 def filters_at_our_priority(ip, ifindex: int, side: str) -> list:

@@ -84,9 +84,8 @@ def _lacks(far_end) -> str:
     """Return what the far end of a veth lacks, in words."""
     name = far_end.get_attr("IFLA_IFNAME")
     features = _features(name)
-    xdp = far_end.get_attr("IFLA_XDP")
     changes = []
-    if not features.get(GRO) and not (xdp and xdp.get_attr("IFLA_XDP_PROG_ID")):
+    if not features.get(GRO) and not links.xdp_program_of(far_end):
         changes.append("gro on")
     changes += _to_switch_off(features, FAR_END_OFF)
     return f"at its far end, ethtool -K {name} {' '.join(changes)}" if changes else ""

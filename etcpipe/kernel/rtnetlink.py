@@ -5,6 +5,7 @@ it: 130 ms, of which rtnetlink's share is 70. So the package is imported without
 __init__, which runs when somebody asks the package for more than its modules.
 """
 
+import errno
 import sys
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec
@@ -40,4 +41,23 @@ except ModuleNotFoundError:  # 0.6 has its modules elsewhere, and only its __ini
     sys.modules.pop("pyroute2", None)
     from pyroute2 import IPRoute, NetlinkError  # type: ignore[no-redef]
 
-__all__ = ["IPRoute", "NetlinkError"]
+__all__ = ["IPRoute", "NetlinkError", "delete"]
+
+_MESSAGES = {"link del": 17, "tc del": 37, "tc del-filter": 45}  # RTM_DELLINK, QDISC, TFILTER
+_REQUEST_ACK = 0x5  # NLM_F_REQUEST | NLM_F_ACK
+
+
+def delete(ip: Any, what: str, *names: Any, **options: Any) -> None:
+    """Do a deletion, "link del" being that of ip.link(), with any version of pyroute2.
+
+    Before 0.6.13 deletions have the flags of additions, of which Linux takes one for a wish to
+    delete many since 5.19, and refuses. Those versions take a message's type and flags, too.
+    """
+    method, command = what.split()
+    request = getattr(ip, method)
+    try:
+        request(command, *names, **dict(options))
+    except NetlinkError as error:
+        if error.code != errno.EOPNOTSUPP:
+            raise
+        request((_MESSAGES[what], _REQUEST_ACK), *names, **options)
