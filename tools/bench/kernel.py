@@ -7,9 +7,11 @@ alone, a look-up in the kernel's hash map alone, the way without a program.
 """
 
 import os
+from collections import Counter
 
 import common
 import packet_cost
+import paired
 import path_cost
 from common import Goal, Report, Samples, Table
 from packet_cost import SMALL, Cost, Row
@@ -82,9 +84,10 @@ def path_table(path: dict[str, list[float]]) -> Table:
         ["on the router's device", "smallest", "x", "median (min .. max, MAD)", "x"],
     )
     for case, values in path.items():
-        pairs = Samples([a / b for a, b in zip(values, path[NONE], strict=True)])
         smallest = [f"{min(values):,.0f}", f"{path_ratio(path, case):.2f}"]
-        result.rows.append([case, *smallest, Samples(values).text(0), f"{pairs.median:.2f}"])
+        result.rows.append(
+            [case, *smallest, Samples(values).text(0), paired.ratio(values, path[NONE]).text()]
+        )
     return result
 
 
@@ -103,9 +106,14 @@ def drain_table(drain: Drain) -> Table:
         ("packets a batch", drain.batch),
         ("latency, median, ms", drain.p50_ms),
         ("latency, 99th percentile, ms", drain.p99_ms),
+        ("longest time between two batches, ms", drain.pause_ms),
     ]
+    room_ms = path_cost.RING_SIZE / max(drain.sent_kpps)
+    named.append(("what the ring has room for at that rate, ms", [room_ms]))
     result.rows = [[name, Samples(values).text()] for name, values in named]
-    result.rows.append(["lost, all repeats", str(sum(drain.lost))])
+    lost = sum(map(Counter, drain.lost), Counter())
+    reasons = ", ".join(f"{name} {n}" for name, n in lost.items()) or "0"
+    result.rows.append(["lost, all repeats", reasons])
     result.rows.append(["unaccounted for", str(sum(map(abs, drain.missing)))])
     return result
 
@@ -117,7 +125,7 @@ def goals(costs: dict[Row, Cost], path: dict[str, list[float]], drain: Drain) ->
     hot_ns, large_ns = costs[HOT].net_ns, costs[large].net_ns
     ratio, floor_ratio = path_ratio(path, TAP), path_ratio(path, EMPTY)
     cpu_ns, p99_ms = min(drain.cpu_ns), min(drain.p99_ms)
-    lost = sum(drain.lost) + sum(map(abs, drain.missing))
+    lost = sum(sum(reasons.values()) for reasons in drain.lost) + sum(map(abs, drain.missing))
     return [
         Goal(HOT.name, f"<= {HOT_GOAL_NS} ns", f"{hot_ns} ns", hot_ns <= HOT_GOAL_NS),
         Goal(
@@ -193,8 +201,8 @@ def _notes(repeats: int) -> list[str]:
         "another. An array's entry is the least that one flow's memory can cost: touched, it "
         "overlaps with the next packet; waited for, it does not.",
         "Whole way: one UDP flow; sender, veth, router, veth, dropped by the server's route. "
-        f"{PATH_REPEATS * repeats} repeats; x: the ratio to no program, of the smallest, and the "
-        "median of the ratios within a repeat.",
+        f"{PATH_REPEATS * repeats} repeats in random order; x: the ratio to no program, of the "
+        "smallest, and the median of the ratios within a repeat (95 % interval by bootstrap).",
     ]
 
 

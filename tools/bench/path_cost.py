@@ -19,6 +19,7 @@ from pathlib import Path
 import bed as beds
 import common
 import numpy as np
+import paired
 from packet_cost import NO_DEVICE, undisturbed
 
 from etcpipe.kernel import netns, programs
@@ -51,7 +52,8 @@ class Drain:
         p50_ms, p99_ms: from the tracker to the consumer.
         batch: packets a call.
         missing: packets that the tracker selected, neither arrived nor counted as lost.
-        lost: counted as lost.
+        lost: counted as lost, by reason.
+        pause_ms: longest time from a batch to the next; the ring holds RING_SIZE packets.
     """
 
     sent_kpps: list[float] = field(default_factory=list)
@@ -61,7 +63,8 @@ class Drain:
     p99_ms: list[float] = field(default_factory=list)
     batch: list[float] = field(default_factory=list)
     missing: list[int] = field(default_factory=list)
-    lost: list[int] = field(default_factory=list)
+    lost: list[dict[str, int]] = field(default_factory=list)
+    pause_ms: list[float] = field(default_factory=list)
 
 
 class Sender:
@@ -118,12 +121,11 @@ def measure_path(repeats: int, packets: int, work: Path) -> dict[str, list[float
     with beds.bed() as bed, _tracker(bed) as tracker, beds.loaded_empty(work) as empty:
         sender = Sender(bed, work)
         programs_of = {EMPTY: empty, TAP: tracker}
-        for repeat in range(repeats):
+        for repeat, case in paired.shuffled(list(costs), repeats):
             common.progress(f"path {repeat + 1}/{repeats}")
-            for case, values in costs.items():
-                program = programs_of.get(case)
-                with beds.attached(bed, program) if program else nullcontext():
-                    values.append(sender.send(1, packets))
+            program = programs_of.get(case)
+            with beds.attached(bed, program) if program else nullcontext():
+                costs[case].append(sender.send(1, packets))
     return costs
 
 
@@ -159,7 +161,8 @@ def measure_drain(repeats: int, packets: int, work: Path) -> Drain:
 def _drain_full(ring: Ring, sender: Sender, flows: int, drain: Drain) -> int:
     """Fill most of the ring, then drain it. Returns packets that arrived."""
     sender.send(flows, min(flows, RING_SIZE // 2))
-    arrived, rows = 0, np.zeros((BATCH_MAX, GATHER), np.uint8)
+    arrived, rows = 0, np.empty((BATCH_MAX, GATHER), np.uint8)
+    rows.fill(0)  # else the kernel's time to find its memory would be in this short measure
     with undisturbed(os.cpu_count() - 1):
         started = time.thread_time_ns()
         while len(batch := ring.receive(deadline_s=0.0)):
@@ -190,14 +193,15 @@ def _drain_once(tap: Tap, ring: Ring, sender: Sender, packets: int, drain: Drain
         drain.sent_kpps.append(1e6 / sender.ns(process))
     counters = tap.counters()
     counters |= {f"RING_{name.upper()}": n for name, n in ring.statistics().items()}
-    lost = sum(counters.get(name, 0) for name in LOSSES)
+    lost = {name: counters[name] for name in LOSSES if counters.get(name)}
     p50, p99 = np.percentile(_waits(stamps, ends), [50, 99]) / 1e6
     drain.cpu_ns.append(used_ns / arrived)
     drain.p50_ms.append(float(p50))
     drain.p99_ms.append(float(p99))
     drain.batch.append(arrived / len(ends))
     drain.lost.append(lost)
-    drain.missing.append(counters["PACKETS_FIRST_N"] - before - arrived - lost)
+    drain.missing.append(counters["PACKETS_FIRST_N"] - before - arrived - sum(lost.values()))
+    drain.pause_ms.append(float(np.diff([done for done, _ in ends]).max(initial=0) / 1e6))
 
 
 def _waits(stamps: np.ndarray, ends: list[tuple[int, int]]) -> np.ndarray:
