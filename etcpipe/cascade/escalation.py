@@ -72,10 +72,14 @@ class LowestShare:
         return float((i + part) / BINS)
 
     def _count(self) -> None:
-        for probability in self._new:
-            bins = np.minimum((probability * BINS).astype(np.int64), BINS - 1)
-            self._counts *= exp(-len(probability) / ROWS_REMEMBERED)
-            self._counts += np.bincount(bins, minlength=BINS)
+        if not self._new:
+            return
+        sizes = [len(probability) for probability in self._new]
+        until = np.cumsum(sizes)
+        weight = np.repeat(np.exp((until - until[-1]) / ROWS_REMEMBERED), sizes)
+        bins = np.minimum((np.concatenate(self._new) * BINS).astype(np.int64), BINS - 1)
+        self._counts *= exp(-until[-1] / ROWS_REMEMBERED)
+        self._counts += np.bincount(bins, weight, BINS)
         self._new.clear()
 
 
