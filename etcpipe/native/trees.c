@@ -25,7 +25,7 @@ typedef float numbers_t __attribute__((vector_size(LANES * sizeof(float))));
 typedef int32_t masks_t __attribute__((vector_size(LANES * sizeof(int32_t))));
 
 /* One build serves all processors, and takes what this one has. */
-#if defined(__x86_64__) && defined(__GLIBC__)
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("avx2", "default")))
 #else
 #define FOR_EACH_PROCESSOR
