@@ -6,7 +6,8 @@ import pytest
 from kernel_fixtures import Wire
 
 from etcpipe.errors import DataplaneError, PermissionDeniedError, UnsupportedError
-from etcpipe.kernel import checks, settings
+from etcpipe.kernel import bcc_loader, checks, settings
+from etcpipe.kernel.settings import Build, TapSettings
 from etcpipe.kernel.tap import Tap
 
 DEBIAN_11 = "5.10.0-32-amd64"
@@ -56,3 +57,18 @@ def test_capture_by_af_xdp_is_refused_there_and_leaves_nothing(
         with Tap(wire.device, netns=wire.near):
             pass
     assert wire.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("lacking", "says"),
+    [
+        ({"forward": "p1"}, "forward mode needs the loader libbpf"),
+        (
+            {"capture": "features", "features": ("dur",), "tree_depth": 3},
+            "trees in the kernel need the loader libbpf",
+        ),
+    ],
+)
+def test_what_bcc_cannot_load_is_refused_before_it_compiles(lacking: dict, says: str) -> None:
+    with pytest.raises(UnsupportedError, match=says):
+        bcc_loader.load(Build(TapSettings(**lacking), 1, 2))
