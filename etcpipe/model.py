@@ -279,6 +279,8 @@ def opened(contents: bytes, name: str, threads: int = 1, device: str = "cpu") ->
         check_input(description, runner)
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from error.__cause__
+    except UnicodeDecodeError as error:  # what it says of itself is no text
+        raise ModelError(f"{name}: damaged: make or copy it again") from error
     return Model(description, digest[:12], runner)
 
 

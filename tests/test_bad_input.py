@@ -116,7 +116,7 @@ def test_schema_hash_moves_with_what_it_describes():
     [
         (["--first", "0"], "1 to 64"),
         (["--first", "65"], "1 to 64"),
-        (["--first", "1"], "needs 10 packets"),
+        (["--first", "1"], "needs 50 packets"),
         (["--first", "ten"], "not a valid integer"),
         (["--wait", "0"], "out of range"),
         (["--wait", "-1"], "out of range"),

@@ -5,11 +5,14 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from command import LAB
 from labelled import EVERY, made_up, write_recordings
 
 from etcpipe.cli.command import cli
 
 pytest.importorskip("lightgbm", reason="drift needs etcpipe[train]")
+from test_cascade_offline import write_model
+
 from etcpipe import drift
 from etcpipe.errors import UsageError
 
@@ -119,5 +122,15 @@ def _keep_small(source, target):
 def test_a_model_without_a_reference_says_what_to_do(tmp_path):
     (tmp_path / "x").mkdir()
     write_recordings(tmp_path / "x")
-    done = etcpipe("drift", "default", tmp_path / "x")
+    model = write_model(tmp_path / "plain.onnx", 10)
+    done = etcpipe("drift", model, tmp_path / "x")
     assert "carries no reference: train it again" in str(done.exception)
+
+
+def test_the_model_that_ships_carries_its_reference():
+    done = etcpipe("-j", "drift", "default", LAB)
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.output)
+    assert report["flows"] > 100 and report["reference_flows"] > 5000
+    # recordings of the same lab: what it tells apart looks as it did
+    assert not {"wireguard", "srtp", "postgresql_tls"} & set(report["which"])

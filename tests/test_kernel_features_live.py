@@ -241,7 +241,7 @@ def test_a_full_ring_delays_rows_and_loses_those_whose_place_is_needed():
 @pytest.mark.parametrize("mode", ["tc", "xdp"])
 def test_the_tap_classifies_without_a_packet_copied(wire: Wire, mode: str) -> None:
     """The same flows by features and by packets get the same verdicts, but for their times."""
-    flows, packets = 20, 12
+    flows, packets = 56, 60
 
     def send() -> None:
         sleep(0.2)
@@ -265,7 +265,7 @@ def test_the_tap_classifies_without_a_packet_copied(wire: Wire, mode: str) -> No
     ours = [b.flows.key["a_port"] == 9000 for b in batches]
     ours = [mine | (b.flows.key["b_port"] == 9000) for mine, b in zip(ours, batches, strict=True)]
     used = np.concatenate([b.packets_used[mine] for mine, b in zip(ours, batches, strict=True)])
-    assert sorted(used.tolist()) == sorted(min(i, packets, 10) for i in range(1, flows))
+    assert sorted(used.tolist()) == sorted(min(i, packets, 50) for i in range(1, flows))
     assert counters["PACKETS_CLONED"] == counters["PACKETS_REDIRECTED"] == 0
     assert counters["PACKETS_GATHERED"] == counters["PACKETS_FIRST_N"]
     assert lost == {}

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from etcpipe.batch import FlowBatch
-from etcpipe.dataset import Input, find_recordings, read
+from etcpipe.cascade import serving
+from etcpipe.cascade.choose import is_sure
+from etcpipe.cascade.rows import read_at_depths, rows_for
+from etcpipe.dataset import Input, find_recordings
 from etcpipe.errors import ModelError
 from etcpipe.gpu.views import VIEWS, schema_hash
 from etcpipe.layout import FLOW_KEY, FLOW_STATE, PACKET_FIELDS, READY_REASONS
@@ -221,7 +224,8 @@ def test_the_shipped_model_knows_the_labs_kinds():
     model = load()
     assert find("default") in list_shipped()
     assert {"https_page", "ssh_shell", "wireguard", "quic_h3"} <= set(model.classes)
-    assert (model.first_n, model.count, model.mask) == (10, "payload", "strict")
+    assert (model.first_n, model.count, model.mask) == (50, "payload", "strict")
+    assert serving.load(find("default")).depths == (5, 10, 50)
     assert model.columns == VIEWS["stats"].column_names("strict")
     flows = flow_batch([[0, 1] * 5, [0, 0]])
     verdicts = model.verdicts(flows, records(flows))
@@ -239,11 +243,16 @@ def test_shipped_scores_are_of_held_out_captures():
 
 def test_the_shipped_model_on_recordings_that_it_never_saw():
     """Three small recordings of the lab, not among those that it was trained on."""
-    model = load()
+    shipped = serving.load_inside(None)
     folder = Path(__file__).parent / "data" / "lab"
-    flows = read(find_recordings(folder), Input(model.first_n, model.count, model.wait_s))
-    probabilities = model.infer(flows.columns(model.columns))
-    said = np.array(model.classes)[probabilities.argmax(axis=1)]
+    rows = read_at_depths(find_recordings(folder), shipped.depths, Input())
+    flows, said = rows.deepest, np.full(len(rows), "", "U20")
+    for stage, model in zip(shipped.cascade.stages, shipped.stage_models, strict=True):
+        probabilities = model.infer(rows_for(model, rows.datasets[stage.packets]))
+        sure = (said == "") & (
+            stage.rule is None or is_sure(stage.rule, probabilities, model.classes)
+        )
+        said[sure] = np.array(model.classes)[probabilities.argmax(axis=1)][sure]
     truth = np.array(flows.classes)[flows.label]
     assert len(flows) > 100
     assert (said == truth).mean() > 0.8

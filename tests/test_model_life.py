@@ -24,7 +24,8 @@ from etcpipe.model_file import DESCRIPTION_KEY, DIGEST_KEY, NO_DIGEST, seal
 from etcpipe.shadow import QUEUE_BATCHES, Shadow, report_lines
 
 root = pytest.mark.root
-FIRST_N = 10
+FIRST_N = 50  # of the model that ships, as one model
+ONE = ("-m", "default")
 
 
 def variant(folder: Path, name: str, **changes: object) -> Path:
@@ -79,7 +80,7 @@ def events_of(etcpipe: Running) -> list[dict]:
 def test_a_model_is_replaced_and_comes_back_amid_traffic(wire, tmp_path):
     other = variant(tmp_path, "other")
     on_device = ("--dev", wire.device)
-    with Running("-j", "-n", wire.near, "attach", wire.device, folder=tmp_path) as etcpipe:
+    with Running("-j", "-n", wire.near, "attach", wire.device, *ONE, folder=tmp_path) as etcpipe:
         etcpipe.until_attached()
         with Flows(wire) as flows:
             for step in (("load", str(other), *on_device), ("rollback", *on_device)):
@@ -134,7 +135,7 @@ def test_a_shadow_is_set_later_and_other_requests_are_refused_in_words(wire, tmp
     net = ("-n", wire.near, "model")
     line = fails(*net, "rollback", *on_device, status=1)
     assert line == "tap0: no attach runs there: start one"
-    with Running("-j", "-n", wire.near, "attach", wire.device, folder=tmp_path) as etcpipe:
+    with Running("-j", "-n", wire.near, "attach", wire.device, *ONE, folder=tmp_path) as etcpipe:
         etcpipe.until_attached()
         assert "model" in fails(*net, "load", str(bad), *on_device, status=1)
         line = fails(*net, "rollback", *on_device, status=1)

@@ -113,7 +113,8 @@ def _by_stage(facts: Facts) -> str:
         sure = f"{one.rule.probability:.3f}" if one.rule else "answers all"
         share, right = f"{here.mean():.1%}", f"{facts.right[here].mean():.1%}"
         cost = f"{len(result.model) / 1e3:.0f} kB, {result.us_per_flow:.1f} us"
-        table.append([depth, sure, share, right, result.report["trees"], cost])
+        alone = f"{result.report['macro_f1']:.3f}"
+        table.append([depth, sure, share, right, alone, result.report["trees"], cost])
     return _table(table)
 
 

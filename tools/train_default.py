@@ -2,40 +2,36 @@
 
     .venv/bin/python tools/train_default.py RECORDINGS... [--bundle BUNDLE]
 
-RECORDINGS are folders that `etcpipe lab record` filled, twenty recordings or so of different
+RECORDINGS are folders that `etcpipe lab record` filled, forty recordings or so of different
 seeds in all; BUNDLE a folder of public captures with flows.csv and tasks.csv. Without a bundle
 the model has no class "unknown" and knows its kinds from the lab alone.
 """
 
 import argparse
 import hashlib
-import platform
 import sys
 from collections import Counter
-from collections.abc import Iterable
 from csv import DictReader
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import default_card
 import numpy as np
+from default_card import SAME_KIND, Facts
+from default_cascade import Stages
 
-from etcpipe import evaluate, train, trees
-from etcpipe.dataset import STATS, Dataset, Input, bundle_recordings, find_recordings, read
-from etcpipe.model import is_refused, load
+from etcpipe import train
+from etcpipe.cascade import bundle
+from etcpipe.cascade.choose import Settled
+from etcpipe.cascade.rows import DepthRows, read_at_depths
+from etcpipe.dataset import Input, bundle_recordings, find_recordings
 from etcpipe.verdict import UNKNOWN
 
-CARD = Path(__file__).with_name("default_card.md.in")
 MODELS = Path(__file__).parent.parent / "etcpipe" / "models"
+# Packets with payload at which a flow may be answered. SSH sessions are alike up to 19.
+DEPTHS = (5, 10, 50)
 
-# nDPI's names of public traffic that is clearly of a lab kind. What could be several kinds
-# (SSH, TLS to some site) is left out; the lab's Shadowsocks is whole flows, the public one
-# only their first 784 bytes, so that is left out too.
-SAME_KIND = {
-    "OpenVPN": "openvpn",
-    "WireGuard": "wireguard",
-    "QUIC": "quic_h3",
-    "IMAPS": "imaps",
-    "TLS.DoH_DoT": "dns_encrypted",
-}
 # Protocols that are none of the lab's kinds; nDPI's names without the site.
 OTHER_KINDS = frozenset(
     "BACnet Cassandra DCERPC DHCP DHCPV6 DNP3 DNS EthernetIP FTP_CONTROL FTP_DATA HTTP IEC60870 "
@@ -70,94 +66,6 @@ def _shuffled(flow_uid: str) -> bytes:
     return hashlib.sha256(flow_uid.encode()).digest()
 
 
-def by_source(dataset: Dataset, result: train.Result, is_lab: np.ndarray) -> str:
-    """Return a table that tells the lab's flows from the public ones, all held out."""
-    rows = []
-    for name, chosen in (("lab recordings", is_lab), ("public captures", ~is_lab)):
-        if chosen.any():
-            label, predicted = dataset.label[chosen], result.predicted[chosen]
-            confusion = evaluate.confusion_matrix(label, predicted, len(dataset.classes))
-            captures = len(np.unique(dataset.capture[chosen]))
-            f1, accuracy = evaluate.macro_f1(confusion), (label == predicted).mean()
-            rows.append([name, captures, len(label), f"{f1:.3f}", f"{accuracy:.3f}"])
-    return _table(rows)
-
-
-def on_public(dataset: Dataset, result: train.Result, is_lab: np.ndarray) -> str:
-    """Return a table of how public flows fare: by the lab's flows alone, and by both."""
-    rows = dataset.columns(STATS.column_names())
-    known = [i for i, name in enumerate(dataset.classes) if name != UNKNOWN]
-    label = np.searchsorted(known, dataset.label)
-    rounds = result.report["trees"] // len(dataset.classes)
-    ensemble = trees.fit(rows[is_lab], label[is_lab], len(known), 1, rounds)
-    table = []
-    for i, class_index in enumerate(known):
-        chosen = ~is_lab & (dataset.label == class_index)
-        if chosen.any():
-            alone = (ensemble.scores(rows[chosen]).argmax(axis=1) == i).mean()
-            both = (result.predicted[chosen] == class_index).mean()
-            name = dataset.classes[class_index]
-            table.append([name, int(chosen.sum()), f"{alone:.2f}", f"{both:.2f}"])
-    return _table(table)
-
-
-def on_public_tls(bundle: Path) -> str:
-    """Return a table of what the written model says of public TLS flows, none trained on."""
-    model = load(MODELS / "default.onnx")
-    recordings = list(bundle_recordings(bundle, _tls))
-    flows = read(recordings, Input(model.first_n, model.count, model.wait_s))
-    probabilities = model.infer(flows.columns(model.columns))
-    best, probability = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    refused = is_refused(best, probability, model.classes, model.threshold)
-    said = Counter(np.where(refused, UNKNOWN, np.array(model.classes)[best]).tolist())
-    return _table([name, f"{count / len(flows):.2f}"] for name, count in said.most_common())
-
-
-def _tls(row: dict[str, str]) -> str | None:
-    app = row["ndpi_app"]
-    return "tls" if app.partition(".")[0] == "TLS" and app not in SAME_KIND else None
-
-
-def card(
-    dataset: Dataset,
-    result: train.Result,
-    is_lab: np.ndarray,
-    settings: train.Settings,
-    bundle: Path | None,
-) -> str:
-    """Return the model card, Markdown."""
-    report, classes = result.report, dataset.classes
-    plain = {name: value for name, value in report.items() if isinstance(value, float | int)}
-    confusion = [
-        [name, *(count or "" for count in row)]
-        for name, row in zip(classes, report["confusion"], strict=True)
-    ]
-    filled = plain | report["baselines"] | report["unknown"] | {
-        "first_n": settings.input.first_n,
-        "mask": settings.mask,
-        "kilobytes": len(result.model) / 1e3,
-        "us_per_flow": result.us_per_flow,
-        "machine": platform.machine(),
-        "digest": dataset.digest(),
-        "low": report["macro_f1_interval"][0],
-        "high": report["macro_f1_interval"][1],
-        "by_source": by_source(dataset, result, is_lab),
-        "by_class": _table(
-            [name, one["flows"], one["captures"], f"{one['f1']:.3f}"]
-            for name, one in report["classes"].items()
-        ),
-        "confusion": _table([["", *classes], ["---", *["---:"] * len(classes)], *confusion]),
-        "gains": ", ".join(f"{name} {gain}" for name, gain in report["columns_by_gain"].items()),
-        "on_public_tls": on_public_tls(bundle) if bundle else "",
-        "on_public": on_public(dataset, result, is_lab),
-    }  # fmt: skip
-    return CARD.read_text().format(**filled)
-
-
-def _table(rows: Iterable[list]) -> str:
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
-
-
 def main() -> None:
     """Read, train, write."""
     parser = argparse.ArgumentParser(
@@ -168,21 +76,53 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
 
-    settings = train.Settings(Input(), name="default", seed=args.seed)
     recordings = [one for folder in args.recordings for one in find_recordings(folder)]
     lab_paths = {str(one.path) for one in recordings}
     if args.bundle:
         labels = public_labels(args.bundle)
         recordings += bundle_recordings(args.bundle, lambda row: labels.get(row["flow_uid"]))
-    dataset = read(recordings, settings.input)
+    rows = read_at_depths(recordings, DEPTHS, Input())
+    dataset = rows.deepest
     is_lab = np.array([path in lab_paths for path in dataset.captures])[dataset.capture]
-    print(f"{len(dataset)} flows of {len(dataset.captures)} captures", file=sys.stderr)
+    _say(f"{len(rows)} flows of {len(dataset.captures)} captures")
+    results = {depth: _trained(rows, depth, args.seed) for depth in DEPTHS}
+    stages = Stages(rows, results)
+    choice, settled = stages.choose(np.ones(len(rows), bool), args.seed)
+    _say(f"stages {[results_at(one) for one in settled]}, F1 kept: {choice}")
+    (MODELS / "default.onnx").write_bytes(_file(stages, settled, rows, results))
+    facts = Facts(rows, results, stages, settled, stages.crossed(args.seed), is_lab, args.seed)
+    (MODELS / "default.md").write_text(default_card.card(facts, args.bundle))
+
+
+def results_at(one: Settled) -> tuple[int, float | None]:
+    """Return the depth of a stage, and from which probability on it is sure."""
+    return DEPTHS[one.candidate], one.rule.probability if one.rule else None
+
+
+def _trained(rows: DepthRows, depth: int, seed: int) -> train.Result:
+    name = "default" if depth == DEPTHS[-1] else f"default-{depth}"
+    settings = train.Settings(replace(rows.input, first_n=depth), name, seed=seed)
     result = train.train(
-        dataset, settings, on_step=lambda what, *_: print(what, file=sys.stderr, flush=True)
+        rows.datasets[depth], settings, lambda what, *_: _say(f"{depth} packets: {what}")
     )
-    (MODELS / "default.onnx").write_bytes(result.model)
-    (MODELS / "default.md").write_text(card(dataset, result, is_lab, settings, args.bundle))
-    print(f"macro-F1 {result.report['macro_f1']}, {result.us_per_flow:.1f} us a flow")
+    _say(f"{depth} packets: macro-F1 {result.report['macro_f1']}, {result.us_per_flow:.1f} us")
+    return result
+
+
+def _file(
+    stages: Stages, settled: list[Settled], rows: DepthRows, results: dict[int, train.Result]
+) -> bytes:
+    """Return the model file: the last stage's, with the others inside."""
+    cascade = stages.cascade(settled, rows.input.wait_s)
+    with TemporaryDirectory() as folder:
+        files = [Path(folder, stage.model) for stage in cascade.stages]
+        for file, stage in zip(files, cascade.stages, strict=True):
+            file.write_bytes(results[stage.packets].model)
+        return bundle.embed(cascade, files)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
