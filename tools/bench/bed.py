@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from etcpipe.lab.processes import is_listening, wait_until
 HERE = Path(__file__).parent
 PORT = 5201
 READY_WITHIN_S = 20.0
+METER_PRIORITY = 2
 SLACK_S = 1.5  # a busy machine measures a little longer than it was told
 TRAFFIC_BYTES = 10_000_000  # by then all connections are open
 
@@ -72,8 +73,9 @@ class Bed:
             self._wait_for_server(receiver)
             with _running(self.network.client, [*on_client, *client]) as sender:
                 meter = Meter(receiver)
-                meter.wait_for_traffic()
-                yield meter
+                with _ahead_of_both() if fifo else nullcontext():
+                    meter.wait_for_traffic()
+                    yield meter
                 sender.wait(seconds + READY_WITHIN_S)
             receiver.wait(READY_WITHIN_S)
 
@@ -245,6 +247,17 @@ def _running(namespace: str, argv: list[str]) -> Iterator[subprocess.Popen]:
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def _ahead_of_both() -> Iterator[None]:
+    """Run before iperf3's priority, so that slices end when they should; children do not."""
+    policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+    os.sched_setscheduler(0, policy, os.sched_param(METER_PRIORITY))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _check(argv: list[str | Path], timeout_s: float = READY_WITHIN_S) -> str:

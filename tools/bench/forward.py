@@ -152,7 +152,7 @@ def throughput_table(runs: dict, streams: list[int]) -> Table:
     return result
 
 
-def ratio(runs: dict, case: Case, streams: int, base: str = NONE) -> paired.Ratio:
+def ratio(runs: dict, case: Case, streams: int, base: str = NONE) -> paired.Interval:
     """Return the ratio of a case to `base` with the same offloads, slice by slice."""
     reference = runs[Case(case.segmentation, base), streams]
     return paired.ratio(runs[case, streams].gbits, reference.gbits)

@@ -9,10 +9,13 @@ copy's cost. Needs root.
 import os
 import threading
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import bed as beds
 import common
+import numpy as np
+import paired
 from common import Goal, Report, Samples, Table
 from path_cost import PACKETS_A_FLOW, Sender
 
@@ -75,26 +78,27 @@ def _drained(ring: Ring | RingBuffer):
 
 
 def measure(repeats: int, packets: int, work: Path) -> dict[str, list[float]]:
-    """Return ns a packet by way, a value a repeat: the smallest of SENDS."""
+    """Return ns a packet by way, a value a round: SENDS rounds in each repeat."""
     costs: dict[str, list[float]] = {way: [] for way in WAYS}
     flows = -(-packets // PACKETS_A_FLOW)
+    rounds = repeats * SENDS
     with beds.bed() as bed:
         sender = Sender(bed, work)
-        for repeat in range(repeats):
-            common.progress(f"mirror {repeat + 1}/{repeats}")
-            for way, values in costs.items():
-                best = []
-                for _ in range(SENDS):
-                    with attached(bed, way):  # anew: each send's flows are new ones
-                        best.append(sender.send(flows, packets))
-                values.append(min(best))
+        for turn, way in paired.shuffled(list(WAYS), rounds):
+            common.progress(f"mirror {turn + 1}/{rounds} {way}")
+            with attached(bed, way):  # anew: each send's flows are new ones
+                costs[way].append(sender.send(flows, packets))
     return costs
 
 
-def copy_costs(costs: dict[str, list[float]]) -> dict[str, float]:
-    """Return ns a copy by way: the smallest run beyond the smallest without copies."""
-    more = 1 - 1 / PACKETS_A_FLOW
-    return {way: (min(v) - min(costs["none"])) / more for way, v in costs.items() if way != "none"}
+def copy_costs(costs: dict[str, list[float]]) -> dict[str, paired.Interval]:
+    """Return ns a copy by way: what a round took beyond the same round without copies."""
+    copied = 1 - 1 / PACKETS_A_FLOW
+    return {
+        way: paired.difference(np.array(values) / copied, np.array(costs["none"]) / copied)
+        for way, values in costs.items()
+        if way != "none"
+    }
 
 
 def table(costs: dict[str, list[float]]) -> Table:
@@ -102,7 +106,7 @@ def table(costs: dict[str, list[float]]) -> Table:
     result = Table("A copy to the consumer", ["way", "ns a packet", "ns a copy"])
     copies = copy_costs(costs)
     for way, values in costs.items():
-        copy = f"{copies[way]:,.0f}" if way in copies else "-"
+        copy = copies[way].text(0) if way in copies else "-"
         result.rows.append([way, Samples(values).text(0), copy])
     return result
 
@@ -111,7 +115,7 @@ def goals(costs: dict[str, list[float]]) -> list[Goal]:
     """Return the project's goals for a copy beside what was measured."""
     copies = copy_costs(costs)
     return [
-        Goal(f"a copy, {way}", f"<= {goal} ns", f"{copies[way]:.0f} ns", copies[way] <= goal)
+        Goal(f"a copy, {way}", f"<= {goal} ns", copies[way].text(0), copies[way].median <= goal)
         for way, goal in GOALS_NS.items()
     ]
 
@@ -130,15 +134,16 @@ def main() -> None:
     report.tables = [table(costs)]
     report.goals = [] if options.quick else goals(costs)
     report.notes = [
-        f"{repeats} interleaved repeats, each the smallest of {SENDS} sends of {packets:,} "
-        "packets; median (min .. max, MAD). A copy: the smallest less that without copies.",
+        f"{repeats * SENDS} rounds of a send of {packets:,} packets each, in random order; median "
+        "(min .. max, MAD). A copy: median of the differences to the send without copies of the "
+        "same round (95 % interval by bootstrap).",
         f"The ring buffer has {TapSettings().ringbuf_bytes >> 20} MiB, the size that attach() "
         "takes: a larger one is not in the caches.",
     ]
     report.notes += [common.quick_note()] if options.quick else []
     report.results = {
         "packet_ns": {way: Samples(values).summary() for way, values in costs.items()},
-        "copy_ns": copy_costs(costs),
+        "copy_ns": {way: asdict(copy) for way, copy in copy_costs(costs).items()},
     }
     report.show(options.json)
 

@@ -1,4 +1,4 @@
-"""Ratios of what was measured side by side, with an interval that tells truth from noise.
+"""Ratios and differences of what was measured side by side, with an interval that tells noise.
 
 A machine's speed drifts and jumps; two runs one after the other meet nearly the same one. So
 a ratio is the median of the ratios within rounds, each of which meets all cases in an order
@@ -22,31 +22,45 @@ _orders = np.random.default_rng(SEED)
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """The median of paired ratios, and the interval of CONFIDENCE around it."""
+class Interval:
+    """The median of what was paired, and the interval of CONFIDENCE around it."""
 
     median: float
     low: float
     high: float
 
-    def text(self) -> str:
+    def text(self, digits: int = 2) -> str:
         """Return "median (low .. high)"."""
-        return f"{self.median:.2f} ({self.low:.2f} .. {self.high:.2f})"
+        median, low, high = (f"{v:,.{digits}f}" for v in (self.median, self.low, self.high))
+        return f"{median} ({low} .. {high})"
 
 
-def ratio(values: Sequence[float], base: Sequence[float]) -> Ratio:
+def ratio(values: Sequence[float], base: Sequence[float]) -> Interval:
     """Return the ratio of two cases, whose values of one round stand at one place.
 
     Raises:
         ValueError: there are not as many of both, or none.
     """
+    _check(values, base)
+    return _interval(np.asarray(values, float) / np.asarray(base, float))
+
+
+def difference(values: Sequence[float], base: Sequence[float]) -> Interval:
+    """Return by how much one case is above the other; else as ratio()."""
+    _check(values, base)
+    return _interval(np.asarray(values, float) - np.asarray(base, float))
+
+
+def _check(values: Sequence[float], base: Sequence[float]) -> None:
     if len(values) != len(base) or not len(values):
         raise ValueError(f"{len(values)} values beside {len(base)}")
-    ratios = np.asarray(values, float) / np.asarray(base, float)
-    rounds = np.random.default_rng(SEED).integers(len(ratios), size=(RESAMPLES, len(ratios)))
+
+
+def _interval(found: np.ndarray) -> Interval:
+    rounds = np.random.default_rng(SEED).integers(len(found), size=(RESAMPLES, len(found)))
     tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(np.median(ratios[rounds], axis=1), [tail, 100 - tail])
-    return Ratio(float(np.median(ratios)), float(low), float(high))
+    low, high = np.percentile(np.median(found[rounds], axis=1), [tail, 100 - tail])
+    return Interval(float(np.median(found)), float(low), float(high))
 
 
 def shuffled(cases: Sequence[T], rounds: int) -> Iterator[tuple[int, T]]:

@@ -156,7 +156,7 @@ def measure(options, cases: list[str]) -> dict:
     return runs
 
 
-def ratio(runs: dict, case: str, n: int, base: str = BRIDGE) -> paired.Ratio:
+def ratio(runs: dict, case: str, n: int, base: str = BRIDGE) -> paired.Interval:
     """Return the ratio to the Linux bridge, repeat by repeat."""
     values, reference = ([gbits for gbits, _ in runs[name, n]] for name in (case, base))
     return paired.ratio(values, reference)
