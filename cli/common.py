@@ -66,6 +66,8 @@ class Group(click.Group):
             if len(matches) > 1:
                 ctx.fail(f"{args[0]!r} may be {' or '.join(matches)}")
             args = [*matches, *args[1:]]
+        elif args[0] not in (*verbs, *self.commands) and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}{settings.suggestion(args[0], verbs)}")
         return super().resolve_command(ctx, args)
 
 

@@ -72,21 +72,23 @@ def _screen(rounds: Iterator[Round]) -> None:
     from rich.live import Live
 
     from etcpipe.outputs.screen import screen
+    from etcpipe.outputs.watch import told_apart
 
     with Live(screen=True, auto_refresh=False) as live:
         for moved in rounds:
-            live.update(screen(moved), refresh=True)
+            live.update(screen(told_apart(moved)), refresh=True)
 
 
 def _lines(rounds: Iterator[Round]) -> None:
     from etcpipe.kernel import taken
     from etcpipe.outputs.table import Table
+    from etcpipe.outputs.watch import told_apart
 
     headers = ["device", ">seen/s", ">first/s", ">taken/s", ">flows/s"]
     table = Table(headers, widths=[15, 10, 10, 10, 10])
     header = True
     for moved in rounds:
-        for one in moved:
+        for one in told_apart(moved):
             counters = one["counters"]
             counts = (
                 counters.get("PACKETS_SEEN", 0),

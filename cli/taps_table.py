@@ -17,7 +17,7 @@ def lines(taps: Sequence[Mapping], device: str | None = None) -> list[str]:
         device: that was asked for.
     """
     if not taps:
-        return [f"etcpipe is attached nowhere{f' on {device}' if device else ''}"]
+        return [f"etcpipe is {f'not attached to {device}' if device else 'attached nowhere'}"]
     way = taken.word(*(tap["settings"]["capture"] for tap in taps))
     return Table([*HEADERS, f">{way}", ">flows"]).lines(map(_row, taps))
 

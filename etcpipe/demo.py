@@ -133,7 +133,7 @@ class _Traffic:
 
 def _score(verdicts: VerdictBatch, lab: Lab, scores: dict[str, ClassScore]) -> None:
     to_verdict = verdicts.wait_ns + verdicts.queue_ns + verdicts.infer_ns
-    for i in np.flatnonzero(verdicts.event != EVENT_EARLY):
+    for i in np.flatnonzero(verdicts.event != EVENT_EARLY).tolist():
         truth = label_of(lab.truth, *endpoints(verdicts, i))
         if truth is not None:
             scores[truth].add(truth, verdicts.name(i), int(to_verdict[i]))

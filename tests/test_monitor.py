@@ -290,6 +290,12 @@ def on_terminal(*args: str, until: str) -> tuple[str, int]:
     return shown, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
+def test_devices_of_one_name_are_told_apart():
+    of = [("eth0", 7), ("eth0", 8), ("eth1", 7)]
+    told = watch.told_apart([{"device": device, "netns": inode} for device, inode in of])
+    assert [one["device"] for one in told] == ["eth0@7", "eth0@8", "eth1"]
+
+
 @pytest.fixture
 def run_folder(monkeypatch):
     """A folder in the place of /run/etcpipe, made as tmpfiles.d of the package makes it."""

@@ -3,7 +3,6 @@
 Names end in their unit, counters in _total, and no label is an address or a flow.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from prometheus_client.core import (
 from etcpipe import __version__
 from etcpipe.outputs.losses import STAGE_OF
 from etcpipe.outputs.tally import SPANS
+from etcpipe.outputs.watch import told_apart
 
 Report = dict[str, Any]
 
@@ -67,22 +67,13 @@ class _Taps:
         return []  # so that registering asks for no reports
 
     def collect(self) -> Iterator[Metric]:
-        reports = _told_apart(list(self._reports()))
+        reports = told_apart(list(self._reports()))
         yield _gauge("build_info", "The version that runs.", ["version"], [([__version__], 1)])
         yield from _packets(reports)
         yield from _programs(reports)
         yield from _verdicts(reports)
         yield from _histograms(reports)
         yield from _outputs(reports)
-
-
-def _told_apart(reports: list[Report]) -> list[Report]:
-    """Return reports whose `device` is unique: of those that are not, with the namespace."""
-    times = Counter(report["device"] for report in reports)
-    return [
-        {**r, "device": f"{r['device']}@{r['netns']}"} if times[r["device"]] > 1 else r
-        for r in reports
-    ]
 
 
 def _packets(reports: list[Report]) -> Iterator[Metric]:

@@ -9,7 +9,8 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -127,3 +128,12 @@ def read_reports(wanted: Iterable[tuple[int, str]] | None = None) -> list[dict[s
             if report["version"] == VERSION and time() - report["time"] < paths.STALE_S:
                 reports.append(report)
     return reports
+
+
+def told_apart(taps: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return reports or movements whose `device` is unique: else with the namespace."""
+    times = Counter(one["device"] for one in taps)
+    return [
+        {**one, "device": f"{one['device']}@{one['netns']}"} if times[one["device"]] > 1 else one
+        for one in taps
+    ]
