@@ -1,6 +1,6 @@
 """Which features, how many packets and which model: a search against measured cost.
 
-space      what can be chosen: columns of the view stats, a depth, a tree's size
+space      what can be chosen: columns of a view, a depth, a model, a waiting time
 priors     what is likely good before anything was measured
 search     points to try next, by Optuna; baselines and cato are others' ways
 profile    what a point costs, measured
