@@ -225,7 +225,7 @@ def test_the_shipped_model_knows_the_labs_kinds():
     assert find("default") in list_shipped()
     assert {"https_page", "ssh_shell", "wireguard", "quic_h3"} <= set(model.classes)
     assert (model.first_n, model.count, model.mask) == (50, "payload", "strict")
-    assert serving.load(find("default")).depths == (5, 10, 50)
+    assert serving.load(find("default")).depths == (10, 50)
     assert model.columns == VIEWS["stats"].column_names("strict")
     flows = flow_batch([[0, 1] * 5, [0, 0]])
     verdicts = model.verdicts(flows, records(flows))

@@ -29,8 +29,9 @@ from etcpipe.dataset import Input, bundle_recordings, find_recordings
 from etcpipe.verdict import UNKNOWN
 
 MODELS = Path(__file__).parent.parent / "etcpipe" / "models"
-# Packets with payload at which a flow may be answered. SSH sessions are alike up to 19.
-DEPTHS = (5, 10, 50)
+# Packets with payload at which a flow may be answered. SSH sessions are alike up to 19. One more
+# stage at 5 would answer two flows of three there, but cost classify a third of its flows a second.
+DEPTHS = (10, 50)
 
 # Protocols that are none of the lab's kinds; nDPI's names without the site.
 OTHER_KINDS = frozenset(
