@@ -9,7 +9,6 @@ never come to an end, differ.
 """
 
 import ctypes
-import hashlib
 import itertools
 import json
 import os
@@ -20,7 +19,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from cuda_shim import ShimDevice, ShimError, compile_shim, load, made_once
+from cuda_shim import ShimDevice, ShimError, compile_shim, digest_of, load, made_once, shim_digest
 from frames import rows_of, split
 from test_cuda_flow_sort import RULES, conversation
 from test_cuda_flow_sort import outputs as sort_outputs
@@ -57,8 +56,8 @@ def build() -> tuple[ctypes.CDLL, list[str]]:
             (folder / name).write_text(text)
         compile_shim(folder, "g++")
 
-    digest = hashlib.sha256(repr(sorted(texts.items())).encode()).hexdigest()[:16]
-    return load(made_once(f"mutated-{digest}", make) / "shim.so"), places
+    name = f"mutated-{digest_of(Path(__file__))}-{shim_digest()}"
+    return load(made_once(name, make) / "shim.so"), places
 
 
 def regroup_cases(lib: ctypes.CDLL) -> Iterator[Case]:

@@ -51,14 +51,22 @@ def library(defines: tuple[str, ...] = ()) -> ctypes.CDLL:
         cuda_source.write_sources(folder)
         compile_shim(folder, build, defines)
 
-    return load(made_once("".join((build, *defines)), make) / "shim.so")
+    return load(made_once("".join((shim_digest(), build, *defines)), make) / "shim.so")
+
+
+def shim_digest() -> str:
+    """Return what changes whenever the shim does, or how it is compiled."""
+    return digest_of(*sorted(HERE.iterdir()), Path(__file__))
+
+
+def digest_of(*paths: Path) -> str:
+    """Return what changes whenever one of some files does."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
 
 
 def made_once(name: str, make: Callable[[Path], None]) -> Path:
-    """Return a folder that is made from the kernels and the shim: now, if these changed."""
-    texts = [path.read_text() for path in sorted((*HERE.iterdir(), Path(__file__)))]
-    shim = hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
-    folder = BUILD / f"{cuda_source.digest()}-{shim}-{name}"
+    """Return a folder that is made from the kernels: now, if these or the name changed."""
+    folder = BUILD / f"{cuda_source.digest()}-{name}"
     if not folder.exists():
         # other test runs may make the same
         temporary = folder.with_name(f"{folder.name}.{os.getpid()}")

@@ -1,6 +1,5 @@
 """Kernels for every GPU without one, their cache, and calls that do not fit a kernel."""
 
-import hashlib
 import shutil
 import subprocess
 from configparser import ConfigParser
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda_shim import ShimDevice, library, made_once
+from cuda_shim import ShimDevice, digest_of, library, made_once
 
 from etcpipe.errors import UnsupportedError
 from etcpipe.gpu import cuda_compile, cuda_source
@@ -31,7 +30,7 @@ def installed(target: str) -> bool:
 
 def compiled(target: str) -> bytes:
     """Return the kernels for a target, compiled now if they or how they are compiled changed."""
-    how = hashlib.sha256(Path(cuda_compile.__file__).read_bytes()).hexdigest()[:16]
+    how = digest_of(Path(cuda_compile.__file__))
 
     def make(folder: Path) -> None:
         (folder / "code").write_bytes(compile_kernels(target))
@@ -68,7 +67,7 @@ def test_nvcc_compiles_the_same_source():
         assert finished.returncode == 0, finished.stderr
 
     command = ["nvcc", "-std=c++20", "--fmad=false", "-cubin", "-arch=sm_80", "-o", "/dev/null"]
-    made_once("nvcc", make)
+    made_once(f"nvcc-{digest_of(Path(__file__))}", make)
 
 
 @pytest.mark.parametrize(
