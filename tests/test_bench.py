@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from test_cascade_offline import write_model
 
 from etcpipe.batch import concatenate
 from etcpipe.capture import Capture
@@ -205,7 +206,8 @@ def test_every_round_has_every_case_in_an_order_of_its_own(bench_tools: None) ->
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("iperf3"), reason="needs iperf3")
 def test_forward_accounts_for_every_first_packet(tmp_path: Path) -> None:
-    options = ["--quick", "--json", "--streams", "2", "--work", tmp_path]
+    ten = write_model(tmp_path / "ten.onnx", 10)
+    options = ["--quick", "--json", "--streams", "2", "--work", tmp_path, "--model", ten]
     results = json.loads(script("forward", *options))["results"]
     assert all(run["gbits"]["median"] > 0 for run in results.values())
     accounts = {name: run["accounts"] for name, run in results.items() if "attached" in name}

@@ -15,12 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_MEASURED = "not measured"
@@ -243,12 +244,21 @@ def parser(description: str, repeats: int) -> argparse.ArgumentParser:
 
 
 def throughput_options(
-    description: str, repeats: int, seconds: float, streams: Sequence[int]
+    description: str,
+    repeats: int,
+    seconds: float,
+    streams: Sequence[int],
+    others: Mapping[str, str] = MappingProxyType({}),
 ) -> argparse.Namespace:
-    """Return the options of a benchmark of TCP by iperf3, filled in; `streams` is a list."""
+    """Return the options of a benchmark of TCP by iperf3, filled in; `streams` is a list.
+
+    `others` are options of its own that take a value, with their help.
+    """
     options = parser(description, repeats)
     options.add_argument("--streams", help="numbers of connections, as 1,8,32,128")
     options.add_argument("--seconds", type=float, help=f"of a run ({seconds})")
+    for option, text in others.items():
+        options.add_argument(option, help=text)
     options.add_argument("--fifo", action="store_true", help="real-time priority for iperf3")
     given = options.parse_args()
     need_root()

@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--loader", default="auto")
     parser.add_argument("--mode", default="auto")
     parser.add_argument("--forward")
+    parser.add_argument("--model")
     parser.add_argument("--capture", default="afxdp")
     parser.add_argument("--first-packet", action="store_true")
     options = parser.parse_args()
@@ -39,6 +40,7 @@ def main() -> None:
         loader=options.loader,
         mode=options.mode,
         forward=options.forward,
+        model=options.model,
         capture=options.capture,
     )
     opened = time.monotonic()

@@ -24,7 +24,9 @@ from slices import ATTACHED, EMPTY, NONE
 STREAMS = (1, 8, 32, 128)
 SECONDS = 10.0  # of a transfer's slices
 RATIO_GOAL = 0.95
+MODEL = "that judges the flows, instead of the default one"
 START_S = 1.0  # of a transfer, which does not count: windows grow, flows reach their N
+CONTROL_PACKETS = 10  # with payload that iperf3's control connection has at least
 SETTLE_S = 0.3  # for what is still on its way when iperf3 has ended
 
 ARRIVED = [
@@ -78,8 +80,14 @@ class Account:
 
     @property
     def in_theory(self) -> int:
-        """Packets that must have been selected: each connection has more than N of them."""
+        """Packets that must have been selected where each connection has N of them."""
         return self.first_n * self.connections
+
+    @property
+    def apart(self) -> int:
+        """How far the selected are from that; iperf3's own connection may have fewer than N."""
+        least = self.in_theory - max(0, self.first_n - CONTROL_PACKETS)
+        return max(0, least - self.expected, self.expected - self.in_theory)
 
 
 @dataclass
@@ -109,9 +117,11 @@ def measure_once(
     bed: beds.Bed, streams: int, empty: int, options
 ) -> tuple[dict[str, list[float]], Account]:
     """Return Gbit/s of one transfer, by what stood on the hook, and its accounting."""
-    seconds = START_S + options.seconds + slices.ROUND_S  # the last round may begin late
+    seconds = START_S + max(options.seconds, slices.ROUNDS_MIN * slices.ROUND_S)
+    seconds += slices.ROUND_S  # the last round may begin late
     cpus = (0, os.cpu_count() - 1)
-    with beds.Consumer(bed) as consumer, ExitStack() as hook:
+    model = ["--model", options.model] if options.model else []
+    with beds.Consumer(bed, *model) as consumer, ExitStack() as hook:
         with bed.transfer(streams, seconds, cpus, options.fifo) as meter:
             time.sleep(START_S)
             gbits = slices.measure(bed, meter, consumer, empty, options.seconds)
@@ -208,14 +218,16 @@ def goals(runs: dict, streams: list[int]) -> list[Goal]:
     wrong = sum(abs(account.missing) for account in accounts)
     result.append(Goal("first packets unaccounted for", "0", str(wrong), wrong == 0))
     whole = [a for (case, _), run in runs.items() if not case.segmentation for a in run.accounts]
-    wrong = sum(abs(account.in_theory - account.expected) for account in whole)
+    wrong = sum(account.apart for account in whole)
     result.append(Goal("selected beside N x flows, TSO off", "0 apart", str(wrong), wrong == 0))
     return result
 
 
 def main() -> None:
     """Measure and print the report."""
-    options = common.throughput_options(__doc__.splitlines()[0], 3, SECONDS, STREAMS)
+    options = common.throughput_options(
+        __doc__.splitlines()[0], 3, SECONDS, STREAMS, {"--model": MODEL}
+    )
     streams = options.streams
     versions = {"iperf3": common.tool_version(["iperf3", "--version"], r"iperf ([\d.]+)")}
     report = Report("forward", "Forwarding with etcpipe attached", versions)
@@ -251,7 +263,7 @@ def _notes(options) -> list[str]:
         "selected: packets that the tracker counted as first of their flow. arrived: of them, "
         "taken from the socket by the consumer. A super-packet is one packet here and stands for "
         "several of the N, so that with default offloads fewer are selected than N x flows.",
-        "iperf3 makes one connection more than its streams.",
+        "iperf3 makes one connection more than its streams, which may have fewer than N packets.",
     ]
 
 

@@ -20,6 +20,7 @@ SETTLE_S = 0.05  # after an exchange; a round trip takes 0.2 ms
 NONE, EMPTY, ATTACHED = "without", "empty tc program", "etcpipe attached"
 CASES = (NONE, EMPTY, ATTACHED)
 ROUND_S = len(CASES) * (SLICE_S + 2 * SETTLE_S)
+ROUNDS_MIN = 3  # a slice may meet a stall
 
 
 @contextmanager
@@ -58,7 +59,7 @@ def measure(
 ) -> dict[str, list[float]]:
     """Return Gbit/s of a running transfer by what stood on the hook, a value a round.
 
-    Rounds go on for so many seconds; there is one at least. The consumer rests while its
+    Rounds go on for so many seconds; there are ROUNDS_MIN at least. The consumer rests while its
     tracker is off, so that its own work counts as etcpipe's. All is off at the end.
     """
     gbits: dict[str, list[float]] = {case: [] for case in CASES}
@@ -66,7 +67,7 @@ def measure(
     take_off(bed)
     with tracker(bed) as fd:
         programs = {EMPTY: empty, ATTACHED: fd}
-        while time.monotonic() < end or not gbits[NONE]:
+        while time.monotonic() < end or len(gbits[NONE]) < ROUNDS_MIN:
             for _, case in paired.shuffled(CASES, 1):
                 with _standing(bed, consumer, programs.get(case), case == ATTACHED):
                     time.sleep(SETTLE_S)
