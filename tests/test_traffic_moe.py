@@ -1,19 +1,28 @@
-"""Traffic-MoE: the tiny one learns within a minute."""
+"""Traffic-MoE: the tiny one learns within a minute, and the one that ships is whole."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from click.testing import CliRunner
+from onnx import numpy_helper
 
 pytest.importorskip("torch", reason="networks need etcpipe[torch]")
 import torch
+from torch import nn
 
 from etcpipe import evaluate, networks
 from etcpipe.checkpoints import Checkpoint
+from etcpipe.cli.command import cli
 from etcpipe.dataset import Dataset, Input, find_recordings, read
 from etcpipe.fitting import Fitting
+from etcpipe.gpu.inference import open_runner
 from etcpipe.learner import Lesson
+from etcpipe.model import find, load
+from etcpipe.network_export import to_onnx
 from etcpipe.zoo import ARCHS
 
 LAB = Path(__file__).parent / "data" / "lab"
@@ -55,3 +64,65 @@ def test_tiny_beats_chance_within_a_minute(recordings):
     commonest = np.full(len(label), np.bincount(recordings.label[~judged]).argmax())
     assert macro_f1(label, said, classes) > macro_f1(label, commonest, classes) + MARGIN
     assert took_s < 60
+
+
+def test_the_shipped_one_is_found_by_name_and_names_flows():
+    model = load("traffic_moe")
+    assert (model.view.name, model.first_n, model.mask) == ("tok", 10, "strict")
+    assert set(model.classes) == set(load().classes)
+    args = ["-j", "classify", str(LAB / "lab-1.pcap"), "--model", "traffic_moe"]
+    said = CliRunner().invoke(cli, args, catch_exceptions=False)
+    assert said.exit_code == 0 and said.stdout.count('"model":"traffic_moe@') > 50
+
+
+def test_the_shipped_one_on_recordings_that_it_never_saw(recordings):
+    model = load("traffic_moe")
+    said = model.infer(recordings.rows("tok")).argmax(axis=1)
+    label = np.searchsorted(model.classes, recordings.classes)[recordings.label]
+    chance = macro_f1(label, np.full(len(label), np.bincount(label).argmax()), len(model.classes))
+    assert macro_f1(label, said, len(model.classes)) > chance + MARGIN
+
+
+def test_the_shipped_card_has_the_scores_of_the_file():
+    scores = load("traffic_moe").description.scores
+    card = find("traffic_moe").with_suffix(".md").read_text()
+    assert f"{scores['macro_f1']:.3f}" in card and load("traffic_moe").description.data in card
+    assert scores["split"] == "capture" and all(one["dead"] == 0 for one in scores["experts"])
+    assert sum(file.stat().st_size for file in find("traffic_moe").parent.iterdir()) < 5e6
+
+
+def constants(model: bytes) -> list[np.ndarray]:
+    return [numpy_helper.to_array(one) for one in onnx.load_from_string(model).graph.initializer]
+
+
+def put(tensor: torch.Tensor, found: dict[bytes, np.ndarray]) -> None:
+    """Replace a tensor by what stands for it in another file: as it is, turned, or in parts."""
+    ours = tensor.numpy()
+    turned = np.ascontiguousarray(ours.T).tobytes()
+    if ours.tobytes() in found:
+        tensor.copy_(torch.tensor(found[ours.tobytes()]))
+    elif turned in found:
+        tensor.copy_(torch.tensor(found[turned].T))
+    else:
+        for part in tensor:
+            put(part, found)
+
+
+@torch.no_grad()
+def test_the_shipped_one_answers_as_the_network_of_its_weights(recordings):
+    """They go back into PyTorch: the file of a fresh network says which constant is which."""
+    shipped = load("traffic_moe")
+    module = ARCHS[shipped.description.scores["arch"]].build(len(shipped.classes)).eval()
+    tensors = {k: v for k, v in module.state_dict().items() if not k.endswith(".load")}
+    for tensor in tensors.values():
+        nn.init.normal_(tensor)
+    fresh = constants(to_onnx(module, replace(shipped.description, scores={})))
+    theirs = constants(find("traffic_moe").read_bytes())
+    assert [one.shape for one in fresh] == [one.shape for one in theirs]
+    found = {one.tobytes(): other for one, other in zip(fresh, theirs, strict=True)}
+    for tensor in tensors.values():
+        put(tensor, found)
+    rows = np.array(recordings.rows("tok"))
+    expected = module(torch.from_numpy(rows)).numpy()
+    said = open_runner(find("traffic_moe").read_bytes()).infer(rows)
+    np.testing.assert_allclose(said, expected, rtol=1e-3, atol=1e-3)

@@ -13,7 +13,6 @@ import argparse
 import csv
 import platform
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +55,9 @@ def main() -> None:
     settings = train.Settings(
         Input(), "traffic_moe", seed=args.seed, folds=FOLDS, arch=args.arch, fitting=fitting
     )
-    began = time.process_time()
     result = train.train(dataset, settings, lambda what, *_: _say(what))
     (MODELS / "traffic_moe.onnx").write_bytes(result.model)
-    (MODELS / "traffic_moe.md").write_text(
-        _card(dataset, result, settings, time.process_time() - began)
-    )
+    (MODELS / "traffic_moe.md").write_text(_card(dataset, result, settings))
 
 
 def _arguments() -> argparse.Namespace:
@@ -102,7 +98,7 @@ def _encoder(args: argparse.Namespace, labels: dict[str, str]) -> Path:
     return kept
 
 
-def _card(dataset: Dataset, result: train.Result, settings: train.Settings, took_s: float) -> str:
+def _card(dataset: Dataset, result: train.Result, settings: train.Settings) -> str:
     """Return the model card, Markdown."""
     report = result.report
     experts = report["experts"]
@@ -111,7 +107,6 @@ def _card(dataset: Dataset, result: train.Result, settings: train.Settings, took
         "kilobytes": len(result.model) / 1e3,
         "us_per_flow": result.us_per_flow,
         "machine": platform.machine(),
-        "minutes": took_s / 60,
         "digest": dataset.digest(),
         "low": report["macro_f1_interval"][0],
         "high": report["macro_f1_interval"][1],
