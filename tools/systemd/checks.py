@@ -15,14 +15,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 DEVICE, PEER, FAR = "svc0", "svc1", "far"
 UNIT = f"etcpipe@{DEVICE}.service"
+WEB = "etcpipe-web.service"
 SETTINGS = Path("/etc/etcpipe/conf.d/device.toml")
 DROP_IN = Path(f"/run/systemd/system/{UNIT}.d/test.conf")
 VERDICTS = Path(f"/var/log/etcpipe/{DEVICE}.jsonl")
+METRICS = "http://127.0.0.1:9618/metrics"
 ADDRESS = "10.66.0.1"
 KILLS = 5  # StartLimitBurst of the unit
 BEGAN = [0.0]  # each check, seconds since 1970
@@ -44,14 +48,21 @@ def until(what: str, holds: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def unit(name: str) -> str:
-    """Return a property of the unit."""
-    return run(f"systemctl show -P {name} {UNIT}").strip()
+def unit(name: str, of: str = UNIT) -> str:
+    """Return a property of a unit."""
+    return run(f"systemctl show -P {name} {of}").strip()
 
 
 def journal() -> str:
-    """Return what the service, and systemd of it, said since the check began."""
-    return run(f"journalctl -u {UNIT} --since @{BEGAN[-1]:.6f} --no-pager")
+    """Return what the services, and systemd of them, said since the check began."""
+    return run(f"journalctl -u {UNIT} -u {WEB} --since @{BEGAN[-1]:.6f} --no-pager")
+
+
+def metrics() -> str:
+    """Return what etcpipe-web.service answers; nothing where nobody listens."""
+    with suppress(URLError), urlopen(METRICS, timeout=5) as answer:
+        return answer.read().decode()
+    return ""
 
 
 def journal_has(text: str) -> None:
@@ -104,9 +115,9 @@ def device() -> Iterator[None]:
         add_device()
         yield
     finally:
-        run(f"systemctl stop {UNIT}", None)
+        run(f"systemctl stop {UNIT} {WEB}", None)
         run(f"systemctl disable -q {UNIT}", None)
-        run(f"systemctl reset-failed {UNIT}", None)
+        run(f"systemctl reset-failed {UNIT} {WEB}", None)
         if shutil.which("etcpipe"):  # the last check removes it
             run("etcpipe detach --all", None)
         run(f"ip link del {DEVICE}", None)
@@ -249,11 +260,34 @@ def logs_are_rotated_under_a_running_service() -> None:
     assert unit("NRestarts") == "0"
 
 
+def the_page_of_nobody_shows_what_attaches_say() -> None:
+    assert unit("UnitFileState", WEB) == "disabled"  # only an administrator enables it
+    run(f"systemctl start {UNIT} {WEB}")
+    until("metrics of the device", lambda: f'dev="{DEVICE}"' in metrics())
+    process = Path("/proc", unit("MainPID", WEB))
+    assert process.stat().st_uid != 0
+    assert "\nCapEff:\t0000000000000000\n" in (process / "status").read_text()
+    run(f"systemctl stop {WEB}")
+    assert unit("Result", WEB) == "success"
+    assert attached()
+
+
+def upgrade_restarts_the_page_alone() -> None:
+    run(f"systemctl start {UNIT} {WEB}")
+    tap, page = unit("MainPID"), unit("MainPID", WEB)
+    with no_packet_lost():
+        (package,) = Path("/root").glob("etcpipe_*.deb")
+        run(f"dpkg -i {package}")
+    assert unit("MainPID") == tap
+    assert unit("MainPID", WEB) not in (page, "0")
+    assert attached()
+
+
 def removal_stops_and_detaches() -> None:
-    run(f"systemctl start {UNIT}")
+    run(f"systemctl start {UNIT} {WEB}")
     with no_packet_lost():
         run("apt-get -q -y remove etcpipe")
-    assert unit("ActiveState") == "inactive"
+    assert (unit("ActiveState"), unit("ActiveState", WEB)) == ("inactive", "inactive")
     assert leftovers() == []
 
 
@@ -266,6 +300,8 @@ CHECKS = (
     wrong_settings_are_tried_once,
     what_is_killed_again_and_again_is_given_up,
     logs_are_rotated_under_a_running_service,
+    the_page_of_nobody_shows_what_attaches_say,
+    upgrade_restarts_the_page_alone,
     removal_stops_and_detaches,  # last: there is no etcpipe afterwards
 )
 
