@@ -43,7 +43,8 @@ def show_model(ctx: click.Context, file: str | None) -> None:
 
     loaded = models.load(file)
     if is_json(ctx):
-        print_json(ctx, asdict(loaded.description) | {"digest": loaded.digest})
+        about = {"digest": loaded.digest, "engine": loaded.engine}
+        print_json(ctx, asdict(loaded.description) | about)
         return
     click.echo(_as_text(loaded))
 
@@ -54,7 +55,8 @@ def show_model(ctx: click.Context, file: str | None) -> None:
     "--device",
     default="auto",
     metavar="WHERE",
-    help="auto, cpu or gpu as classify has it; or an engine: tensorrt, tensorrt_rtx, cuda.",
+    help="auto, cpu or gpu as classify has it; or an engine: tensorrt, tensorrt_rtx, cuda, "
+    "onnxruntime.",
 )
 @click.option(
     "--batch",
@@ -198,6 +200,7 @@ def _as_text(loaded) -> str:
         "mask": one.mask,
         "calibration": f"temperature {one.temperature:.3f}, unknown below {one.threshold:.3f}",
         "data": one.data or "not stated",
+        "engine": f"{loaded.engine} (without --device)",
     }
     lines = [f"{name:<12} {text}" for name, text in pairs.items()]
     if "confusion" in one.scores:

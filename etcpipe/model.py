@@ -5,13 +5,14 @@ import time
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from etcpipe.batch import FlowBatch
 from etcpipe.errors import ModelError, UnsupportedError
 from etcpipe.gpu.inference import ROWS_AT_ONCE, Runner, open_runner
+from etcpipe.gpu.inference_trees import Judge, TreesRunner
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.gpu.views import VIEWS, View, compute
 from etcpipe.model_file import (
@@ -29,6 +30,7 @@ from etcpipe.verdict import (
     SOURCE_TIMEOUT,
     SOURCE_UNKNOWN,
     UNKNOWN,
+    Answers,
     VerdictBatch,
 )
 
@@ -71,6 +73,7 @@ class Model:
         self.models = (f"{description.name}@{digest}",)  # a cascade has more, see cascade.serving
         self.depths = (description.first_n,)
         self._runner = runner
+        self._judge = Judge(self, runner) if isinstance(runner, TreesRunner) else None
 
     def __str__(self) -> str:
         return self.models[0]
@@ -147,8 +150,10 @@ class Model:
             infer_ns=np.full(n, answers.took_ns // max(n, 1), np.uint64),
         )
 
-    def answers(self, flows: FlowBatch, scorer: "Scorer | None" = None) -> "Answers":
+    def answers(self, flows: FlowBatch, scorer: "Scorer | None" = None) -> Answers:
         """Return what the model says of complete flows, and nothing else; see verdicts()."""
+        if self._judge and not scorer:
+            return self._judge(flows)
         began = time.perf_counter_ns()
         if scorer:
             probabilities = calibrated(scorer.take(len(flows)), self.temperature)
@@ -167,20 +172,6 @@ class Model:
             packets_used=np.minimum(present.sum(axis=1), self.first_n).astype(np.uint16),
             took_ns=took_ns,
         )
-
-
-class Answers(NamedTuple):
-    """What a model says of flows, columns as in VerdictBatch.
-
-    Attributes:
-        took_ns: for all of them.
-    """
-
-    label: np.ndarray
-    probability: np.ndarray
-    runner_up: np.ndarray
-    packets_used: np.ndarray
-    took_ns: int
 
 
 def verdicts_on(

@@ -1,6 +1,7 @@
 """Verdicts: what a model says of flows, as a structure of arrays, one row a flow."""
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,20 @@ SOURCE_MODEL, SOURCE_TIMEOUT, SOURCE_DEGRADED, SOURCE_UNKNOWN, SOURCE_KERNEL = r
 # not early. It is "revised" where an early one went before it and said something else.
 EVENTS = ("verdict", "early", "revised")
 EVENT_VERDICT, EVENT_EARLY, EVENT_REVISED = range(len(EVENTS))
+
+
+class Answers(NamedTuple):
+    """What a model says of flows, columns as in VerdictBatch.
+
+    Attributes:
+        took_ns: for all of them.
+    """
+
+    label: np.ndarray
+    probability: np.ndarray
+    runner_up: np.ndarray
+    packets_used: np.ndarray
+    took_ns: int
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
     tensorrt       TensorRT 10 or 11             networks; it cannot read tree ensembles
     tensorrt_rtx   TensorRT for RTX              the same code
     cuda           ONNX Runtime, CUDA provider   networks (trees would run on the CPU in it)
-    cpu            ONNX Runtime                  every model; what the others are held to
+    onnxruntime    ONNX Runtime, on the CPU      every model; what the others are held to
+    trees          C, on the CPU                 trees of up to 32 leaves; taken first for "cpu"
 
 On the GPU a model has its precision from its file: none is lowered, TF32 is off.
 """
@@ -28,7 +29,8 @@ GPU_ENGINES = {
     "tensorrt_rtx": ("inference_tensorrt", "TensorRTRunner"),
     "cuda": ("inference_cuda", "CudaRunner"),
 }
-DEVICES = ("auto", "cpu", "gpu", *GPU_ENGINES)
+ONNX_RUNTIME = "onnxruntime"
+DEVICES = ("auto", "cpu", "gpu", *GPU_ENGINES, ONNX_RUNTIME)
 
 # A network needs memory for each row, up to some MB. No rows never reach a runner: ONNX Runtime
 # aborts the process when a recurrent layer gets none.
@@ -86,10 +88,11 @@ def open_runner(model: bytes, threads: int = 1, device: str = "cpu") -> Runner:
     """Return a runner for the contents of an ONNX file.
 
     Args:
-        threads: CPU threads that one call may use.
+        threads: CPU threads that one call may use. Trees in C use one: where more are allowed,
+            ONNX Runtime has them.
         device: "cpu"; "gpu"; "auto", the GPU where there is one that can run the model; or
-            a name of GPU_ENGINES for that engine and no other. What "auto" or "gpu" cannot
-            run on the GPU runs on the CPU, after one line of warning that says why.
+            ONNX_RUNTIME or a name of GPU_ENGINES for that engine and no other. What "auto" or
+            "gpu" cannot run on the GPU runs on the CPU, after one line of warning that says why.
 
     Raises:
         ModelError: the bytes are not an ONNX model that the engine can run.
@@ -98,11 +101,13 @@ def open_runner(model: bytes, threads: int = 1, device: str = "cpu") -> Runner:
     """
     if device not in DEVICES:
         raise UsageError(f"device {device!r} is none of {', '.join(DEVICES)}")
+    if device == ONNX_RUNTIME:
+        return _open_onnx(model, threads)
+    if device in GPU_ENGINES:
+        return _open_engine(device, model, _open_onnx(model, threads))
     on_cpu = _open_on_cpu(model, threads)  # checks the file, and stands in for the GPU
     if device == "cpu":
         return on_cpu
-    if device in GPU_ENGINES:
-        return _open_engine(device, model, on_cpu)
     if device == "gpu":
         cuda_device.find()
     elif is_trees(model) or not cuda_device.is_present():
@@ -143,6 +148,17 @@ def version_of(*packages: str) -> str | None:
 
 
 def _open_on_cpu(model: bytes, threads: int) -> Runner:
+    if threads == 1 and is_trees(model):
+        from etcpipe.gpu.inference_trees import TreesRunner
+
+        try:
+            return TreesRunner(model)
+        except ValueError as error:
+            log.debug("ONNX Runtime runs the model: %s", error)
+    return _open_onnx(model, threads)
+
+
+def _open_onnx(model: bytes, threads: int) -> Runner:
     # Official builds of ONNX Runtime send usage events to their vendor unless this is set
     # before they are loaded (their Privacy.md); a tool on a network tap sends nothing.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

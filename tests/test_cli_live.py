@@ -283,7 +283,7 @@ def test_first_line_says_what_runs_the_model(wire, tmp_path):
         etcpipe.until_attached()
         assert etcpipe.signalled(signal.SIGINT) == 0
     first = etcpipe.stderr.splitlines()[0]
-    assert re.search(r", model \S+ by ONNX Runtime [0-9.]+, CPU; Ctrl-C ends$", first)
+    assert re.search(r", model \S+ by trees in C, CPU; Ctrl-C ends$", first)
 
 
 def test_reader_that_left_ends_it_quietly(wire):

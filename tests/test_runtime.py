@@ -57,7 +57,7 @@ def test_the_remedy_is_what_is_there(system, tmp_path, monkeypatch):
 def test_a_missing_engine_is_one_line():
     script = (
         "import sys; sys.modules['onnxruntime'] = None; from etcpipe.cli.command import run;"
-        " sys.exit(run(['model', 'list']))"
+        " sys.exit(run(['model', 'show', 'traffic_moe']))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 5

@@ -4,7 +4,6 @@ stages       what a cascade is, and its file
 queues       rows that wait for a stage, the earliest deadline first
 escalation   which unsure flows go on when there is more work than time
 workers      models in the caller's turn, or in threads
-trees        stages of trees, judged in C: tree_plan makes what C reads of onnx_trees' ensemble
 states       what is kept of a flow between two stages
 pool         rows on their way through the stages
 answers      from what stages said to verdicts

@@ -9,7 +9,7 @@ import numpy as np
 
 from etcpipe import model as models
 from etcpipe.batch import rows_of
-from etcpipe.cascade import bundle, stages, trees
+from etcpipe.cascade import bundle, stages
 from etcpipe.cascade.escalation import Decide, decider
 from etcpipe.cascade.stages import Cascade, Stage
 from etcpipe.cascade.workers import Judge
@@ -181,7 +181,7 @@ def _served(
         if stage.rule:
             model.threshold = 0.0  # the rule says what becomes of unsure answers
     judges = {
-        i: trees.judge_of(model, one) or model.answers
+        i: model.answers
         for i, (model, one) in enumerate(zip(loaded, contents, strict=True))
         if is_trees(one)
     }

@@ -31,12 +31,13 @@ typedef int32_t masks_t __attribute__((vector_size(LANES * sizeof(int32_t))));
 #define FOR_EACH_PROCESSOR
 #endif
 
-/* Of one batch; addresses come from etcpipe/cascade/trees.py, which keeps the arrays alive. */
+/* Of one batch; addresses come from etcpipe/gpu/inference_trees.py, which keeps the arrays alive. */
 struct work {
 	const struct tree_plan *plan;
 	const float *rows;			/* [flows][features] */
 	const struct packet_fields *packets;	/* [flows][ranks] */
-	struct tree_answer *answers;		/* [flows] */
+	struct tree_answer *answers;		/* [flows]; NULL: scores are asked for */
+	float *scores;				/* [flows][classes] */
 	long long flows;
 	long long features;
 	long long ranks;
@@ -177,7 +178,11 @@ static void judge(const struct work *work, numbers_t *picked, masks_t *left)
 		strike(work->plan, picked, left);
 		for (lane = 0; lane < lanes; lane++) {
 			add_up(work->plan, (const int32_t *)left + lane, scores);
-			answer(work, first + lane, scores);
+			if (work->answers)
+				answer(work, first + lane, scores);
+			else
+				memcpy(work->scores + (first + lane) * work->plan->classes, scores,
+				       sizeof(*scores) * work->plan->classes);
 		}
 	}
 }
@@ -195,11 +200,36 @@ static bool judge_with_room(const struct work *work)
 	return room;
 }
 
+static PyObject *judge_unlocked(const struct work *work)
+{
+	bool is_done;
+
+	Py_BEGIN_ALLOW_THREADS
+	is_done = judge_with_room(work);
+	Py_END_ALLOW_THREADS
+	if (!is_done)
+		return PyErr_NoMemory();
+	Py_RETURN_NONE;
+}
+
+static PyObject *py_score(PyObject *module, PyObject *args)
+{
+	unsigned long long plan, rows, scores;
+	struct work work = {};
+
+	(void)module;
+	if (!PyArg_ParseTuple(args, "KKKLL", &plan, &rows, &scores, &work.flows, &work.features))
+		return NULL;
+	work.plan = (const struct tree_plan *)(uintptr_t)plan;
+	work.rows = (const float *)(uintptr_t)rows;
+	work.scores = (float *)(uintptr_t)scores;
+	return judge_unlocked(&work);
+}
+
 static PyObject *py_judge(PyObject *module, PyObject *args)
 {
 	unsigned long long plan, rows, packets, answers;
-	struct work work;
-	bool is_done;
+	struct work work = {};
 
 	(void)module;
 	if (!PyArg_ParseTuple(args, "KKKKLLLLLff", &plan, &rows, &packets, &answers, &work.flows,
@@ -210,17 +240,14 @@ static PyObject *py_judge(PyObject *module, PyObject *args)
 	work.rows = (const float *)(uintptr_t)rows;
 	work.packets = (const struct packet_fields *)(uintptr_t)packets;
 	work.answers = (struct tree_answer *)(uintptr_t)answers;
-	Py_BEGIN_ALLOW_THREADS
-	is_done = judge_with_room(&work);
-	Py_END_ALLOW_THREADS
-	if (!is_done)
-		return PyErr_NoMemory();
-	Py_RETURN_NONE;
+	return judge_unlocked(&work);
 }
 
 PyMethodDef tree_methods[] = {
 	{ "trees_judge", py_judge, METH_VARARGS,
 	  "trees_judge(plan, rows, packets, answers, flows, features, ranks, first_n, unknown, "
-	  "temperature, threshold): addresses; see etcpipe.cascade.trees." },
+	  "temperature, threshold): addresses; see etcpipe.gpu.inference_trees." },
+	{ "trees_score", py_score, METH_VARARGS,
+	  "trees_score(plan, rows, scores, flows, features): addresses, as of trees_judge()." },
 	{ NULL, NULL, 0, NULL },
 };

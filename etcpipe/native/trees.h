@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * An ensemble of trees as trees.c judges by it. etcpipe/cascade/trees.py reads this file, so it
+ * An ensemble of trees as trees.c judges by it. etcpipe/gpu/tree_plan.py reads this file, so it
  * keeps to the subset of C that etcpipe/layout.py understands, and makes the plan.
  */
 #ifndef ETCPIPE_TREES_H
@@ -35,7 +35,7 @@ struct tree_size {
 	__u32 leaves;
 };
 
-/* Addresses of arrays that etcpipe/cascade/trees.py keeps alive. */
+/* Addresses of arrays that etcpipe/gpu/tree_plan.py keeps alive. */
 struct tree_plan {
 	__u64 picked;		/* [numbers] __u32, places in a row */
 	__u64 branches;		/* of all trees */
@@ -49,7 +49,7 @@ struct tree_plan {
 	__u32 pad;
 };
 
-/* What a model says of a flow: columns of etcpipe.model.Answers. */
+/* What a model says of a flow: columns of etcpipe.verdict.Answers. */
 struct tree_answer {
 	__u32 probability;	/* a float32's bits */
 	__u16 label;		/* int16, as the next one; -1: unknown, none */

@@ -16,12 +16,10 @@ import numpy as np
 
 from etcpipe import trees
 from etcpipe.batch import FlowBatch, PacketBatch
-from etcpipe.cascade import onnx_trees
 from etcpipe.cascade.runtime import Runtime
 from etcpipe.cascade.serving import Serving
 from etcpipe.cascade.stages import Rule, Stage
-from etcpipe.cascade.tree_plan import Plan
-from etcpipe.cascade.trees import Judge
+from etcpipe.gpu.inference_trees import Judge, TreesRunner
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.gpu.views import VIEWS, schema_hash
 from etcpipe.layout import CONSTANTS
@@ -68,7 +66,7 @@ def judge(depth: int, seed: int) -> Judge:
         first_n=depth,
     )
     contents = trees.to_onnx(fitted, features, about)
-    return Judge(Bits(depth), Plan(onnx_trees.read(contents), len(CLASSES)))
+    return Judge(Bits(depth), TreesRunner(contents))
 
 
 def packets(first: int, rng: np.random.Generator) -> list[PacketBatch]:

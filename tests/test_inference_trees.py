@@ -1,6 +1,9 @@
-"""Stages of trees in C: the answers of ONNX Runtime, or none of their own."""
+"""Trees in C: the answers of ONNX Runtime, or none of their own."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,15 +11,19 @@ import pytest
 pytest.importorskip("onnx", reason="making models needs etcpipe[train]")
 pytest.importorskip("lightgbm", reason="training needs etcpipe[train]")
 
+from etcpipe import offline
 from etcpipe import trees as training
 from etcpipe.batch import FlowBatch, rows_of
 from etcpipe.cascade import serving
 from etcpipe.cascade.stages import Cascade, Stage
-from etcpipe.cascade.trees import Judge, judge_of
+from etcpipe.errors import ModelError
+from etcpipe.gpu.inference_onnx import OnnxRunner
+from etcpipe.gpu.inference_trees import TreesRunner
 from etcpipe.gpu.views import VIEWS, schema_hash
 from etcpipe.model import Model, load
 from etcpipe.model_file import Description
 
+LAB = sorted((Path(__file__).parent / "data/lab").glob("*.pcap"))
 COLUMNS = ("s_bytes_mean", "d_bytes_mean", "s_pkt_cnt", "s_bytes_max")
 N = 4
 
@@ -68,14 +75,22 @@ def about_rows(about: Description, flows: FlowBatch) -> np.ndarray:
     return compute(VIEWS[about.view], flows, N, about.columns or None).reshape(len(flows), -1)
 
 
-def opened(tmp_path, contents: bytes) -> tuple[Model, Judge | None]:
+def opened(tmp_path, contents: bytes) -> tuple[Model, Model]:
+    """A model by ONNX Runtime, and as it is opened for the CPU."""
     file = tmp_path / "model.onnx"
     file.write_bytes(contents)
-    model = load(file)
-    return model, judge_of(model, contents)
+    return both(file)
 
 
-def by_hand(tmp_path, nodes, weights, classes=2, **attributes) -> tuple[Model, Judge | None]:
+def both(file) -> tuple[Model, Model]:
+    return load(file, device="onnxruntime"), load(file)
+
+
+def by_hand(tmp_path, nodes, weights, classes=2, **attributes) -> tuple[Model, Model]:
+    return opened(tmp_path, made_by_hand(nodes, weights, classes, **attributes))
+
+
+def made_by_hand(nodes, weights, classes=2, **attributes) -> bytes:
     """A model of trees; nodes (tree, node, feature, value, mode, yes, no), weights
     (tree, node, class, weight)."""
     names = "treeids nodeids featureids values modes truenodeids falsenodeids".split()
@@ -86,37 +101,40 @@ def by_hand(tmp_path, nodes, weights, classes=2, **attributes) -> tuple[Model, J
     of_leaves = zip(names, zip(*weights, strict=True), strict=True)
     given |= {f"target_{name}": list(of) for name, of in of_leaves} | attributes
     about = description(classes=classes)
-    return opened(tmp_path, training.ensemble_to_onnx(given, classes, len(COLUMNS), about))
+    return training.ensemble_to_onnx(given, classes, len(COLUMNS), about)
 
 
-def agree(model: Model, judge: Judge | None, flows: FlowBatch) -> None:
-    assert judge is not None
-    theirs, ours = model.answers(flows), judge(flows)
+def agree(model: Model, in_c: Model, flows: FlowBatch) -> None:
+    assert (model.engine, in_c.engine) == (OnnxRunner.engine, TreesRunner.engine)
+    theirs, ours = model.answers(flows), in_c.answers(flows)
     for name in ("label", "runner_up", "packets_used"):
         there, here = getattr(theirs, name), getattr(ours, name)
         assert here.dtype == there.dtype
         assert here.tolist() == there.tolist()
     assert ours.probability.dtype == np.float32
     assert ours.probability == pytest.approx(theirs.probability, abs=2e-6)
+    rows = in_c.rows(flows)
+    assert in_c.infer(rows) == pytest.approx(model.infer(rows), abs=2e-6)
 
 
 @pytest.mark.parametrize("view", ["stats", "tok"])
 @pytest.mark.parametrize(("classes", "rounds"), [(2, 1), (3, 20), (21, 6)])
 def test_labels_are_those_of_onnx_runtime(tmp_path, view, classes, rounds):
     about = description(view, classes)
-    model, judge = opened(tmp_path, fitted(about, rounds))
+    model, in_c = opened(tmp_path, fitted(about, rounds))
     for n in (1, 7, 8, 9, 300):
-        agree(model, judge, flows_at_random(n, seed=n))
+        agree(model, in_c, flows_at_random(n, seed=n))
 
 
 def test_temperature_threshold_and_the_class_unknown_are_the_models(tmp_path):
     about = description(temperature=1.7, threshold=0.4)
-    model, judge = opened(tmp_path, fitted(replace(about, classes=("a", "b", "unknown")), 10))
+    model, in_c = opened(tmp_path, fitted(replace(about, classes=("a", "b", "unknown")), 10))
     flows = flows_at_random(500)
-    agree(model, judge, flows)
-    assert 0 < (judge(flows).label < 0).sum() < len(flows)
-    model.temperature, model.threshold = 0.5, 0.0  # a cascade's stage has its own
-    agree(model, judge, flows)
+    agree(model, in_c, flows)
+    assert 0 < (in_c.answers(flows).label < 0).sum() < len(flows)
+    for one in (model, in_c):
+        one.temperature, one.threshold = 0.5, 0.0  # a cascade's stage has its own
+    agree(model, in_c, flows)
 
 
 def leaf(tree, node):
@@ -125,11 +143,11 @@ def leaf(tree, node):
 
 def test_one_tree_by_hand(tmp_path):
     nodes = [(0, 0, 2, 2.0, "BRANCH_LEQ", 1, 2), leaf(0, 1), leaf(0, 2)]
-    _, judge = by_hand(tmp_path, nodes, [(0, 1, 0, 3.0), (0, 2, 1, 1.0)])
+    _, in_c = by_hand(tmp_path, nodes, [(0, 1, 0, 3.0), (0, 2, 1, 1.0)])
     flows = rows_of(3, N, 0)
     for row, packets in enumerate((1, 2, 3)):  # s_pkt_cnt: 2 is not above 2
         flows.packets["present"][row, :packets] = 1
-    said = judge(flows)
+    said = in_c.answers(flows)
     assert said.label.tolist() == [0, 0, 1]
     assert said.runner_up.tolist() == [1, 1, 0]
     expected = 1 / (1 + np.exp(-3)), 1 / (1 + np.exp(-3)), 1 / (1 + np.exp(-1))
@@ -146,8 +164,8 @@ def test_leaves_of_several_classes_and_base_values(tmp_path):
     weights = [
         (0, n, c, w) for n, ws in ((1, (1, 2)), (3, (0, 3)), (4, (2, 0))) for c, w in enumerate(ws)
     ]
-    model, judge = by_hand(tmp_path, nodes, [*weights, (1, 0, 1, 0.5)], base_values=[0.25, -0.5])
-    agree(model, judge, flows_at_random(200))
+    model, in_c = by_hand(tmp_path, nodes, [*weights, (1, 0, 1, 0.5)], base_values=[0.25, -0.5])
+    agree(model, in_c, flows_at_random(200))
 
 
 def chain(leaves: int):
@@ -161,24 +179,75 @@ def chain(leaves: int):
 
 def test_a_tree_has_at_most_as_many_leaves_as_a_word_has_bits(tmp_path):
     agree(*by_hand(tmp_path, *chain(32)), flows_at_random(100))
-    assert by_hand(tmp_path, *chain(33))[1] is None
+    assert by_hand(tmp_path, *chain(33))[1].engine == OnnxRunner.engine
 
 
 @pytest.mark.parametrize("cut", [10, 1000, 5000])
 def test_what_is_no_whole_file_is_not_judged(tmp_path, cut):
     contents = fitted(description(), 5)
-    model, _ = opened(tmp_path, contents)
-    assert judge_of(model, contents[:cut]) is None
+    assert TreesRunner(contents).metadata == OnnxRunner(contents).metadata
+    with pytest.raises(ValueError, match="not judged in C"):
+        TreesRunner(contents[:cut])
+
+
+@pytest.mark.parametrize(
+    ("feature", "yes", "target"),
+    [(4, 1, 0), (-1, 1, 0), (0, 1, 2), (0, 1, -1), (0, 0, 0), (0, 2, 0)],
+)
+def test_what_lies_outside_its_arrays_is_refused(feature, yes, target):
+    nodes = [(0, 0, feature, 2.0, "BRANCH_LEQ", yes, 2), leaf(0, 1), leaf(0, 2)]
+    with pytest.raises(ValueError, match="not judged in C"):
+        TreesRunner(made_by_hand(nodes, [(0, 1, target, 3.0), (0, 2, 1, 1.0)]))
+
+
+def test_children_in_other_trees_are_refused():
+    nodes = [(0, 0, 0, 2.0, "BRANCH_LEQ", 1, 2), leaf(0, 1), leaf(1, 0), leaf(1, 1)]
+    with pytest.raises(ValueError, match="not judged in C"):
+        TreesRunner(made_by_hand(nodes, [(0, 1, 0, 3.0), (1, 0, 1, 1.0), (1, 1, 1, 1.0)]))
+
+
+def test_rows_of_another_shape_are_refused(tmp_path):
+    _, in_c = opened(tmp_path, fitted(description(), 2))
+    assert in_c.infer(np.zeros((0, len(COLUMNS)), np.float32)).shape == (0, 3)
+    with pytest.raises(ModelError, match="takes rows of float32"):
+        in_c.infer(np.zeros((2, len(COLUMNS) - 1), np.float32))
+
+
+def test_the_models_that_ship_say_the_same_of_recordings():
+    in_c, by_runtime = (serving.load_inside(None, one) for one in ("cpu", "onnxruntime"))
+    assert (in_c.engine, by_runtime.engine) == (TreesRunner.engine, OnnxRunner.engine)
+    with offline.classify(LAB, model="default") as verdicts:
+        flows = [batch.flows for batch in verdicts]
+    assert sum(map(len, flows)) > 100
+    for ours, theirs in zip(in_c.stage_models, by_runtime.stage_models, strict=True):
+        for some in flows:
+            mine, its = ours.answers(some), theirs.answers(some)
+            assert mine.label.tolist() == its.label.tolist()
+            assert mine.probability == pytest.approx(its.probability, abs=1e-6)
+
+
+def test_trees_need_no_onnx_runtime():
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None; from etcpipe import classify;"
+        f"print(sum(map(len, classify({str(LAB[0])!r}))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not done.stderr and int(done.stdout) > 10
+
+
+def test_more_threads_are_those_of_onnx_runtime(tmp_path):
+    (tmp_path / "trees.onnx").write_bytes(fitted(description(), 2))
+    assert load(tmp_path / "trees.onnx", threads=2).engine == OnnxRunner.engine
 
 
 def test_other_branches_are_left_to_onnx_runtime(tmp_path):
     nodes = [(0, 0, 2, 2.0, "BRANCH_LT", 1, 2), leaf(0, 1), leaf(0, 2)]
-    assert by_hand(tmp_path, nodes, [(0, 1, 0, 3.0), (0, 2, 1, 1.0)])[1] is None
+    assert by_hand(tmp_path, nodes, [(0, 1, 0, 3.0), (0, 2, 1, 1.0)])[1].engine == OnnxRunner.engine
 
 
 def test_a_cascade_has_its_trees_judged_in_c(tmp_path):
     (tmp_path / "trees.onnx").write_bytes(fitted(description(), 5))
     Cascade((Stage(N, "trees.onnx"),)).save(tmp_path / "cascade.toml")
     opened = serving.load(tmp_path / "cascade.toml")
-    assert isinstance(opened.servings()[0].judge, Judge)
+    assert opened.engine == TreesRunner.engine
     assert opened.quick == {0}

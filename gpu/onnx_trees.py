@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-MODEL_GRAPH = 7
-GRAPH_NODE, GRAPH_INITIALIZER = 1, 5
+MODEL_GRAPH, MODEL_METADATA = 7, 14
+GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 1, 5, 11, 12
+METADATA_KEY, METADATA_VALUE = 1, 2
+VALUE_TYPE, TYPE_TENSOR, TENSOR_ELEMENT, TENSOR_SHAPE, SIZE_VALUE = 2, 1, 1, 2, 1
+FLOAT = 1
 NODE_OPERATOR, NODE_ATTRIBUTE = 4, 5
 ATTRIBUTE_NAME, ATTRIBUTE_I, ATTRIBUTE_S = 1, 3, 4
 ATTRIBUTE_FLOATS, ATTRIBUTE_INTS, ATTRIBUTE_STRINGS = 7, 8, 9
@@ -30,21 +33,32 @@ class Ensemble(NamedTuple):
         operators: of all nodes, in their order.
         attributes: of the trees, by name.
         constants: tensors of int64 by name.
+        metadata: what the file says beside the graph, by key.
+        input_shape: of one row, which is of float32.
     """
 
     operators: tuple[str, ...]
     attributes: dict[str, Attribute]
     constants: dict[str, np.ndarray]
+    metadata: dict[str, str]
+    input_shape: tuple[int, ...]
 
 
 def read(contents: bytes) -> Ensemble:
     """Return what the graph of a file has of an ensemble of trees.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or takes or gives other than one tensor.
     """
+    model = list(_fields(contents))
+    metadata = {
+        _first(one, METADATA_KEY).decode(): _first(one, METADATA_VALUE).decode()
+        for number, one in model
+        if number == MODEL_METADATA
+    }
+    graph = list(_fields(next((one for number, one in model if number == MODEL_GRAPH), b"")))
     operators, attributes, constants = [], dict[str, Attribute](), {}
-    for number, value in _fields(_first(contents, MODEL_GRAPH)):
+    for number, value in graph:
         if number == GRAPH_INITIALIZER:
             raw = _first(value, TENSOR_RAW)
             constants[_first(value, TENSOR_NAME).decode()] = np.frombuffer(raw, "<i8")
@@ -55,7 +69,19 @@ def read(contents: bytes) -> Ensemble:
                 attributes = {
                     _first(one, ATTRIBUTE_NAME).decode(): _attribute(one) for one in those
                 }
-    return Ensemble(tuple(operators), attributes, constants)
+    inputs, outputs = ([v for n, v in graph if n == one] for one in (GRAPH_INPUT, GRAPH_OUTPUT))
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ValueError(f"{len(inputs)} inputs and {len(outputs)} outputs")
+    return Ensemble(tuple(operators), attributes, constants, metadata, _row_shape(inputs[0]))
+
+
+def _row_shape(value: bytes) -> tuple[int, ...]:
+    """Return the shape of one row of an input, of which the first size counts the rows."""
+    tensor = _first(_first(value, VALUE_TYPE), TYPE_TENSOR)
+    if (TENSOR_ELEMENT, FLOAT) not in _fields(tensor):
+        raise ValueError("takes no float32")
+    sizes = [dict(_fields(size)) for _, size in _fields(_first(tensor, TENSOR_SHAPE))]
+    return tuple(int(size[SIZE_VALUE]) for size in sizes[1:])
 
 
 def _attribute(message: bytes) -> Attribute:

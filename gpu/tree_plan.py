@@ -4,13 +4,14 @@ A leaf is a bit. Each branch has a mask of the leaves that are left where its an
 those on its side of "yes".
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from etcpipe import layout
-from etcpipe.cascade import onnx_trees
+from etcpipe.gpu import onnx_trees
 
 _HEADER = Path(layout.__file__).parent / "native" / "trees.h"
 CONSTANTS, _, RECORDS = layout.read_header(_HEADER.read_text())
@@ -26,15 +27,18 @@ class Plan:
 
     Attributes:
         address: of a struct tree_plan that lives as long as the plan.
-        numbers: that a row must have, at least.
+        classes: that have a score.
+        columns: numbers of a row.
 
     Raises:
-        ValueError, KeyError: an ensemble that C does not take.
+        ValueError, KeyError, IndexError: an ensemble that C does not take. What C reads and
+            writes stays within its arrays, whatever the file says.
     """
 
-    def __init__(self, ensemble: onnx_trees.Ensemble, classes: int) -> None:
-        _check(ensemble, classes)
+    def __init__(self, ensemble: onnx_trees.Ensemble) -> None:
+        _check(ensemble)
         given: dict[str, Any] = ensemble.attributes
+        self.classes, self.columns = given["n_targets"], math.prod(ensemble.input_shape)
         # nodes by tree and number, as ONNX Runtime adds trees up in the order of theirs
         key = _keys(given["nodes_treeids"], given["nodes_nodeids"])
         order = np.argsort(key)
@@ -50,17 +54,18 @@ class Plan:
         used, places = np.unique(number, return_inverse=True)
         picked = ensemble.constants["used"][used] if "used" in ensemble.constants else used
         _require(len(picked) <= CONSTANTS["TREES_NUMBERS_MAX"])
+        _require(0 <= picked.min(initial=0) and picked.max(initial=-1) < self.columns)
         branches = np.zeros(len(at), BRANCH)
         branches["value"] = given["nodes_values"][order][at].view(np.uint32)
         branches["number"], branches["kept"] = places, nodes.kept
         leaves, weights = _leaves(given, nodes)
-        base = np.zeros(classes, np.float32)
+        base = np.zeros(self.classes, np.float32)
         if "base_values" in given:
             base[:] = given["base_values"]
-        self.numbers = int(picked.max(initial=-1)) + 1
         self._arrays = picked.astype(np.uint32), branches, leaves, weights, nodes.sizes, base
         addresses = (array.ctypes.data for array in self._arrays)
-        self._record = np.array((*addresses, len(picked), len(nodes.sizes), classes, 0), PLAN)
+        sizes = len(picked), len(nodes.sizes), self.classes
+        self._record = np.array((*addresses, *sizes, 0), PLAN)
         self.address = self._record.ctypes.data
 
 
@@ -84,6 +89,13 @@ class _Nodes:
         is_first = np.append(True, tree[1:] != tree[:-1])
         _require(bool((np.bincount(children, minlength=len(key)) == ~is_first).all()))
         _require(bool((np.minimum(yes, no) > here)[self.branches].all()))
+        _require(bool((tree[children] == np.tile(tree[self.branches], 2)).all()))
+        leaves = np.flatnonzero(is_leaf)
+        number = np.cumsum(is_first) - 1
+        self.sizes = np.zeros(int(is_first.sum()), SIZE)
+        self.sizes["branches"] = np.bincount(number[self.branches], minlength=len(self.sizes))
+        self.sizes["leaves"] = np.bincount(number[leaves], minlength=len(self.sizes))
+        _require(int(self.sizes["leaves"].max()) <= CONSTANTS["TREE_LEAVES_MAX"])
         ways = np.stack([here, yes, no])[:, self.branches].T.tolist()
         below, start = is_leaf.astype(np.int64).tolist(), [0] * len(key)
         for at, left, right in reversed(ways):
@@ -93,13 +105,7 @@ class _Nodes:
         self.kept = np.array(
             [~(((1 << below[left]) - 1) << start[left]) & _ALL for _, left, _ in ways], np.uint32
         )
-        leaves = np.flatnonzero(is_leaf)
         self.leaves = leaves[np.lexsort((np.array(start)[leaves], tree[leaves]))]
-        number = np.cumsum(is_first) - 1
-        self.sizes = np.zeros(int(is_first.sum()), SIZE)
-        self.sizes["branches"] = np.bincount(number[self.branches], minlength=len(self.sizes))
-        self.sizes["leaves"] = np.bincount(number[leaves], minlength=len(self.sizes))
-        _require(int(self.sizes["leaves"].max()) <= CONSTANTS["TREE_LEAVES_MAX"])
 
 
 def _leaves(given: dict[str, Any], nodes: _Nodes) -> tuple[np.ndarray, np.ndarray]:
@@ -108,24 +114,27 @@ def _leaves(given: dict[str, Any], nodes: _Nodes) -> tuple[np.ndarray, np.ndarra
     of_node = np.full(len(nodes.key), -1)
     of_node[nodes.leaves] = np.arange(len(nodes.leaves))
     leaf = of_node[node]
-    _require(bool((leaf >= 0).all()) and int(given["target_ids"].max()) < given["n_targets"])
+    target = given["target_ids"]
+    _require(bool((leaf >= 0).all() and (target >= 0).all()))
+    _require(int(target.max()) < given["n_targets"])
     order = np.argsort(leaf, kind="stable")
     weights = np.zeros(len(leaf), WEIGHT)
     weights["value"] = given["target_weights"][order].view(np.uint32)
-    weights["target"] = given["target_ids"][order]
+    weights["target"] = target[order]
     leaves = np.zeros(len(nodes.leaves), LEAF)
     leaves["weights"] = np.bincount(leaf, minlength=len(leaves))
     leaves["first"] = np.cumsum(leaves["weights"]) - leaves["weights"]
     return leaves, weights
 
 
-def _check(ensemble: onnx_trees.Ensemble, classes: int) -> None:
+def _check(ensemble: onnx_trees.Ensemble) -> None:
     given: dict[str, Any] = ensemble.attributes
     _require(list(ensemble.operators) in _OPERATORS)
     _require({*given["nodes_modes"]} <= {b"LEAF", b"BRANCH_LEQ"})
     _require(given.get("aggregate_function", b"SUM") == b"SUM")
     _require(given.get("post_transform", b"NONE") == b"NONE")
-    _require(given["n_targets"] == classes <= CONSTANTS["TREES_CLASSES_MAX"])
+    _require(not np.any(given.get("nodes_missing_value_tracks_true", 0)))
+    _require(1 <= given["n_targets"] <= CONSTANTS["TREES_CLASSES_MAX"])
 
 
 def _keys(tree: np.ndarray, node: np.ndarray) -> np.ndarray:
