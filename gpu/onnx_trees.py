@@ -20,8 +20,8 @@ ATTRIBUTE_FLOATS, ATTRIBUTE_INTS, ATTRIBUTE_STRINGS = 7, 8, 9
 TENSOR_NAME, TENSOR_RAW = 8, 9
 
 # How the value of a field is written.
-_VARINT, _BYTES = 0, 2
-_SIZES = {1: 8, 5: 4}
+_VARINT, _BYTES, _WORD = 0, 2, 5
+_SIZES = {1: 8, _WORD: 4}
 
 Attribute = int | bytes | list[bytes] | np.ndarray
 
@@ -48,7 +48,7 @@ def read(contents: bytes) -> Ensemble:
     """Return what the graph of a file has of an ensemble of trees.
 
     Raises:
-        ValueError: the file is damaged, or takes or gives other than one tensor.
+        ValueError, IndexError: the file is damaged, or takes or gives other than one tensor.
     """
     model = list(_fields(contents))
     metadata = {
@@ -87,13 +87,32 @@ def _row_shape(value: bytes) -> tuple[int, ...]:
 def _attribute(message: bytes) -> Attribute:
     """Return the value of an attribute of a kind that trees have."""
     start = len(_first(message, ATTRIBUTE_NAME)) + 2  # a name has less than 128 characters
-    kind = message[start] >> 3 if start < len(message) else 0
-    if kind == ATTRIBUTE_INTS and message[start] & 7 == _VARINT:
+    kind, how = divmod(message[start], 8) if start < len(message) else (0, _BYTES)
+    if kind == ATTRIBUTE_INTS and how == _VARINT:
         return _varints(message, start)
-    values = [value for number, value in _fields(message) if number == kind]
-    if kind == ATTRIBUTE_FLOATS:
-        return np.frombuffer(b"".join(values), "<f4")
-    return values if kind == ATTRIBUTE_STRINGS else values[0]
+    if kind == ATTRIBUTE_FLOATS and how == _WORD:
+        return _words(message, start).view("<f4")
+    if kind == ATTRIBUTE_STRINGS:
+        return _texts(message, start)
+    return next(value for number, value in _fields(message) if number == kind)
+
+
+def _words(message: bytes, start: int) -> np.ndarray:
+    """Return (values,) uint32 of a field of four bytes that is repeated from `start` on."""
+    octets = np.frombuffer(message, np.uint8)[start:]
+    is_other = octets[::5] != octets[0]
+    ours = int(np.argmax(is_other)) if is_other.any() else len(octets) // 5
+    return octets[: 5 * ours].reshape(-1, 5)[:, 1:].copy().view("<u4").ravel()
+
+
+def _texts(message: bytes, start: int) -> list[bytes]:
+    """Return the texts of a field that is repeated from `start` on, each below 128 bytes."""
+    tag, at, found = message[start], start, []
+    while at < len(message) and message[at] == tag:
+        end = at + 2 + message[at + 1]
+        found.append(message[at + 2 : end])
+        at = end
+    return found
 
 
 def _varints(message: bytes, start: int) -> np.ndarray:
