@@ -107,11 +107,12 @@ def bench_model(
 @click.option("--shadow", is_flag=True, help="Ask it beside the active one; show compares them.")
 @click.pass_context
 def load_model(ctx: click.Context, file: str, device: str, shadow: bool) -> None:
-    """Let the running attach on a device go on with the model FILE.
+    """Let the running attach on a device go on with the model or cascade FILE.
 
     No packet is lost and each flow is answered once. The model must have the classes of the
-    one it replaces; a shadow may have others. After a restart, attach has the model again that
-    it is started with.
+    one it replaces; a shadow may have others. Where a cascade answers (attach without --model),
+    FILE may be one: its .toml, or the file that holds all of it. After a restart, attach has
+    the model again that it is started with.
 
     \b
     Examples:
@@ -120,9 +121,11 @@ def load_model(ctx: click.Context, file: str, device: str, shadow: bool) -> None
       etcpipe model load new.onnx --dev eth0
     """
     from etcpipe import model as models
+    from etcpipe.cascade import serving, stages
 
-    models.load(file)  # what is wrong with the file itself is said here
     path = str(models.find(file).resolve())
+    is_cascade = path.endswith(stages.SUFFIX) and not shadow
+    (serving.load if is_cascade else models.load)(path)  # what is wrong with the file is said here
     _ask(ctx, device, "shadow" if shadow else "load", path)
 
 

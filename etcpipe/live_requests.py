@@ -22,6 +22,7 @@ from etcpipe.kernel.journal import Lock
 
 if TYPE_CHECKING:
     from etcpipe.live_tap import Live
+    from etcpipe.model_choice import AnyModel
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Requests:
         self._tap = tap
         self._ask, self._answer = _paths(tap.device, namespace)
         self._request: dict[str, Any] | None = None
-        self._loaded: models.Model | EtcpipeError | None = None
+        self._loaded: AnyModel | EtcpipeError | None = None
         self._first_policy = tap.policy
         self._thread: threading.Thread | None = None
 
@@ -58,9 +59,12 @@ class Requests:
 
     def _load(self) -> None:
         assert self._request
+        action, file = self._request.get("action"), self._request.get("file", "")
         try:
-            if self._request.get("action") in ("load", "shadow"):
-                self._loaded = models.load(self._request.get("file"), device=self._tap.compute)
+            if action == "load":
+                self._loaded = self._tap.load_model(file)
+            elif action == "shadow":
+                self._loaded = models.load(file, device=self._tap.compute)
         except EtcpipeError as error:
             self._loaded = error
 
@@ -76,12 +80,12 @@ class Requests:
         new = loaded or self._tap.model
         return {"model": str(new), "engine": new.engine}
 
-    def _take(self, loaded: models.Model | None) -> None:
+    def _take(self, loaded: "AnyModel | None") -> None:
         assert self._request
         tap, action = self._tap, self._request.get("action")
         if action == "load" and loaded:
             tap.set_model(loaded)
-        elif action == "shadow" and loaded:
+        elif action == "shadow" and isinstance(loaded, models.Model):
             tap.set_shadow(loaded)
         elif action == "rollback":
             tap.roll_back_model()

@@ -3,16 +3,22 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from math import inf
+from os import PathLike
+from pathlib import Path
 from time import monotonic, monotonic_ns
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from etcpipe import model as models
 from etcpipe import pipeline
 from etcpipe.batch import PacketBatch
+from etcpipe.cascade import serving
+from etcpipe.cascade.life import CascadeInService
 from etcpipe.cascade.runtime import Runtime
 from etcpipe.cascade.serving import CascadeModel
+from etcpipe.cascade.stages import SUFFIX as CASCADE_SUFFIX
 from etcpipe.cascade.workers import Threads
 from etcpipe.errors import DataplaneError, UsageError
 from etcpipe.kernel import netns as namespaces
@@ -89,9 +95,10 @@ class Live:
                 threads=settings.queues,
                 raw_len=self._raw_len,
             )
-        self._serving: Runtime | ModelInService | KernelCascade
+        self._serving: CascadeInService | ModelInService | KernelCascade
         if isinstance(model, CascadeModel):
-            self._serving = _runtime_of(model)
+            model.warm_up()
+            self._serving = CascadeInService(model, _runtime_of)
         elif isinstance(model, KernelCascade):
             self._serving = model
         else:
@@ -223,17 +230,40 @@ class Live:
             plan = self._tap.settings.feature_plan
             self._tap.set_tree(self.model.tree(plan, self._decide))
 
-    def set_model(self, model: Model) -> None:
+    def load_model(self, file: str | PathLike[str]) -> AnyModel:
+        """Return what set_model() takes of a file, ready to answer; from any thread.
+
+        Where a cascade answers, it may be a cascade's file, or a model's that is its only stage;
+        else it is a model.
+
+        Raises:
+            UsageError: a cascade in the place of one model.
+            ModelError: as etcpipe.model.load().
+        """
+        if isinstance(self._serving, CascadeInService):
+            model = serving.load_stages(file, self.compute)
+            model.warm_up()
+            return model
+        if Path(file).suffix == CASCADE_SUFFIX:
+            raise UsageError(f"one model answers: attach anew with --cascade {file}")
+        return models.load(file, device=self.compute)
+
+    def set_model(self, model: AnyModel) -> None:
         """Let another model answer from now on; flows that are on the way miss nothing.
 
         Call it from at_checks() alone, as what follows.
 
         Raises:
-            UsageError: a cascade answers, or the model does not fit what was attached.
+            UsageError: it is not as load_model() gives it, or does not fit what was attached.
         """
-        serving = self._one_model()
-        check_fits(model, serving.active, self._tap.settings, self._raw_len)
-        serving.replace(model)
+        in_service = self._replaceable()
+        check_fits(model, in_service.active, self._tap.settings, self._raw_len)
+        if isinstance(in_service, CascadeInService) and isinstance(model, CascadeModel):
+            in_service.replace(model)
+        elif isinstance(in_service, ModelInService) and isinstance(model, Model):
+            in_service.replace(model)
+        else:
+            raise UsageError(f"{model}: a cascade takes a cascade's place, a model a model's")
         self.model = model
 
     def roll_back_model(self) -> None:
@@ -242,7 +272,7 @@ class Live:
         Raises:
             UsageError: there was none.
         """
-        self.model = self._one_model().roll_back()
+        self.model = self._replaceable().roll_back()
 
     def set_shadow(self, model: Model) -> None:
         """Ask another model too, whose answers only shadow_report() tells.
@@ -264,9 +294,9 @@ class Live:
             return None
         return self._serving.shadow.report()
 
-    def _one_model(self) -> ModelInService:
-        if not isinstance(self._serving, ModelInService):
-            raise UsageError("a cascade answers: its models change with a new attach")
+    def _replaceable(self) -> CascadeInService | ModelInService:
+        if isinstance(self._serving, KernelCascade):
+            raise UsageError("the kernel judges flows: its models change with a new attach")
         return self._serving
 
     def report_flows(self, take: Callable[[np.ndarray], None]) -> None:
@@ -296,7 +326,7 @@ class Live:
         """
         ring = {f"RING_{name.upper()}": n for name, n in self._ring.statistics().items()}
         counters = {**self._sweeper.counters, **self._tap.counters()}
-        served = self._serving.counters if isinstance(self._serving, Runtime) else {}
+        served = self._serving.counters if isinstance(self._serving, CascadeInService) else {}
         return {**counters, **ring, **self._regroup.counters, **served}
 
     def program_runs(self) -> dict[str, dict[str, int]]:
@@ -316,7 +346,7 @@ class Live:
     def _judged(self) -> Iterator[VerdictBatch]:
         self._end = monotonic() + self._duration_s if self._duration_s else inf
         way = TapSource(self._tap, self._ring, self._goes_on, self._show), self._regroup
-        if isinstance(self._serving, Runtime):
+        if isinstance(self._serving, CascadeInService):
             return pipeline.serve(*way, self._serving, eager=False, now_ns=monotonic_ns)
         return pipeline.run(*way, self._serving, now_ns=monotonic_ns)
 
@@ -351,6 +381,5 @@ class Live:
 
 def _runtime_of(cascade: CascadeModel) -> Runtime:
     """Return a runtime that never waits for a network: each stage may have a thread at work."""
-    cascade.warm_up()
     workers = Threads(len(cascade.depths), inline=cascade.quick)
     return Runtime(cascade.servings(), workers, early=cascade.cascade.early)

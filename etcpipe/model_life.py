@@ -2,10 +2,10 @@
 
 Both happen between two batches of packets. The tap, its flow table and the rows that are
 being filled stay as they are, so no packet is lost and each flow is answered once, by the
-model that was active when its row was complete.
+model that was active when its row was complete. A cascade's place: etcpipe/cascade/life.py.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -19,20 +19,49 @@ from etcpipe.verdict import VerdictBatch
 if TYPE_CHECKING:
     from etcpipe.gpu.scorer_gpu import Scorer
     from etcpipe.kernel.settings import TapSettings
+    from etcpipe.model_choice import AnyModel
 
 
-class ModelInService:
-    """What pipeline.run() takes as its model; all methods are for the thread that runs it.
+AModel = TypeVar("AModel", bound="AnyModel")
+
+
+class InService(Generic[AModel]):
+    """Which model answers, and which one did.
 
     Attributes:
         active: answers.
         previous: answered before, None until another one was loaded.
+    """
+
+    def __init__(self, active: AModel) -> None:
+        self.active = active
+        self.previous: AModel | None = None
+
+    def replace(self, model: AModel) -> None:
+        """Let a model answer from the next batch on; it fits, see check_fits()."""
+        self.active, self.previous = model, self.active
+
+    def roll_back(self) -> AModel:
+        """Let the model before answer again, and return it.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if self.previous is None:
+            raise UsageError("no other model was loaded since the start")
+        self.replace(self.previous)
+        return self.active
+
+
+class ModelInService(InService[Model]):
+    """What pipeline.run() takes as its model; all methods are for the thread that runs it.
+
+    Attributes:
         shadow: is asked too, and heard by nobody but its report.
     """
 
     def __init__(self, active: Model) -> None:
-        self.active = active
-        self.previous: Model | None = None
+        super().__init__(active)
         self.shadow: Shadow | None = None
         self._regroup: Regroup | None = None
         self._scorer: Scorer | None = None
@@ -57,21 +86,10 @@ class ModelInService:
         return verdicts
 
     def replace(self, model: Model) -> None:
-        """Let a model answer from the next batch on; it fits, see check_fits()."""
-        self.active, self.previous = model, self.active
+        """See InService.replace()."""
+        super().replace(model)
         if self._regroup is not None:
             self.scorer(self._regroup)
-
-    def roll_back(self) -> Model:
-        """Let the model before answer again, and return it.
-
-        Raises:
-            UsageError: there is none.
-        """
-        if self.previous is None:
-            raise UsageError("no other model was loaded since the start")
-        self.replace(self.previous)
-        return self.active
 
     def set_shadow(self, model: Model) -> None:
         """Ask a model too from the next batch on; it fits, see check_rows_fit().
@@ -90,8 +108,10 @@ class ModelInService:
             self.shadow.close()
 
 
-def check_fits(model: Model, active: Model, settings: "TapSettings", raw_len: int) -> None:
-    """Check that a model can take over from another one while rows are being filled.
+def check_fits(
+    model: "AnyModel", active: "AnyModel", settings: "TapSettings", raw_len: int
+) -> None:
+    """Check that a model or cascade can take over from another while rows are being filled.
 
     Args:
         raw_len: bytes of each packet that rows hold.
@@ -104,15 +124,20 @@ def check_fits(model: Model, active: Model, settings: "TapSettings", raw_len: in
             f"model {model} has other classes than {active}: verdicts in the kernel and in "
             "outputs are numbered by them, attach anew"
         )
-    if settings.capture == "features" and (
-        (model.view, model.columns, model.first_n) != (active.view, active.columns, active.first_n)
-    ):
+    if settings.capture == "features" and _gathered(model) != _gathered(active):
         raise UsageError(f"model {model} has other columns than the kernel gathers: attach anew")
     check_rows_fit(model, active, settings.first_n, raw_len, settings.count)
 
 
-def check_rows_fit(model: Model, active: Model, first_n: int, raw_len: int, count: str) -> None:
-    """Check that a model can look at the rows that were made for another one.
+def _gathered(model: "AnyModel") -> tuple[Any, ...]:
+    """Return what the kernel gathers of flows for a model; a cascade sees packets instead."""
+    return (model.view, model.columns, model.first_n) if isinstance(model, Model) else ()
+
+
+def check_rows_fit(
+    model: "AnyModel", active: "AnyModel", first_n: int, raw_len: int, count: str
+) -> None:
+    """Check that a model or cascade can look at the rows that were made for another one.
 
     Raises:
         UsageError: it cannot, and why.
@@ -132,5 +157,5 @@ def check_rows_fit(model: Model, active: Model, first_n: int, raw_len: int, coun
     if model.raw_len > raw_len:
         raise UsageError(
             f"model {model} needs {model.raw_len} bytes of a packet, rows have {raw_len}: "
-            "attach anew"
+            "attach anew with this model"
         )

@@ -21,10 +21,10 @@ from etcpipe.gpu.regroup import EarlyRows, Regroup
 from etcpipe.verdict import VerdictBatch
 
 if TYPE_CHECKING:
-    from etcpipe.cascade.runtime import Runtime
     from etcpipe.gpu.scorer_gpu import Scorer
 
 Clock = Callable[[], int]
+Records = Callable[[FlowBatch], np.ndarray]
 
 # Rows that a model sees at once: more no longer make it faster, and take memory.
 ROWS_MAX = 4096
@@ -52,6 +52,20 @@ class Judge(Protocol):
         start_ns: int | None = None,
         scorer: "Scorer | None" = None,
     ) -> VerdictBatch: ...
+
+
+class Stages(Protocol):
+    """A cascade at work, or what stands for several (etcpipe/cascade/life.py); see Runtime."""
+
+    def add(self, flows: FlowBatch, now_ns: int = 0, depth: np.ndarray | None = None) -> None: ...
+
+    def poll(
+        self, now_ns: int = 0, records: Records | None = None, flush: bool = False
+    ) -> list[VerdictBatch]: ...
+
+    def drain(self, now: Clock, records: Records | None = None) -> list[VerdictBatch]: ...
+
+    def left(self) -> np.ndarray: ...
 
 
 def run(
@@ -96,7 +110,7 @@ def _ready(source: Source, regroup: Regroup, overlaps: bool) -> Iterator[FlowBat
 def serve(
     source: Source,
     regroup: Regroup,
-    runtime: "Runtime",
+    runtime: Stages,
     eager: bool = True,
     now_ns: Clock | None = None,
     rows_min: int = 0,
@@ -129,7 +143,7 @@ def serve(
 
 
 def _hand_over(
-    runtime: "Runtime", early: list[EarlyRows], closed: list[FlowBatch], now_ns: int
+    runtime: Stages, early: list[EarlyRows], closed: list[FlowBatch], now_ns: int
 ) -> None:
     """Give a cascade its rows, a flow's early ones before its last."""
     if early:

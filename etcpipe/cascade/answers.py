@@ -10,6 +10,18 @@ from etcpipe.layout import FLOW_STATE
 from etcpipe.model import Answers, sources, waits_ns
 from etcpipe.verdict import SOURCE_DEGRADED, VerdictBatch
 
+COUNTERS = (
+    "CASCADE_SURE",  # flows answered before the last stage, being sure
+    "CASCADE_LAST",  # by the last stage
+    "CASCADE_HELD",  # not passed on: the next stage had no time, the answer stays
+    "CASCADE_QUEUE_FULL",  # nor room
+    "CASCADE_UNJUDGED",  # the first stage had neither: unknown
+    "CASCADE_SKIPPED",  # early rows for which it had neither; a later row tries again
+    "CASCADE_EARLY",  # early answers told
+    "CASCADE_REVISED",  # and told otherwise later
+    "CASCADE_FORGOTTEN",  # flows that lost their place to one a whole table later
+)
+
 Records = Callable[[FlowBatch], np.ndarray]
 
 

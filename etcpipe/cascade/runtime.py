@@ -19,7 +19,14 @@ from time import thread_time_ns
 import numpy as np
 
 from etcpipe.batch import FlowBatch
-from etcpipe.cascade.answers import Records, Wording, no_records, take_answers, verdicts_of
+from etcpipe.cascade.answers import (
+    COUNTERS,
+    Records,
+    Wording,
+    no_records,
+    take_answers,
+    verdicts_of,
+)
 from etcpipe.cascade.escalation import Load
 from etcpipe.cascade.pool import Batch, RowPool
 from etcpipe.cascade.queues import StageQueue
@@ -35,24 +42,7 @@ from etcpipe.cascade.states import (
     has_doubles,
 )
 from etcpipe.cascade.workers import Inline, Job, Workers
-from etcpipe.verdict import (
-    EVENT_EARLY,
-    EVENT_REVISED,
-    EVENT_VERDICT,
-    VerdictBatch,
-)
-
-COUNTERS = (
-    "CASCADE_SURE",  # flows answered before the last stage, being sure
-    "CASCADE_LAST",  # by the last stage
-    "CASCADE_HELD",  # not passed on: the next stage had no time, the answer stays
-    "CASCADE_QUEUE_FULL",  # nor room
-    "CASCADE_UNJUDGED",  # the first stage had neither: unknown
-    "CASCADE_SKIPPED",  # early rows for which it had neither; a later row tries again
-    "CASCADE_EARLY",  # early answers told
-    "CASCADE_REVISED",  # and told otherwise later
-    "CASCADE_FORGOTTEN",  # flows that lost their place to one a whole table later
-)
+from etcpipe.verdict import EVENT_EARLY, EVENT_REVISED, EVENT_VERDICT, VerdictBatch
 
 # Where a row goes that goes to no stage.
 NOWHERE, ASIDE = -1, -2
@@ -110,6 +100,16 @@ class Runtime:
     def waiting(self) -> list[int]:
         """Rows in each stage's queue."""
         return [len(queue) for queue in self._queues]
+
+    @property
+    def is_idle(self) -> bool:
+        """Does no row wait, and is none judged? Flows may wait for more packets."""
+        return not (self._running or self._parked or any(self.waiting))
+
+    @property
+    def states(self) -> FlowStates:
+        """What is kept of flows between two of their rows."""
+        return self._states
 
     @property
     def deadline_ns(self) -> int | None:
@@ -181,7 +181,8 @@ class Runtime:
         pool.keep(places, state)
         depth = pool.depth[places]
         goes_on, status = depth > 0, state["status"]
-        to = np.where(is_newer & goes_on, NOWHERE, 0)
+        # regrouping may give rows earlier than the first stage wants them, see life.py
+        to = np.where((is_newer | (depth < self.depths[0])) & goes_on, NOWHERE, 0)
         if len(status.nonzero()[0]):
             stage = state["next"]
             came = ~goes_on | (depth >= self._depth_of[stage])

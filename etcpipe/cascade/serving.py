@@ -158,17 +158,42 @@ def load_inside(path: str | PathLike[str] | None, device: str = "cpu") -> Cascad
     Raises:
         ModelError: it is missing or damaged, or its models do not fit each other.
     """
+    cascade, loaded, contents = _inside(path, device)
+    return _served(cascade, loaded, contents, loaded[-1].name) if cascade else loaded[-1]
+
+
+def load_stages(path: str | PathLike[str], device: str = "cpu") -> CascadeModel:
+    """Return what a file holds as a cascade: one model is one stage.
+
+    Args:
+        path: a cascade.toml, a model file, or the name of a model that ships.
+
+    Raises:
+        UsageError, ModelError: as load().
+    """
+    if Path(path).suffix == stages.SUFFIX:
+        return load(path, device)
+    cascade, loaded, contents = _inside(path, device)
+    last = loaded[-1]
+    alone = Cascade((Stage(last.first_n, last.name),), wait_s=last.wait_s)
+    return _served(cascade or alone, loaded, contents, last.name)
+
+
+def _inside(
+    path: str | PathLike[str] | None, device: str
+) -> tuple[Cascade | None, list[Model], list[bytes]]:
+    """Return the cascade that a model file holds, if it does; its models, and their files."""
     file = models.find(path)
     name, contents = f"model {file}", models.read(file)
     last = models.opened(contents, name, device=device)
     held = bundle.held(last.metadata, name)
     if held is None:
-        return last
+        return None, [last], [contents]
     cascade, early = held
     loaded = [
         models.opened(one, f"{name}: stage {i}", device=device) for i, one in enumerate(early)
     ]
-    return _served(cascade, [*loaded, last], [*early, contents], last.name)
+    return cascade, [*loaded, last], [*early, contents]
 
 
 def _served(

@@ -30,6 +30,7 @@ from etcpipe.errors import OutputError, UsageError
 from etcpipe.layout import CONSTANTS
 from etcpipe.toml_text import check_keys, parse, read, suggestion
 
+SUFFIX = ".toml"
 STAGES_MAX = 16
 QUEUE_MAX = 1 << 20
 KINDS = {

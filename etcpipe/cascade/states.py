@@ -68,8 +68,24 @@ class FlowStates:
 
     def is_awaited(self, flow_id: np.ndarray) -> np.ndarray:
         """Return (flows,) bool, whether an early row of each flow is queued or judged."""
+        return self.status_of(flow_id) == QUEUED
+
+    def status_of(self, flow_id: np.ndarray) -> np.ndarray:
+        """Return (flows,) uint8, the status of each flow, NONE where it is not in the table."""
         state = self._table.take(self._slot_of(flow_id))
-        return (state["status"] == QUEUED) & (state["flow_id"] == flow_id)
+        return np.where(state["flow_id"] == flow_id, state["status"], np.uint8(NONE))
+
+    def has_begun(self, flow_id: np.ndarray) -> np.ndarray:
+        """Return (flows,) bool, whether a row of each flow was taken, answered or not."""
+        return self.status_of(flow_id) != NONE
+
+    def unanswered(self, flow_id: np.ndarray | None = None) -> np.ndarray:
+        """Return those of some flows, or of all, that wait for packets or for an answer."""
+        if flow_id is None:
+            flow_id, status = self._table["flow_id"], self._table["status"]
+        else:
+            status = self.status_of(flow_id)
+        return flow_id[(status == WAITING) | (status == QUEUED)]
 
     def put(self, state: np.ndarray) -> None:
         """Keep the state of some flows, but of none whose place a newer one has."""

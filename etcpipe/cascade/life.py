@@ -1,0 +1,117 @@
+"""A cascade in service: another one takes its place between two batches of packets.
+
+Regrouping stays as it is. Flows of which a row was taken before the change belong to the stages
+that took it: their later rows go there, and these stages are kept until the last of them is
+answered. All other rows go to the new stages. So each flow is answered once, by one cascade.
+
+Rows come at the depths that regrouping began with. A stage that waits for N packets is asked at
+the first of these that is N or more; what it sees of the row is up to its model.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+
+from etcpipe.batch import FlowBatch
+from etcpipe.cascade.answers import Records
+from etcpipe.cascade.runtime import Runtime
+from etcpipe.cascade.serving import CascadeModel
+from etcpipe.errors import UsageError
+from etcpipe.model_life import InService
+from etcpipe.verdict import VerdictBatch
+
+# Replaced cascades that still have flows: each keeps a table of up to 32 MB, and its threads.
+LEAVING_MAX = 4
+
+
+class CascadeInService(InService[CascadeModel]):
+    """What pipeline.serve() takes as its runtime; all methods are for the thread that runs it."""
+
+    def __init__(self, active: CascadeModel, start: Callable[[CascadeModel], Runtime]) -> None:
+        """Begin with a cascade; `start` returns the runtime of one."""
+        super().__init__(active)
+        self._start = start
+        self._runtime = start(active)
+        self._leaving: list[_Leaving] = []
+        self._past: Counter[str] = Counter()  # of runtimes that are gone
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """As Runtime.counters, since the start."""
+        total = Counter(self._past)
+        for runtime in self._runtimes():
+            total.update(runtime.counters)
+        return dict(total)
+
+    def replace(self, model: CascadeModel) -> None:
+        """Let a cascade answer all flows of which no row was taken yet; see check_fits().
+
+        Raises:
+            UsageError: others were replaced a moment ago, and still have flows.
+        """
+        if len(self._leaving) >= LEAVING_MAX:
+            raise UsageError(
+                f"{LEAVING_MAX} replaced cascades still have flows to answer: try again in a minute"
+            )
+        self._leaving.append(_Leaving(self._runtime))
+        self._runtime = self._start(model)
+        super().replace(model)
+
+    def add(self, flows: FlowBatch, now_ns: int = 0, depth: np.ndarray | None = None) -> None:
+        """Take rows, see Runtime.add()."""
+        for one in self._leaving:
+            is_theirs = one.runtime.states.has_begun(flows.flow_id)
+            if not is_theirs.any():
+                continue
+            theirs = None if depth is None else depth[is_theirs]
+            one.runtime.add(flows.select(is_theirs), now_ns, theirs)
+            flows, depth = flows.select(~is_theirs), None if depth is None else depth[~is_theirs]
+        self._runtime.add(flows, now_ns, depth)
+
+    def poll(
+        self, now_ns: int = 0, records: Records | None = None, flush: bool = False
+    ) -> list[VerdictBatch]:
+        """Return verdicts that are ready, see Runtime.poll()."""
+        return self._each(lambda runtime: runtime.poll(now_ns, records, flush))
+
+    def drain(self, now: Callable[[], int], records: Records | None = None) -> list[VerdictBatch]:
+        """Return the verdicts on all rows that were added."""
+        return self._each(lambda runtime: runtime.drain(now, records))
+
+    def left(self) -> np.ndarray:
+        """Return (flows,) uint64, ids answered since the last call while they go on."""
+        left = [runtime.left() for runtime in self._runtimes()]
+        for one in [one for one in self._leaving if one.has_answered()]:
+            self._leaving.remove(one)
+            self._past.update(one.runtime.counters)
+            one.runtime.close()
+        return np.concatenate(left)
+
+    def close(self) -> None:
+        """End the workers."""
+        for runtime in self._runtimes():
+            runtime.close()
+
+    def _runtimes(self) -> list[Runtime]:
+        return [*(one.runtime for one in self._leaving), self._runtime]
+
+    def _each(self, call: Callable[[Runtime], list[VerdictBatch]]) -> list[VerdictBatch]:
+        return [verdicts for runtime in self._runtimes() for verdicts in call(runtime)]
+
+
+class _Leaving:
+    """A runtime that was replaced, and the flows that it still has to answer."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self._flow_id = runtime.states.unanswered()
+
+    def has_answered(self) -> bool:
+        """Has it answered all flows, and judged all rows?"""
+        unanswered = self.runtime.states.unanswered
+        # most calls find one flow that waits, and need not look at the others
+        if not self.runtime.is_idle or len(unanswered(self._flow_id[:1])):
+            return False
+        self._flow_id = unanswered(self._flow_id)
+        return not len(self._flow_id)
