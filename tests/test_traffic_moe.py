@@ -83,6 +83,12 @@ def test_the_shipped_one_on_recordings_that_it_never_saw(recordings):
     assert macro_f1(label, said, len(model.classes)) > chance + MARGIN
 
 
+def test_the_form_for_gpu_engines_answers_alike(recordings):
+    rows = recordings.rows("tok")
+    said, expected = (load(name).infer(rows) for name in ("traffic_moe.gpu", "traffic_moe"))
+    np.testing.assert_allclose(said, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_the_shipped_card_has_the_scores_of_the_file():
     scores = load("traffic_moe").description.scores
     card = find("traffic_moe").with_suffix(".md").read_text()

@@ -56,7 +56,9 @@ def main() -> None:
         Input(), "traffic_moe", seed=args.seed, folds=FOLDS, arch=args.arch, fitting=fitting
     )
     result = train.train(dataset, settings, lambda what, *_: _say(what))
+    assert result.gpu_model, f"{args.arch} has no form for GPU engines"
     (MODELS / "traffic_moe.onnx").write_bytes(result.model)
+    (MODELS / "traffic_moe.gpu.onnx").write_bytes(result.gpu_model)
     (MODELS / "traffic_moe.md").write_text(_card(dataset, result, settings))
 
 
