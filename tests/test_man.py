@@ -31,7 +31,7 @@ def test_each_verb_has_a_page(pages):
 
 def test_a_page_has_its_options_with_their_variables(pages):
     for variable, words, option in settings.variables(ROOT_CONTEXT):
-        text = pages["-".join(("etcpipe", *words))].replace("\\-", "-")
+        text = pages["-".join(("etcpipe", *words))].replace("\\-", "-").replace("\\%", "")
         for flag in option.opts:
             assert re.search(rf"(?m)^\\fB.*{re.escape(flag)}\b", text), (words, flag)
         if not option.is_eager:
