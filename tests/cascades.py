@@ -68,6 +68,20 @@ def runtime(*scripts, depths=(1, 3, 4), workers=None, early=False, slots=1 << 10
     return Runtime(stages, workers, early=early, slots=slots)
 
 
+def play(served, events, after=lambda: None):
+    """The verdicts on rows of (time in ms, flow, depth or 0, packets), but for the last ones."""
+    verdicts, gone = [], set()
+    for at, flow, depth, length in events:
+        now = int(at * MS)
+        if flow not in gone:
+            row = rows([flow], length, now, "depth" if depth or length == 4 else "idle")
+            served.add(row, now, depth_of(row, depth) if depth else None)
+        verdicts += served.poll(now)
+        gone |= set(served.left().tolist())
+        after()
+    return verdicts
+
+
 def said(batches):
     """(flow id, event) -> (label, stage, packets, source) of verdicts; each flow has one at most.
 

@@ -5,11 +5,10 @@
 import json
 import random
 import signal
-import time
 
 import captures
 import pytest
-from cascades import CLASSES, MS, Script, depth_of, rows, runtime, said
+from cascades import Script, depth_of, play, rows, runtime, said
 from command import Running, fails, run
 from kernel_fixtures import wire
 
@@ -65,6 +64,22 @@ def test_flows_that_have_begun_are_answered_by_the_stages_that_began_with_them()
     assert (counters["CASCADE_LAST"], counters["CASCADE_SURE"]) == (2, 2)
 
 
+def test_replaced_stages_are_kept_for_a_flow_anywhere_in_their_table():
+    old, new = (runtime(Script({0: UNSURE}), Script({0: SURE}), slots=1 << 14) for _ in range(2))
+    served = in_service(old, new)
+    add_early(served, 10_000)
+    served.poll(flush=True)
+    served.replace(1)
+    for _ in range(16):
+        served.left()
+    assert served._runtimes() == [old, new]
+    served.add(rows([10_000], packets=4))
+    assert said(served.poll(flush=True)) == {(10_000, "verdict"): ("chat", 1, 4, "model")}
+    for _ in range(16):
+        served.left()
+    assert served._runtimes() == [new]
+
+
 def test_a_row_after_its_flows_answer_goes_to_nobody():
     old, new = (runtime(Script({0: SURE}), Script({0: SURE}), depths=(1, 4)) for _ in range(2))
     served = in_service(old, new)
@@ -118,20 +133,15 @@ def test_every_flow_is_answered_once_however_cascades_change(seed):
         at, length = flow + rng.random(), rng.randrange(1, 5)
         events += [(at + d * rng.random() * 5, flow, d, d) for d in (1, 3) if d <= length]
         events.append((at + 20 + rng.random(), flow, 0, length))
-    verdicts, gone, number = [], set(), 0
-    for at, flow, depth, length in sorted(events):
-        now = int(at * MS)
-        if flow not in gone:
-            row = rows([flow], length, now, "depth" if depth or length == 4 else "idle")
-            served.add(row, now, depth_of(row, depth) if depth else None)
-        verdicts += served.poll(now)
-        gone |= set(served.left().tolist())
-        if rng.random() < 0.05 and number < 11 and len(served._leaving) < LEAVING_MAX:
-            number += 1
-            served.replace(number)
+
+    def change():
+        if rng.random() < 0.05 and served.active < 11 and len(served._leaving) < LEAVING_MAX:
+            served.replace(served.active + 1)
+
+    verdicts = play(served, sorted(events), change)
     verdicts += served.drain(lambda: 10**12)
     served.left()
-    assert number > 5 and served._runtimes() == [every[number]]
+    assert served.active > 5 and served._runtimes() == [every[served.active]]
     final = [flow for flow, event in said(verdicts) if event != "early"]
     assert sorted(final) == list(range(1, 301))
     assert sum(served.counters[f"CASCADE_{why}"] for why in ("SURE", "LAST")) == 300

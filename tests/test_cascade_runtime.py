@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import pytest
-from cascades import CLASSES, MS, Script, depth_of, rows, runtime, said, serving
+from cascades import CLASSES, MS, Script, depth_of, play, rows, runtime, said, serving
 
 from etcpipe.cascade.runtime import Runtime
 from etcpipe.cascade.states import STATE, FlowStates
@@ -264,16 +264,7 @@ def random_play(seed, workers, slots=64, **settings):
             if depth <= length:
                 events.append((at + depth * rng.random() * 5, flow, depth, depth))
         events.append((at + 20 + rng.random(), flow, 0, length))
-    events.sort()
-    verdicts, gone = [], set()
-    for at, flow, depth, length in events:
-        now = int(at * MS)
-        if flow not in gone:
-            row = rows([flow], length, now, "depth" if depth or length == 4 else "idle")
-            served.add(row, now, depth_of(row, depth) if depth else None)
-        verdicts += served.poll(now)
-        gone |= set(served.left().tolist())
-    verdicts += served.drain(lambda: 10**12)
+    verdicts = play(served, sorted(events)) + served.drain(lambda: 10**12)
     served.close()
     return said(verdicts), served
 

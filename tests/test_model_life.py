@@ -16,6 +16,7 @@ import onnx
 import pytest
 from command import Running, fails, run
 from kernel_fixtures import Wire, wire
+from test_cascade_life import write_cascade
 from verdicts import Flow, verdicts
 
 from etcpipe import model as models
@@ -144,6 +145,9 @@ def test_a_shadow_is_set_later_and_other_requests_are_refused_in_words(wire, tmp
         assert "schema" in fails(*net, "load", str(few), *on_device, status=1)
         turned = variant(tmp_path, "turned", classes=tuple(reversed(models.load().classes)))
         assert "other classes" in fails(*net, "load", str(turned), *on_device, status=1)
+        cascade = str(write_cascade(tmp_path, "a"))
+        line = fails(*net, "load", cascade, *on_device, status=1)
+        assert line == f"tap0: one model answers: attach anew with --cascade {cascade}"
         done = run(*net, "load", str(turned), *on_device, "--shadow", check=0)
         assert done.stdout.startswith("tap0: shadow turned@")
         assert etcpipe.signalled(signal.SIGINT) == 0

@@ -79,13 +79,13 @@ class FlowStates:
         """Return (flows,) bool, whether a row of each flow was taken, answered or not."""
         return self.status_of(flow_id) != NONE
 
-    def unanswered(self, flow_id: np.ndarray | None = None) -> np.ndarray:
-        """Return those of some flows, or of all, that wait for packets or for an answer."""
-        if flow_id is None:
-            flow_id, status = self._table["flow_id"], self._table["status"]
-        else:
-            status = self.status_of(flow_id)
-        return flow_id[(status == WAITING) | (status == QUEUED)]
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def awaits_any(self, slots: slice) -> bool:
+        """Does a flow in some places of the table wait for packets or for an answer?"""
+        status = self._table["status"][slots]
+        return bool(((status == WAITING) | (status == QUEUED)).any())
 
     def put(self, state: np.ndarray) -> None:
         """Keep the state of some flows, but of none whose place a newer one has."""
