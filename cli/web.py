@@ -1,5 +1,7 @@
 """etcpipe web: a read-only page on the taps of this machine."""
 
+import signal
+
 import click
 
 from etcpipe.cli.common import Verb
@@ -27,6 +29,8 @@ def web(host: str, port: int, token_file: str | None) -> None:
     """
     from etcpipe.web import server
 
+    # Ends it as Ctrl-C does: uvicorn since 0.29 raises the signal that ended it once more.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         token = server.read_token(token_file, host)
         listening = server.listen(host, port)

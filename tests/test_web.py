@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -235,14 +236,15 @@ def test_port_that_is_taken_is_one_line():
         )
 
 
-def test_command_serves_until_it_is_interrupted(tmp_path):
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_command_serves_until_it_is_interrupted(ending):
     with subprocess.Popen(
         [*ETCPIPE, "web", "--port", "0"], stderr=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:
         line = process.stderr.readline()
         address = re.match(r"(http://127\.0\.0\.1:\d+)/  Ctrl-C ends$", line).group(1)
         assert status(f"{address}/api/movements") == 200
-        process.send_signal(2)
+        process.send_signal(ending)
         assert process.wait(20) == 0
         assert process.stderr.read() == ""
 
