@@ -174,6 +174,15 @@ def start_returns_when_packets_are_awaited() -> None:
     assert VERDICTS.stat().st_mode & 0o777 == 0o640
 
 
+def a_network_judges_within_the_limits_of_the_unit() -> None:
+    configure(model="traffic_moe")
+    run(f"systemctl start {UNIT}")
+    journal_has("model traffic_moe by ONNX Runtime")
+    talk()
+    until("a verdict in the log", lambda: VERDICTS.exists() and VERDICTS.read_text())
+    assert "traffic_moe" in VERDICTS.read_text()
+
+
 def stop_leaves_nothing() -> None:
     run(f"systemctl start {UNIT}")
     assert leftovers()
@@ -293,6 +302,7 @@ def removal_stops_and_detaches() -> None:
 
 CHECKS = (
     start_returns_when_packets_are_awaited,
+    a_network_judges_within_the_limits_of_the_unit,
     stop_leaves_nothing,
     reload_takes_a_filter_and_names_the_rest,
     a_service_that_hangs_is_replaced,
