@@ -139,16 +139,22 @@ def _depths(wanted: "list[Wanted]") -> list[int]:
 
 
 @cascade.command(cls=Verb)
-@click.argument("file", type=click.Path())
+@click.argument("file", required=False, type=click.Path(), metavar="[FILE]")
 @click.pass_context
-def show(ctx: click.Context, file: str) -> None:
-    """Show the stages of a cascade FILE."""
+def show(ctx: click.Context, file: str | None) -> None:
+    """Show the stages of a FILE: a cascade, or a model that holds one. Without FILE, the default.
+
+    \b
+    Examples:
+      etcpipe cascade show cascade.toml
+      etcpipe cascade show
+    """
     from dataclasses import asdict
 
-    from etcpipe.cascade import stages
+    from etcpipe.cascade import serving
     from etcpipe.cascade.show import describe
 
-    found = stages.load(file)
+    found = serving.stages_of(file)
     if is_json(ctx):
         print_json(ctx, asdict(found))
         return

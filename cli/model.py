@@ -7,6 +7,7 @@ import click
 from etcpipe.cli.common import Device, Group, Verb, is_json, option, print_json
 
 if TYPE_CHECKING:
+    from etcpipe.model import Model
     from etcpipe.model_bench import Speed
 
 
@@ -21,14 +22,15 @@ def list_models(ctx: click.Context) -> None:
     """List the models that come with etcpipe."""
     from etcpipe import model as models
 
-    loaded = [models.load(path) for path in models.list_shipped()]
+    loaded = {path.stem: models.load(path) for path in models.list_shipped()}
     if is_json(ctx):
-        print_json(ctx, [_summary(one) for one in loaded])
+        print_json(ctx, [_summary(one) | {"name": name} for name, one in loaded.items()])
         return
-    for one in loaded:
+    for name, one in loaded.items():
+        packets = " or ".join(map(str, _depths(one)))
         click.echo(
-            f"{one!s:<24} {len(one.classes):>3} classes, view {one.view.name}, first "
-            f"{one.first_n} packets, macro-F1 {_macro_f1(one)}"
+            f"{name:<15} {len(one.classes):>3} classes, view {one.view.name}, first {packets} "
+            f"packets, macro-F1 {_macro_f1(one)}"
         )
 
 
@@ -179,9 +181,18 @@ def _summary(loaded) -> dict:
         "classes": list(loaded.classes),
         "view": loaded.view.name,
         "first_n": loaded.first_n,
+        "depths": _depths(loaded),
         "mask": loaded.mask,
         "macro_f1": scores.get("macro_f1"),
     }
+
+
+def _depths(loaded: "Model") -> list[int]:
+    """Return after how many packets a flow may be answered: more than one number in a cascade."""
+    from etcpipe.cascade import bundle
+
+    held = bundle.held(loaded.metadata, loaded.name)
+    return [stage.packets for stage in held[0].stages] if held else [loaded.first_n]
 
 
 def _macro_f1(loaded) -> str:
@@ -205,6 +216,10 @@ def _as_text(loaded) -> str:
         "data": one.data or "not stated",
         "engine": f"{loaded.engine} (without --device)",
     }
+    depths = _depths(loaded)
+    if len(depths) > 1:
+        packets = " or ".join(map(str, depths))
+        pairs["stages"] = f"the last of those at {packets} packets: etcpipe cascade show FILE"
     lines = [f"{name:<12} {text}" for name, text in pairs.items()]
     if "confusion" in one.scores:
         lines += ["", as_text(one.scores)]

@@ -294,7 +294,7 @@ def find(path: str | PathLike[str] | None) -> Path:
 
 def list_shipped() -> list[Path]:
     """Return the files of the models that come with etcpipe."""
-    return sorted(SHIPPED.glob("*.onnx"))
+    return sorted(SHIPPED.glob("*.onnx"), key=lambda file: file.stem)
 
 
 def read(file: Path) -> bytes:

@@ -15,7 +15,7 @@ from etcpipe.cascade.stages import Rule
 from etcpipe.cascade.walk import Step, figures, oracle_steps, random_steps, walk
 from etcpipe.cli.command import cli
 from etcpipe.dataset import Input
-from etcpipe.errors import UsageError
+from etcpipe.errors import ModelError, UsageError
 
 pytest.importorskip("lightgbm", reason="training needs etcpipe[train]")
 from etcpipe import evaluate, trees
@@ -352,3 +352,14 @@ def test_fit_and_show_on_the_command_line(tmp_path):
     assert "answers all" in shown.output
     told = CliRunner().invoke(cli, ["-j", "cascade", "show", str(output)], catch_exceptions=False)
     assert json.loads(told.output)["stages"][-1]["rule"] is None
+
+
+def test_stages_in_a_model_file_are_shown_and_listed():
+    shown = CliRunner().invoke(cli, ["-j", "cascade", "show"], catch_exceptions=False)
+    depths = [stage["packets"] for stage in json.loads(shown.output)["stages"]]
+    listed = CliRunner().invoke(cli, ["-j", "model", "list"], catch_exceptions=False)
+    by_name = {one["name"]: one["depths"] for one in json.loads(listed.output)}
+    assert len(depths) > 1 and by_name["default"] == depths
+    assert " or ".join(map(str, depths)) in CliRunner().invoke(cli, ["model", "show"]).output
+    alone = CliRunner().invoke(cli, ["cascade", "show", "traffic_moe"])
+    assert isinstance(alone.exception, ModelError)

@@ -211,7 +211,8 @@ def test_train_and_show_on_the_command_line(recordings, tmp_path):
     shown = CliRunner().invoke(cli, ["model", "show", str(output)], catch_exceptions=False)
     assert "macro-F1 1.000" in shown.output and "large, small" in shown.output
     listed = CliRunner().invoke(cli, ["model", "list", "-j"], catch_exceptions=False)
-    assert [one["name"] for one in json.loads(listed.stdout)] == ["default", "traffic_moe"]
+    names = [one["name"] for one in json.loads(listed.stdout)]
+    assert names == ["default", "traffic_moe", "traffic_moe.gpu"]
 
 
 def test_output_is_checked_before_the_work(recordings, tmp_path):

@@ -162,6 +162,22 @@ def load_inside(path: str | PathLike[str] | None, device: str = "cpu") -> Cascad
     return _served(cascade, loaded, contents, loaded[-1].name) if cascade else loaded[-1]
 
 
+def stages_of(path: str | PathLike[str] | None) -> Cascade:
+    """Return the stages alone, without their models: of what load() or load_inside() reads.
+
+    Raises:
+        UsageError, ModelError: as load(), or the file holds no cascade.
+    """
+    if path is not None and Path(path).suffix == stages.SUFFIX:
+        return stages.load(path)
+    file = models.find(path)
+    name = f"model {file}"
+    held = bundle.held(models.opened(models.read(file), name).metadata, name)
+    if held is None:
+        raise ModelError(f"{name}: holds no cascade")
+    return held[0]
+
+
 def load_stages(path: str | PathLike[str], device: str = "cpu") -> CascadeModel:
     """Return what a file holds as a cascade: one model is one stage.
 
