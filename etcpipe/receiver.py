@@ -1,11 +1,12 @@
 """What the ends that receive from the kernel have in common."""
 
+from abc import ABC, abstractmethod
 from typing import TypeVar
 
 _Self = TypeVar("_Self", bound="Receiver")
 
 
-class Receiver:
+class Receiver(ABC):
     """Hands out what came with receive(); a context manager that closes it."""
 
     _is_drained = True
@@ -21,6 +22,6 @@ class Receiver:
         """Whether all that had come was handed out by the last receive()."""
         return self._is_drained
 
+    @abstractmethod
     def close(self) -> None:
         """Receive no more."""
-        raise NotImplementedError

@@ -104,7 +104,7 @@ def made_by_hand(nodes, weights, classes=2, **attributes) -> bytes:
     return training.ensemble_to_onnx(given, classes, len(COLUMNS), about)
 
 
-def agree(model: Model, in_c: Model, flows: FlowBatch) -> None:
+def assert_agree(model: Model, in_c: Model, flows: FlowBatch) -> None:
     assert (model.engine, in_c.engine) == (OnnxRunner.engine, TreesRunner.engine)
     theirs, ours = model.answers(flows), in_c.answers(flows)
     for name in ("label", "runner_up", "packets_used"):
@@ -123,18 +123,18 @@ def test_labels_are_those_of_onnx_runtime(tmp_path, view, classes, rounds):
     about = description(view, classes)
     model, in_c = opened(tmp_path, fitted(about, rounds))
     for n in (1, 7, 8, 9, 300):
-        agree(model, in_c, flows_at_random(n, seed=n))
+        assert_agree(model, in_c, flows_at_random(n, seed=n))
 
 
 def test_temperature_threshold_and_the_class_unknown_are_the_models(tmp_path):
     about = description(temperature=1.7, threshold=0.4)
     model, in_c = opened(tmp_path, fitted(replace(about, classes=("a", "b", "unknown")), 10))
     flows = flows_at_random(500)
-    agree(model, in_c, flows)
+    assert_agree(model, in_c, flows)
     assert 0 < (in_c.answers(flows).label < 0).sum() < len(flows)
     for one in (model, in_c):
         one.temperature, one.threshold = 0.5, 0.0  # a cascade's stage has its own
-    agree(model, in_c, flows)
+    assert_agree(model, in_c, flows)
 
 
 def leaf(tree, node):
@@ -165,7 +165,7 @@ def test_leaves_of_several_classes_and_base_values(tmp_path):
         (0, n, c, w) for n, ws in ((1, (1, 2)), (3, (0, 3)), (4, (2, 0))) for c, w in enumerate(ws)
     ]
     model, in_c = by_hand(tmp_path, nodes, [*weights, (1, 0, 1, 0.5)], base_values=[0.25, -0.5])
-    agree(model, in_c, flows_at_random(200))
+    assert_agree(model, in_c, flows_at_random(200))
 
 
 def chain(leaves: int):
@@ -178,7 +178,7 @@ def chain(leaves: int):
 
 
 def test_a_tree_has_at_most_as_many_leaves_as_a_word_has_bits(tmp_path):
-    agree(*by_hand(tmp_path, *chain(32)), flows_at_random(100))
+    assert_agree(*by_hand(tmp_path, *chain(32)), flows_at_random(100))
     assert by_hand(tmp_path, *chain(33))[1].engine == OnnxRunner.engine
 
 
