@@ -182,6 +182,7 @@ def test_monitor_shows_what_moved(wire, tmp_path):
     with attached(wire, tmp_path) as etcpipe:
         etcpipe.until_attached()
         options = ("monitor", wire.device, "--interval", "1", "--count", "1")
+        began = time.monotonic()
         with Running("-j", "-n", wire.near, *options, folder=_folder(tmp_path)) as monitor:
             while monitor.process.poll() is None:
                 send_flows(wire, 1)
@@ -190,7 +191,7 @@ def test_monitor_shows_what_moved(wire, tmp_path):
         moved = json.loads(monitor.stdout)
         assert moved["device"] == wire.device
         assert moved["counters"]["PACKETS_SEEN"] > 0
-        assert moved["seconds"] == pytest.approx(1, abs=0.5)
+        assert 1 <= moved["seconds"] <= time.monotonic() - began  # on any machine
         assert etcpipe.signalled(signal.SIGINT) == 0
 
 

@@ -40,6 +40,7 @@ class Trial:
         flows: rows that were judged.
         packets: that were handled.
         busy: share of the clock's time that was processor time.
+        capacity: rows a second of processor time; a ring holds more than that for a moment only.
     """
 
     buckets: int
@@ -47,6 +48,7 @@ class Trial:
     flows: int
     packets: int
     busy: float
+    capacity: float
 
 
 @dataclass(frozen=True)
@@ -83,16 +85,21 @@ def search(
     bucket = _buckets(traffic)
     trials = []
     low, high = 0, BUCKETS + 1  # the most that nothing was lost with, the least that it was with
+    capacity = math.inf
     while high - low > 1:
         kept = (low + high) // 2
         trial = _trial(_part(traffic, bucket < kept), make_regroup(), judge, seconds, ring)
         trials.append(replace(trial, buckets=kept))
-        low, high = (low, kept) if trial.lost else (kept, high)
+        if trial.lost:
+            high = kept
+        else:
+            low, capacity = kept, trial.capacity
     per_s = 1e9 / traffic.lasts_ns
-    first = traffic.batch.rank == 0
+    offered = int((traffic.batch.rank[bucket < low] == 0).sum()) * per_s
+    sustained = min(1, capacity / offered) if offered else 0
     return Throughput(
-        flows_per_s=int((first & (bucket < low)).sum()) * per_s,
-        packets_per_s=int((bucket < low).sum()) * per_s,
+        flows_per_s=offered * sustained,
+        packets_per_s=int((bucket < low).sum()) * per_s * sustained,
         buckets=low,
         trials=tuple(trials),
     )
@@ -115,7 +122,7 @@ def _trial(traffic: Traffic, regroup: Regroup, judge: Judge, seconds: float, rin
         if core.lost:
             break
         traffic.come_again()
-    return Trial(0, core.lost, core.flows, core.packets, core.busy)
+    return Trial(0, core.lost, core.flows, core.packets, core.busy, core.capacity)
 
 
 class _Core:
@@ -127,7 +134,7 @@ class _Core:
 
     def __init__(self, regroup: Regroup, judge: Judge, ring: int) -> None:
         self._regroup, self._judge, self._ring = regroup, judge, ring
-        self._clock_ns = self._busy_ns = self._measured_from_ns = 0
+        self._clock_ns = self._busy_ns = self._measured_from_ns = self._flows_in_ramp = 0
         self.flows = self.packets = 0
         self.lost: dict[str, int] = {}
 
@@ -135,6 +142,12 @@ class _Core:
     def busy(self) -> float:
         """The share of the time that was processor time, once the ramp is over."""
         return self._busy_ns / max(self._clock_ns - self._measured_from_ns, 1)
+
+    @property
+    def capacity(self) -> float:
+        """Rows a second of processor time, once the ramp is over; inf where none ended."""
+        ended = self.flows - self._flows_in_ramp
+        return 1e9 * ended / max(self._busy_ns, 1) if ended else math.inf
 
     def feed(self, batch: PacketBatch, is_ramp: bool) -> None:
         """Handle packets as they arrive; after a loss no more."""
@@ -157,6 +170,7 @@ class _Core:
         self.lost |= {name: counters[name] for name in LOSSES if counters[name]}
         if is_ramp:
             self._busy_ns, self._measured_from_ns = 0, self._clock_ns
+            self._flows_in_ramp = self.flows
 
     def _handle(self, batch: PacketBatch) -> int:
         """Return the processor time that a batch took, ns."""
