@@ -115,6 +115,14 @@ NO_UNROLL
 	return decap_ip(c, p, inner);
 }
 
+/* The ethertype of what PPP carries, 0: not IP. */
+static __always_inline __be16 ppp_ethertype(__be16 protocol)
+{
+	if (protocol == PPP_IPV4)
+		return NET16(ETH_P_IP);
+	return protocol == PPP_IPV6 ? NET16(ETH_P_IPV6) : 0;
+}
+
 static __always_inline int decap_pppoe(struct cursor *c, struct packet *p, struct inner *inner)
 {
 	struct pppoe_header *pppoe;
@@ -125,10 +133,7 @@ static __always_inline int decap_pppoe(struct cursor *c, struct packet *p, struc
 		return 0;
 	if (pppoe->session)
 		inner->id = NET16(pppoe->session);
-	if (pppoe->protocol == PPP_IPV4)
-		inner->protocol = NET16(ETH_P_IP);
-	else if (pppoe->protocol == PPP_IPV6)
-		inner->protocol = NET16(ETH_P_IPV6);
+	inner->protocol = ppp_ethertype(pppoe->protocol);
 	return 0;
 }
 

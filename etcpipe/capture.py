@@ -38,7 +38,7 @@ PACKETS_A_READ = 32_768
 PROGRESS_EVERY_S = 0.1
 
 # LINKTYPE numbers that bpf/parsing.h is led to by etcpipe/native/link.h.
-LINK_TYPES = frozenset({0, 1, 12, 14, 101, 108, 113, 228, 229, 276})
+LINK_TYPES = frozenset({0, 1, 9, 12, 14, 50, 101, 104, 108, 113, 228, 229, 276})
 
 
 class Capture:
@@ -249,7 +249,7 @@ def _open(path: str, filter: str | None) -> object:
     if number not in LINK_TYPES:
         raise CaptureError(
             f"{_name(path)}: link type {number} ({name}) is not supported: "
-            "Ethernet, Linux cooked, raw IP and loopback captures are"
+            "Ethernet, Linux cooked, raw IP, PPP, HDLC and loopback captures are"
         )
     if filter:
         try:

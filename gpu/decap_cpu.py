@@ -9,6 +9,7 @@ Inner = tuple[int, int, int]
 ETHERTYPE_IPV4, ETHERTYPE_IPV6 = 0x0800, 0x86DD
 ETHERTYPES_VLAN = (0x8100, 0x88A8)
 ETHERTYPE_MPLS, ETHERTYPE_PPPOE, ETHERTYPE_BRIDGED = 0x8847, 0x8864, 0x6558
+PPP_ETHERTYPES = {0x0021: ETHERTYPE_IPV4, 0x0057: ETHERTYPE_IPV6}
 VLAN_TAGS_MAX = 2
 MPLS_LABELS_MAX, GTP_EXTENSIONS_MAX = 6, 4
 IPIP, UDP, IPV6, GRE = 4, 17, 41, 47
@@ -54,8 +55,8 @@ def decap_link(frame: bytes, ethertype: int, at: int, tunnel: int = 0) -> Inner:
         return _mpls(frame, at, tunnel)
     if ethertype == ETHERTYPE_PPPOE:
         header = need(frame, at, 8)
-        ppp = {0x0021: ETHERTYPE_IPV4, 0x0057: ETHERTYPE_IPV6}
-        inner = ppp.get(number(header, 6), 0) if header[:2] == b"\x11\0" else 0
+        protocol = number(header, 6) if header[:2] == b"\x11\0" else 0
+        inner = PPP_ETHERTYPES.get(protocol, 0)
         return inner, at + 8, number(header, 2) or tunnel
     return ethertype, at, tunnel
 

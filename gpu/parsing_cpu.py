@@ -10,6 +10,7 @@ from etcpipe.gpu.decap_cpu import (
     ETHERTYPE_IPV4,
     ETHERTYPE_IPV6,
     ETHERTYPES_VLAN,
+    PPP_ETHERTYPES,
     VLAN_TAGS_MAX,
     LaterFragment,
     Unparsable,
@@ -29,6 +30,9 @@ OFFSET_MAX = 0x3FFF  # of IP and transport headers
 
 LINK_NULL, LINK_ETHERNET, LINK_LOOP, LINK_SLL, LINK_SLL2 = 0, 1, 108, 113, 276
 LINKS_RAW = (12, 14, 101, 228, 229)
+LINKS_PPP = (9, 50, 104)  # 104 is Cisco's HDLC
+CISCO_HDLC = (0x0F00, 0x8F00)  # unicast and multicast
+PPP_FRAMING = 0xFF03
 
 HOPOPTS, TCP, UDP, ROUTING, FRAGMENT, AH, DSTOPTS, SCTP = 0, 6, 17, 43, 44, 51, 60, 132
 EXTENSIONS = (HOPOPTS, ROUTING, FRAGMENT, AH, DSTOPTS)
@@ -153,9 +157,20 @@ def _link(frame: bytes, link_type: int) -> tuple[int, int, list[int]]:
     if link_type in (LINK_NULL, LINK_LOOP):
         _need(frame, 0, 4)
         return _by_version(frame, 4), 4, []
+    if link_type in LINKS_PPP:
+        return _ppp(frame)
     if link_type in LINKS_RAW:
         return _by_version(frame, 0), 0, []
     raise Unparsable
+
+
+def _ppp(frame: bytes) -> tuple[int, int, list[int]]:
+    """Return the same of PPP, with framing or without, and of Cisco's HDLC."""
+    number = _u16(_need(frame, 0, 2), 0)
+    if number in CISCO_HDLC:
+        return _u16(_need(frame, 2, 2), 0), 4, []
+    at = 2 if number == PPP_FRAMING else 0
+    return PPP_ETHERTYPES.get(_u16(_need(frame, at, 2), 0), 0), at + 2, []
 
 
 def _ethernet(frame: bytes, at: int) -> tuple[int, int, list[int]]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 ETHERNET, NULL, LOOP, RAW, SLL, IPV4, IPV6, SLL2 = 1, 0, 108, 101, 113, 228, 229, 276
+PPP, PPP_HDLC, CISCO_HDLC = 9, 50, 104
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 
 # A packet of a file: (time in nanoseconds, frame), or with its length on the wire.
@@ -82,6 +83,11 @@ def link(packet: bytes, link_type: int, order: str = "<") -> bytes:
         return struct.pack(">HHH8sH", 0, 1, 6, bytes(8), _ethertype(packet)) + packet
     if link_type == SLL2:
         return struct.pack(">HHIHBB8s", _ethertype(packet), 0, 2, 1, 0, 6, bytes(8)) + packet
+    if link_type in (PPP, PPP_HDLC):
+        framing = b"\xff\x03" if link_type == PPP_HDLC else b""
+        return framing + (b"\0\x57" if is_ipv6 else b"\0\x21") + packet
+    if link_type == CISCO_HDLC:
+        return struct.pack(">HH", 0x0F00, _ethertype(packet)) + packet
     if link_type == NULL:
         return struct.pack(order + "I", 30 if is_ipv6 else 2) + packet
     if link_type == LOOP:

@@ -103,7 +103,7 @@ def test_time_after_2038(tmp_path):
     ],
 )
 @pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("link_type", [0, 1, 12, 14, 101, 108, 113, 228, 229, 276])
+@pytest.mark.parametrize("link_type", [0, 1, 9, 12, 14, 50, 101, 104, 108, 113, 228, 229, 276])
 def test_link_types(tmp_path, link_type, order, packet):
     frame = captures.link(packet, link_type, order)
     file = write(tmp_path / "a", pcap([(START, frame)], link_type, order=order))
@@ -116,6 +116,29 @@ def test_link_types(tmp_path, link_type, order, packet):
     assert record["key"]["protocol"] == 17
     assert sorted(record["key"][["a_port", "b_port"]].tolist()) == [443, 40000]
     assert record["state"]["bytes"].tolist() == [len(frame), 0]
+
+
+@pytest.mark.parametrize("link_type", [captures.PPP, captures.PPP_HDLC, captures.CISCO_HDLC])
+@pytest.mark.parametrize(
+    "header",
+    ["0021", "ff030021", "0f000800", "8f000800"],
+    ids=["PPP", "framed PPP", "Cisco HDLC", "Cisco HDLC multicast"],
+)
+def test_serial_lines_by_their_first_bytes(tmp_path, link_type, header):
+    frame = bytes.fromhex(header) + udp(20)
+    capture, rows, _ = read(write(tmp_path / "a", pcap([(START, frame)], link_type)))
+    assert [row[-1] for row in rows] == [frame]
+    assert capture.counters["PACKETS_TRACKED"] == 1
+
+
+@pytest.mark.parametrize(
+    "header", ["c021", "ff03c021", "0f008035"], ids=["LCP", "framed LCP", "SLARP"]
+)
+def test_control_packets_of_serial_lines_are_not_ip(tmp_path, header):
+    frame = bytes.fromhex(header) + udp(20)
+    capture, rows, _ = read(write(tmp_path / "a", pcap([(START, frame)], captures.PPP)))
+    assert rows == []
+    assert capture.counters["PACKETS_NOT_IP"] == 1
 
 
 def test_cooked_capture_with_vlan_tag(tmp_path):

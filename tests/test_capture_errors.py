@@ -191,7 +191,17 @@ def test_where_packets_are_counted(tmp_path, frame, counter):
     assert capture.counters[counter] == 1
 
 
-@pytest.mark.parametrize("link_type", [0, 1, 101, 108, 113, 276])
+@pytest.mark.parametrize(
+    ("wire_len", "counter"), [(1 << 20, "PACKETS_TRACKED"), ((1 << 20) + 1, "PACKETS_MALFORMED")]
+)
+def test_length_that_no_link_carries(tmp_path, wire_len, counter):
+    file = write(tmp_path / "a", pcap([(START, ether(udp(20)), wire_len)]))
+    capture, seen = read(file)
+    assert seen == 1
+    assert capture.counters[counter] == 1
+
+
+@pytest.mark.parametrize("link_type", [0, 1, 9, 50, 101, 104, 108, 113, 276])
 def test_every_cut_of_a_frame_is_counted_once(tmp_path, link_type):
     frame = captures.link(tcp(20, src=captures.CLIENT6, dst=captures.SERVER6), link_type)
     cuts = [(START, frame[:n], len(frame)) for n in range(len(frame) + 1)]
@@ -213,7 +223,7 @@ def accounted(capture):
 @settings(max_examples=300, deadline=None)
 @given(
     frames=st.lists(st.binary(max_size=120), max_size=20),
-    link_type=st.sampled_from([0, 1, 101, 108, 113, 276]),
+    link_type=st.sampled_from([0, 1, 9, 50, 101, 104, 108, 113, 276]),
 )
 def test_random_frames(tmp_path_factory, frames, link_type):
     packets = [(START + i, frame) for i, frame in enumerate(frames)]

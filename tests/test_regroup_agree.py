@@ -34,9 +34,12 @@ from etcpipe.gpu.regroup import Regroup
 LINK_HEADERS = {
     0: b"\x02\0\0\0",
     1: None,
+    9: b"\0\x21",
     12: b"",
     14: b"",
+    50: b"\xff\x03\0\x21",
     101: b"",
+    104: b"\x8f\0\x08\0",
     108: b"\0\0\0\x02",
     228: b"",
     229: b"",

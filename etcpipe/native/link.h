@@ -11,9 +11,12 @@
 enum link_type {
 	LINK_NULL = 0,
 	LINK_ETHERNET = 1,
+	LINK_PPP = 9,
 	LINK_RAW_BSD = 12,	/* DLT_RAW, written into files by mistake */
 	LINK_RAW_OPENBSD = 14,
+	LINK_PPP_HDLC = 50,
 	LINK_RAW = 101,
+	LINK_CISCO_HDLC = 104,
 	LINK_LOOP = 108,
 	LINK_SLL = 113,
 	LINK_IPV4 = 228,
@@ -24,6 +27,9 @@ enum link_type {
 #define SLL_BEFORE_ETHERNET 2	/* the 16 bytes end as an Ethernet header does, VLAN tags too */
 #define SLL2_LEN 20		/* the protocol is its first field */
 #define LOOPBACK_LEN 4		/* address family, in the writer's byte order or big-endian */
+#define HDLC_UNICAST NET16(0x0f00)	/* address and a zero, then an ethertype */
+#define HDLC_MULTICAST NET16(0x8f00)
+#define PPP_FRAMING NET16(0xff03)	/* address and control of RFC 1662, 3.1, often left out */
 
 /* The version tells IPv4 from IPv6, as address families differ between systems. */
 static inline __be16 link_ip_version(const struct cursor *c)
@@ -31,6 +37,32 @@ static inline __be16 link_ip_version(const struct cursor *c)
 	__u8 version = c->pos < c->end ? *(__u8 *)c->pos >> 4 : 0;
 
 	return version == 4 ? NET16(ETH_P_IP) : version == 6 ? NET16(ETH_P_IPV6) : 0;
+}
+
+/* Move the cursor behind the next two bytes, which may lie at an odd address. */
+static inline int link_word(struct cursor *c, struct packet *p, __be16 *word)
+{
+	__u8 *bytes;
+
+	if (PULL(c, bytes, sizeof(*word)))
+		return parse_refuse(p, PACKETS_MALFORMED);
+	__builtin_memcpy(word, bytes, sizeof(*word));
+	return 0;
+}
+
+/* PPP with and without framing, and Cisco's HDLC, which some files call PPP too. */
+static inline int parse_ppp(struct cursor *c, struct packet *p, __be16 *protocol)
+{
+	__be16 number;
+
+	if (link_word(c, p, &number))
+		return -1;
+	if (number == HDLC_UNICAST || number == HDLC_MULTICAST)
+		return link_word(c, p, protocol);
+	if (number == PPP_FRAMING && link_word(c, p, &number))
+		return -1;
+	*protocol = ppp_ethertype(number);
+	return 0;
 }
 
 /* Move the cursor to the network header. Returns -1 with p->refusal set if it is cut off. */
@@ -56,6 +88,10 @@ static inline int parse_link(struct cursor *c, int link_type, __u32 options,
 		if (PULL(c, header, LOOPBACK_LEN))
 			return parse_refuse(p, PACKETS_MALFORMED);
 		break;
+	case LINK_PPP:
+	case LINK_PPP_HDLC:
+	case LINK_CISCO_HDLC:
+		return parse_ppp(c, p, protocol);
 	case LINK_RAW_BSD:
 	case LINK_RAW_OPENBSD:
 	case LINK_RAW:

@@ -22,6 +22,7 @@
 #define PIPE_BUFFER 4096	/* few packets: see must_wait */
 #define FRAME_ALIGN 16
 #define SIGNALS_EVERY_MS 50
+#define WIRE_LEN_MAX (1 << 20)	/* Linux' largest super-packet is half of it (GSO_MAX_SIZE) */
 
 struct reader {
 	pcap_t *pcap;
@@ -274,6 +275,10 @@ static void take_packet(struct chunk *chunk, struct tracker *t, int link_type,
 	struct tracked tracked;
 	struct packet p = {};
 
+	if (meta.wire_len > WIRE_LEN_MAX) {
+		tracker_refuse(t, PACKETS_MALFORMED);	/* the record's header is damaged */
+		return;
+	}
 	if (parse_captured(&c, meta.wire_len, link_type, VLAN_NONE, tracker_parse(t), &p) &&
 	    tracker_join(t, &p, meta.timestamp_ns)) {
 		tracker_refuse(t, p.refusal);
