@@ -10,14 +10,14 @@
 #include <linux/types.h>
 
 /* Raised whenever a record or the meaning of a map changes: pins of another ABI are not adopted. */
-#define ETCPIPE_ABI 4
+#define ETCPIPE_ABI 5
 
 #define SAMPLE_MAX 1000000	/* one flow of so many at least is tracked */
 #define FIRST_N_MAX 64		/* packets of a flow that may be asked for */
 #define SNAP_LEN_DEFAULT 1600	/* bytes of a frame that reach the consumer */
 #define BATCH_MAX 1024		/* packets in a batch */
 #define VLAN_NONE 0xffff	/* the packet has no VLAN tag */
-#define FLOW_ID_BITS 48		/* a flow id fits 48 bits, so 16 remain beside it in a verdict */
+#define FLOW_ID_BITS 47		/* a flow id fits 47 bits, so 17 remain beside it in a verdict */
 
 /* What the parser is asked for beyond a packet's own five-tuple; bits. */
 #define PARSE_DECAP 1		/* the flow inside a tunnel, not the tunnel */
@@ -32,7 +32,7 @@ enum packet_counter {
 	PACKETS_FRAGMENT,	/* a later fragment: it has no ports */
 	PACKETS_TABLE_FULL,	/* no room for a new flow */
 	PACKETS_TRACKED,	/* belongs to a flow of the table */
-	PACKETS_FIRST_N,	/* counts towards the first N: must reach the consumer or a loss below */
+	PACKETS_FIRST_N,	/* counts towards the first N: reaches the consumer, or is lost or settled, below */
 	PACKETS_CLONED,		/* the copy was accepted by the mirror device, or stands in the ring of records */
 	PACKETS_CLONE_FAILED,	/* loss: the kernel could not copy, or the mirror device refused */
 	PACKETS_PUSH_FAILED,	/* loss: too many copies on their way on this CPU */
@@ -56,6 +56,7 @@ enum packet_counter {
 	FLOWS_NOT_GATHERED,	/* loss: the ring was full, and a newer flow took the row's place */
 	FLOWS_TREE_SURE,	/* judged in the kernel: nothing more is gathered of them */
 	FLOWS_TREE_UNSURE,	/* gathered on, for a model in user space */
+	PACKETS_SETTLED,	/* of the first N: not copied, as their flow has its final verdict */
 	N_PACKET_COUNTERS,
 };
 

@@ -90,7 +90,7 @@ static __always_inline void features_decide(struct feature_entry *entry, __u32 r
 	class = entry->class & (TREE_CLASSES_MAX - 1);
 	OPAQUE(class);
 	verdict_store(verdict_slot(entry->flow_id, SETTING(slots)),
-		      entry->flow_id << VERDICT_FLOW_SHIFT | tree->verdict[class]);
+		      entry->flow_id << VERDICT_FLOW_SHIFT | VERDICT_FINAL | tree->verdict[class]);
 	features_tell(entry, READY_DEPTH);
 }
 

@@ -127,6 +127,14 @@ static __always_inline void verdict_store(__u32 slot, __u64 verdict)
 		*word = verdict;
 }
 
+/* The flow's verdict, 0 while it has none. */
+static __always_inline __u64 flow_verdict(const struct flow_state *flow)
+{
+	__u32 slot = verdict_slot(flow->flow_id, SETTING(slots));
+
+	return verdict_of(verdict_load(slot), flow->flow_id);
+}
+
 /*
  * The action of the flow's verdict. It is kept in the flow, since its slot goes to a newer
  * flow that is judged, after as many flows as there are slots: some seconds in a flood.
@@ -137,7 +145,7 @@ static __always_inline __u8 flow_action(struct flow_state *flow)
 
 	if (!SETTING(policy))
 		return 0;
-	word = verdict_of(verdict_load(verdict_slot(flow->flow_id, SETTING(slots))), flow->flow_id);
+	word = flow_verdict(flow);
 	if (word && flow->verdict != (__u16)word)
 		flow->verdict = word;
 	return flow->verdict >> VERDICT_ACTION_SHIFT;
@@ -148,8 +156,8 @@ static __always_inline struct flow_state *track(struct packet *p, __u32 wire_len
 						__u32 segments, struct mark *mark)
 {
 	struct flow_state *flow;
+	__u32 rank, wanted;
 	__u64 now;
-	__u32 rank;
 
 	if (!flow_is_sampled(&p->key, SETTING(sample_every), SETTING(sample_seed))) {
 		count(PACKETS_UNSAMPLED);
@@ -174,8 +182,15 @@ static __always_inline struct flow_state *track(struct packet *p, __u32 wire_len
 	rank = flow_update(flow, p, wire_len, segments, now, SETTING(count_rule));
 	if (rank >= SETTING(first_n))
 		return NULL;
-	count_n(PACKETS_FIRST_N, segments < SETTING(first_n) - rank ? segments :
-							     SETTING(first_n) - rank);
+	wanted = SETTING(first_n) - rank;
+	if (segments < wanted)
+		wanted = segments;
+	count_n(PACKETS_FIRST_N, wanted);
+	/* whoever judges flows closed this one's row, and has no use for more of it */
+	if (rank && verdict_is_final(flow_verdict(flow))) {
+		count_n(PACKETS_SETTLED, wanted);
+		return NULL;
+	}
 	mark->timestamp_ns = now;
 	mark->magic = mark_magic();
 	mark->rank = rank;

@@ -6,7 +6,8 @@
  * The pinned map `verdicts` is an array of 64-bit words, one a slot; a flow's slot is
  * flow_id % max_entries. A word is written by one store, so it is never half a verdict:
  *
- *	bits 63..16	flow id: compare it, the slot may belong to a newer flow
+ *	bits 63..17	flow id: compare it, the slot may belong to a newer flow
+ *	bit 16		final: no other verdict will follow, nor are more packets copied
  *	bits 15..8	action, an index into the pinned map `actions`; 0: none
  *	bits 7..0	class + 1; 0: the model does not know the flow
  *
@@ -17,10 +18,11 @@
 
 #include <linux/types.h>
 
-#define VERDICT_FLOW_SHIFT 16
+#define VERDICT_FLOW_SHIFT 17
+#define VERDICT_FINAL 0x10000
 #define VERDICT_ACTION_SHIFT 8
 #define VERDICT_CLASS_MAX 255	/* in bits 7..0: classes beyond 253 share it */
-#define VERDICT_FLOW_ID_MASK 0xffffffffffff
+#define VERDICT_FLOW_ID_MASK 0x7fffffffffff
 
 #define ACTIONS_MAX 256		/* entry 0 stays empty */
 #define ACTION_PRIORITY 1	/* bits of struct action's flags: which fields are set */
@@ -61,6 +63,12 @@ static inline __attribute__((always_inline)) int verdict_class(__u64 word)
 static inline __attribute__((always_inline)) __u32 verdict_action(__u64 word)
 {
 	return word >> VERDICT_ACTION_SHIFT & (ACTIONS_MAX - 1);
+}
+
+/* Is it the flow's last word? An early answer of a cascade may be revised. */
+static inline __attribute__((always_inline)) int verdict_is_final(__u64 word)
+{
+	return (word & VERDICT_FINAL) != 0;
 }
 
 #endif /* ETCPIPE_VERDICT_H */

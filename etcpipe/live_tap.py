@@ -33,7 +33,7 @@ from etcpipe.model_choice import AnyModel, regroup_for
 from etcpipe.model_life import ModelInService, check_fits, check_rows_fit
 from etcpipe.policy import Policy, verdict_words
 from etcpipe.policy_change import change
-from etcpipe.verdict import EVENT_REVISED, VerdictBatch
+from etcpipe.verdict import EVENT_EARLY, VerdictBatch
 
 # How often the loop looks whether the device is still there, in seconds.
 CHECK_EVERY_S = 0.5
@@ -368,13 +368,18 @@ class Live:
             call(batch)
 
     def _publish(self, verdicts: VerdictBatch) -> None:
-        """Write each verdict where the kernel programs find it by the flow's slot."""
+        """Write each verdict where the kernel programs find it by the flow's slot.
+
+        A final one also ends the copying of its flow's packets, so it is written even where it
+        says nothing else: what came of them would be late, the flow's row is closed.
+        """
         flow_id, label = verdicts.flows.flow_id, verdicts.label
         action = np.zeros(len(label), np.uint8)
         if self._decide:
             action = self._decide(label, verdicts.probability)
-        told = (label >= 0) | (action > 0) | (verdicts.event == EVENT_REVISED)
-        words = verdict_words(flow_id, label, action)
+        final = verdicts.event != EVENT_EARLY
+        told = (label >= 0) | (action > 0) | final
+        words = verdict_words(flow_id, label, action, final)
         slots = (flow_id % np.uint64(len(self._tap.verdicts))).astype(np.int64)
         self._tap.verdicts[slots[told]] = words[told]
 

@@ -116,18 +116,25 @@ class Decider:
         return np.where(holds.any(axis=0), holds.argmax(axis=0) + 1, 0).astype(np.uint8)
 
 
-def verdict_words(flow_id: np.ndarray, label: np.ndarray, action: np.ndarray) -> np.ndarray:
+def verdict_words(
+    flow_id: np.ndarray,
+    label: np.ndarray,
+    action: np.ndarray,
+    final: np.ndarray | bool = False,
+) -> np.ndarray:
     """Return (n,) uint64, verdicts as the kernel's array holds them (bpf/verdict.h).
 
     Args:
         flow_id: (n,) uint64.
         label: (n,) integer, -1 is "unknown".
         action: (n,) uint8.
+        final: (n,) bool, no other verdict on the flow will follow.
     """
     last = VERDICT_CONSTANTS["VERDICT_CLASS_MAX"]
     classes = np.minimum(label.astype(np.int64) + 1, last).astype(np.uint64)
     actions = action.astype(np.uint64) << np.uint64(VERDICT_CONSTANTS["VERDICT_ACTION_SHIFT"])
-    return flow_id << np.uint64(VERDICT_CONSTANTS["VERDICT_FLOW_SHIFT"]) | actions | classes
+    ends = np.uint64(VERDICT_CONSTANTS["VERDICT_FINAL"]) * np.asarray(final, np.uint64)
+    return flow_id << np.uint64(VERDICT_CONSTANTS["VERDICT_FLOW_SHIFT"]) | ends | actions | classes
 
 
 def load(path: str | PathLike[str]) -> Policy:

@@ -86,9 +86,15 @@ def test_an_action_becomes_numbers(text, field, value):
 
 
 def test_a_word_holds_flow_class_and_action():
-    flow_id = np.array([0xABCDEF012345, 2, 3], np.uint64)
+    flow_id = np.array([0x6BCDEF012345, 2, 3], np.uint64)
     words = verdict_words(flow_id, np.array([4, -1, 300]), np.array([7, 255, 0], np.uint8))
-    assert [hex(word) for word in words.tolist()] == ["0xabcdef0123450705", "0x2ff00", "0x300ff"]
+    assert [hex(word) for word in words.tolist()] == ["0xd79bde02468a0705", "0x4ff00", "0x600ff"]
+
+
+def test_a_word_says_whether_it_is_final():
+    flow_id, label = np.array([1, 2], np.uint64), np.array([4, -1])
+    words = verdict_words(flow_id, label, np.zeros(2, np.uint8), np.array([False, True]))
+    assert [hex(word) for word in words.tolist()] == ["0x20005", "0x50000"]
 
 
 WRONG = [

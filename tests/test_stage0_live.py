@@ -63,7 +63,8 @@ def test_the_kernel_judges_as_onnx_runtime_does(object_name, program):
     np.testing.assert_array_equal(told["class"], label)
     np.testing.assert_array_equal(told["judged"], np.where(sure, 1, 2))
     shift = np.uint64(VERDICT_CONSTANTS["VERDICT_FLOW_SHIFT"])
-    stored = told["flow_id"] << shift | (0x101 + label).astype(np.uint64)
+    final = np.uint64(VERDICT_CONSTANTS["VERDICT_FINAL"])
+    stored = told["flow_id"] << shift | final | (0x101 + label).astype(np.uint64)
     np.testing.assert_array_equal(words[:, 0], np.where(sure, stored, 0))
     assert counters["FLOWS_TREE_SURE"] == sure.sum()
     assert counters["FLOWS_TREE_UNSURE"] == (~sure).sum()
@@ -142,9 +143,14 @@ def test_sure_flows_get_their_verdict_in_the_kernel(wire: Wire, cascade: Path, m
     assert said[21004][1:] == (1, 3, False)
     for port, (verdicts, i) in found.items():
         flow_id = int(verdicts.flows.flow_id[i])
-        assert int(words[flow_id % len(words)]) == flow_id << 16 | int(verdicts.label[i]) + 1, port
+        word = flow_id << 17 | 1 << 16 | int(verdicts.label[i]) + 1  # the flow, final, its class
+        assert int(words[flow_id % len(words)]) == word, port
     assert counters["FLOWS_TREE_SURE"] >= 2 and counters["FLOWS_TREE_UNSURE"] >= 2
     assert counters["PACKETS_CLONED"] == 0 and lost == {}
+    # ranks 2 to 4 of the two flows that were sure at their second packet
+    gathered = counters["PACKETS_GATHERED"] + counters["PACKETS_GATHERED_LATE"]
+    assert counters["PACKETS_SETTLED"] == 6
+    assert counters["PACKETS_FIRST_N"] == gathered + counters["PACKETS_SETTLED"]
 
 
 def send(wire: Wire) -> None:
