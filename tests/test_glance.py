@@ -131,3 +131,9 @@ def test_first_packets_are_counted_as_they_were_captured(
     assert [row[-2] for row in rows] == counts
     line = loss_line({**counters, "PACKETS_SEEN": 9, "PACKETS_FIRST_N": 5}, {}, captures[0])
     assert f"{counts[0]} {taken.word(captures[0])}; lost: none" in line
+
+
+def test_first_packets_of_answered_flows_are_told_beside_those_that_were_mirrored():
+    counters = {"PACKETS_SEEN": 9, "PACKETS_FIRST_N": 7, "PACKETS_REDIRECTED": 5}
+    line = loss_line({**counters, "PACKETS_SETTLED": 2}, {})
+    assert line.endswith("7 among the first of their flow, 5 mirrored, 2 settled; lost: none")

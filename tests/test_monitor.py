@@ -81,10 +81,11 @@ def drawn(*moved: dict[str, Any]) -> list[str]:
 SCREEN = """\
 eth0  tc, libbpf  test, ONNX Runtime  HH:MM:SS ─────────────────────────────────
 packets/s                            500  time to verdict     median       99 %
-first of flows/s                      15  total            1375.0 ms  2477.5 ms
-lost/s                                 1  wait              625.0 ms   992.5 ms
-new flows/s                            2  queue               0.1 ms     0.1 ms
-flows in table                     1,234  infer               0.1 ms     0.1 ms
+first of flows/s                      19  total            1375.0 ms  2477.5 ms
+settled/s                              4  wait              625.0 ms   992.5 ms
+lost/s                                 1  queue               0.1 ms     0.1 ms
+new flows/s                            2  infer               0.1 ms     0.1 ms
+flows in table                     1,234
 
 class              flows/s  total  share  initiator                bytes  flows
 ssh                    0.5      1    33%  192.0.2.1               7.5 kB      2

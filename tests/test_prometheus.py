@@ -54,6 +54,7 @@ def is_served(port: int) -> bool:
         ('etcpipe_packets_total{dev="eth0"}', 1000),
         ('etcpipe_passed_packets_total{dev="eth0",reason="not_ip"}', 7),
         ('etcpipe_mirrored_packets_total{dev="eth0"}', 28),
+        ('etcpipe_settled_packets_total{dev="eth0"}', 8),
         (
             'etcpipe_dropped_packets_total{dev="eth0",reason="packets_clone_failed",stage="clone"}',
             2,

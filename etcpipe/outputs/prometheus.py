@@ -38,6 +38,7 @@ _COUNTERS = (
     ("first_packets", "PACKETS_FIRST_N", "Packets among the first N of their flow."),
     ("mirrored_packets", "PACKETS_CLONED", "First packets that were copied."),
     ("gathered_packets", "PACKETS_GATHERED", "First packets whose features the kernel gathered."),
+    ("settled_packets", "PACKETS_SETTLED", "First packets not copied: their flow had its verdict."),
     ("policy_dropped_packets", "PACKETS_POLICY_DROP", "Packets dropped by the policy."),
     ("acted_packets", "PACKETS_ACTED", "Packets that a policy's action was done to."),
     ("flows_created", "FLOWS_CREATED", "Flows that began."),

@@ -59,6 +59,7 @@ def _packets(one: Movement) -> Table:
     rows = [
         ("packets/s", counters.get("PACKETS_SEEN", 0)),
         ("first of flows/s", counters.get("PACKETS_FIRST_N", 0)),
+        ("settled/s", counters.get("PACKETS_SETTLED", 0)),
         ("lost/s", sum(one["lost"].values())),
         ("new flows/s", counters.get("FLOWS_CREATED", 0)),
     ]

@@ -87,11 +87,12 @@ def counter_lines(counters: Mapping[str, int]) -> list[str]:
 
 def loss_line(counters: Mapping[str, int], lost: Mapping[str, int], capture: str = "afxdp") -> str:
     """Return in one line what a tap saw, captured that way and lost, by reason."""
+    settled = counters.get("PACKETS_SETTLED", 0)
     losses = ", ".join(f"{words(name)} {n:,}" for name, n in lost.items()) or "none"
     return (
         f"packets: {counters['PACKETS_SEEN']:,} seen, {counters['PACKETS_FIRST_N']:,} among the "
-        f"first of their flow, {taken.count(counters, capture):,} {taken.word(capture)}; "
-        f"lost: {losses}"
+        f"first of their flow, {taken.count(counters, capture):,} {taken.word(capture)}"
+        f"{f', {settled:,} settled' if settled else ''}; lost: {losses}"
     )
 
 

@@ -84,7 +84,8 @@ function show(kept) {
   chart(byId("flows"), flows, { now, stacked: true, height: 224 });
   const rate = (name, counter) => ({ name, values: series(one => (one.counters[counter] ?? 0) / one.seconds) });
   const lost = { name: "lost", values: series(one => Object.values(one.lost).reduce((sum, n) => sum + n, 0) / one.seconds) };
-  chart(byId("packets"), [rate("seen", "PACKETS_SEEN"), rate("first of flows", "PACKETS_FIRST_N"), lost], { now });
+  chart(byId("packets"), [rate("seen", "PACKETS_SEEN"), rate("first of flows", "PACKETS_FIRST_N"),
+    rate("settled", "PACKETS_SETTLED"), lost], { now });
   chart(byId("latency"), ["median", "p99"].map(name => ({
     name: name === "p99" ? "99 %" : name, values: series(one => one.consumer.latency_s.total[name]) })), { now, format: duration });
 
