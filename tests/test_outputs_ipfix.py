@@ -31,7 +31,7 @@ NAMES = ["unknown", "ssh", "web"]
 
 def ended(n: int, name: int = 2, **options) -> Ended:
     records = np.concatenate([flow_record(flow_id=i + 1, **options) for i in range(n)])
-    return Ended(records, np.full(n, name, np.uint16), NAMES)
+    return Ended(records, np.full(n, name, np.uint16), np.full(n, 0.875, np.float32), NAMES)
 
 
 def sets(message: bytes) -> list[tuple[int, bytes]]:
@@ -51,7 +51,7 @@ def test_ipfix_record_by_hand():
     ((number, content),) = sets(message)
     assert number == 256
     assert content == struct.pack(
-        ">QQ4s4sHHBBHHQQQQQQQI",
+        ">QQ4s4sHHBBHHQQQQQQQId",
         11_000,
         13_500,
         bytes([198, 51, 100, 7]),
@@ -70,6 +70,7 @@ def test_ipfix_record_by_hand():
         7000,
         1,
         6 << 24 | 2,
+        0.875,
     )
 
 
@@ -78,7 +79,7 @@ def test_ipfix_templates_describe_the_records():
     (templates, content), (options, _) = sets(described)
     assert (templates, options) == (2, 3)
     number, fields = struct.unpack(">HH", content[:4])
-    assert (number, fields) == (256, 18)
+    assert (number, fields) == (256, 19)
     assert content[4:8] == struct.pack(">HH", 152, 8)
     ((number, content),) = sets(named)
     assert number == 258
@@ -107,6 +108,7 @@ def test_ipfix_is_what_another_library_reads():
     assert str(six["destinationIPv6Address"]) == "2001:db8::1"
     assert (four["packetDeltaCount"], four["reversePacketDeltaCount"]) == (5, 7)
     assert four["reverseLayer2OctetDeltaCount"] == 7000
+    assert four["confidenceLevel"] == 0.875
 
 
 def test_ipfix_messages_fit_a_packet_and_count_records():
@@ -133,10 +135,11 @@ def test_long_flow_tells_each_packet_once():
 
 def test_label_of_a_flow_is_remembered_until_its_end():
     labels = Labels(size=8)
-    labels.add(verdicts(Flow(label=1), Flow(label=-1), Flow(label=0)))
+    labels.add(verdicts(Flow(label=1), Flow(label=-1, probability=0.5), Flow(label=0)))
     records = np.concatenate([flow_record(flow_id=i) for i in (1, 2, 3, 9, 4)])
     known = labels.of(records)
     assert [known.names[i] for i in known.name] == ["web", "unknown", "ssh", "unknown", "unknown"]
+    assert known.probability.tolist() == [0.875, 0.5, 0.875, 0, 0]
     labels.add(verdicts(Flow(label=1), classes=("quic", "web")))
     assert labels.names == ["unknown", "ssh", "web", "quic"]
 

@@ -5,6 +5,7 @@ ipfix+tcp://collector:4739    TCP
 """
 
 from collections import OrderedDict
+from dataclasses import replace
 from time import monotonic, monotonic_ns, time, time_ns
 
 import numpy as np
@@ -44,7 +45,7 @@ class Ipfix:
     def write(self, ended: Ended) -> None:
         """Send records; those that were sent are not sent again."""
         if self._batch is not ended:
-            told = Ended(self._deltas.since_told(ended.records), ended.name, ended.names)
+            told = replace(ended, records=self._deltas.since_told(ended.records))
             self._waiting = list(self._writer.flows(told, time_ns() - monotonic_ns(), time()))
             self._batch = ended
         try:

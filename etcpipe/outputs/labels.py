@@ -7,7 +7,7 @@ import numpy as np
 
 from etcpipe.verdict import UNKNOWN, VerdictBatch
 
-# Flows that are remembered: 14 MB. Ids are dense, so that one forgets the one that began
+# Flows that are remembered: 18 MB. Ids are dense, so that one forgets the one that began
 # this many flows earlier.
 SIZE = 1 << 20
 
@@ -19,11 +19,13 @@ class Ended:
     Attributes:
         records: (flows,) FLOW_RECORD.
         name: (flows,) index into names; 0 is "unknown" and no verdict.
+        probability: (flows,) float32, that of the verdict; 0 where there is none.
         names: of the classes.
     """
 
     records: np.ndarray
     name: np.ndarray
+    probability: np.ndarray
     names: Sequence[str]
 
     def __len__(self) -> int:
@@ -37,6 +39,7 @@ class Labels:
         self.names = [UNKNOWN]
         self._flow_id = np.zeros(size, np.uint64)
         self._name = np.zeros(size, np.uint16)
+        self._probability = np.zeros(size, np.float32)
         self._maps: dict[tuple[str, ...], np.ndarray] = {}
 
     def add(self, verdicts: VerdictBatch) -> None:
@@ -45,6 +48,7 @@ class Labels:
             self._maps[verdicts.classes] = self._map(verdicts.classes)
         places = self._places(verdicts.flows.flow_id)
         self._name[places] = self._maps[verdicts.classes][verdicts.label]
+        self._probability[places] = verdicts.probability
         self._flow_id[places] = verdicts.flows.flow_id
 
     def of(self, records: np.ndarray) -> Ended:
@@ -52,7 +56,8 @@ class Labels:
         flow_id = records["state"]["flow_id"]
         places = self._places(flow_id)
         known = self._flow_id[places] == flow_id
-        return Ended(records, np.where(known, self._name[places], 0), self.names)
+        name = np.where(known, self._name[places], 0)
+        return Ended(records, name, np.where(known, self._probability[places], 0), self.names)
 
     def _places(self, flow_id: np.ndarray) -> np.ndarray:
         return (flow_id % np.uint64(len(self._flow_id))).astype(np.int64)
