@@ -1,11 +1,12 @@
 """Verdicts act on live traffic, by every way to attach, and stop with another policy."""
 
 import socket
-from time import sleep
+from collections import Counter
 
 import numpy as np
 import pytest
 from kernel_fixtures import NEEDS_TCX, Wire
+from waiting import until
 
 from etcpipe import policy
 from etcpipe.kernel import netns
@@ -24,27 +25,37 @@ WAYS = [
 ]
 DROP = '[[rule]]\nclass = "a"\naction = {drop = true}'
 MARK = '[[rule]]\nclass = "a"\naction = {mark = 1}'
-SETTLE_S = 0.3
 
 
-def send(wire: Wire, n: int, first_port: int = PORT + 1) -> None:
+def send(wire: Wire, tap: Tap, n: int, first_port: int = PORT + 1) -> None:
+    """Send datagrams of a flow and return when the kernel has counted them."""
+    before = packets_of(tap, first_port)
     with netns.enter(wire.far):
         sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with sender:
         sender.bind((FAR, first_port))
         for _ in range(n):
             sender.sendto(bytes(20), (NEAR, PORT))
-    sleep(SETTLE_S)
+    until(lambda: packets_of(tap, first_port) >= before + n)
 
 
-def slot_of(tap: Tap, first_port: int = PORT + 1) -> tuple[int, int]:
-    """Return the flow's id and its slot among the verdicts."""
+def state_of(tap: Tap, first_port: int) -> np.void:
+    """Return what the kernel knows of the flow."""
     key = np.zeros(1, FLOW_KEY)
     for name, address in (("a_addr", NEAR), ("b_addr", FAR)):
         mapped = bytes(10) + b"\xff\xff" + socket.inet_aton(address)
         key[name] = np.frombuffer(mapped, np.uint8)
     key["a_port"], key["b_port"], key["protocol"], key["ip_version"] = PORT, first_port, 17, 4
-    flow_id = int(tap.records(key)["flow_id"][0])
+    return tap.records(key)[0]
+
+
+def packets_of(tap: Tap, first_port: int) -> int:
+    return int(state_of(tap, first_port)["packets"].sum())
+
+
+def slot_of(tap: Tap, first_port: int = PORT + 1) -> tuple[int, int]:
+    """Return the flow's id and its slot among the verdicts."""
+    flow_id = int(state_of(tap, first_port)["flow_id"])
     assert flow_id
     return flow_id, flow_id % len(tap.verdicts)
 
@@ -67,23 +78,23 @@ def test_a_judged_flow_is_dropped_and_others_are_not(wire, way):
         with receiver:
             receiver.setblocking(False)
             for port in (PORT + 1, PORT + 2):
-                send(wire, 12, port)
+                send(wire, tap, 12, port)
             judge(tap)
             for port in (PORT + 1, PORT + 2):
-                send(wire, 5, port)
-            assert received(receiver) == {PORT + 1: 12, PORT + 2: 12 + 5}
+                send(wire, tap, 5, port)
+            got: Counter[int] = Counter()
+            until(lambda: receive(receiver, got)[PORT + 2] == 12 + 5)
+            assert got == {PORT + 1: 12, PORT + 2: 12 + 5}
         assert tap.counters()["PACKETS_POLICY_DROP"] == 5
 
 
-def received(receiver: socket.socket) -> dict[int, int]:
-    """Return how many datagrams came from each port."""
-    counts: dict[int, int] = {}
+def receive(receiver: socket.socket, counts: Counter[int]) -> Counter[int]:
+    """Add what has come to the count of datagrams from each port; returns that."""
     while True:
         try:
-            port = receiver.recvfrom(100)[1][1]
+            counts[receiver.recvfrom(100)[1][1]] += 1
         except BlockingIOError:
             return counts
-        counts[port] = counts.get(port, 0) + 1
 
 
 @pytest.mark.parametrize(("second", "acts"), [(DROP, True), (MARK, False)])
@@ -92,7 +103,7 @@ def test_an_adopted_verdict_acts_only_by_the_policy_that_made_it(wire, second, a
     with Tap(wire.device, settings, netns=wire.near, keep=True) as tap:
         tap.set_actions(policy.parse(DROP).actions())
         tap.start()
-        send(wire, 1)
+        send(wire, tap, 1)
         judge(tap)
         before = int(tap.verdicts[slot_of(tap)[1]])
     with Tap(wire.device, settings, netns=wire.near) as tap:

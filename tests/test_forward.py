@@ -10,13 +10,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import monotonic, sleep
+from time import monotonic
 
 import captures
 import numpy as np
 import pytest
 from command import ROOT
 from kernel_fixtures import NEEDS_FORWARD, mapped, run
+from waiting import until
 
 from etcpipe import policy
 from etcpipe.errors import DataplaneError, UnsupportedError, UsageError
@@ -55,10 +56,8 @@ class Bed:
             run(f"ip -n {end} addr add {address}/24 dev {device}")
             run(f"ip -n {end} link set {device} up")
             self.shell(end, f"ethtool -K {device} {FAR_END}")
-        end = monotonic() + 5
-        while run(f"ip -n {self.box} link show").count("state UP") < 2:  # told a little later
-            assert monotonic() < end
-            sleep(0.01)
+        # told a little later
+        until(lambda: run(f"ip -n {self.box} link show").count("state UP") == 2)
 
     @staticmethod
     def shell(namespace: str, command: str) -> str:
@@ -282,8 +281,7 @@ def test_what_the_other_port_does_not_take_is_counted(bed, command):
         run(command.format(box=bed.box, server=bed.server))
         for _ in range(5):
             client.send(b"gone")
-        sleep(SETTLE_S)
-        assert box.counters()["PACKETS_NOT_FORWARDED"] == 5
+        until(lambda: box.counters().get("PACKETS_NOT_FORWARDED") == 5)
 
 
 def test_links_are_as_found_afterwards(bed):

@@ -5,14 +5,14 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from time import monotonic, monotonic_ns, sleep
+from time import monotonic_ns, sleep
 
 import captures
 import numpy as np
 import pytest
 from kernel_fixtures import HOOKS, NEEDS_TCX, Wire, bench, consumer, kill, mapped, run
+from waiting import until
 
 from etcpipe.kernel import bpf, canary, journal, netns, tap
 from etcpipe.kernel.tap import Tap, TapSettings
@@ -129,7 +129,7 @@ def test_an_upgrade_misses_no_packet_and_forgets_no_flow(wire: Wire, hook: str, 
             traffic.stop()
             assert opened.adopted
             flow = tracked(opened)
-            wait_for(lambda: not any(map(is_loaded, earlier)))
+            until(lambda: not any(map(is_loaded, earlier)))
             assert tap.show(wire.device, wire.near)[0]["loader"] == "libbpf (tap.v3.bpf.o)"
     assert flow["packets"].tolist() == [traffic.sent, 0]
     assert flow["first_ns"] < upgraded_at
@@ -251,10 +251,3 @@ def test_a_foreign_tcx_program_stays_in_its_place(wire: Wire) -> None:
         finally:
             os.close(foreign)
     assert wire.leftovers() == []
-
-
-def wait_for(done: Callable[[], bool], timeout_s: float = 3.0) -> None:
-    end = monotonic() + timeout_s
-    while not done() and monotonic() < end:
-        sleep(0.02)
-    assert done()

@@ -260,7 +260,8 @@ def test_view_on_a_terminal_ends_by_interrupt(wire, tmp_path):
 def test_killed_consumer_leaves_no_report_after_detach(wire, tmp_path):
     with attached(wire, tmp_path) as etcpipe:
         etcpipe.until_attached()
-        time.sleep(0.7)  # it is written twice a second
+        path = journal.run_path(netns.inode(wire.near), wire.device, watch.SUFFIX)
+        etcpipe.until(path.exists)
         etcpipe.signalled(signal.SIGKILL)
     run("-n", wire.near, "detach", wire.device, check=0)
     assert wire.leftovers() == []

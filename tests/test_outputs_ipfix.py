@@ -7,7 +7,6 @@ import signal
 import socket
 import struct
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from io import BytesIO
@@ -160,17 +159,22 @@ def nfcapd(folder: Path) -> Iterator[int]:
         ) as process,
     ):
         try:
-            until(lambda: is_bound(port))
+            until(lambda: bool(bytes_unread(port)))
             yield port
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(TIMEOUT_S)
 
 
-def is_bound(port: int) -> bool:
-    wanted = f"{port:04X}"
+def bytes_unread(port: int) -> list[int]:
+    """Return what each UDP socket of a port holds that nobody has read; empty: none is bound."""
     with open("/proc/net/udp") as table:
-        return any(line.split()[1].endswith(f":{wanted}") for line in list(table)[1:])
+        rows = [line.split() for line in list(table)[1:]]
+    return [int(row[4].split(":")[1], 16) for row in rows if row[1].endswith(f":{port:04X}")]
+
+
+def is_read(port: int) -> bool:
+    return bytes_unread(port) == [0]
 
 
 def dumped(folder: Path) -> list[dict]:
@@ -192,7 +196,7 @@ def test_nfdump_reads_what_is_sent(tmp_path, version):
         with Targets([f"ipfix://127.0.0.1:{port}"]) as targets:
             targets.write_flows(ended(30, version=version))
             until(lambda: targets.states()[0]["written"] == 30)
-        time.sleep(0.5)  # the collector reads what its socket holds
+        until(lambda: is_read(port))
     rows = dumped(tmp_path)
     assert len(rows) == 30
     row = rows[0]
@@ -214,7 +218,7 @@ def test_flows_of_a_running_attach_reach_the_collector(wire, tmp_path):
             send_flows(wire, 3)
             etcpipe.until(lambda: etcpipe.stdout.count("4433") >= 3)
             assert etcpipe.signalled(signal.SIGINT) == 0
-        time.sleep(0.5)
+        until(lambda: is_read(port))
     ours = [row for row in dumped(collected) if row.get("dst_port") == 4433]
     assert {row["src_port"] for row in ours} == {20000, 20001, 20002}
     assert {row["in_packets"] for row in ours} == {10}

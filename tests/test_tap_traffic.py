@@ -3,7 +3,7 @@
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from time import monotonic, monotonic_ns
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from captures import ACK, PSH, SYN
 from kernel_fixtures import LINUX, NEEDS_TCX, Wire, consumer, kill, mapped, run
+from waiting import until
 
 from etcpipe.kernel import netns
 from etcpipe.kernel.links import MIRROR_SINCE
@@ -286,7 +287,7 @@ def test_without_a_consumer_copies_are_counted_and_dropped(wire: Wire) -> None:
         tap.start()
         for _ in range(12):
             sender.send(captures.ether(captures.udp(b"x", FAR, NEAR, 1001, 9)))
-        wait_for(lambda: tap.counters()["PACKETS_NO_CONSUMER"] == 10)
+        until(lambda: tap.counters()["PACKETS_NO_CONSUMER"] == 10)
 
         counted = tap.counters()
         assert (counted["PACKETS_CLONED"], counted["PACKETS_REDIRECTED"]) == (10, 0)
@@ -329,10 +330,3 @@ def test_a_syn_ack_tells_who_began(wire: Wire) -> None:
         packets = [p for p in live.drain() if p.frame.endswith(b"answer")]
 
     assert [(p.meta["rank"], p.meta["direction"]) for p in packets] == [(0, 1)]
-
-
-def wait_for(done: Callable[[], bool], timeout_s: float = 2.0) -> None:
-    end = monotonic() + timeout_s
-    while not done() and monotonic() < end:
-        threading.Event().wait(0.02)
-    assert done()

@@ -1,5 +1,6 @@
 """Waiting for what other threads and processes do, and ports that nobody has."""
 
+import resource
 import signal
 import socket
 import time
@@ -13,6 +14,16 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def waits_of(act: Callable[[], object]) -> int:
+    """Return how often this thread gave the processor up to wait for something, in a call.
+
+    A busy machine takes the processor away, which is no wait, and a clock cannot tell the two.
+    """
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+    act()
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
 
 
 @contextmanager
