@@ -8,7 +8,7 @@ from signal import SIGINT
 
 import click
 
-from etcpipe import __version__
+from etcpipe import __version__, runtime
 from etcpipe.cli.common import LazyGroup
 from etcpipe.config import FOLDER
 from etcpipe.errors import EtcpipeError, PermissionDeniedError
@@ -130,7 +130,8 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError):
         return EXIT_FAILED, _explain_os(error)
     if isinstance(error, ModuleNotFoundError):
-        return EXIT_FAILED, f"needs the Python package {error.name}: pip install {error.name}"
+        remedy = runtime.remedy(error.name or "")
+        return EXIT_FAILED, f"needs the Python package {error.name}: {remedy}"
     if isinstance(error, MemoryError):
         return EXIT_FAILED, "out of memory"
     kind = type(error).__name__

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from etcpipe import runtime
 from etcpipe.cli.common import Device, Verb, is_json, option, print_json, warn
 from etcpipe.errors import DataplaneError
 
@@ -42,7 +43,7 @@ def monitor(ctx: click.Context, device: str | None, interval: float, count: int 
             _screen(rounds)
         else:
             if sys.stdout.isatty():
-                warn("for the full view: pip install 'etcpipe[monitor]'")
+                warn(f"for the full view: {runtime.remedy_for('monitor')}")
             _lines(rounds)
     except KeyboardInterrupt:
         return

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from etcpipe import runtime
 from etcpipe.cli.common import defaulted
 from etcpipe.errors import UnsupportedError, UsageError
 
@@ -122,5 +123,5 @@ def import_for_training(*names: str) -> list[ModuleType]:
         if error.name and error.name.startswith("etcpipe"):
             raise
         raise UnsupportedError(
-            f"training needs {error.name}: pip install 'etcpipe[train]'"
+            f"training needs {error.name}: {runtime.remedy_for('train')}"
         ) from error

@@ -11,6 +11,7 @@ from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
+from etcpipe import runtime
 from etcpipe.cascade.stages import Cascade, from_toml
 from etcpipe.errors import ModelError, OutputError, UnsupportedError
 from etcpipe.model_file import DIGEST_KEY, NO_DIGEST, seal
@@ -32,7 +33,7 @@ def embed(cascade: Cascade, files: Sequence[Path]) -> bytes:
         import onnx
     except ImportError as error:
         raise UnsupportedError(
-            "writing a model file needs onnx: pip install 'etcpipe[train]'"
+            f"writing a model file needs onnx: {runtime.remedy_for('train')}"
         ) from error
 
     names = [f"stage{i}{SUFFIX}" for i in range(len(files))]

@@ -169,7 +169,7 @@ def gpu() -> Finding:
         return Finding("gpu", WARN, f"{device}; not used", runtime.remedy("cupy-cuda13x"))
     found = inference.installed()
     if not found:
-        remedy = "pip install tensorrt-cu13, or onnxruntime-gpu instead of onnxruntime"
+        remedy = f"{runtime.remedy('tensorrt-cu13')}, or onnxruntime-gpu instead of onnxruntime"
         return Finding("gpu", WARN, f"{device}; networks run on the CPU", remedy)
     return Finding("gpu", OK, f"{device}; networks run by {', '.join(found)}")
 
@@ -191,7 +191,8 @@ def parquet() -> Finding:
     """Verdicts can be written as Parquet."""
     if find_spec("pyarrow"):
         return Finding("parquet", OK, f"pyarrow {version('pyarrow')}")
-    return Finding("parquet", WARN, "no pyarrow", "pip install 'etcpipe[parquet]' for -o *.parquet")
+    remedy = f"{runtime.remedy_for('parquet')} for -o *.parquet"
+    return Finding("parquet", WARN, "no pyarrow", remedy)
 
 
 CHECKS: tuple[Check, ...] = (

@@ -6,6 +6,7 @@ import socket
 from contextlib import closing
 from pathlib import Path
 
+from etcpipe import runtime
 from etcpipe.errors import OutputError, UsageError
 
 # Requests at a time; more are answered with 503.
@@ -63,7 +64,8 @@ def serve(listening: socket.socket, host: str, token: str | None) -> None:
 
         from etcpipe.web.app import LOOPBACK, application
     except ImportError as error:
-        raise UsageError(f"etcpipe web needs {error.name}: pip install 'etcpipe[web]'") from error
+        remedy = runtime.remedy_for("web")
+        raise UsageError(f"etcpipe web needs {error.name}: {remedy}") from error
     hosts = [*LOOPBACK, host] if is_loopback(host) else ["*"]  # there the token guards
     config = uvicorn.Config(
         application(hosts, token),
