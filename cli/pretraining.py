@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from etcpipe import runtime
 from etcpipe.cli.common import is_json, print_json
 from etcpipe.errors import UnsupportedError
 
@@ -30,7 +31,7 @@ def learn(
         if error.name != "torch":
             raise
         raise UnsupportedError(
-            "pre-training needs PyTorch: pip install 'etcpipe[torch]'"
+            f"pre-training needs PyTorch: {runtime.remedy_for('torch')}"
         ) from error
     chosen = pretrain.Settings(
         settings.arch, settings.input, settings.mask, settings.seed, settings.fitting

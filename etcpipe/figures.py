@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from etcpipe import runtime
 from etcpipe.errors import OutputError, UnsupportedError
 
 Subject = TypeVar("Subject")
@@ -26,7 +27,7 @@ def save(
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise UnsupportedError("plots need matplotlib: pip install 'etcpipe[plot]'") from error
+        raise UnsupportedError(f"plots need matplotlib: {runtime.remedy_for('plot')}") from error
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)

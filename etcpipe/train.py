@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from etcpipe import drift, evaluate
+from etcpipe import drift, evaluate, runtime
 from etcpipe import train_report as report
 from etcpipe.dataset import Dataset, Input
 from etcpipe.errors import ModelError, UnsupportedError, UsageError
@@ -141,7 +141,7 @@ def learners_of(dataset: Dataset, settings: Settings) -> tuple[Learner, dict[str
         if error.name != "torch":
             raise
         raise UnsupportedError(
-            f"{settings.arch} is trained with PyTorch: pip install 'etcpipe[torch]'"
+            f"{settings.arch} is trained with PyTorch: {runtime.remedy_for('torch')}"
         ) from error
     learner, others = learners(dataset, settings)
     return learner, {TREES: trees, **others}

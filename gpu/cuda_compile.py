@@ -12,6 +12,7 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
+from etcpipe import runtime
 from etcpipe.errors import UnsupportedError
 from etcpipe.gpu.cache_folder import cache_folder
 from etcpipe.gpu.cuda_source import digest, write_sources
@@ -117,7 +118,8 @@ def nvrtc(target: str) -> ctypes.CDLL:
             except OSError:
                 continue
     package = "nvidia-cuda-nvrtc-cu12" if target == "sm_70" else "nvidia-cuda-nvrtc"
-    raise UnsupportedError(f"no kernels for {target} here, and no NVRTC: pip install {package}")
+    remedy = runtime.remedy(package)
+    raise UnsupportedError(f"no kernels for {target} here, and no NVRTC: {remedy}")
 
 
 def _in_packages(name: str) -> list[Path]:

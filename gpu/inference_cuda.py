@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from etcpipe import runtime
 from etcpipe.errors import EngineError
 from etcpipe.gpu.cuda_device import CudaDevice
 from etcpipe.gpu.inference import Runner, check_rows, cuda_errors
@@ -34,7 +35,8 @@ class CudaRunner:
             ModuleNotFoundError: CuPy is not installed.
         """
         if PROVIDER not in onnxruntime.get_available_providers():
-            raise EngineError("onnxruntime is without CUDA (pip install onnxruntime-gpu instead)")
+            remedy = runtime.remedy("onnxruntime-gpu")
+            raise EngineError(f"onnxruntime is without CUDA ({remedy} instead)")
         import cupy
 
         self.metadata = on_cpu.metadata

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+from etcpipe import runtime
 from etcpipe.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def bindings(name: str) -> ModuleType:
     """
     found = [module for module in (name, f"{name}_bindings") if find_spec(module)]
     if not found:
-        raise EngineError(f"not installed (pip install {name.replace('_', '-')}-cu13)")
+        raise EngineError(f"not installed ({runtime.remedy(name.replace('_', '-') + '-cu13')})")
     try:
         return import_module(found[0])
     except (ImportError, OSError) as error:

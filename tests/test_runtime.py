@@ -1,5 +1,6 @@
 """Engines under /opt/etcpipe, and what is said where they are missing."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from etcpipe import runtime
 from etcpipe.doctor import machine
 
+ROOT = Path(__file__).parents[1]
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -54,6 +56,59 @@ def test_the_remedy_is_what_is_there(system, tmp_path, monkeypatch):
     assert runtime.remedy("cupy-cuda13x") == "run etcpipe-install-runtime gpu"
 
 
+@pytest.fixture
+def packaged(system, tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "INSTALLER", tmp_path / "etcpipe-install-runtime")
+    runtime.INSTALLER.touch()
+
+
+def test_a_packages_user_is_sent_to_apt_or_to_opt(packaged):
+    assert runtime.remedy_for("monitor") == "apt install python3-rich"
+    target = f"pip install --target /opt/etcpipe/{VERSION}"
+    assert runtime.remedy_for("parquet") == f"{target} pyarrow"
+    assert runtime.remedy("onnx") == f"{target} onnx"
+
+
+def test_others_are_sent_to_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "INSTALLER", tmp_path / "nothing")
+    assert runtime.remedy_for("parquet") == "pip install 'etcpipe[parquet]'"
+
+
+def extras():
+    """Return the extras of pyproject.toml, with the names of what they need."""
+    text = (ROOT / "pyproject.toml").read_text()
+    lines = re.findall(r"^([a-z]+) = \[(.*)\]$", text, re.MULTILINE)
+    needs = {extra: re.findall(r'"([a-z-]+)(?:\[([a-z]+)\])?', line) for extra, line in lines}
+    return {
+        extra: {package for package, inner in need if not inner}.union(
+            *({name for name, _ in needs[inner]} for _, inner in need if inner)
+        )
+        for extra, need in needs.items()
+    }
+
+
+def test_remedies_are_what_the_extras_need():
+    there = extras()
+    assert {extra: set(names.split()) for extra, names in runtime.PIP.items()} == {
+        extra: there[extra] for extra in runtime.PIP
+    }
+    for extra, packages in runtime.APT.items():
+        assert {name.removeprefix("python3-") for name in packages.split()} == {
+            name for name in there[extra]
+        }
+
+
+def test_nothing_else_tells_how_to_install():
+    said = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for folder in ("etcpipe", "cli", "gpu")
+        for path in (ROOT / folder).rglob("*.py")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if "pip install" in line and path.name != "runtime.py"
+    ]
+    assert said == []
+
+
 def test_a_missing_engine_is_one_line():
     script = (
         "import sys; sys.modules['onnxruntime'] = None; from etcpipe.cli.command import run;"
@@ -69,7 +124,7 @@ def test_doctor_does_without_bcc(monkeypatch):
     assert machine._has_bcc() is False
 
 
-INSTALLER = Path(__file__).parents[1] / "debian" / "etcpipe-install-runtime"
+INSTALLER = ROOT / "debian" / "etcpipe-install-runtime"
 
 
 def test_the_installer_knows_its_words():

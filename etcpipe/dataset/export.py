@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from etcpipe import runtime
 from etcpipe.dataset.payload import KINDS
 from etcpipe.dataset.rows import STATS, Dataset
 from etcpipe.errors import OutputError, UsageError
@@ -26,7 +27,9 @@ def to_parquet(dataset: Dataset, path: Path, mask: str = "strict") -> int:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise UsageError("writing Parquet needs pyarrow: pip install 'etcpipe[parquet]'") from error
+        raise UsageError(
+            f"writing Parquet needs pyarrow: {runtime.remedy_for('parquet')}"
+        ) from error
     columns = STATS.column_names(mask)
     part = path.with_name(f".{path.name}.part")
     try:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from etcpipe import runtime
 from etcpipe.errors import UnsupportedError, UsageError
 from etcpipe.gpu.features import MISSING
 from etcpipe.gpu.features_states import FLAGS, SIDES
@@ -261,7 +262,9 @@ def _attributes(contents: bytes) -> dict[str, Any]:
     try:
         import onnx
     except ImportError as error:
-        raise UnsupportedError("trees in the kernel need a package: pip install onnx") from error
+        raise UnsupportedError(
+            f"trees in the kernel need a package: {runtime.remedy('onnx')}"
+        ) from error
     nodes = onnx.load_from_string(contents).graph.node
     if [node.op_type for node in nodes] != ["TreeEnsembleRegressor"]:
         raise UsageError("no trees for the kernel: the model is not one of trees on columns alone")

@@ -16,6 +16,7 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from etcpipe import runtime
 from etcpipe.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Exporter(ABC):
             from etcpipe.outputs import prometheus
         except ImportError as error:
             raise UsageError(
-                f"{name} needs prometheus_client: pip install 'etcpipe[metrics]'"
+                f"{name} needs prometheus_client: {runtime.remedy_for('metrics')}"
             ) from error
         self.name = name
         self.error: str | None = "not started"

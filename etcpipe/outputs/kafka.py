@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from etcpipe import runtime
 from etcpipe.errors import OutputError, UsageError
 from etcpipe.outputs import Columns, eve
 from etcpipe.outputs.queued import DRAIN_S, Drop
@@ -46,7 +47,7 @@ class Kafka:
             import confluent_kafka
         except ImportError as error:
             raise UsageError(
-                "kafka:// needs confluent_kafka: pip install 'etcpipe[kafka]'"
+                f"kafka:// needs confluent_kafka: {runtime.remedy_for('kafka')}"
             ) from error
         self.on_drop: Drop = lambda n, reason: None
         self._library: Any = confluent_kafka

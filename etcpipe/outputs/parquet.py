@@ -3,6 +3,7 @@
 from dataclasses import fields
 from typing import Any, BinaryIO
 
+from etcpipe import runtime
 from etcpipe.errors import UsageError
 from etcpipe.outputs.columns import Columns
 
@@ -39,7 +40,7 @@ class Parquet:
             import pyarrow.parquet
         except ImportError as error:
             raise UsageError(
-                "writing Parquet needs pyarrow: pip install 'etcpipe[parquet]'"
+                f"writing Parquet needs pyarrow: {runtime.remedy_for('parquet')}"
             ) from error
         self._arrow: Any = pyarrow
         self._schema = pyarrow.schema(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from etcpipe import runtime
 from etcpipe.errors import UnsupportedError
 from etcpipe.tune.priors import Prior
 from etcpipe.tune.search import Measured, Strategy, objectives
@@ -161,7 +162,7 @@ def import_optuna() -> Any:
     try:
         import optuna
     except ModuleNotFoundError as error:
-        raise UnsupportedError("the search needs Optuna: pip install 'etcpipe[tune]'") from error
+        raise UnsupportedError(f"the search needs Optuna: {runtime.remedy_for('tune')}") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 
