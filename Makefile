@@ -60,6 +60,7 @@ FUZZ_SECONDS ?= 60
 fuzz:
 	tools/setup lab test
 	tests/fuzz/run $(FUZZ_SECONDS)
+	.venv/bin/python tests/fuzz/captures.py tests/data
 
 # The kernel programs on Debian's kernels, and the native extension on arm64, both under qemu:
 # see docs/kernels.md
