@@ -5,7 +5,7 @@
 The end hosts' default offloads first (super-packets of 64 kB), then with TSO off, packets as
 on a wire, beside a TC program that does nothing: the least that any program costs. Cases are
 interleaved. After every run with etcpipe the first packets of all flows are accounted for:
-what the tracker selected = what came to the model + every counted loss.
+what the tracker selected = what came to the model + what was settled + every counted loss.
 """
 
 import os
@@ -59,6 +59,7 @@ class Account:
 
     Attributes:
         expected: packets that the tracker selected.
+        settled: of them, not copied, as their flow had its answer.
         arrived: of them, came out of the socket.
         lost: of them, by the reason under which they were counted.
         flows: flows judged.
@@ -67,6 +68,7 @@ class Account:
     """
 
     expected: int
+    settled: int
     arrived: int
     lost: dict[str, int]
     flows: int
@@ -76,7 +78,7 @@ class Account:
     @property
     def missing(self) -> int:
         """Packets under no name: 0, or the accounting is wrong."""
-        return self.expected - self.arrived - sum(self.lost.values())
+        return self.expected - self.settled - self.arrived - sum(self.lost.values())
 
     @property
     def in_theory(self) -> int:
@@ -104,6 +106,7 @@ def account(consumer: beds.Consumer, streams: int) -> Account:
     counters = result["counters"]
     return Account(
         expected=counters["PACKETS_FIRST_N"],
+        settled=counters["PACKETS_SETTLED"],
         # Regrouping counts each packet that it is given under exactly one of these.
         arrived=sum(counters[name] for name in ARRIVED),
         lost=result["lost"],
@@ -172,9 +175,10 @@ def account_table(runs: dict) -> Table:
     """Return where the first packets of all flows went, a row for each case and streams."""
     result = Table(
         "First packets of flows, all repeats",
-        "offloads,streams,N x flows,selected,arrived,lost by reason,unaccounted,flows judged".split(
-            ","
-        ),
+        [
+            *("offloads", "streams", "N x flows", "selected", "settled", "arrived"),
+            *("lost by reason", "unaccounted", "flows judged"),
+        ],
     )
     for (case, streams), run in runs.items():
         if not run.accounts:
@@ -185,7 +189,7 @@ def account_table(runs: dict) -> Table:
 
         lost: Counter[str] = sum((Counter(a.lost) for a in run.accounts), Counter())
         reasons = ", ".join(f"{name} {n}" for name, n in sorted(lost.items())) or "0"
-        numbers = [total(name) for name in ("in_theory", "expected", "arrived")]
+        numbers = [total(name) for name in ("in_theory", "expected", "settled", "arrived")]
         result.rows.append(
             [
                 case.offloads,
@@ -260,8 +264,9 @@ def _notes(options) -> list[str]:
         "iperf3's client is pinned to the first CPU, its server to the last one; the consumer, "
         f"with its model, runs where the scheduler puts it. {_priority(options)}; NAPI not "
         "threaded.",
-        "selected: packets that the tracker counted as first of their flow. arrived: of them, "
-        "taken from the socket by the consumer. A super-packet is one packet here and stands for "
+        "selected: packets that the tracker counted as first of their flow. settled: of them, not "
+        "copied, as their flow had its final verdict; arrived: taken from the socket by the "
+        "consumer. A super-packet is one packet here and stands for "
         "several of the N, so that with default offloads fewer are selected than N x flows.",
         "iperf3 makes one connection more than its streams, which may have fewer than N packets.",
     ]

@@ -177,17 +177,19 @@ def throughput_table(runs: dict, streams: list[int], cases: list[str]) -> Table:
 
 def account_table(runs: dict, streams: list[int]) -> Table:
     """Return where the first packets of all flows went, a row for each case and streams."""
-    columns = ["box", "streams", "selected", "arrived", "lost by reason", "unaccounted"]
+    columns = ["box", "streams", "selected", "settled", "arrived", "lost by reason", "unaccounted"]
     table = Table("First packets of flows, all repeats", columns)
     for case in CAPTURES:
         for n in streams:
             accounts = [account for _, account in runs[case, n]]
             lost = sum((Counter(account.lost) for account in accounts), Counter())
             reasons = ", ".join(f"{name} {count}" for name, count in sorted(lost.items())) or "0"
-            selected = sum(account.expected for account in accounts)
-            arrived = sum(account.arrived for account in accounts)
-            missing = sum(account.missing for account in accounts)
-            table.rows.append([case, str(n), str(selected), str(arrived), reasons, str(missing)])
+            sums = {
+                name: str(sum(getattr(account, name) for account in accounts))
+                for name in ("expected", "settled", "arrived", "missing")
+            }
+            missing = sums.pop("missing")
+            table.rows.append([case, str(n), *sums.values(), reasons, missing])
     return table
 
 
