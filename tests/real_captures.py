@@ -5,8 +5,9 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parent.parent
 
-# Folders beside those below, separated by colons: tools/ndpi_captures fills one.
-VARIABLE = "ETCPIPE_CAPTURES"
+# Folders beside those below, separated by colons: tools/ndpi_captures fills one. No name with
+# ETCPIPE_: those set options, and any of them changes how `show` starts.
+VARIABLE = "TEST_CAPTURES"
 
 # The project's own recordings, and public captures if they lie beside the project.
 PLACES = (_ROOT / "tests" / "data", _ROOT.parent / "shared" / "data" / "raw")
