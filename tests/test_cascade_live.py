@@ -52,8 +52,10 @@ def test_flows_are_answered_at_their_first_packet_or_their_fourth(wire, tmp_path
     options = ["-j", "-n", wire.near, "attach", wire.device, "--cascade", str(cascade)]
     with Running(*options, folder=tmp_path) as etcpipe:
         etcpipe.until_attached()
+        began = time.monotonic()
         send(wire, dict.fromkeys(PORTS, 1))
         etcpipe.until(lambda: etcpipe.stdout.count("\n") >= 4)
+        took_us = (time.monotonic() - began) * 1e6
         send(wire, dict.fromkeys(PORTS, 5))
         etcpipe.until(lambda: etcpipe.stdout.count("\n") >= 6)
         assert etcpipe.signalled(signal.SIGINT) == 0
@@ -67,7 +69,9 @@ def test_flows_are_answered_at_their_first_packet_or_their_fourth(wire, tmp_path
             said = seen[port, "verdict"]
             assert (said["label"], said["stage"], said["depth"]) == ("large", 0, 1)
             assert said["latency_us"]["wait"] == 0
-            assert said["latency_us"]["queue"] + said["latency_us"]["infer"] < 500_000
+            assert (
+                said["latency_us"]["queue"] + said["latency_us"]["infer"] < took_us
+            )  # on any machine
             continue
         early = seen[port, "early"]
         event = "verdict" if (port, "verdict") in seen else "revised"

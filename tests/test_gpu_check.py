@@ -71,7 +71,7 @@ def test_a_step_that_hangs_ends_with_its_children(check: ModuleType, tmp_path: P
     check.KILL_AFTER_S, before = 0.5, check.KILL_AFTER_S
     try:
         start = time.monotonic()
-        outcome = check.run(shell(check, "hang", stubborn), tmp_path, 0.5)
+        outcome = check.run(shell(check, "hang", stubborn), tmp_path, 2)  # time for its echo
     finally:
         check.KILL_AFTER_S = before
     assert time.monotonic() - start < 20

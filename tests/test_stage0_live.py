@@ -3,13 +3,13 @@
 import socket
 import threading
 from pathlib import Path
-from time import sleep
 
 import numpy as np
 import pytest
 from kernel_fixtures import NEEDS_FETCH_ADD, Wire, bench
 from test_kernel_features_live import frames_of, table_of
 from test_tree_kernel import COLUMNS, probabilities, random_trees
+from waiting import stop_after
 
 from etcpipe import live
 from etcpipe.cascade.stages import Cascade, Rule, Stage
@@ -118,10 +118,11 @@ SENT = {21000: (1200, 8), 21001: (100, 8), 21002: (700, 8), 21003: (1200, 1), 21
 def test_sure_flows_get_their_verdict_in_the_kernel(wire: Wire, cascade: Path, mode: str) -> None:
     found = {}
     with live.attach(
-        wire.device, cascade=cascade, stage0="kernel", netns=wire.near, mode=mode, duration_s=3
+        wire.device, cascade=cascade, stage0="kernel", netns=wire.near, mode=mode, duration_s=60
     ) as tap:
         thread = threading.Thread(target=send, args=(wire,))
         thread.start()
+        stop_after(tap, lambda: len(found) == len(SENT))
         for verdicts in tap:
             for i in range(len(verdicts)):
                 key = verdicts.flows.key[i]
@@ -154,7 +155,6 @@ def test_sure_flows_get_their_verdict_in_the_kernel(wire: Wire, cascade: Path, m
 
 
 def send(wire: Wire) -> None:
-    sleep(0.2)
     with netns.enter(wire.far):
         for port, (size, packets) in SENT.items():
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:

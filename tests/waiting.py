@@ -6,6 +6,10 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from etcpipe.live_tap import Live
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -24,6 +28,32 @@ def waits_of(act: Callable[[], object]) -> int:
     before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
     act()
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
+
+
+def quickest(act: Callable[[], object], times: int = 2) -> float:
+    """Return the shortest of some calls, seconds: a busy machine makes any longer, none shorter."""
+    took = []
+    for _ in range(times):
+        began = time.monotonic()
+        act()
+        took.append(time.monotonic() - began)
+    return min(took)
+
+
+def stop_after(tap: "Live", is_done: Callable[[], bool]) -> None:
+    """End the iteration of a tap two checks, a second, after something is so.
+
+    What comes twice comes in that second.
+    """
+    seen: list[bool] = []
+
+    def look() -> None:
+        if is_done():
+            seen.append(True)
+        if len(seen) > 2:
+            tap.stop()
+
+    tap.at_checks(look)
 
 
 @contextmanager
