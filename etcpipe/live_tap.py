@@ -180,6 +180,8 @@ class Live:
     def at_packets(self, call: Callable[[PacketBatch], object]) -> None:
         """Call this with each batch of packets before it is regrouped.
 
+        They are the first of flows that have no final verdict yet, and some that were on their way.
+
         Raises:
             UsageError: the kernel gathers features, no packets come.
         """
