@@ -7,7 +7,7 @@ import captures
 import numpy as np
 import pytest
 from captures import ether
-from kernel_fixtures import LOADERS, Bench, bench
+from kernel_fixtures import LOADERS, NEEDS_FORWARD, Bench, bench
 
 from etcpipe.kernel import bpf
 from etcpipe.policy import verdict_words
@@ -109,6 +109,7 @@ def test_no_other_way_takes_them(program, way):
         assert tap.run(program, UDP)[1] == SETTLED
 
 
+@NEEDS_FORWARD
 def test_a_wire_forwards_them_alone():
     with bench("libbpf", slots=SLOTS, forward="lo") as tap:
         tap.run("xdp_forward", UDP)

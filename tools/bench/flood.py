@@ -46,6 +46,7 @@ from etcpipe.kernel.ebpf import (
 from etcpipe.kernel.settings import FILTER_SLOTS, Build, Loaded, TapSettings
 from etcpipe.kernel.sweeper import Sweeper
 from etcpipe.layout import ACTION, FLOW_KEY, FLOW_STATE
+from etcpipe.policy import verdict_words
 
 NO_DEVICE = 0x7FFFFFF0
 SLOTS = 65536
@@ -53,7 +54,7 @@ BURSTS = (10_000, 60_000, 500_000)  # SYNs between two packets of an established
 SOURCE_AT, PORT_AT = 26, 34
 TAIL_CALL, XDP_PASS = 12, 2
 SYN, ACK = 0x02, 0x10
-ACTION_MARK, CLASS = 2, 1
+ACTION_MARK, LABEL = 2, np.zeros(1)
 
 
 @dataclass
@@ -145,18 +146,18 @@ class Flood:
         bpf.update(self._loaded.maps["actions"], np.ones(1, np.uint32), action)
         _, states = bpf.entries(self._loaded.maps["flows"], FLOW_KEY, FLOW_STATE)
         for flow_id in states["flow_id"]:
-            self._store(int(flow_id) % SLOTS, int(flow_id) << 16 | 1 << 8 | CLASS)
+            self._store(int(flow_id) % SLOTS, int(flow_id), action=1)
 
     def take_slots(self) -> None:
         """Give the slots of established flows to flows of later ids."""
         self._judged += 1
         for slot in range(4 * len(self._frames)):
             flow_id = (1 << 40) + self._judged * SLOTS + slot
-            self._store(slot, flow_id << 16 | CLASS)
+            self._store(slot, flow_id)
 
-    def _store(self, slot: int, word: int) -> None:
-        key, value = np.array([slot], np.uint32), np.array([word], np.uint64)
-        bpf.update(self._loaded.maps["verdicts"], key, value)
+    def _store(self, slot: int, flow_id: int, action: int = 0) -> None:
+        word = verdict_words(np.array([flow_id], np.uint64), LABEL, np.array([action]))
+        bpf.update(self._loaded.maps["verdicts"], np.array([slot], np.uint32), word)
 
     def burst(self, n: int) -> float:
         """Send SYNs of n new sources; return ns, as the kernel took them."""

@@ -52,6 +52,7 @@ FILES = (
     "test_bpf_tap.py",  # the table of packets
     "test_bpf_parsing.py",  # tunnels, tags and fragments, and --decap with them
     "test_act.py",  # what verdicts do to a packet
+    "test_settled.py",  # and that a final one ends the copies of its flow
     "test_kernel_features_live.py",  # what the kernel gathers of flows
     "test_stage0_live.py",  # trees that judge in the kernel
     "test_tap_traffic.py",  # live taps whose counters must be exact
