@@ -5,6 +5,7 @@ sanitizers' libraries must be preloaded (tests/test_cuda_sanitized.py does).
 """
 
 import ctypes
+import fcntl
 import functools
 import hashlib
 import os
@@ -65,18 +66,21 @@ def digest_of(*paths: Path) -> str:
 
 
 def made_once(name: str, make: Callable[[Path], None]) -> Path:
-    """Return a folder that is made from the kernels: now, if these or the name changed."""
+    """Return a folder that is made from the kernels: now, if these or the name changed.
+
+    Processes that want the same wait for the one that makes it.
+    """
     folder = BUILD / f"{cuda_source.digest()}-{name}"
     if not folder.exists():
-        # other test runs may make the same
-        temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
-        shutil.rmtree(temporary, ignore_errors=True)  # of a process with this number that failed
-        temporary.mkdir(parents=True)
-        make(temporary)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            pass
+        BUILD.mkdir(parents=True, exist_ok=True)
+        with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                temporary = folder.with_name(f"{folder.name}.new")
+                shutil.rmtree(temporary, ignore_errors=True)  # of a process that failed
+                temporary.mkdir()
+                make(temporary)
+                temporary.rename(folder)
     return folder
 
 
