@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 import click
 
+MODEL_HELP = (
+    "A model file, or the name of one that ships (`etcpipe model list`); without: `default`."
+)
+
 MODEL = (
-    click.option(
-        "-m", "--model", type=click.Path(), help="Model file; default: the one that ships."
-    ),
+    click.option("-m", "--model", type=click.Path(), metavar="MODEL", help=MODEL_HELP),
     click.option(
         "--cascade",
         type=click.Path(),
@@ -16,9 +18,17 @@ MODEL = (
     ),
 )
 ROWS = (
-    click.option("--first", type=int, metavar="N", help="Packets of a flow to look at."),
     click.option(
-        "--wait", type=float, metavar="S", help="Judge a flow that was silent for so many seconds."
+        "--first",
+        type=int,
+        metavar="N",
+        help="Packets of a flow to look at; default: as the model was trained.",
+    ),
+    click.option(
+        "--wait",
+        type=float,
+        metavar="S",
+        help="Judge a flow that was silent for so many seconds; default: as the model was trained.",
     ),
     click.option(
         "--filter", "expression", metavar="EXPR", help="Packets to look at, as in tcpdump."

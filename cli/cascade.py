@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etcpipe.cli.common import Group, Verb, defaulted, is_json, print_json, warn
+from etcpipe.cli.common import Group, Verb, check_suffix, defaulted, is_json, print_json, warn
 from etcpipe.cli.progress import Steps
 from etcpipe.cli.reading import import_for_training, row_options
 from etcpipe.errors import UsageError
@@ -32,12 +32,11 @@ def cascade() -> None:
     type=click.Path(exists=True, path_type=Path),
     help="Of etcpipe tune on other captures: its best model of each depth may be a stage.",
 )
-@click.option("--task", help="Which labels of a bundle with tasks.csv to learn.")
-@click.option("--part", help="Of a bundle, as its column split says: train, test.")
+@click.option("--task", metavar="TASK", help="Which labels of a bundle with tasks.csv to learn.")
+@click.option("--part", metavar="PART", help="Of a bundle, as its column split says: train, test.")
 @click.option(
     "--depths",
     default="1,2,3,5,10",
-    show_default=True,
     metavar="N,N,...",
     help="Packets at which names are trained; NAME@N,N has its own.",
 )
@@ -55,8 +54,8 @@ def cascade() -> None:
 )
 @defaulted("--rule", click.Choice(RULES), "threshold", "How a stage knows that it is sure.")
 @row_options
-@click.option("--folds", default=3, type=click.IntRange(2), show_default=True, help="Of captures.")
-@click.option("--seed", default=1, show_default=True, help="Makes folds and fits repeatable.")
+@click.option("--folds", default=3, type=click.IntRange(2), help="Of captures.")
+@click.option("--seed", default=1, help="Makes folds and fits repeatable.")
 @click.option("--rounds", type=click.IntRange(1), help="Of a network's training at most.")
 @click.option(
     "--with-slow",
@@ -179,8 +178,7 @@ def embed(file: Path, output: Path) -> None:
     """
     from etcpipe.cascade import bundle, serving, stages
 
-    if output.suffix != bundle.SUFFIX:
-        raise UsageError(f"{output}: a model file ends in {bundle.SUFFIX}")
+    check_suffix(output, bundle.SUFFIX, "a model file")
     serving.load(file)  # what does not fit is said before anything is written
     found = stages.load(file)
     bundle.save(bundle.embed(found, serving.files(found, file.parent)), output)

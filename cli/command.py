@@ -48,9 +48,12 @@ VERBS = {
 @click.group(
     cls=LazyGroup,
     verbs=VERBS,
-    context_settings={"auto_envvar_prefix": "ETCPIPE", "help_option_names": ["-h", "--help"]},
+    context_settings={
+        "auto_envvar_prefix": "ETCPIPE",
+        "help_option_names": ["-h", "--help"],
+        "show_default": True,
+    },
     options_metavar="[-j] [-p] [-s] [-n NETNS]",
-    subcommand_metavar="VERB ...",
 )
 @click.option("-j", "--json", is_flag=True, help="JSON on standard output.")
 @click.option("-p", "--pretty", is_flag=True, help="Indent the JSON.")
@@ -60,7 +63,6 @@ VERBS = {
     "--config",
     metavar="FOLDER",
     default=str(FOLDER),
-    show_default=True,
     help="Configuration files: etcpipe.toml and conf.d/*.toml.",
 )
 @click.version_option(__version__, "-V", "--version", message="etcpipe %(version)s")

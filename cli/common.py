@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etcpipe.cli import settings
+from etcpipe.errors import UsageError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -17,8 +18,14 @@ if TYPE_CHECKING:
 NETWORK_DEVICES = Path("/sys/class/net")
 
 
+# What an option of a plain type is called in help, in place of INTEGER RANGE and the like.
+METAVARS = {"integer range": "N", "integer": "N", "float range": "X", "float": "X"}
+
+
 class Verb(click.Command):
     """A command that takes -j after its name too, and `help` as its only word.
+
+    Its help calls numbers N or X.
 
     Args:
         configured: its options have defaults in configuration files (cli/settings.py). Not so
@@ -28,6 +35,9 @@ class Verb(click.Command):
     def __init__(self, *args: Any, configured: bool = True, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._configured = configured
+        for param in self.params:
+            if isinstance(param, click.Option):
+                param.metavar = param.metavar or METAVARS.get(param.type.name)
         self.params.append(
             click.Option(
                 ["-j", "--json"],
@@ -52,6 +62,9 @@ def _remember_json(ctx: click.Context, param: click.Parameter, value: bool) -> N
 class Group(click.Group):
     """A group whose verbs may be shortened, with `help` as a word of its own."""
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, subcommand_metavar="VERB ...", **kwargs)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ask = args == ["help"] or not (args or ctx.resilient_parsing)
         return super().parse_args(ctx, ["--help"] if ask else args)
@@ -69,6 +82,18 @@ class Group(click.Group):
         elif args[0] not in (*verbs, *self.commands) and not args[0].startswith("-"):
             ctx.fail(f"No such command {args[0]!r}{settings.suggestion(args[0], verbs)}")
         return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section(gettext("Verbs")):
+            formatter.write_dl(
+                [(verb, self.summary(ctx, verb)) for verb in self.list_commands(ctx)]
+            )
+
+    def summary(self, ctx: click.Context, verb: str) -> str:
+        """Return what a verb does, in one sentence: the first of its help."""
+        command = self.get_command(ctx, verb)
+        paragraph = " ".join(((command and command.help) or "").partition("\n\n")[0].split())
+        return f"{paragraph.partition('. ')[0].rstrip('.')}."
 
 
 class LazyGroup(Group):
@@ -91,9 +116,8 @@ class LazyGroup(Group):
             return getattr(import_module(self._verbs[name][0]), name.replace("-", "_"))
         return super().get_command(ctx, name)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section(gettext("Verbs")):
-            formatter.write_dl([(verb, text) for verb, (_, text) in self._verbs.items()])
+    def summary(self, ctx: click.Context, verb: str) -> str:
+        return self._verbs[verb][1]  # from the table: nothing is imported
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem"]:
         """Complete verbs from the table, so that a press of the tab key imports nothing."""
@@ -124,8 +148,8 @@ class Device(click.ParamType):
 
 
 def defaulted(name: str, kind: click.ParamType, default: Any, text: str) -> Callable:
-    """Return click.option() of a kind, whose help shows its default."""
-    return click.option(name, type=kind, default=default, show_default=True, help=text)
+    """Return click.option() of a kind with a default."""
+    return click.option(name, type=kind, default=default, help=text)
 
 
 def compute_option(verb: Callable) -> Callable:
@@ -138,6 +162,16 @@ def compute_option(verb: Callable) -> Callable:
         help="Where flows are regrouped and the model runs; auto: the GPU if there is one "
         "and the model is a network.",
     )(verb)
+
+
+def check_suffix(path: Path, suffix: str, what: str) -> None:
+    """Refuse, before any work is done, to write a file that its name would belie.
+
+    Raises:
+        UsageError: the path ends otherwise.
+    """
+    if path.suffix != suffix:
+        raise UsageError(f"{path}: {what} ends in {suffix}")
 
 
 def is_json(ctx: click.Context) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from etcpipe.cli.common import Group, Verb, is_json, print_json, warn
+from etcpipe.cli.common import Group, Verb, check_suffix, is_json, print_json, warn
 from etcpipe.cli.progress import Steps
 from etcpipe.cli.reading import import_for_training, input_options, read_data
 from etcpipe.cli.splitting import split_options
@@ -21,14 +21,21 @@ def dataset() -> None:
 
 @dataset.command("build", cls=Verb)
 @click.argument("captures", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="A new folder.",
+)
 @click.option(
     "--labels",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
     help="A labels.csv that is not beside the captures.",
 )
-@click.option("--task", help="Which labels of a bundle with tasks.csv to take.")
+@click.option("--task", metavar="TASK", help="Which labels of a bundle with tasks.csv to take.")
 @click.option(
     "--view",
     "views",
@@ -56,7 +63,7 @@ def build_dataset(
     Captures that cannot be read are left out, and the status is 3.
 
     \b
-    Example:
+    Examples:
       etcpipe dataset build recordings/ --labels labels.csv --view tok -o monday
       etcpipe dataset report monday
       etcpipe train monday -o mine.onnx
@@ -93,9 +100,9 @@ def build_dataset(
 
 @dataset.command("report", cls=Verb)
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--task", help="Which labels of a bundle with tasks.csv to take.")
-@click.option("--folds", default=5, type=click.IntRange(2), show_default=True)
-@click.option("--seed", default=1, show_default=True)
+@click.option("--task", metavar="TASK", help="Which labels of a bundle with tasks.csv to take.")
+@click.option("--folds", default=5, type=click.IntRange(2), help="Of captures.")
+@click.option("--seed", default=1, help="Makes folds and fits repeatable.")
 @split_options
 @click.pass_context
 def report_dataset(
@@ -122,7 +129,6 @@ def report_dataset(
     "--mask",
     type=click.Choice(["strict", "standard", "none"]),
     default="strict",
-    show_default=True,
     help="Which statistics are left out.",
 )
 @click.pass_context
@@ -136,6 +142,7 @@ def export_dataset(ctx: click.Context, folder: Path, output: Path, mask: str) ->
     from etcpipe import dataset as datasets
     from etcpipe.dataset.export import to_parquet
 
+    check_suffix(output, ".parquet", "a Parquet file")
     flows = to_parquet(datasets.open_folder(folder), output, mask)
     if is_json(ctx):
         print_json(ctx, {"output": str(output), "flows": flows})

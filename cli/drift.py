@@ -21,7 +21,7 @@ from etcpipe.cli.reading import import_for_training, read_data
     help="Flows of a good time, instead of what the model file says of its training.",
 )
 @click.option("--check", is_flag=True, help="Exit with 1 if something moved.")
-@click.option("--seed", default=1, show_default=True, help="Of what chance gives.")
+@click.option("--seed", default=1, help="Of what chance gives.")
 @click.pass_context
 def drift(
     ctx: click.Context,
@@ -34,7 +34,8 @@ def drift(
     """Say which classes of MODEL look otherwise in DATA than when it was trained.
 
     DATA are captures or folders of them; labels are not needed. Distances are population
-    stability indices: below 0.1 nothing, above 0.25 a lot.
+    stability indices (PSI), of a class's share and of its flows' probabilities: below 0.1
+    nothing, above 0.25 a lot.
 
     \b
     Examples:
@@ -72,17 +73,21 @@ def _as_text(report: dict[str, Any]) -> str:
         f"{report['model']}: {report['flows']} flows, {report['reference_flows']} in the reference",
         f"moved: {which}" if report["moved"] else "nothing moved",
         "",
-        f"{'class':<20}{'before':>8}{'now':>8}{'flows':>8}{'PSI':>8}{'sure':>8}",
+        f"{'class':<20}{'before':>8}{'now':>8}{'flows':>8}{'PSI':>8}{'of prob':>9}",
     ]
     for name, one in report["classes"].items():
         row = f"{name:<20}{one['share_before']:>8.1%}{one['share_now']:>8.1%}{one['flows']:>8}"
         if "psi" in one:
-            row += f"{one['psi']:>8.2f}{one['confidence']['psi']:>8.2f}"
+            row += f"{one['psi']:>8.2f}{one['confidence']['psi']:>9.2f}"
         else:
-            row += f"{'too few':>16}"
+            row += f"{'too few':>17}"
         lines.append(row + ("  moved" if one["moved"] else ""))
     lines += ["", f"{'over all':<20}{'PSI':>8}{'chance':>8}"]
-    whole = {"classes said": report["mix"], "confidence": report["confidence"], **report["columns"]}
+    whole = {
+        "classes said": report["mix"],
+        "probability": report["confidence"],
+        **report["columns"],
+    }
     for name, one in whole.items():
         mark = "  moved" if one["moved"] else ""
         lines.append(f"{name:<20}{one['psi']:>8.2f}{one['chance']:>8.2f}{mark}")

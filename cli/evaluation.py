@@ -27,7 +27,7 @@ class Depths(click.ParamType):
 @click.command("eval", cls=Verb)
 @click.argument("model")
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--task", help="Which labels of a bundle with tasks.csv to take.")
+@click.option("--task", metavar="TASK", help="Which labels of a bundle with tasks.csv to take.")
 @click.option("--depths", type=Depths(), metavar="N,N,...", help="F1 when so many packets came.")
 @click.option("--occlude", is_flag=True, help="F1 when a part of the input tells nothing.")
 @click.option(
@@ -49,7 +49,7 @@ class Depths(click.ParamType):
     metavar="FILE",
     help="A page with all of it.",
 )
-@click.option("--seed", default=1, show_default=True, help="Of intervals and fits.")
+@click.option("--seed", default=1, help="Of intervals and fits.")
 @click.option(
     "--i-know-this-leaks", "leaks", is_flag=True, help="Allow DATA that the model was trained on."
 )
@@ -134,10 +134,12 @@ def _check_input(data: tuple[Path, ...], loaded: Any, given: Any) -> None:
     built = input_of(data, given)
     if built != given:
         raise UsageError(
-            f"{data[0]} was built with --first {built.first_n} --count {built.count} --wait "
-            f"{built.wait_s:g}, {loaded} wants --first {given.first_n} --count {given.count} "
-            f"--wait {given.wait_s:g}"
+            f"{data[0]} was built with {_flags(built)}, {loaded} wants {_flags(given)}: build one"
         )
+
+
+def _flags(given: Any) -> str:
+    return f"--first {given.first_n} --counting {given.count} --wait {given.wait_s:g}"
 
 
 class _Refit:

@@ -13,9 +13,9 @@ from etcpipe.fitting import Fitting
 OPTIONS = (
     defaulted(
         "--device",
-        click.Choice(["auto", "cpu", "cuda"]),
+        click.Choice(["auto", "cpu", "gpu"]),
         "auto",
-        "Where a network is trained; auto: CUDA if it is there.",
+        "Where a network is trained; auto: the GPU if there is one.",
     ),
     click.option(
         "--rounds",
@@ -37,6 +37,7 @@ OPTIONS = (
     click.option(
         "--pretrained",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE",
         help="Begin with weights that --pretrain made; frozen and random ones are reported too.",
     ),
 )
@@ -57,7 +58,8 @@ def fitting_options(command: Callable[..., Any]) -> Callable[..., Any]:
         **others: Any,
     ) -> Any:
         unfinished = output.with_name(f"{output.name}.unfinished")
-        fitting = Fitting(rounds, batch, patience, device, unfinished, pretrained)
+        where = "cuda" if device == "gpu" else device  # as PyTorch calls it
+        fitting = Fitting(rounds, batch, patience, where, unfinished, pretrained)
         return command(*args, output=output, fitting=fitting, **others)
 
     for option in reversed(OPTIONS):

@@ -9,7 +9,13 @@ from etcpipe.cli.common import Group, Verb, is_json, print_json
 if TYPE_CHECKING:
     from etcpipe.lab import Session
 
-KIND = click.option("--kind", "kinds", multiple=True, metavar="K", help="Only this kind; again.")
+KIND = click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    metavar="KIND",
+    help="Only this kind; may be given several times.",
+)
 SESSIONS = click.option(
     "--sessions", type=click.IntRange(1), default=3, metavar="N", help="Runs of each kind."
 )

@@ -21,13 +21,14 @@ def model() -> None:
 def list_models(ctx: click.Context) -> None:
     """List the models that come with etcpipe."""
     from etcpipe import model as models
+    from etcpipe.cascade import bundle
 
     loaded = {path.stem: models.load(path) for path in models.list_shipped()}
     if is_json(ctx):
         print_json(ctx, [_summary(one) | {"name": name} for name, one in loaded.items()])
         return
     for name, one in loaded.items():
-        packets = " or ".join(map(str, _depths(one)))
+        packets = " or ".join(map(str, bundle.depths(one)))
         click.echo(
             f"{name:<15} {len(one.classes):>3} classes, view {one.view.name}, first {packets} "
             f"packets, macro-F1 {_macro_f1(one)}"
@@ -173,7 +174,9 @@ def _speed_lines(speeds: list["Speed"]) -> list[str]:
     return table.lines(rows)
 
 
-def _summary(loaded) -> dict:
+def _summary(loaded: "Model") -> dict:
+    from etcpipe.cascade import bundle
+
     scores = loaded.description.scores
     return {
         "name": loaded.name,
@@ -181,26 +184,19 @@ def _summary(loaded) -> dict:
         "classes": list(loaded.classes),
         "view": loaded.view.name,
         "first_n": loaded.first_n,
-        "depths": _depths(loaded),
+        "depths": bundle.depths(loaded),
         "mask": loaded.mask,
         "macro_f1": scores.get("macro_f1"),
     }
 
 
-def _depths(loaded: "Model") -> list[int]:
-    """Return after how many packets a flow may be answered: more than one number in a cascade."""
-    from etcpipe.cascade import bundle
-
-    held = bundle.held(loaded.metadata, loaded.name)
-    return [stage.packets for stage in held[0].stages] if held else [loaded.first_n]
-
-
-def _macro_f1(loaded) -> str:
+def _macro_f1(loaded: "Model") -> str:
     value = loaded.description.scores.get("macro_f1")
     return "not measured" if value is None else f"{value:.3f}"
 
 
-def _as_text(loaded) -> str:
+def _as_text(loaded: "Model") -> str:
+    from etcpipe.cascade import bundle
     from etcpipe.cli.train import as_text
 
     one = loaded.description
@@ -213,10 +209,10 @@ def _as_text(loaded) -> str:
         f"or those that came when nothing did for {one.wait_s:g} s",
         "mask": one.mask,
         "calibration": f"temperature {one.temperature:.3f}, unknown below {one.threshold:.3f}",
-        "data": one.data or "not stated",
+        "data": f"digest {one.data}" if one.data else "not stated",
         "engine": f"{loaded.engine} (without --device)",
     }
-    depths = _depths(loaded)
+    depths = bundle.depths(loaded)
     if len(depths) > 1:
         packets = " or ".join(map(str, depths))
         pairs["stages"] = f"the last of those at {packets} packets: etcpipe cascade show FILE"

@@ -17,7 +17,9 @@ Round = list[dict[str, Any]]
 
 @click.command(cls=Verb)
 @click.argument("device", required=False, type=Device())
-@click.option("--interval", type=click.FloatRange(0.1), default=1.0, metavar="S", show_default=True)
+@click.option(
+    "--interval", type=click.FloatRange(0.1), default=1.0, metavar="S", help="Between two rounds."
+)
 @click.option("-c", "--count", type=click.IntRange(1), help="End after so many rounds.")
 @click.pass_context
 def monitor(ctx: click.Context, device: str | None, interval: float, count: int | None) -> None:

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from etcpipe import runtime
 from etcpipe.cli.common import defaulted
 from etcpipe.errors import UnsupportedError, UsageError
+from etcpipe.layout import COUNT_RULES
 
 if TYPE_CHECKING:
     from etcpipe.dataset import Dataset, Input
@@ -24,14 +25,19 @@ _FIRST_OPTION = click.option(
     help="Packets of a flow; default: 10, or as many as the network takes.",
 )
 _ROW_OPTIONS = (
-    defaulted(
-        "--count", click.Choice(["payload", "all", "non_ack"]), "payload", "Which packets count."
+    click.option(
+        "--counting",
+        "count",
+        type=click.Choice(list(COUNT_RULES)),
+        default="payload",
+        help="Packets that count towards the first N.",
     ),
-    defaulted(
+    click.option(
         "--wait",
-        click.FloatRange(0, min_open=True),
-        1.0,
-        "Judge a flow when nothing came for so many seconds.",
+        type=click.FloatRange(0, min_open=True),
+        default=1.0,
+        metavar="S",
+        help="Judge a flow when nothing came for so many seconds.",
     ),
     defaulted(
         "--mask",
@@ -43,12 +49,12 @@ _ROW_OPTIONS = (
 
 
 def input_options(verb: Callable) -> Callable:
-    """Add --first, --count, --wait and --mask: how packets become rows."""
+    """Add --first, --counting, --wait and --mask: how packets become rows."""
     return _FIRST_OPTION(row_options(verb))
 
 
 def row_options(verb: Callable) -> Callable:
-    """Add --count, --wait and --mask alone, for verbs that look at many depths."""
+    """Add --counting, --wait and --mask alone, for verbs that look at many depths."""
     for option in reversed(_ROW_OPTIONS):
         verb = option(verb)
     return verb
@@ -103,8 +109,12 @@ def _check_given(folder: Path, settings: "Input") -> None:
 
     built = datasets.read_manifest(folder).input
     ctx = click.get_current_context()
-    for option, name in (("first", "first_n"), ("count", "count"), ("wait", "wait_s")):
-        is_given = ctx.get_parameter_source(option) is ParameterSource.COMMANDLINE
+    for option, value, name in (
+        ("first", "first", "first_n"),
+        ("counting", "count", "count"),
+        ("wait", "wait", "wait_s"),
+    ):
+        is_given = ctx.get_parameter_source(value) is ParameterSource.COMMANDLINE
         if is_given and getattr(built, name) != getattr(settings, name):
             raise UsageError(
                 f"{folder} was built with --{option} {getattr(built, name)}: build another one"

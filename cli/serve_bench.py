@@ -29,8 +29,8 @@ class Loads(click.ParamType):
 @click.command("serve-bench", cls=Verb)
 @click.argument("cascade", type=click.Path())
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--task", help="Which labels of a bundle with tasks.csv to take.")
-@click.option("--part", help="Of a bundle, as its column split says: train, test.")
+@click.option("--task", metavar="TASK", help="Which labels of a bundle with tasks.csv to take.")
+@click.option("--part", metavar="PART", help="Of a bundle, as its column split says: train, test.")
 @click.option(
     "--wait-for", metavar="MODEL", help="The slow model to compare with; default: the last stage's."
 )
@@ -39,7 +39,7 @@ class Loads(click.ParamType):
 @click.option(
     "--plot", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="PNG files."
 )
-@click.option("--seed", default=1, show_default=True, help="Of arrivals.")
+@click.option("--seed", default=1, help="Of arrivals.")
 @click.pass_context
 def serve_bench(
     ctx: click.Context,
@@ -61,7 +61,7 @@ def serve_bench(
     than those that the models were trained on.
 
     \b
-    Example:
+    Examples:
       etcpipe cascade fit lightgbm_tok bundle/ --task app --part train -o app.toml
       etcpipe serve-bench app.toml bundle/ --task app --part test --plot plots/
     """

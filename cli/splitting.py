@@ -22,7 +22,6 @@ def split_options(verb: Callable) -> Callable:
         "--split",
         type=click.Choice(["capture", "host", "time", "flow"]),
         default="capture",
-        show_default=True,
         callback=_check,
         help="What is never on both sides: a capture, a pair of hosts; time: learn from the past.",
     )(verb)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from etcpipe.cli import pretraining
-from etcpipe.cli.common import Verb, is_json, print_json
+from etcpipe.cli.common import Verb, check_suffix, is_json, print_json
 from etcpipe.cli.fitting import fitting_options
 from etcpipe.cli.progress import Steps
 from etcpipe.cli.reading import import_for_training, input_of, input_options, read_data
@@ -22,21 +22,27 @@ if TYPE_CHECKING:
 
 @click.command(cls=Verb, short_help="Train a model from labelled captures.")
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The model.")
-@click.option("--task", help="Which labels of a bundle with tasks.csv to learn.")
-@click.option("--name", help="The model's name; default: that of the file.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The model, a .onnx file.",
+)
+@click.option("--task", metavar="TASK", help="Which labels of a bundle with tasks.csv to learn.")
+@click.option("--name", metavar="NAME", help="The model's name; default: that of the file.")
 @click.option(
     "--arch",
     type=click.Choice(["lightgbm", *VIEW_TREES, *ARCHS]),
     default="lightgbm",
-    show_default=True,
     metavar="NAME",
     help=f"lightgbm on statistics; on whole views: {', '.join(VIEW_TREES)}; or a network: "
     f"{', '.join(ARCHS)}.",
 )
 @input_options
-@click.option("--folds", default=5, type=click.IntRange(2), show_default=True, help="Of captures.")
-@click.option("--seed", default=1, show_default=True, help="Makes folds and fits repeatable.")
+@click.option("--folds", default=5, type=click.IntRange(2), help="Of captures.")
+@click.option("--seed", default=1, help="Makes folds and fits repeatable.")
 @split_options
 @fitting_options
 @click.option(
@@ -70,7 +76,7 @@ def train(
     that was cut off goes on where it was when the same command runs again.
 
     \b
-    Example:
+    Examples:
       etcpipe lab record monday.pcap --sessions 10 --seed 1
       etcpipe lab record tuesday.pcap --sessions 10 --seed 2
       etcpipe train . -o mine.onnx
@@ -78,6 +84,8 @@ def train(
     """
     if not output.absolute().parent.is_dir():
         raise click.BadParameter(f"no folder {output.parent}", ctx, param_hint="-o")
+    if not pretrain:
+        check_suffix(output, ".onnx", "a model file")
     datasets, trains = import_for_training("dataset", "train")
     network = ARCHS.get(arch)
     first = first or (network.first_n if network else None)

@@ -74,7 +74,7 @@ def tune() -> None:
     """Find what nothing beats in accuracy and cost, and write each point as a model.
 
     \b
-    Example:
+    Examples:
       etcpipe tune recordings/ -o best --budget 10m --baselines rules
       etcpipe tune show best
       etcpipe classify --point best/front.json#3 other.pcap
@@ -83,42 +83,52 @@ def tune() -> None:
 
 @tune.command("search", cls=Verb)
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR")
-@click.option("--task", help="Which labels of a bundle with tasks.csv to learn.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where front.json, the models of its points and report.html go.",
+)
+@click.option("--task", metavar="TASK", help="Which labels of a bundle with tasks.csv to learn.")
 @click.option(
     "--budget",
     type=BudgetOption(),
     default="100",
-    show_default=True,
     help="Evaluations, as 200, or time, as 10m; what follows the search is not counted.",
 )
 @click.option(
     "--cost",
     type=click.Choice(list(COSTS)),
     default="cpu",
-    show_default=True,
     help="What to make small beside the error: processor time, or the time to a verdict.",
 )
-@click.option("--max-latency", type=click.FloatRange(0, min_open=True), metavar="S")
+@click.option(
+    "--max-latency",
+    type=click.FloatRange(0, min_open=True),
+    metavar="S",
+    help="Only points that answer a flow within so many seconds.",
+)
 @click.option(
     "--max-cost",
     type=click.FloatRange(0, min_open=True),
     metavar="NS",
-    help="Processor time of a flow.",
+    help="Only points that take so much processor time a flow.",
 )
-@click.option("--min-f1", type=click.FloatRange(0, 1), metavar="F1")
+@click.option(
+    "--min-f1", type=click.FloatRange(0, 1), metavar="F1", help="Only points as accurate as that."
+)
 @click.option(
     "--depth",
     type=click.IntRange(1, 64),
     default=50,
-    show_default=True,
     help="Packets of a flow that a point may wait for at most.",
 )
 @click.option(
     "--view",
     type=click.Choice(["stats", "features"]),
     default="stats",
-    show_default=True,
     help="Columns to choose from: CATO's 67, or these and further ones.",
 )
 @row_options
@@ -130,14 +140,13 @@ def tune() -> None:
 )
 @split_options
 @click.option("--skip-rare", is_flag=True, help="Leave out classes of fewer than three captures.")
-@click.option("--seed", default=1, show_default=True, help="Of folds, fits and the search.")
+@click.option("--seed", default=1, help="Of folds, fits and the search.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, help="Processes that search.")
 @click.option("--resume", is_flag=True, help="Go on with the search that is in DIR.")
 @click.option(
     "--baselines",
     type=click.Choice(["none", "rules", "all"]),
     default="none",
-    show_default=True,
     help="Measure ALL, RFE10 and MI10 beside; all: search by chance, NSGA-II, annealing too.",
 )
 @click.option(

@@ -8,8 +8,8 @@ from etcpipe.cli.common import Verb
 
 
 @click.command(cls=Verb)
-@click.option("--host", default="127.0.0.1", metavar="ADDRESS", show_default=True)
-@click.option("--port", type=click.IntRange(0, 65535), default=9618, show_default=True)
+@click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Where to listen.")
+@click.option("--port", type=click.IntRange(0, 65535), default=9618, help="0: any free one.")
 @click.option(
     "--token-file",
     type=click.Path(),

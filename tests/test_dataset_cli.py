@@ -50,6 +50,14 @@ def test_a_built_folder_trains_the_model_that_captures_train(
     assert one.read_bytes() == other.read_bytes()
 
 
+def test_files_that_their_names_would_belie_are_refused(built, tmp_path):
+    for words in (("train", built, "-o"), ("dataset", "export", built)):
+        output = tmp_path / "mine.csv"
+        done = etcpipe(*words, output)
+        assert isinstance(done.exception, UsageError) and "ends in ." in str(done.exception)
+        assert not output.exists()
+
+
 def test_other_settings_than_those_of_the_folder_are_refused(built, tmp_path):
     done = etcpipe("train", built, "-o", tmp_path / "a.onnx", "--first", "5")
     assert isinstance(done.exception, UsageError) and "--first 10" in str(done.exception)

@@ -14,6 +14,7 @@ from pathlib import Path
 from etcpipe import runtime
 from etcpipe.cascade.stages import Cascade, from_toml
 from etcpipe.errors import ModelError, OutputError, UnsupportedError
+from etcpipe.model import Model
 from etcpipe.model_file import DIGEST_KEY, NO_DIGEST, seal
 
 KEY = "etcpipe.cascade"
@@ -84,3 +85,13 @@ def held(metadata: Mapping[str, str], name: str) -> tuple[Cascade, list[bytes]] 
         return cascade, [b64decode(inside["models"][one], validate=True) for one in early]
     except (ValueError, KeyError, TypeError, Base64Error) as error:
         raise ModelError(f"{name}: its cascade cannot be read: make it again") from error
+
+
+def depths(model: Model) -> list[int]:
+    """Return after how many packets a flow may be answered: of a cascade inside, or the model's.
+
+    Raises:
+        ModelError: as held().
+    """
+    inside = held(model.metadata, model.name)
+    return [stage.packets for stage in inside[0].stages] if inside else [model.first_n]

@@ -137,7 +137,7 @@ def load(path: str | PathLike[str], device: str = "cpu") -> CascadeModel:
             raise ModelError(f"cannot read cascade {path}: no such file")
         found = load_inside(path, device)
         if not isinstance(found, CascadeModel):
-            raise ModelError(f"model {path}: holds no cascade: give its cascade.toml, or --model")
+            raise ModelError(f"model {path}: holds no cascade: give its cascade.toml")
         return found
     cascade = stages.load(path)
     paths = files(cascade, Path(path).parent)

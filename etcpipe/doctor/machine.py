@@ -151,9 +151,11 @@ def engine() -> Finding:
 def model() -> Finding:
     """The model that ships can be read and run."""
     from etcpipe import model as models
+    from etcpipe.cascade import bundle
 
     loaded = models.load(None)
-    text = f"{loaded.name}: {len(loaded.classes)} classes, first {loaded.first_n} packets"
+    packets = " or ".join(map(str, bundle.depths(loaded)))
+    text = f"{loaded.name}: {len(loaded.classes)} classes, first {packets} packets"
     return Finding("model", OK, text)
 
 

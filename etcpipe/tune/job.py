@@ -134,7 +134,7 @@ def _space(flows: LabelledFlows, parts: Parts, settings: Settings) -> tuple[Spac
     names = VIEWS[flows.view].column_names(settings.mask)
     deepest = int(flows.packets().max(initial=0))
     if deepest == 0:
-        raise UsageError("no flow has a packet that counts: try --count all")
+        raise UsageError("no flow has a packet that counts: try --counting all")
     depth = min(flows.settings.first_n, deepest)
     if depth < flows.settings.first_n:
         log.warning("no flow has more than %d packets: no greater depth is searched", depth)

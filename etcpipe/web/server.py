@@ -1,6 +1,5 @@
 """Serves the page on a port."""
 
-import os
 import secrets
 import socket
 from contextlib import closing
@@ -49,7 +48,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
+        reason = (error.strerror or str(error)).partition(" (while")[0]  # before Python's own words
         raise OutputError(f"{host} port {port}: {reason}") from error
 
 
