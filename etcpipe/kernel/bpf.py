@@ -2,13 +2,11 @@
 
 Only maps, pins, links and test runs; programs are loaded by libbpf or bcc. Each function
 raises OSError as the kernel gave it: callers know what they tried and say it.
-Source: include/uapi/linux/bpf.h, union bpf_attr.
 """
 
 import ctypes
 import errno
 import os
-import platform
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,9 +14,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280}
+from etcpipe.kernel.bpf_attr import (
+    Batch,
+    Element,
+    Id,
+    Info,
+    Link,
+    LinkUpdate,
+    Load,
+    MapInfo,
+    Pin,
+    ProgramInfo,
+    Query,
+    TestRun,
+    Tracepoint,
+    call,
+    prepared,
+)
 
-MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY = 1, 2, 3, 4
+MAP_LOOKUP, MAP_UPDATE, MAP_DELETE = 1, 2, 3
 PROG_LOAD = 5
 OBJ_PIN, OBJ_GET = 6, 7
 PROG_TEST_RUN = 10
@@ -35,8 +49,6 @@ ATTACH_XDP, ATTACH_TCX_INGRESS, ATTACH_TCX_EGRESS = 37, 46, 47
 PROGRAMS_MAX = 64  # on one tcx hook
 BEFORE_ALL = 1 << 3  # BPF_F_BEFORE with no program named
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 class MapShape(NamedTuple):
     """What two maps must have in common to be one."""
@@ -47,124 +59,36 @@ class MapShape(NamedTuple):
     max_entries: int
 
 
-class _Attr(ctypes.Structure):
-    """Base of the attributes below; the kernel takes a short union as zero-extended."""
-
-
-def _attr(name: str, *fields: tuple) -> type[_Attr]:
-    return type(name, (_Attr,), {"_fields_": list(fields)})
-
-
-_U32, _U64 = ctypes.c_uint32, ctypes.c_uint64
-_Element = _attr(
-    "_Element", ("map_fd", _U32), ("pad", _U32), *((n, _U64) for n in ("key", "value", "flags"))
-)
-_Pin = _attr("_Pin", ("path", _U64), ("fd", _U32), ("flags", _U32))
-_Id = _attr("_Id", ("id", _U32), ("next_id", _U32), ("flags", _U32))
-_Load = _attr(
-    "_Load",
-    ("type", _U32),
-    ("n_instructions", _U32),
-    *((n, _U64) for n in ("instructions", "license")),
-    *((n, _U32) for n in ("log_level", "log_size")),
-    ("log", _U64),
-    *((n, _U32) for n in ("kernel_version", "flags")),
-    ("name", ctypes.c_char * 16),
-    *((n, _U32) for n in ("ifindex", "attach_type")),
-)
-_Info = _attr("_Info", ("fd", _U32), ("len", _U32), ("info", _U64))
-_Link = _attr(
-    "_Link",
-    *((n, _U32) for n in ("program_fd", "target", "attach_type", "flags", "relative_fd", "pad")),
-    ("revision", _U64),
-)
-_Tracepoint = _attr("_Tracepoint", ("name", _U64), ("program_fd", _U32), ("pad", _U32))
-_LinkUpdate = _attr("_LinkUpdate", *((n, _U32) for n in ("link_fd", "program_fd", "flags", "old")))
-_Query = _attr(
-    "_Query",
-    *((n, _U32) for n in ("target", "attach_type", "query_flags", "attach_flags")),
-    ("program_ids", _U64),
-    *((n, _U32) for n in ("count", "pad")),
-    *((n, _U64) for n in ("program_flags", "link_ids", "link_flags", "revision")),
-)
-_Batch = _attr(
-    "_Batch",
-    *((n, _U64) for n in ("cursor_in", "cursor_out", "keys", "values")),
-    *((n, _U32) for n in ("count", "map_fd")),
-    *((n, _U64) for n in ("element_flags", "flags")),
-)
-_TestRun = _attr(
-    "_TestRun",
-    *((n, _U32) for n in ("program_fd", "result", "size_in", "size_out")),
-    *((n, _U64) for n in ("data_in", "data_out")),
-    *((n, _U32) for n in ("repeat", "duration", "context_size_in", "context_size_out")),
-    *((n, _U64) for n in ("context_in", "context_out")),
-    *((n, _U32) for n in ("flags", "cpu", "batch_size")),
-)
-_ProgramInfo = _attr(
-    "_ProgramInfo",
-    ("type", _U32),
-    ("id", _U32),
-    ("tag", ctypes.c_uint8 * 8),
-    ("unused", ctypes.c_uint8 * 48),
-    ("name", ctypes.c_char * 16),
-    ("unused_too", ctypes.c_uint8 * 112),
-    ("run_time_ns", _U64),
-    ("runs", _U64),
-)
-_MapInfo = _attr(
-    "_MapInfo",
-    *((n, _U32) for n in ("type", "id", "key_size", "value_size", "max_entries", "flags")),
-    ("name", ctypes.c_char * 16),
-)
-
-
-@cache
-def _number() -> int:
-    machine = platform.machine()
-    if machine not in SYSCALL_NUMBERS:
-        raise OSError(errno.ENOSYS, f"bpf(2) is not known on {machine}")
-    return SYSCALL_NUMBERS[machine]
-
-
-def _call(command: int, attr: _Attr) -> int:
-    result = _libc.syscall(_number(), command, ctypes.byref(attr), ctypes.sizeof(attr))
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result
-
-
 def pin(fd: int, path: Path) -> None:
     """Give a map, program or link a name in bpffs that outlives this process."""
     text = ctypes.create_string_buffer(os.fsencode(path))
-    _call(OBJ_PIN, _Pin(path=ctypes.addressof(text), fd=fd))
+    call(OBJ_PIN, Pin(path=ctypes.addressof(text), fd=fd))
 
 
 def pinned(path: Path) -> int:
     """Return a new descriptor of what is pinned at path."""
     text = ctypes.create_string_buffer(os.fsencode(path))
-    return _call(OBJ_GET, _Pin(path=ctypes.addressof(text)))
+    return call(OBJ_GET, Pin(path=ctypes.addressof(text)))
 
 
 def link_create(program_fd: int, ifindex: int, attach_type: int, flags: int = 0) -> int:
     """Attach a program by a link; it stays until the last descriptor and pin are gone."""
-    return _call(LINK_CREATE, _Link(program_fd, ifindex, attach_type, flags))
+    return call(LINK_CREATE, Link(program_fd, ifindex, attach_type, flags))
 
 
 def tracepoint_open(program_fd: int) -> int:
     """Attach a program to the tracepoint that it was loaded for; returns the link."""
-    return _call(RAW_TRACEPOINT_OPEN, _Tracepoint(program_fd=program_fd))
+    return call(RAW_TRACEPOINT_OPEN, Tracepoint(program_fd=program_fd))
 
 
 def link_update(link_fd: int, program_fd: int) -> None:
     """Put another program in a link's place, with no packet in between."""
-    _call(LINK_UPDATE, _LinkUpdate(link_fd, program_fd))
+    call(LINK_UPDATE, LinkUpdate(link_fd, program_fd))
 
 
 def link_detach(link_fd: int) -> None:
     """Detach at once, whoever else holds the link; closing it alone detaches some time later."""
-    _call(LINK_DETACH, _Pin(path=link_fd))
+    call(LINK_DETACH, Pin(path=link_fd))
 
 
 def program_load(
@@ -175,14 +99,14 @@ def program_load(
     With ETCPIPE_DEBUG set the verifier's words are in the error.
     """
     licence = ctypes.create_string_buffer(b"Dual BSD/GPL")
-    attr = _Load(type=program_type, n_instructions=len(instructions))
+    attr = Load(type=program_type, n_instructions=len(instructions))
     attr.instructions, attr.license = instructions.ctypes.data, ctypes.addressof(licence)
     attr.name, attr.attach_type = name.encode(), attach_type
     log = ctypes.create_string_buffer(1 << 20 if "ETCPIPE_DEBUG" in os.environ else 1)
     if len(log) > 1:
         attr.log_level, attr.log_size, attr.log = 1, len(log), ctypes.addressof(log)
     try:
-        return _call(PROG_LOAD, attr)
+        return call(PROG_LOAD, attr)
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror} {log.value.decode()}".rstrip()) from None
 
@@ -190,15 +114,15 @@ def program_load(
 def programs_at(ifindex: int, attach_type: int) -> list[int]:
     """Return the ids of the programs on a tcx hook, in the order that packets meet them."""
     ids = np.zeros(PROGRAMS_MAX, np.uint32)
-    attr = _Query(target=ifindex, attach_type=attach_type, count=len(ids))
+    attr = Query(target=ifindex, attach_type=attach_type, count=len(ids))
     attr.program_ids = ids.ctypes.data
-    _call(PROG_QUERY, attr)
+    call(PROG_QUERY, attr)
     return ids[: attr.count].tolist()
 
 
 def program_fd(program_id: int) -> int:
     """Return a new descriptor of a loaded program."""
-    return _call(PROG_GET_FD_BY_ID, _Id(id=program_id))
+    return call(PROG_GET_FD_BY_ID, Id(id=program_id))
 
 
 def program_info(fd: int) -> tuple[int, str, str]:
@@ -217,15 +141,15 @@ def program_runs(fd: int) -> tuple[int, int]:
 
 
 def _program_info(fd: int) -> ctypes.Structure:
-    info = _ProgramInfo()
-    _call(OBJ_GET_INFO, _Info(fd, ctypes.sizeof(info), ctypes.addressof(info)))
+    info = ProgramInfo()
+    call(OBJ_GET_INFO, Info(fd, ctypes.sizeof(info), ctypes.addressof(info)))
     return info
 
 
 def map_shape(fd: int) -> MapShape:
     """Return a map's type and sizes, to tell whether another program can use it."""
-    info = _MapInfo()
-    _call(OBJ_GET_INFO, _Info(fd, ctypes.sizeof(info), ctypes.addressof(info)))
+    info = MapInfo()
+    call(OBJ_GET_INFO, Info(fd, ctypes.sizeof(info), ctypes.addressof(info)))
     return MapShape(info.type, info.key_size, info.value_size, info.max_entries)
 
 
@@ -242,29 +166,35 @@ def lookup(fd: int, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
     """
     keys = np.ascontiguousarray(keys)
     found = np.ones(len(keys), dtype=bool)
-    attr = _Element(map_fd=fd)
-    size = ctypes.sizeof(attr)
-    number, reference = _number(), ctypes.byref(attr)
+    for row, error in _failures(MAP_LOOKUP, fd, keys, values):
+        if error != errno.ENOENT:
+            raise OSError(error, os.strerror(error))
+        found[row] = False
+    return found
+
+
+def _failures(
+    command: int, fd: int, keys: np.ndarray, values: np.ndarray
+) -> Iterator[tuple[int, int]]:
+    """Do one call for each row of keys and values; yield (row, errno) where it fails."""
+    attr = Element(map_fd=fd)
+    ask = prepared(command, attr)
     key, value = keys.ctypes.data, values.ctypes.data
     for row in range(len(keys)):
         attr.key = key + row * keys.strides[0]
         attr.value = value + row * values.strides[0]
-        if _libc.syscall(number, MAP_LOOKUP, reference, size) < 0:
-            error = ctypes.get_errno()
-            if error != errno.ENOENT:
-                raise OSError(error, os.strerror(error))
-            found[row] = False
-    return found
+        if error := ask():
+            yield row, error
 
 
 def update(fd: int, key: np.ndarray, value: np.ndarray) -> None:
     """Store one value, (1,) arrays of the map's types."""
-    _call(MAP_UPDATE, _Element(map_fd=fd, key=key.ctypes.data, value=value.ctypes.data))
+    call(MAP_UPDATE, Element(map_fd=fd, key=key.ctypes.data, value=value.ctypes.data))
 
 
 def delete(fd: int, key: np.ndarray) -> None:
     """Remove one key, a (1,) array of the map's type."""
-    _call(MAP_DELETE, _Element(map_fd=fd, key=key.ctypes.data))
+    call(MAP_DELETE, Element(map_fd=fd, key=key.ctypes.data))
 
 
 def entries(fd: int, key_dtype: np.dtype, value_dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
@@ -285,7 +215,7 @@ def slices(
     started = ended = False
     while not ended:
         keys, values = np.empty(chunk, key_dtype), np.empty(chunk, value_dtype)
-        attr = _Batch(
+        attr = Batch(
             cursors[0].ctypes.data if started else 0,
             cursors[1].ctypes.data,
             keys.ctypes.data,
@@ -294,7 +224,7 @@ def slices(
             fd,
         )
         try:
-            _call(MAP_LOOKUP_BATCH, attr)
+            call(MAP_LOOKUP_BATCH, attr)
         except OSError as error:
             if error.errno == errno.ENOSPC and chunk < 1 << 20:  # one bucket holds more
                 chunk *= 4
@@ -314,20 +244,13 @@ def take(fd: int, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
     map's programs changed in between is lost.
     """
     found = np.ones(len(keys), dtype=bool)
-    attr = _Element(map_fd=fd)
-    size, reference, number = ctypes.sizeof(attr), ctypes.byref(attr), _number()
-    key, value = keys.ctypes.data, values.ctypes.data
-    for row in range(len(keys)):
-        attr.key = key + row * keys.strides[0]
-        attr.value = value + row * values.strides[0]
-        if _libc.syscall(number, MAP_LOOKUP_AND_DELETE, reference, size) < 0:
-            error = ctypes.get_errno()
-            if error in NO_LOOKUP_AND_DELETE:
-                found[row] = _take_in_two(fd, keys[row : row + 1], values[row : row + 1])
-            elif error == errno.ENOENT:
-                found[row] = False
-            else:
-                raise OSError(error, os.strerror(error))
+    for row, error in _failures(MAP_LOOKUP_AND_DELETE, fd, keys, values):
+        if error in NO_LOOKUP_AND_DELETE:
+            found[row] = _take_in_two(fd, keys[row : row + 1], values[row : row + 1])
+        elif error == errno.ENOENT:
+            found[row] = False
+        else:
+            raise OSError(error, os.strerror(error))
     return found
 
 
@@ -346,11 +269,11 @@ def _take_in_two(fd: int, key: np.ndarray, value: np.ndarray) -> bool:
 def test_run(fd: int, packet: bytes, context: bytes = b"") -> int:
     """Run a program once on a packet and return its action."""
     data = ctypes.create_string_buffer(packet, len(packet))
-    attr = _TestRun(program_fd=fd, size_in=len(packet), data_in=ctypes.addressof(data), repeat=1)
+    attr = TestRun(program_fd=fd, size_in=len(packet), data_in=ctypes.addressof(data), repeat=1)
     if context:
         area = ctypes.create_string_buffer(context, len(context))
         attr.context_in, attr.context_size_in = ctypes.addressof(area), len(context)
-    _call(PROG_TEST_RUN, attr)
+    call(PROG_TEST_RUN, attr)
     return attr.result
 
 
@@ -363,20 +286,20 @@ def test_run_out(fd: int, packet: bytes, context: bytes) -> tuple[int, bytes, by
     )
     area = ctypes.create_string_buffer(context, len(context))
     area_after = ctypes.create_string_buffer(len(context))
-    attr = _TestRun(program_fd=fd, size_in=len(packet), data_in=ctypes.addressof(data), repeat=1)
+    attr = TestRun(program_fd=fd, size_in=len(packet), data_in=ctypes.addressof(data), repeat=1)
     attr.data_out, attr.size_out = ctypes.addressof(after), room
     attr.context_in, attr.context_size_in = ctypes.addressof(area), len(context)
     attr.context_out, attr.context_size_out = ctypes.addressof(area_after), len(context)
-    _call(PROG_TEST_RUN, attr)
+    call(PROG_TEST_RUN, attr)
     return attr.result, after.raw[: attr.size_out], area_after.raw
 
 
 def time_run(fd: int, packet: bytes, repeat: int) -> int:
     """Return ns that a run of a program took, the mean of `repeat` runs on one packet buffer."""
     data = ctypes.create_string_buffer(packet, len(packet))
-    attr = _TestRun(program_fd=fd, size_in=len(packet), data_in=ctypes.addressof(data))
+    attr = TestRun(program_fd=fd, size_in=len(packet), data_in=ctypes.addressof(data))
     attr.repeat = repeat
-    _call(PROG_TEST_RUN, attr)
+    call(PROG_TEST_RUN, attr)
     return attr.duration
 
 
