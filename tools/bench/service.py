@@ -163,7 +163,7 @@ def main() -> None:
     report.notes = [
         f"{flows:,} UDP flows of {FIRST_N} packets, all judged; "
         f"then {table:,} of one packet, in a table of twice as many.",
-        "Lines go to a file; libbpf, AF_XDP, ONNX Runtime on the CPU, the model that ships.",
+        "Lines go to a file; libbpf, AF_XDP, the cascade that ships; its trees are judged in C.",
         f"show: {repeats} runs of the command, the interpreter's start included.",
     ]
     report.notes += [common.quick_note()] if options.quick else []
