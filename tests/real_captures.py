@@ -17,6 +17,9 @@ ENDINGS = (".pcap", ".pcapng", ".cap")
 def real_captures() -> list[Path]:
     """Return the capture files of all places, sorted by name; what lies twice is there once."""
     named = [Path(name) for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]
+    for place in named:
+        if not place.is_dir():
+            raise FileNotFoundError(f"{VARIABLE} names {place}, which is no folder")
     found = {
         (path.name, path.stat().st_size): path
         for place in (*named, *PLACES)
