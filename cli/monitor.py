@@ -87,8 +87,8 @@ def _lines(rounds: Iterator[Round]) -> None:
     from etcpipe.outputs.table import Table
     from etcpipe.outputs.watch import told_apart
 
-    headers = ["device", ">seen/s", ">first/s", ">taken/s", ">flows/s"]
-    table = Table(headers, widths=[15, 10, 10, 10, 10])
+    headers = ["device", ">seen/s", ">first/s", ">settled/s", ">taken/s", ">flows/s"]
+    table = Table(headers, widths=[15, 10, 10, 10, 10, 10])
     header = True
     for moved in rounds:
         for one in told_apart(moved):
@@ -96,6 +96,7 @@ def _lines(rounds: Iterator[Round]) -> None:
             counts = (
                 counters.get("PACKETS_SEEN", 0),
                 counters.get("PACKETS_FIRST_N", 0),
+                counters.get("PACKETS_SETTLED", 0),
                 taken.count(counters, one["capture"]),
                 counters.get("FLOWS_CREATED", 0),
             )

@@ -174,6 +174,15 @@ def test_tally_counts_ended_flows_by_reason():
     assert tally.asdict()["ended"] == {"idle": 2}
 
 
+def test_lines_where_no_terminal_is(capsys):
+    from etcpipe.cli.monitor import _lines
+
+    _lines(iter([[movement(*two_looks())]]))
+    heads, values = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert heads == ["device", "seen/s", "first/s", "settled/s", "taken/s", "flows/s"]
+    assert values == ["eth0", "500", "19", "4", "14", "2"]
+
+
 def test_talkers_by_initiator_the_largest_first():
     records = np.concatenate(
         [flow_record(), flow_record(octets=(100, 100)), flow_record(version=6, octets=(1, 1))]
