@@ -6,7 +6,6 @@ from math import inf
 from os import PathLike
 from pathlib import Path
 from time import monotonic, monotonic_ns
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -161,13 +160,8 @@ class Live:
             self._sweeper = stack.enter_context(self._tap.sweeper())
             self._stack = stack.pop_all()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
     def stop(self) -> None:
         """End the iteration after the current batch; flows on the way still get a verdict."""

@@ -17,8 +17,9 @@ import pytest
 from stale import remove_remains
 
 from etcpipe.kernel import bpf, libbpf, netns, programs, status
+from etcpipe.kernel.build import Build, Loaded
 from etcpipe.kernel.journal import PINS, RUN
-from etcpipe.kernel.settings import Build, Loaded, TapSettings
+from etcpipe.kernel.settings import TapSettings
 from etcpipe.layout import FLOW_KEY, FLOW_STATE
 
 NO_SUCH_IFINDEX = 0x7FFFFFF0

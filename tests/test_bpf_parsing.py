@@ -15,7 +15,8 @@ from etcpipe.capture import Capture
 from etcpipe.gpu.parsing_cpu import Unparsable, parse
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.kernel import libbpf
-from etcpipe.kernel.settings import Build, TapSettings
+from etcpipe.kernel.build import Build
+from etcpipe.kernel.settings import TapSettings
 from etcpipe.layout import CONSTANTS
 from etcpipe.parsing import parse_bits
 

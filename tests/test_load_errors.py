@@ -6,8 +6,9 @@ import pytest
 from kernel_fixtures import Wire
 
 from etcpipe.errors import DataplaneError, PermissionDeniedError, UnsupportedError
-from etcpipe.kernel import bcc_loader, checks, settings
-from etcpipe.kernel.settings import Build, TapSettings
+from etcpipe.kernel import bcc_loader, build, checks
+from etcpipe.kernel.build import Build
+from etcpipe.kernel.settings import TapSettings
 from etcpipe.kernel.tap import Tap
 
 DEBIAN_11 = "5.10.0-32-amd64"
@@ -30,8 +31,8 @@ def test_a_refusal_is_told_by_whoever_can_do_something(
     monkeypatch: pytest.MonkeyPatch, number: int, rights: int, kind: type, says: str
 ) -> None:
     monkeypatch.setattr(checks, "effective_capabilities", lambda: rights)
-    monkeypatch.setattr(settings.platform, "release", lambda: "4.19.0")
-    error = settings.load_error(OSError(number, "no"))
+    monkeypatch.setattr(build.platform, "release", lambda: "4.19.0")
+    error = build.load_error(OSError(number, "no"))
     assert type(error) is kind
     assert says in str(error)
     assert len(str(error).splitlines()) == 1

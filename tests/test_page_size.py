@@ -6,7 +6,8 @@ import pytest
 
 from etcpipe import ring
 from etcpipe.errors import UsageError
-from etcpipe.kernel.settings import Build, TapSettings
+from etcpipe.kernel.build import Build
+from etcpipe.kernel.settings import TapSettings
 from etcpipe.layout import CONSTANTS
 
 PAGE = 65536

@@ -10,7 +10,8 @@ from kernel_fixtures import LINUX, NO_SUCH_IFINDEX, Wire, wire
 
 from etcpipe.errors import UnsupportedError
 from etcpipe.kernel import hooks, links, netns, programs
-from etcpipe.kernel.settings import Build, TapSettings
+from etcpipe.kernel.build import Build
+from etcpipe.kernel.settings import TapSettings
 from etcpipe.kernel.tap import Tap
 
 pytestmark = pytest.mark.root

@@ -68,7 +68,8 @@ def jit() -> Finding:
 def programs() -> Finding:
     """The kernel takes the programs; they are unloaded again at once."""
     from etcpipe.kernel import programs as kernel_programs
-    from etcpipe.kernel.settings import Build, TapSettings
+    from etcpipe.kernel.build import Build
+    from etcpipe.kernel.settings import TapSettings
 
     loaded = kernel_programs.load(Build(TapSettings(), device_ifindex=1, mirror_ifindex=1))
     loaded.close()

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from etcpipe.errors import DataplaneError, UnsupportedError
-from etcpipe.kernel.settings import TAP_SETTINGS, XDP_PROGRAMS, Build, Loaded, load_error
+from etcpipe.kernel.build import TAP_SETTINGS, XDP_PROGRAMS, Build, Loaded, load_error
 from etcpipe.layout import BPF
 
 UAPI = Path("/usr/include")

@@ -13,7 +13,7 @@ from time import monotonic, sleep
 import numpy as np
 
 from etcpipe.kernel import bpf
-from etcpipe.kernel.settings import CANARY_COUNTS, Loaded
+from etcpipe.kernel.build import CANARY_COUNTS, Loaded
 
 WAIT_S = 0.3
 STEP_S = 0.01

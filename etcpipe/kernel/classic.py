@@ -12,6 +12,7 @@ import numpy as np
 
 from etcpipe.errors import UnsupportedError
 from etcpipe.kernel import bpf
+from etcpipe.kernel.build import FILTER_SLOTS
 from etcpipe.kernel.ebpf import (
     ADD,
     ALU,
@@ -43,7 +44,6 @@ from etcpipe.kernel.ebpf import (
     K,
     X,
 )
-from etcpipe.kernel.settings import FILTER_SLOTS
 from etcpipe.layout import CONSTANTS
 
 CLASSIC = np.dtype([("code", "<u2"), ("if_true", "u1"), ("if_false", "u1"), ("k", "<u4")])

@@ -13,9 +13,9 @@ import numpy as np
 from etcpipe import _native
 from etcpipe.errors import DataplaneError, UsageError
 from etcpipe.kernel import bpf, checks, journal, netns
+from etcpipe.kernel.build import FILTER_SLOTS
 from etcpipe.kernel.classic import CLASSIC, Hook, Tc, Xdp, translate
 from etcpipe.kernel.journal import Journal
-from etcpipe.kernel.settings import FILTER_SLOTS
 
 HOOKS: dict[str, Hook] = {"filters_tc": Tc(), "filters_xdp": Xdp()}
 

@@ -14,10 +14,10 @@ import numpy as np
 from etcpipe.errors import UnsupportedError, UsageError
 from etcpipe.kernel import bpf, checks, hooks, libbpf, links, pins, ports, status
 from etcpipe.kernel import netns as namespaces
+from etcpipe.kernel.build import DROP_PROGRAMS, Build, Loaded, source_digest
 from etcpipe.kernel.guard import explained, no_interrupt
 from etcpipe.kernel.journal import Journal
 from etcpipe.kernel.ports import Ports
-from etcpipe.kernel.settings import DROP_PROGRAMS, Build, Loaded, source_digest
 from etcpipe.kernel.tap import NOT_OPEN, Tap
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import numpy as np
 
 from etcpipe.errors import DataplaneError, UnsupportedError
 from etcpipe.kernel import bpf
-from etcpipe.kernel.settings import DROP_PROGRAMS, XDP_MODE_PROGRAMS, Build, Loaded, load_error
+from etcpipe.kernel.build import DROP_PROGRAMS, XDP_MODE_PROGRAMS, Build, Loaded, load_error
 from etcpipe.layout import BPF
 
 # Newest first: the plain object lacks fetching atomics and loads from Linux 5.10.

@@ -2,8 +2,8 @@
 
 from etcpipe.errors import UnsupportedError
 from etcpipe.kernel import canary, hooks, links, occupied
+from etcpipe.kernel.build import Loaded
 from etcpipe.kernel.journal import Journal
-from etcpipe.kernel.settings import Loaded
 
 # Native XDP on veth costs 780 ns a packet and turns off its peer's segmentation offload.
 SLOW_XDP = {"veth": "native XDP on veth costs more than it gives"}

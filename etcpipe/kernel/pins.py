@@ -8,8 +8,9 @@ import os
 
 from etcpipe.errors import DataplaneError
 from etcpipe.kernel import bpf, libbpf, links, modes, status
+from etcpipe.kernel.build import MAPS, Build, Loaded, source_digest
 from etcpipe.kernel.journal import Journal
-from etcpipe.kernel.settings import MAPS, Build, Loaded, TapSettings, source_digest
+from etcpipe.kernel.settings import TapSettings
 from etcpipe.layout import CONSTANTS
 
 SCHEMA = f"etcpipe-abi-{CONSTANTS['ETCPIPE_ABI']}"

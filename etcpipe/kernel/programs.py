@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from etcpipe.errors import PermissionDeniedError, UnsupportedError
 from etcpipe.kernel import libbpf
-from etcpipe.kernel.settings import Build, Loaded
+from etcpipe.kernel.build import Build, Loaded
 
 # A flow table above this may take the last memory that there is. Asked for alone, the kernel
 # refuses it; beside a block that needs a little too, the block's process may be killed.

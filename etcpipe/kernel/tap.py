@@ -18,16 +18,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from fcntl import ioctl
-from types import TracebackType
 
 import numpy as np
 
 from etcpipe.errors import DataplaneError, UnsupportedError, UsageError
 from etcpipe.kernel import bpf, checks, filters, journal, links, modes, pins, programs, status
 from etcpipe.kernel import netns as namespaces
+from etcpipe.kernel.build import Build, Loaded, source_digest
 from etcpipe.kernel.guard import explained, no_interrupt
 from etcpipe.kernel.journal import Journal, Lock
-from etcpipe.kernel.settings import Build, Loaded, TapSettings, source_digest
+from etcpipe.kernel.settings import TapSettings
 from etcpipe.kernel.sweeper import Sweeper
 from etcpipe.layout import ACTION, FLOW_KEY, FLOW_STATE, VERDICT_CONSTANTS
 
@@ -132,12 +132,7 @@ class Tap:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with no_interrupt(), explained(self.device):
             self._take_down(self.keep and self._state.ready)
 

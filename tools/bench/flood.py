@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from etcpipe.kernel import bpf, programs, status
+from etcpipe.kernel.build import FILTER_SLOTS, Build, Loaded
 from etcpipe.kernel.ebpf import (
     ADD,
     ALU,
@@ -43,7 +44,7 @@ from etcpipe.kernel.ebpf import (
     K,
     X,
 )
-from etcpipe.kernel.settings import FILTER_SLOTS, Build, Loaded, TapSettings
+from etcpipe.kernel.settings import TapSettings
 from etcpipe.kernel.sweeper import Sweeper
 from etcpipe.layout import ACTION, FLOW_KEY, FLOW_STATE
 from etcpipe.policy import verdict_words

@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from etcpipe.kernel import bpf, libbpf, programs, status
-from etcpipe.kernel.settings import Build, Loaded, TapSettings, flow_entries
+from etcpipe.kernel.build import Build, Loaded, flow_entries
+from etcpipe.kernel.settings import TapSettings
 from etcpipe.layout import CONSTANTS
 
 HERE = Path(__file__).parent

@@ -23,7 +23,7 @@ import paired
 from packet_cost import NO_DEVICE, undisturbed
 
 from etcpipe.kernel import netns, programs
-from etcpipe.kernel.settings import Build
+from etcpipe.kernel.build import Build
 from etcpipe.kernel.tap import Tap, TapSettings
 from etcpipe.lab.network import ip
 from etcpipe.layout import CONSTANTS

@@ -25,8 +25,9 @@ from etcpipe.dataset import Input, find_recordings, read
 from etcpipe.gpu.features import STATS_COLUMNS
 from etcpipe.gpu.views import VIEWS, schema_hash
 from etcpipe.kernel import bpf, libbpf, programs, status
+from etcpipe.kernel.build import Build, Loaded
 from etcpipe.kernel.features_plan import plan_for
-from etcpipe.kernel.settings import Build, Loaded, TapSettings
+from etcpipe.kernel.settings import TapSettings
 from etcpipe.kernel.stage0_trees import CONSTANTS, Trees
 from etcpipe.model import calibrated
 from etcpipe.model_file import Description

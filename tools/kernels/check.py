@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # wherever the environment's
 from etcpipe.errors import EtcpipeError
 from etcpipe.gpu.features import FEATURE_COLUMNS
 from etcpipe.kernel import libbpf
-from etcpipe.kernel.settings import Build, TapSettings
+from etcpipe.kernel.build import Build
+from etcpipe.kernel.settings import TapSettings
 
 TESTS = Path(__file__).parents[2] / "tests"
 NO_SUCH_IFINDEX = 0x7FFFFFF0
