@@ -18,6 +18,7 @@ from etcpipe.errors import DataplaneError, UnsupportedError, UsageError
 from etcpipe.kernel import bpf, classic, filters
 from etcpipe.kernel.classic import C_ALU, C_JMP, C_LD, C_LDX, C_MISC, C_RET, C_ST, C_STX, CLASSIC
 from etcpipe.kernel.ebpf import EXIT, JMP, R1, R2, R3, R6, Assembler
+from etcpipe.kernel.filter_frame import Tc
 
 pytestmark = pytest.mark.root
 
@@ -260,7 +261,7 @@ def test_a_filter_that_one_hook_refuses_changes_neither(tap: Bench, monkeypatch)
 def test_instructions_of_live_captures_are_refused(tap: Bench) -> None:
     vlan_tag = np.array([(C_LD | 0x20, 0, 0, 0xFFFFF000 + 44), (C_RET, 0, 0, 1)], CLASSIC)
     with pytest.raises(UnsupportedError, match="live capture"):
-        classic.translate(vlan_tag, classic.Tc(), 0, 0)
+        classic.translate(vlan_tag, Tc(), 0, 0)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -11,15 +11,12 @@ from collections.abc import Callable
 import numpy as np
 
 from etcpipe.errors import UnsupportedError
-from etcpipe.kernel import bpf
-from etcpipe.kernel.build import FILTER_SLOTS
 from etcpipe.kernel.ebpf import (
     ADD,
     ALU,
     ALU32,
     AND,
     DIV,
-    EXIT,
     FP,
     JEQ,
     JGT,
@@ -33,9 +30,6 @@ from etcpipe.kernel.ebpf import (
     R0,
     R1,
     R2,
-    R3,
-    R4,
-    R6,
     R7,
     R8,
     RSH,
@@ -44,7 +38,21 @@ from etcpipe.kernel.ebpf import (
     K,
     X,
 )
-from etcpipe.layout import CONSTANTS
+from etcpipe.kernel.filter_frame import (
+    ACCEPT,
+    CONTEXT,
+    FRAME_MAX,
+    HEAD,
+    HEAD_LEN,
+    MEMORY,
+    REJECT,
+    SKB_VLAN_PRESENT,
+    TAG_LEN,
+    TAGGED,
+    Hook,
+    copy_head,
+    finish,
+)
 
 CLASSIC = np.dtype([("code", "<u2"), ("if_true", "u1"), ("if_false", "u1"), ("k", "<u4")])
 
@@ -54,83 +62,9 @@ C_IMM, C_ABS, C_IND, C_MEM, C_LEN, C_MSH = 0x00, 0x20, 0x40, 0x60, 0x80, 0xA0
 C_SIZES = {0x00: 4, 0x08: 2, 0x10: 1}
 C_SOURCE_X, C_RET_A, C_TXA = 0x08, 0x10, 0x80
 
-CONTEXT, A, INDEX = R6, R7, R8  # survive calls
-# Below the frame pointer: bytes loaded, a tagged frame's first 20 bytes, classic BPF's memory.
-SCRATCH, HEAD, MEMORY = -8, -32, -96
-HEAD_LEN, TAG_AT, TAG_LEN = 20, 12, 4
-FRAME_MAX = 0xFFF0  # of an offset: the verifier's limit, less what a load takes
+A, INDEX = R7, R8  # survive calls
 
 ANCILLARY = 0xFFFFF000  # offsets from there on ask the kernel, not the frame
-
-MAP_LOOKUP, TAIL_CALL, SKB_LOAD_BYTES = 1, 12, 26  # helpers
-SKB_LEN, SKB_VLAN_PRESENT, SKB_VLAN_TCI, SKB_VLAN_PROTOCOL = 0, 20, 24, 28  # struct __sk_buff
-XDP_DATA, XDP_DATA_END = 0, 4  # struct xdp_md
-
-ACCEPT, REJECT, PASS, TAGGED = "accept", "reject", "pass", "tagged"
-
-
-class Hook:
-    """What TC and XDP programs do differently."""
-
-    program_type = 0
-    attach_types: tuple[int, ...] = (0,)
-    action = 0  # "go on"
-    variants: tuple[bool, ...] = (False,)  # frames with a tag beside them?
-
-    def length(self, code: Assembler, target: int, tagged: bool) -> None:
-        """Set a register to the frame's length."""
-        raise NotImplementedError
-
-    def fetch(self, code: Assembler, size: int) -> None:
-        """Set R0 to bytes of the frame at R2, at most FRAME_MAX, or go to REJECT."""
-        raise NotImplementedError
-
-
-class Xdp(Hook):
-    """The frame is memory between two pointers; a tag is always in it."""
-
-    program_type, action = bpf.PROGRAM_XDP, 2  # XDP_PASS
-    attach_types = (bpf.ATTACH_XDP, 0)  # as libbpf declares its programs, and bcc
-
-    def length(self, code: Assembler, target: int, tagged: bool) -> None:
-        code.load(4, R1, CONTEXT, XDP_DATA)
-        code.load(4, target, CONTEXT, XDP_DATA_END)
-        code.emit(ALU | SUB | X, target, R1)
-
-    def fetch(self, code: Assembler, size: int) -> None:
-        code.load(4, R1, CONTEXT, XDP_DATA)
-        code.load(4, R3, CONTEXT, XDP_DATA_END)
-        code.emit(ALU | ADD | X, R1, R2)
-        code.move(R2, R1)
-        code.emit(ALU | ADD | K, R2, value=size)
-        code.jump(REJECT, JMP | JGT | X, R2, R3)
-        code.load(size, R0, R1)
-
-
-class Tc(Hook):
-    """Bytes of the frame may lie anywhere, so a helper copies them."""
-
-    program_type, action = bpf.PROGRAM_TC, -1 & 0xFFFFFFFF  # TC_ACT_UNSPEC
-    variants = (False, True)
-
-    def length(self, code: Assembler, target: int, tagged: bool) -> None:
-        code.load(4, target, CONTEXT, SKB_LEN)
-        if tagged:
-            code.emit(ALU32 | ADD | K, target, value=TAG_LEN)
-
-    def fetch(self, code: Assembler, size: int) -> None:
-        load_bytes(code, SCRATCH, size)
-        code.load(size, R0, FP, SCRATCH)
-
-
-def load_bytes(code: Assembler, place: int, size: int) -> None:
-    """Copy bytes of an skb at R2 to a place on the stack, or go to REJECT."""
-    code.move(R1, CONTEXT)
-    code.move(R3, FP)
-    code.emit(ALU | ADD | K, R3, value=place)
-    code.constant(R4, size)
-    code.call(SKB_LOAD_BYTES)
-    code.jump(REJECT, JMP | JNE | K, R0)
 
 
 def translate(classic: np.ndarray, hook: Hook, filters_fd: int, counters_fd: int) -> np.ndarray:
@@ -152,46 +86,10 @@ def translate(classic: np.ndarray, hook: Hook, filters_fd: int, counters_fd: int
     for tagged in hook.variants:
         if tagged:
             code.label(TAGGED)
-            _copy_head(code)
+            copy_head(code)
         _Translation(code, hook, tagged).translate(classic)
-    _finish(code, hook, filters_fd, counters_fd)
+    finish(code, hook, filters_fd, counters_fd)
     return code.assemble()
-
-
-def _copy_head(code: Assembler) -> None:
-    """Put the first bytes of the frame on the stack, the tag where it was on the wire."""
-    code.constant(R2, 0)
-    load_bytes(code, HEAD, TAG_AT)
-    code.constant(R2, TAG_AT)
-    load_bytes(code, HEAD + TAG_AT + TAG_LEN, HEAD_LEN - TAG_AT - TAG_LEN)
-    code.load(4, R0, CONTEXT, SKB_VLAN_PROTOCOL)  # in network order
-    code.store(2, FP, HEAD + TAG_AT, R0)
-    code.load(4, R0, CONTEXT, SKB_VLAN_TCI)
-    code.network_order(R0, 2)
-    code.store(2, FP, HEAD + TAG_AT + 2, R0)
-
-
-def _finish(code: Assembler, hook: Hook, filters_fd: int, counters_fd: int) -> None:
-    code.label(ACCEPT)
-    code.move(R1, CONTEXT)
-    code.map(R2, filters_fd)
-    code.constant(R3, FILTER_SLOTS.index("FILTER_MATCHED"))
-    code.call(TAIL_CALL)
-    code.jump(PASS)
-    code.label(REJECT)
-    code.constant(R0, CONSTANTS["PACKETS_FILTERED"])
-    code.store(4, FP, SCRATCH, R0)
-    code.map(R1, counters_fd)
-    code.move(R2, FP)
-    code.emit(ALU | ADD | K, R2, value=SCRATCH)
-    code.call(MAP_LOOKUP)
-    code.jump(PASS, JMP | JEQ | K, R0)
-    code.load(8, R1, R0)
-    code.emit(ALU | ADD | K, R1, value=1)
-    code.store(8, R0, 0, R1)
-    code.label(PASS)
-    code.constant(R0, hook.action)
-    code.emit(JMP | EXIT)
 
 
 def _reachable(classic: np.ndarray) -> list[bool]:

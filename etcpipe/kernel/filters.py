@@ -14,7 +14,8 @@ from etcpipe import _native
 from etcpipe.errors import DataplaneError, UsageError
 from etcpipe.kernel import bpf, checks, journal, netns
 from etcpipe.kernel.build import FILTER_SLOTS
-from etcpipe.kernel.classic import CLASSIC, Hook, Tc, Xdp, translate
+from etcpipe.kernel.classic import CLASSIC, translate
+from etcpipe.kernel.filter_frame import Hook, Tc, Xdp
 from etcpipe.kernel.journal import Journal
 
 HOOKS: dict[str, Hook] = {"filters_tc": Tc(), "filters_xdp": Xdp()}
