@@ -1,19 +1,20 @@
 """Rows that are on their way through the stages: each lies in one place until it leaves.
 
 A row takes 1.7 kB where models see bytes. It is copied in when it comes and out for a model or a
-verdict; in between queues pass on the number of its place.
+verdict, in C (etcpipe/native/cascade_rows.c); in between queues pass on the number of its place.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
+from etcpipe import _native
 from etcpipe.batch import FlowBatch
-from etcpipe.cascade.states import STATE, WORDS
-from etcpipe.layout import READY_REASONS
+from etcpipe.cascade.states import RECORDS, STATE
 
 ROWS_LEAST = 1024
-_IS_OVER = np.array([reason in ("idle", "end") for reason in READY_REASONS])
+_WORD = 8  # columns that are taken out begin at multiples of it
+_COLUMN, _POOL = RECORDS["cascade_column"], RECORDS["cascade_pool"]
 
 
 class Batch(NamedTuple):
@@ -42,6 +43,7 @@ class RowPool:
         depth: (places,) uint8, packets at which an early row came out; 0 for a closed row, the
             last one of its flow.
         state: (places,) STATE, the answer so far.
+        address: of the struct cascade_pool, which lives as long as this.
     """
 
     def __init__(self, like: FlowBatch):
@@ -50,54 +52,81 @@ class RowPool:
             name: np.zeros((0, *column.shape[1:]), column.dtype)
             for name, column in vars(like).items()
         }
+        self._sizes = [
+            column.dtype.itemsize * int(np.prod(column.shape[1:], dtype=np.int64))
+            for column in self._columns.values()
+        ]
+        self._sources = np.zeros(len(self._columns), np.uint64)
         self.depth, self.state = np.zeros(0, np.uint8), np.zeros(0, STATE)
         self._free = np.zeros(0, np.int64)
-        self._n_free = 0
+        self._record = np.zeros(1, _POOL)
+        self._n_free = self._record["n_free"]
+        self.address = self._record.ctypes.data
         self._grow(ROWS_LEAST)
 
     def put(self, flows: FlowBatch, depth: np.ndarray | int) -> np.ndarray:
-        """Return (flows,) int, the places of rows that were copied in."""
-        while self._n_free < len(flows):
+        """Return (flows,) int64, the places of rows that were copied in.
+
+        Raises:
+            ValueError: they are not of the shape that the pool was made for.
+        """
+        n = len(flows)
+        columns = [np.ascontiguousarray(column) for column in vars(flows).values()]
+        for column, size in zip(columns, self._sizes, strict=True):
+            if column.nbytes != n * size:
+                raise ValueError(f"rows of {column.dtype} {column.shape}, not of {size} bytes")
+        while self._n_free[0] < n:
             self._grow(len(self.depth))
-        self._n_free -= len(flows)
-        places = self._free[self._n_free : self._n_free + len(flows)].copy()
-        for name, column in vars(flows).items():
-            self._bytes[name][places] = _as_bytes(column)
-        self.depth[places] = depth
+        self._sources[:] = [column.ctypes.data for column in columns]
+        depths = depth if isinstance(depth, np.ndarray) else np.full(n, depth, np.uint8)
+        depths, places = np.ascontiguousarray(depths, np.uint8), np.empty(n, np.int64)
+        addresses = (array.ctypes.data for array in (self._sources, depths))
+        _native.cascade_put(self.address, *addresses, n, places.ctypes.data)
         return places
 
     def flows(self, places: np.ndarray) -> FlowBatch:
         """Return rows, copied."""
-        # take() copies a row of several fields in one piece
+        n = len(places)
+        places = np.ascontiguousarray(places, np.int64)
+        begins = [0]
+        for size in self._sizes:
+            begins.append(begins[-1] + -(-n * size // _WORD) * _WORD)
+        taken = np.empty(begins[-1] + _WORD, np.uint8)  # so that empty columns begin within
+        _native.cascade_take(self.address, places.ctypes.data, n, taken.ctypes.data)
         return FlowBatch(
-            **{name: column.take(places, axis=0) for name, column in self._columns.items()}
+            *(
+                np.ndarray((n, *column.shape[1:]), column.dtype, taken, begin)
+                for column, begin in zip(self._columns.values(), begins, strict=False)
+            )
         )
 
     def column(self, name: str, places: np.ndarray) -> np.ndarray:
         """Return one column of rows, copied."""
         return self._columns[name].take(places, axis=0)
 
-    def is_over(self, places: np.ndarray) -> np.ndarray:
-        """Return (rows,) bool, whether their flows have ended."""
-        reason = self._columns["reason"].take(places)
-        return (self.depth[places] == 0) & _IS_OVER[reason]
-
-    def keep(self, places: np.ndarray, state: np.ndarray) -> None:
-        """Note the answers so far, (rows,) STATE."""
-        self._words[places] = state.view(np.uint64).reshape(-1, WORDS)
-
     def free(self, places: np.ndarray) -> None:
-        """Give back the places of rows that left."""
-        self._free[self._n_free : self._n_free + len(places)] = places
-        self._n_free += len(places)
+        """Give back the places of rows that left; they stay as they are until the next put()."""
+        places = np.ascontiguousarray(places, np.int64)
+        _native.cascade_free(self.address, places.ctypes.data, len(places))
 
     def _grow(self, more: int) -> None:
         old = len(self.depth)
         self._columns = {name: _longer(c, more) for name, c in self._columns.items()}
-        self._bytes = {name: _as_bytes(c) for name, c in self._columns.items()}
         self.depth, self.state = _longer(self.depth, more), _longer(self.state, more)
-        self._words = self.state.view(np.uint64).reshape(-1, WORDS)
         self._free = _longer(self._free, more)
+        self._places = np.zeros(len(self._columns), _COLUMN)
+        self._places["rows"] = [column.ctypes.data for column in self._columns.values()]
+        self._places["size"] = self._sizes
+        self._record["columns"], self._record["n_columns"] = (
+            self._places.ctypes.data,
+            len(self._places),
+        )
+        for name in ("flow_id", "ready_ns", "reason", "packets"):
+            self._record[name] = self._columns[name].ctypes.data
+        self._record["ranks"] = self._columns["packets"].shape[1]
+        for name in ("depth", "state"):
+            self._record[name] = getattr(self, name).ctypes.data
+        self._record["free"] = self._free.ctypes.data
         self.free(np.arange(old + more, old, -1) - 1)
 
 
@@ -105,11 +134,3 @@ def _longer(column: np.ndarray, more: int) -> np.ndarray:
     longer = np.zeros((len(column) + more, *column.shape[1:]), column.dtype)
     longer[: len(column)] = column
     return longer
-
-
-def _as_bytes(column: np.ndarray) -> np.ndarray:
-    """Return rows of bytes of a column of several fields: NumPy copies fields one at a time."""
-    if column.dtype.fields is None:
-        return column
-    plain = np.ascontiguousarray(column).view(np.uint8)
-    return plain.reshape(len(column), -1) if column.size else plain.reshape(len(column), 0)

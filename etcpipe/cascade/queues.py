@@ -37,18 +37,9 @@ class StageQueue:
         """The earliest deadline; there must be rows."""
         return self._heap[0][0]
 
-    def push(self, places: np.ndarray, is_over: np.ndarray, now_ns: int) -> None:
-        """Add rows that came now.
-
-        Args:
-            is_over: (rows,) bool, whether the flow has ended.
-        """
-        over = len(is_over.nonzero()[0])
-        if over in (0, len(places)):
-            self._push(now_ns + (ENDED_PATIENCE if over else 1) * self._deadline_ns, places)
-            return
-        self._push(now_ns + self._deadline_ns, places[~is_over])
-        self._push(now_ns + ENDED_PATIENCE * self._deadline_ns, places[is_over])
+    def push(self, places: np.ndarray, is_over: bool, now_ns: int) -> None:
+        """Add rows that came now, of flows that go on or of such as have ended."""
+        self._push(now_ns + (ENDED_PATIENCE if is_over else 1) * self._deadline_ns, places)
 
     def pass_on(self, places: np.ndarray, due_ns: int) -> None:
         """Add rows of a batch that was due then: they do not wait for a batch once more."""

@@ -19,34 +19,25 @@ from time import thread_time_ns
 import numpy as np
 
 from etcpipe.batch import FlowBatch
-from etcpipe.cascade.answers import (
-    COUNTERS,
-    Records,
-    Wording,
-    no_records,
-    take_answers,
-    verdicts_of,
-)
+from etcpipe.cascade.answers import COUNTERS, Records, Wording, no_records, verdicts_of
 from etcpipe.cascade.escalation import Load
 from etcpipe.cascade.pool import Batch, RowPool
 from etcpipe.cascade.queues import StageQueue
 from etcpipe.cascade.serving import Serving
-from etcpipe.cascade.states import (
-    NONE,
-    NOT_TOLD,
-    QUEUED,
-    SLOTS,
-    WAITING,
-    FlowStates,
-    first_of_each,
-    has_doubles,
-)
+from etcpipe.cascade.states import SLOTS, FlowStates
+from etcpipe.cascade.steps import Steps
+from etcpipe.cascade.steps_native import NativeSteps
 from etcpipe.cascade.workers import Inline, Job, Workers
-from etcpipe.verdict import EVENT_EARLY, EVENT_REVISED, EVENT_VERDICT, VerdictBatch
+from etcpipe.verdict import (
+    EVENT_EARLY,
+    EVENT_REVISED,
+    EVENT_VERDICT,
+    SOURCE_DEGRADED,
+    VerdictBatch,
+)
 
-# Where a row goes that goes to no stage.
-NOWHERE, ASIDE = -1, -2
 NO_TURN = -1, 0
+NO_BOUND = 1 << 62
 
 
 class Runtime:
@@ -59,6 +50,7 @@ class Runtime:
         *,
         early: bool = False,
         slots: int = SLOTS,
+        steps: type[Steps] = NativeSteps,
     ):
         """Make one that has seen nothing.
 
@@ -66,12 +58,12 @@ class Runtime:
             workers: where models run; None: in the caller's turn, and rows wait for room.
             early: tell the first answer of an unsure flow too.
             slots: places for flows between two stages.
+            steps: what takes rows further; Steps is the definition.
         """
         self.classes = stages[0].classes
         self.models = tuple(one.name for one in stages)
         self.depths = tuple(one.stage.packets for one in stages)
-        self._depth_of = np.array(self.depths, np.uint16)
-        self._wording = Wording(self.classes, self.models, self._depth_of)
+        self._wording = Wording(self.classes, self.models)
         self._stages = stages
         self._decide = [one.decider() for one in stages]
         self._queues = [StageQueue(one.stage) for one in stages]
@@ -81,7 +73,8 @@ class Runtime:
         self._turn = NO_TURN  # stage whose batch was submitted last, and when
         self._states = FlowStates(slots)
         self._rows: RowPool  # made for the first rows, as long as they are
-        self._has_rows = False
+        self._steps: Steps
+        self._make_steps: type[Steps] | None = steps  # None: they are made
         self._parked: list[np.ndarray] = []  # rows of flows of which an earlier one is judged
         self._has_answered = False  # since these were placed
         self._placing_ns = 0  # processor time of placing rows that no batch has accounted for
@@ -127,14 +120,14 @@ class Runtime:
         if not len(flows):
             return
         began_ns = thread_time_ns()
-        if not self._has_rows:
-            self._rows, self._has_rows = RowPool(flows), True
+        if self._make_steps:
+            self._rows = RowPool(flows)
+            self._steps = self._make_steps(self._rows, self._states, self.depths, self._tell_early)
+            self._make_steps = None
         places = self._rows.put(flows, 0 if depth is None else depth)
-        if depth is None or not has_doubles(flows.flow_id):
-            self._place(places, now_ns)
-        else:
-            for one in sorted(set(depth.tolist())):  # a flow's rows in their order
-                self._place(places[depth == one], now_ns)
+        if depth is not None and (depth[1:] < depth[:-1]).any():
+            places = places[np.argsort(depth, kind="stable")]  # a flow's rows in their order
+        self._place(places, now_ns)
         self._placing_ns += thread_time_ns() - began_ns
 
     def poll(
@@ -175,82 +168,46 @@ class Runtime:
         self._workers.close()
 
     def _place(self, places: np.ndarray, now_ns: int) -> None:
-        """Bring rows, of a flow one at most, where they are due: to a queue, aside, or nowhere."""
-        pool = self._rows
-        state, is_newer = self._states.look_up(pool.column("flow_id", places))
-        pool.keep(places, state)
-        depth = pool.depth[places]
-        goes_on, status = depth > 0, state["status"]
-        # regrouping may give rows earlier than the first stage wants them, see life.py
-        to = np.where((is_newer | (depth < self.depths[0])) & goes_on, NOWHERE, 0)
-        if len(status.nonzero()[0]):
-            stage = state["next"]
-            came = ~goes_on | (depth >= self._depth_of[stage])
-            to[status != NONE] = NOWHERE
-            to = np.where((status == WAITING) & came, stage, to)
-            to[status == QUEUED] = ASIDE
-        kinds = set(to.tolist())
-        for one in sorted(kinds):
-            chosen = places[to == one] if len(kinds) > 1 else places
-            if one == ASIDE:
-                self._parked.append(chosen)
-            elif one == NOWHERE:
-                pool.free(chosen)
-            else:
-                self._enqueue(one, chosen, now_ns)
-
-    def _enqueue(self, stage: int, places: np.ndarray, now_ns: int, due_ns: int = 0) -> None:
-        """Take rows into a queue; due_ns is the deadline of those that are passed on."""
+        """Bring rows, of a flow in their order, where they are due: to a queue, aside, nowhere."""
+        queue = self._queues[0]
+        room = NO_BOUND
         if self._workers.sheds:
+            room = self._loads[0].room(len(queue), queue.room)
+        placed = self._steps.place(places, room)
+        if len(placed.aside):
+            self._parked.append(placed.aside)
+        self._count("CASCADE_SKIPPED", placed.skipped)
+        self._finish(placed.refused, "CASCADE_UNJUDGED", now_ns)
+        for stage, is_over, rows in placed.queued:
+            self._enqueue(stage, rows, now_ns, is_over=is_over)
+
+    def _enqueue(
+        self, stage: int, places: np.ndarray, now_ns: int, due_ns: int = 0, is_over: bool = False
+    ) -> None:
+        """Take rows into a queue; due_ns is the deadline of those that are passed on."""
+        if stage and self._workers.sheds:
             places = self._shed(stage, places, now_ns)
         queue = self._queues[stage]
         while len(places):
             first, places = places[: queue.room], places[queue.room :]
-            if len(first):
-                self._mark(stage, first)
-                if due_ns:
-                    queue.pass_on(first, due_ns)
-                else:
-                    queue.push(first, self._rows.is_over(first), now_ns)
+            if len(first) and due_ns:
+                queue.pass_on(first, due_ns)
+            elif len(first):
+                queue.push(first, is_over, now_ns)
             if len(places):  # they wait until there is room
                 self._submit(stage)
                 self._collect(now_ns)
 
-    def _mark(self, stage: int, places: np.ndarray) -> None:
-        """Note that flows that go on have a row in a queue."""
-        awaited = (self._rows.depth[places] > 0).nonzero()[0]
-        if len(awaited):
-            state = self._rows.state.take(places.take(awaited))
-            state["status"], state["next"] = QUEUED, stage
-            self._states.put(state)
-
     def _shed(self, stage: int, places: np.ndarray, now_ns: int) -> np.ndarray:
-        """Return the rows that a stage takes; the flows of the others are answered now."""
-        queue, load = self._queues[stage], self._loads[stage]
-        if stage == 0:
-            room = load.room(len(queue), queue.room)
-            if room >= len(places):
-                return places
-            taken = np.arange(len(places)) < room
-        else:
-            probability = self._rows.state["probability"][places]
-            taken = load.choose(probability, len(queue), queue.room, now_ns)
-        refused = places.take((~taken).nonzero()[0])
-        if not len(refused):
+        """Return the rows that a later stage takes; the flows of the others are answered now."""
+        queue = self._queues[stage]
+        probability = self._rows.state["probability"][places]
+        taken = self._loads[stage].choose(probability, len(queue), queue.room, now_ns)
+        if taken.all():
             return places
-        if stage == 0:
-            goes_on = self._rows.depth[refused] > 0
-            skipped = refused[goes_on]
-            self._count("CASCADE_SKIPPED", len(skipped))
-            self._rows.free(skipped)
-            refused, why = refused[~goes_on], "CASCADE_UNJUDGED"
-        else:
-            is_full = queue.room <= len(places) - len(refused)
-            why = "CASCADE_QUEUE_FULL" if is_full else "CASCADE_HELD"
-        state = self._rows.state.take(refused)
-        if stage == 0:
-            state["stage"] = 0
-        self._finish(refused, state, why, now_ns)
+        is_full = queue.room <= np.count_nonzero(taken)
+        why = "CASCADE_QUEUE_FULL" if is_full else "CASCADE_HELD"
+        self._finish(places[~taken], why, now_ns)
         return places[taken]
 
     def _next_due(self, now_ns: int, flush: bool) -> int | None:
@@ -288,112 +245,55 @@ class Runtime:
         """Place rows that were set aside, if flows were answered since; return whether."""
         if not (self._parked and self._has_answered):
             return False
-        parked = np.concatenate(self._parked)
-        flow_id = self._rows.column("flow_id", parked)
-        waits = self._states.is_awaited(flow_id)
-        self._has_answered = has_doubles(flow_id)
-        if self._has_answered:  # of each flow only the first row now, and the others after it
-            waits[~first_of_each(flow_id)] = True
-        placed = parked.take((~waits).nonzero()[0])
-        if not len(placed):
-            return False
-        self._parked = [parked[waits]] if len(placed) < len(parked) else []
-        self._place(placed, now_ns)
+        parked, self._parked, self._has_answered = self._parked, [], False
+        self._place(np.concatenate(parked), now_ns)
         return True
 
     def _answer(self, job: Job, now_ns: int) -> None:
         """Take what a stage said: verdicts on sure flows, the way on for others."""
-        places, flows = job.rows.places, job.rows.flows
-        state = self._rows.state.take(places)
-        take_answers(state, job.stage, job.answers)
-        is_awaited = (self._rows.depth[places] == 0) | self._states.is_awaited(flows.flow_id)
-        if not is_awaited.all():  # the others were forgotten
-            self._rows.free(places[~is_awaited])
-            places, state = places[is_awaited], state.compress(is_awaited)
-        following = job.stage + 1
-        if following == len(self._stages):
-            self._finish(places, state, "CASCADE_LAST", now_ns, flows)
-            return
-        sure = self._decide[job.stage](state["label"], state["probability"])
-        of_sure = sure.nonzero()[0]
-        if len(of_sure) == len(places):
-            self._finish(places, state, "CASCADE_SURE", now_ns, flows)
-            return
-        if len(of_sure):
-            self._finish(places.take(of_sure), state.take(of_sure), "CASCADE_SURE", now_ns)
-        unsure = (~sure).nonzero()[0]
-        due_ns = job.rows.due_ns
-        self._go_on(places.take(unsure), state.take(unsure), following, due_ns, now_ns)
-
-    def _go_on(
-        self, places: np.ndarray, state: np.ndarray, following: int, due_ns: int, now_ns: int
-    ) -> None:
-        """Take flows to the next stage, or have them wait for the packets that it sees."""
-        if self._tell_early:
-            self._tell(places, state, now_ns)
-        depth = self._rows.depth[places]
-        waits = (depth > 0) & (depth < self.depths[following])
-        of_waiting = waits.nonzero()[0]
-        if len(of_waiting):
-            waiting = state.take(of_waiting)
-            waiting["status"], waiting["next"] = WAITING, following
-            self._states.put(waiting)
-            self._rows.free(places.take(of_waiting))
-        if len(of_waiting) < len(places):
-            others = (~waits).nonzero()[0]
-            at_once = places.take(others)
-            self._rows.keep(at_once, state.take(others))
-            self._enqueue(following, at_once, now_ns, due_ns)
-
-    def _tell(self, places: np.ndarray, state: np.ndarray, now_ns: int) -> None:
-        """Make early verdicts on flows that have had none."""
-        first = (state["told"] == NOT_TOLD).nonzero()[0]
-        if not len(first):
-            return
-        told = state.take(first)
-        event = np.full(len(told), EVENT_EARLY, np.uint8)
-        self._emit(self._rows.flows(places.take(first)), told, event, now_ns)
-        state["told"][first] = told["label"]
-        self._count("CASCADE_EARLY", len(told))
+        answers, is_last = job.answers, job.stage + 1 == len(self._stages)
+        sure = None if is_last else self._decide[job.stage](answers.label, answers.probability)
+        answered = self._steps.answer(job.rows.places, job.stage, answers, sure)
+        if len(answered.told):
+            self._emit(answered.told, now_ns, EVENT_EARLY, batch=job.rows.flows)
+            self._count("CASCADE_EARLY", len(answered.told))
+        why = "CASCADE_LAST" if is_last else "CASCADE_SURE"
+        self._finish(answered.sure, why, now_ns, job.rows.flows)
+        if len(answered.at_once):
+            self._enqueue(job.stage + 1, answered.at_once, now_ns, job.rows.due_ns)
 
     def _finish(
-        self,
-        places: np.ndarray,
-        state: np.ndarray,
-        why: str,
-        now_ns: int,
-        batch: FlowBatch | None = None,
+        self, places: np.ndarray, why: str, now_ns: int, batch: FlowBatch | None = None
     ) -> None:
         """Make the verdicts on flows: they are answered.
 
         Args:
-            batch: their rows, perhaps with others of which there is no answer any more.
+            batch: their rows, perhaps with others.
         """
         if not len(places):
             return
-        flows = batch if batch and len(batch) == len(places) else self._rows.flows(places)
-        told = state["told"]
-        revised = ((told != NOT_TOLD) & (told != state["label"])).nonzero()[0]
-        event = np.full(len(places), EVENT_VERDICT, np.uint8)
-        event[revised] = EVENT_REVISED
-        self._emit(flows, state, event, now_ns, why not in ("CASCADE_SURE", "CASCADE_LAST"))
+        is_degraded = why not in ("CASCADE_SURE", "CASCADE_LAST")
+        source = SOURCE_DEGRADED if is_degraded else None
+        said = self._emit(places, now_ns, EVENT_VERDICT, source, batch)
         self._count(why, len(places))
-        self._count("CASCADE_REVISED", len(revised))
-        self._states.clear(flows.flow_id)
-        self._left.append(flows.flow_id[self._rows.depth[places] > 0])
-        self._rows.free(places)
+        if self._tell_early:
+            self._count("CASCADE_REVISED", int((said["event"] == EVENT_REVISED).sum()))
+        self._left.append(self._steps.leave(places))
 
     def _emit(
         self,
-        flows: FlowBatch,
-        state: np.ndarray,
-        event: np.ndarray,
+        places: np.ndarray,
         now_ns: int,
-        degraded: bool = False,
-    ) -> None:
-        self._verdicts.append(
-            verdicts_of(flows, state, event, now_ns, self._wording, self._records, degraded)
-        )
+        event: int,
+        source: int | None = None,
+        batch: FlowBatch | None = None,
+    ) -> np.ndarray:
+        """Make verdicts on rows, see Steps.verdicts(), and return what they say."""
+        whole = batch is not None and len(batch) == len(places)
+        flows = batch if batch is not None and whole else self._rows.flows(places)
+        said = self._steps.verdicts(places, now_ns, event, source)
+        self._verdicts.append(verdicts_of(flows, said, self._wording, self._records))
+        return said
 
     def _count(self, name: str, n: int) -> None:
         self._counters[name] += n

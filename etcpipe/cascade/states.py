@@ -5,44 +5,30 @@ later takes the place of the older one, which is forgotten: its closing row, whi
 gives of each flow that did not leave, is then judged from the first stage on.
 """
 
+from pathlib import Path
+
 import numpy as np
 
-SLOTS = 1 << 20
-NONE, WAITING, QUEUED, DONE = range(4)
-NO_STAGE = 255
-NOT_TOLD = -2
+from etcpipe import layout
 
-STATE = np.dtype(
-    [
-        ("flow_id", "<u8"),
-        ("infer_ns", "<u8"),  # share of all batches that it was in
-        ("probability", "<f4"),
-        ("label", "<i2"),
-        ("runner_up", "<i2"),
-        ("told", "<i2"),  # label of the early answer, or NOT_TOLD
-        ("packets_used", "<u2"),
-        ("stage", "u1"),  # that gave the answer, or NO_STAGE
-        ("next", "u1"),  # stage that it is to go to
-        ("status", "u1"),  # NONE, WAITING for packets, QUEUED, DONE
-        ("pad", "u1"),
-    ]
+SLOTS = 1 << 20
+CONSTANTS, _, RECORDS = layout.read_header(
+    (Path(layout.__file__).parent / "native" / "cascade.h").read_text()
+)
+NONE, WAITING, QUEUED, DONE = (
+    CONSTANTS[f"CASCADE_{name}"] for name in ("NONE", "WAITING", "QUEUED", "DONE")
+)
+NO_STAGE = CONSTANTS["CASCADE_NO_STAGE"]
+NOT_TOLD = CONSTANTS["CASCADE_NOT_TOLD"] - (1 << 16)
+_TYPES = {"probability": "<f4", "label": "<i2", "runner_up": "<i2", "told": "<i2"}
+# what C has as bits has the types here that NumPy computes with
+STATE, SAID, VERDICT = (
+    np.dtype([(name, _TYPES.get(name, record[name].str)) for name in record.names or ()])
+    for record in (RECORDS[f"cascade_{name}"] for name in ("state", "said", "verdict"))
 )
 WORDS = STATE.itemsize // 8
 _BLANK = np.array((0, 0, 0, -1, -1, NOT_TOLD, 0, NO_STAGE, 0, NONE, 0), STATE)
 _BLANK_WORDS = _BLANK.reshape(1).view(np.uint64)
-
-
-def has_doubles(flow_id: np.ndarray) -> bool:
-    """Return whether a flow is in it twice."""
-    ordered = np.sort(flow_id)
-    return len((ordered[1:] == ordered[:-1]).nonzero()[0]) > 0
-
-
-def first_of_each(flow_id: np.ndarray) -> np.ndarray:
-    """Return (rows,) bool, where a flow is for the first time."""
-    first = np.zeros(len(flow_id), bool)
-    first[np.unique(flow_id, return_index=True)[1]] = True
-    return first
 
 
 class FlowStates:
@@ -53,7 +39,13 @@ class FlowStates:
         self._table = np.zeros(slots, STATE)
         self._words = self._table.view(np.uint64).reshape(-1, WORDS)  # copied in one piece
         self._slots = np.uint64(slots)
-        self.forgotten = 0
+        self._forgotten = np.zeros(1, np.uint64)
+        self.addresses = self._table.ctypes.data, slots, self._forgotten.ctypes.data  # for C
+
+    @property
+    def forgotten(self) -> int:
+        """Flows that lost their place while something was awaited of them."""
+        return int(self._forgotten[0])
 
     def look_up(self, flow_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (flows,) STATE, blank where there is none; and where a newer flow is instead."""
@@ -95,7 +87,7 @@ class FlowStates:
         owner, status = there["flow_id"], there["status"]
         other = owner != flow_id
         lost = (other & ((status == WAITING) | (status == QUEUED))).nonzero()[0]
-        self.forgotten += len(lost)
+        self._forgotten += np.uint64(len(lost))
         refused = owner > flow_id
         if refused.any():
             slots, state = slots[~refused], state.compress(~refused)

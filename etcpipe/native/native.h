@@ -28,5 +28,8 @@ extern PyMethodDef feature_methods[];
 extern PyMethodDef gather_methods[];
 extern PyMethodDef token_methods[];
 extern PyMethodDef tree_methods[];
+extern PyMethodDef cascade_methods[];
+extern PyMethodDef cascade_rows_methods[];
+extern PyMethodDef cascade_verdict_methods[];
 
 #endif /* ETCPIPE_NATIVE_H */
