@@ -172,6 +172,20 @@ def test_a_flow_that_one_model_answered_after_silence_has_no_more_copies(wire, t
     assert watched.by_port() == {SURE: 1}
 
 
+def test_what_was_answered_is_not_judged_again_by_who_adopts_the_tap(wire, cascade):
+    how = {"cascade": cascade, "netns": wire.near, "mode": "tc", "wait_s": NEVER_IDLE_S}
+    with live.attach(wire.device, keep=True, **how) as tap:
+        send(wire, [udp(SURE)])
+        watched = Watched(tap)
+        watched.until((lambda: len(watched.final) == 1, lambda: None))
+    with live.attach(wire.device, **how) as tap:
+        send(wire, [udp(SURE)] * 12)
+        watched = Watched(tap)
+        watched.until((lambda: tap.counters()["PACKETS_FIRST_N"] == 10, lambda: None))
+        assert tap.counters()["PACKETS_SETTLED"] == 9
+    assert (watched.packets, watched.final) == ({}, {})
+
+
 def first_frames() -> list[list[bytes]]:
     """Return the first ten packets with payload of recorded flows that have so many."""
     found: dict[bytes, list[bytes]] = {}
