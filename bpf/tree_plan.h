@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * A small ensemble of trees in whole numbers, as etcpipe/kernel/tree_plan.py makes it of a
- * model file and tree.h walks it. Declarations alone, so that etcpipe/layout.py reads them.
+ * A small ensemble of trees in whole numbers, as etcpipe/kernel/stage0_trees.py makes it of
+ * a model file and tree.h walks it. Declarations alone, so that etcpipe/layout.py reads them.
  */
 #ifndef ETCPIPE_TREE_PLAN_H
 #define ETCPIPE_TREE_PLAN_H

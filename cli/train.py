@@ -131,8 +131,28 @@ def as_text(report: dict) -> str:
         f"macro-F1 {report['macro_f1']:.3f} ({low:.3f} to {high:.3f}), "
         f"accuracy {report['accuracy']:.3f}, calibration error {report['calibration_error']:.3f}",
         "",
-        f"{'class':<20}{'flows':>7}{'captures':>10}{'F1':>8}   confused with",
+        *_class_lines(report),
+        "",
+        *_baseline_lines(report),
     ]
+    for i, load in enumerate(report.get("experts", ())):
+        lines.append(
+            f"experts of layer {i + 1}: {len(load['load'])}, {load['dead']} of them dead, "
+            f"variation of load {load['variation']:.2f}"
+        )
+    if report["shortcut"]:
+        lines.append("  ports, TTL or window would tell the class here: keep them masked")
+    unknown = report["unknown"]
+    if unknown["strange_refused"] is not None:
+        lines.append(
+            f"unknown below {unknown['threshold']:.3f}: keeps {unknown['right_kept']:.1%} of right "
+            f"verdicts, refuses {unknown['strange_refused']:.1%} of classes never seen"
+        )
+    return "\n".join(lines)
+
+
+def _class_lines(report: dict) -> list[str]:
+    lines = [f"{'class':<20}{'flows':>7}{'captures':>10}{'F1':>8}   confused with"]
     names = list(report["classes"])
     for i, (name, one) in enumerate(report["classes"].items()):
         said = report["confusion"][i]
@@ -140,11 +160,14 @@ def as_text(report: dict) -> str:
         confused = ", ".join(f"{names[j]} {said[j]}" for j in wrong[:3])
         row = f"{name:<20}{one['flows']:>7}{one['captures']:>10}{one['f1']:>8.3f}   {confused}"
         lines.append(row.rstrip())
-    base, unknown = report["baselines"], report["unknown"]
-    lines += [
-        "",
+    return lines
+
+
+def _baseline_lines(report: dict) -> list[str]:
+    base = report["baselines"]
+    lines = [
         f"baselines (macro-F1): majority {base['majority']:.3f}, k-NN {base['knn']:.3f}, "
-        f"hidden fields alone {base['ids_only']:.3f}",
+        f"hidden fields alone {base['ids_only']:.3f}"
     ]
     if "lightgbm" in base:
         above, low, high = report["above_baselines"]["lightgbm"]
@@ -157,19 +180,7 @@ def as_text(report: dict) -> str:
             f"pre-trained: tuned {report['macro_f1']:.3f}, frozen {base['frozen']:.3f}, "
             f"begun at random {base['random_init']:.3f}"
         )
-    for i, load in enumerate(report.get("experts", ())):
-        lines.append(
-            f"experts of layer {i + 1}: {len(load['load'])}, {load['dead']} of them dead, "
-            f"variation of load {load['variation']:.2f}"
-        )
-    if report["shortcut"]:
-        lines.append("  ports, TTL or window would tell the class here: keep them masked")
-    if unknown["strange_refused"] is not None:
-        lines.append(
-            f"unknown below {unknown['threshold']:.3f}: keeps {unknown['right_kept']:.1%} of right "
-            f"verdicts, refuses {unknown['strange_refused']:.1%} of classes never seen"
-        )
-    return "\n".join(lines)
+    return lines
 
 
 def _cost(output: Path, result: "Result") -> str:

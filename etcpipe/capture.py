@@ -90,18 +90,13 @@ class Capture:
         max_flows: int = FLOWS_MAX,
         on_progress: Callable[[int, int | None], None] | None = None,
     ):
-        if not 1 <= first_n <= CONSTANTS["FIRST_N_MAX"]:
-            raise UsageError(f"first_n {first_n}: 1 to {CONSTANTS['FIRST_N_MAX']} packets")
+        timeouts_s = (establish_timeout_s, idle_timeout_s, tombstone_timeout_s)
+        _check_range("first_n", first_n, CONSTANTS["FIRST_N_MAX"], " packets")
+        _check_range("sample", sample, CONSTANTS["SAMPLE_MAX"])
+        _check_range("max_flows", max_flows, FLOWS_LIMIT)
+        _check_timeouts(timeouts_s)
         if count not in COUNT_RULES:
             raise UsageError(f"count {count!r}: one of {', '.join(COUNT_RULES)}")
-        timeouts_s = (establish_timeout_s, idle_timeout_s, tombstone_timeout_s)
-        for name, timeout_s in zip(("establish", "idle", "tombstone"), timeouts_s, strict=True):
-            if not 0 < timeout_s <= 1e9:
-                raise UsageError(f"{name} timeout {timeout_s}: more than 0 seconds")
-        if not 1 <= sample <= CONSTANTS["SAMPLE_MAX"]:
-            raise UsageError(f"sample {sample}: 1 to {CONSTANTS['SAMPLE_MAX']}")
-        if not 1 <= max_flows <= FLOWS_LIMIT:
-            raise UsageError(f"max_flows {max_flows}: 1 to {FLOWS_LIMIT}")
         self.warnings: list[str] = []
         self._paths = [os.fspath(path) for path in paths]
         self.parse = parse_bits(decap, key_vlan, key_tunnel)
@@ -216,6 +211,17 @@ class Capture:
 
 def _name(path: str) -> str:
     return "standard input" if path == STDIN else path
+
+
+def _check_range(name: str, value: int, most: int, unit: str = "") -> None:
+    if not 1 <= value <= most:
+        raise UsageError(f"{name} {value}: 1 to {most}{unit}")
+
+
+def _check_timeouts(timeouts_s: tuple[float, float, float]) -> None:
+    for name, timeout_s in zip(("establish", "idle", "tombstone"), timeouts_s, strict=True):
+        if not 0 < timeout_s <= 1e9:
+            raise UsageError(f"{name} timeout {timeout_s}: more than 0 seconds")
 
 
 def _check(path: str, filter: str | None) -> int | None:
