@@ -107,6 +107,15 @@ def eval(  # the verb's name
             report |= {"open_set": refit.open_set()} if open_set else {}
             report |= {"few_shot": refit.few_shot()} if few_shot else {}
             report |= {"shape": refit.shape(recordings, shapings)} if shape else {}
+    _write(report, plot, html)
+    if is_json(ctx):
+        print_json(ctx, report)
+    else:
+        click.echo(as_text(report))
+
+
+def _write(report: dict[str, Any], plot: Path | None, html: Path | None) -> None:
+    """Write what was asked for, and note in the report what was drawn."""
     if plot:
         from etcpipe import plots
 
@@ -115,10 +124,6 @@ def eval(  # the verb's name
         from etcpipe.cli import evaluation_page
 
         evaluation_page.write(report, html)
-    if is_json(ctx):
-        print_json(ctx, report)
-    else:
-        click.echo(as_text(report))
 
 
 def _shapings(texts: tuple[str, ...]) -> list[Any]:

@@ -1,5 +1,6 @@
 """A serve-bench as plain numbers, and as Markdown tables."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from etcpipe.cascade.walk import EARLY_S
 from etcpipe.serving.bench import Report, Run
 
 PERCENTILES = (50, 99, 99.9)
+# The goals of this project. 40.5 times is what ServeFlow (arXiv 2402.03694) reports of its data.
 SPEEDUP_LEAST, EARLY_LEAST, EARLY_OF_ORACLE, F1_WITHIN = 40.5, 0.8, 0.9, 0.01
 FLOWS_A_CORE, P99_AT_08_S, P99_OVERLOADED_S = 30_000, 0.005, 0.025
 LABELS = {
@@ -93,7 +95,7 @@ def goals(report: Report) -> list[tuple[str, str, str, bool]]:
     speedup = float(np.median(wait.latency_s) / np.median(ours.latency_s))
     of_oracle = ours.early / max(oracle.early, 1e-9)
     lost, low, high = report.lost
-    found = [
+    return [
         (
             f"answered within {EARLY_S * 1e3:.0f} ms of the first packet",
             f">= {EARLY_LEAST:.0%}, or {EARLY_OF_ORACLE} of the oracle's",
@@ -118,20 +120,21 @@ def goals(report: Report) -> list[tuple[str, str, str, bool]]:
             f"{report.capacity:,.0f}",
             report.capacity >= FLOWS_A_CORE,
         ),
+        *_load_goals(report),
     ]
+
+
+def _load_goals(report: Report) -> Iterator[tuple[str, str, str, bool]]:
     for one in report.loaded:
         p99 = float(np.percentile(one.serving_s, 99))
         if one.load in (0.8, 1.5):
             least = P99_AT_08_S if one.load == 0.8 else P99_OVERLOADED_S
-            found.append(
-                (
-                    f"p99 of queue + inference, {one.arrivals}, load {one.load:g}",
-                    f"< {milliseconds(least)}",
-                    milliseconds(p99),
-                    p99 < least,
-                )
+            yield (
+                f"p99 of queue + inference, {one.arrivals}, load {one.load:g}",
+                f"< {milliseconds(least)}",
+                milliseconds(p99),
+                p99 < least,
             )
-    return found
 
 
 def _run(one: Run) -> dict[str, Any]:
