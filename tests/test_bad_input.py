@@ -40,7 +40,7 @@ BAD_CAPTURES = {
 def test_capture_that_cannot_be_read(contents, message, tmp_path):
     capture = tmp_path / "bad.pcap"
     capture.write_bytes(contents)
-    line = fails("-j", "classify", capture, status=1)
+    line = fails("-j", "classify", capture, inside=True, status=1)
     assert str(capture) in line
     assert message in line
 
@@ -52,12 +52,12 @@ def test_capture_that_is_not_there(tmp_path):
 
 
 def test_folder_as_capture(tmp_path):
-    assert str(tmp_path) in fails("-j", "classify", tmp_path, status=1)
+    assert str(tmp_path) in fails("-j", "classify", tmp_path, inside=True, status=1)
 
 
 def test_bad_capture_leaves_no_output_behind(tmp_path):
     output = tmp_path / "flows.csv"
-    fails("-j", "classify", tmp_path / "none.pcap", "-o", output, status=1)
+    fails("-j", "classify", tmp_path / "none.pcap", "-o", output, inside=True, status=1)
     assert not output.exists()
 
 
@@ -92,7 +92,7 @@ BAD_MODELS = {
 def test_model_that_cannot_be_used(change, message, tmp_path):
     model = tmp_path / "bad.onnx"
     model.write_bytes(change(MODEL.read_bytes()))
-    line = fails("-j", "classify", CAPTURE, "-m", model, status=1)
+    line = fails("-j", "classify", CAPTURE, "-m", model, inside=True, status=1)
     assert str(model) in line
     assert message in line
 
@@ -125,7 +125,7 @@ def test_schema_hash_moves_with_what_it_describes():
     ],
 )
 def test_setting_out_of_range(arguments, message):
-    assert message in fails("-j", "classify", CAPTURE, *arguments, status=2)
+    assert message in fails("-j", "classify", CAPTURE, *arguments, inside=True, status=2)
 
 
 def test_output_that_cannot_be_written(tmp_path):

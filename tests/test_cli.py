@@ -11,7 +11,7 @@ from importlib.resources import files
 import click
 import jsonschema
 import pytest
-from command import ETCPIPE, LAB, ROOT, fails, run
+from command import ETCPIPE, LAB, ROOT, fails, run, run_inside
 
 from etcpipe import errors
 from etcpipe.cli import command, common
@@ -161,14 +161,16 @@ def test_classify_for_people():
 
 
 def test_classify_shows_all_flows_with_all():
-    lines = run("-j", "classify", CAPTURE, check=0).stdout.splitlines()
-    table = run("classify", "--all", CAPTURE, check=0).stdout.split("\n\n")[0]
+    lines = run_inside("-j", "classify", CAPTURE, check=0).stdout.splitlines()
+    table = run_inside("classify", "--all", CAPTURE, check=0).stdout.split("\n\n")[0]
     assert len(table.splitlines()) == 1 + len(lines)
 
 
 def test_classify_lines_follow_the_schema_and_agree_with_the_counters():
     validator = jsonschema.Draft202012Validator(SCHEMA)
-    events = [json.loads(line) for line in run("-j", "classify", CAPTURE, check=0).stdout.split()]
+    events = [
+        json.loads(line) for line in run_inside("-j", "classify", CAPTURE, check=0).stdout.split()
+    ]
     for event in events:
         validator.validate(event)
     ids = [event["flow_id"] for event in events]
@@ -179,8 +181,8 @@ def test_classify_lines_follow_the_schema_and_agree_with_the_counters():
 
 
 def test_json_may_follow_the_verb():
-    before = run("-j", "classify", CAPTURE, check=0).stdout
-    after = run("classify", "-j", CAPTURE, check=0).stdout
+    before = run_inside("-j", "classify", CAPTURE, check=0).stdout
+    after = run_inside("classify", "-j", CAPTURE, check=0).stdout
     assert after.count("\n") == before.count("\n") > 0
     assert json.loads(after.splitlines()[0])["event_type"] == "verdict"
 
@@ -203,14 +205,14 @@ def test_classify_writes_the_same_labels_in_each_format(extension, tmp_path):
 def test_classify_reads_standard_input():
     with open(CAPTURE, "rb") as capture:
         piped = run("-j", "classify", "-", stdin=capture, check=0).stdout
-    named = run("-j", "classify", CAPTURE, check=0).stdout
+    named = run_inside("-j", "classify", CAPTURE, check=0).stdout
     assert [json.loads(line)["community_id"] for line in piped.splitlines() if "TCP" in line] == [
         json.loads(line)["community_id"] for line in named.splitlines() if "TCP" in line
     ]
 
 
 def test_classify_filters_as_tcpdump_does():
-    lines = run("-j", "classify", CAPTURE, "--filter", "udp", check=0).stdout.splitlines()
+    lines = run_inside("-j", "classify", CAPTURE, "--filter", "udp", check=0).stdout.splitlines()
     assert {json.loads(line)["proto"] for line in lines} == {"UDP"}
 
 

@@ -4,7 +4,7 @@ import json
 
 import click
 import pytest
-from command import LAB, fails, run
+from command import LAB, fails, run, run_inside
 
 from etcpipe.cli import command, settings
 from etcpipe.config import files
@@ -27,7 +27,7 @@ def write(folder, text, name="etcpipe.toml"):
 
 def shown(*args):
     """Return (value, origin) by key of `etcpipe config show`."""
-    entries = json.loads(run("-j", "config", "show", *args, check=0).stdout)
+    entries = json.loads(run_inside("-j", "config", "show", *args, check=0).stdout)
     return {f"{e['section']}.{e['name']}": (e["value"], e["origin"]) for e in entries}
 
 
@@ -76,12 +76,12 @@ def test_a_device_is_known_before_its_options_are_read(folder):
 def test_shown_settings_are_a_file_that_sets_the_same(folder):
     text = '[classify]\nfilter = "udp or \\"x\\""\nall = true\n\n[device."eth0.7"]\nfirst = 5\n'
     write(folder, text)
-    assert run("config", "show", check=0).stdout == text
+    assert run_inside("config", "show", check=0).stdout == text
 
 
 def test_origin_stands_behind_each_setting(folder):
     write(folder, "[attach]\nfirst = 9\n")
-    out = run("config", "show", "--origin", check=0).stdout
+    out = run_inside("config", "show", "--origin", check=0).stdout
     assert out.splitlines()[1].split() == ["first", "=", "9", "#", f"{folder}/etcpipe.toml"]
 
 
@@ -105,20 +105,22 @@ def test_origin_stands_behind_each_setting(folder):
 )
 def test_a_wrong_file_is_one_line_with_its_place(text, message, folder):
     write(folder, text)
-    assert fails("config", "check", status=2).startswith(f"{folder}/etcpipe.toml: {message}")
+    assert fails("config", "check", inside=True, status=2).startswith(
+        f"{folder}/etcpipe.toml: {message}"
+    )
 
 
 def test_all_faults_are_told_at_once(folder):
     write(folder, "[attach]\nfrist = 3\n[clasify]\nfirst = 3\n")
-    done = run("config", "check", check=2)
+    done = run_inside("config", "check", check=2)
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 2
-    assert len(json.loads(run("-j", "config", "check", check=2).stdout)) == 2
+    assert len(json.loads(run_inside("-j", "config", "check", check=2).stdout)) == 2
 
 
 def test_a_variable_that_nobody_reads_is_told(folder, monkeypatch):
     monkeypatch.setenv("ETCPIPE_ATTACH_FRIST", "3")
-    message = fails("config", "check", status=2)
+    message = fails("config", "check", inside=True, status=2)
     assert message == (
         "environment: no option is set by ETCPIPE_ATTACH_FRIST; did you mean ETCPIPE_ATTACH_FIRST?"
     )
@@ -127,7 +129,7 @@ def test_a_variable_that_nobody_reads_is_told(folder, monkeypatch):
 def test_a_right_folder_is_counted(folder):
     write(folder, "[attach]\nfirst = 3\nsample = '1/8'\n[model.bench]\nbatch = [1, 64]\n")
     write(folder, "[model.bench]\nbatch = 7\n", "conf.d/one.toml")
-    assert run("config", "check", check=0).stdout == f"{folder}: 2 files, 4 settings, ok\n"
+    assert run_inside("config", "check", check=0).stdout == f"{folder}: 2 files, 4 settings, ok\n"
 
 
 def test_a_wrong_file_stops_neither_help_nor_detach_nor_show(folder):
@@ -139,7 +141,7 @@ def test_a_wrong_file_stops_neither_help_nor_detach_nor_show(folder):
 
 def test_a_named_folder_must_be_there(tmp_path):
     missing = tmp_path / "nowhere"
-    assert fails("--config", missing, "config", "check", status=2) == (
+    assert fails("--config", missing, "config", "check", inside=True, status=2) == (
         f"{missing}: no such folder of configuration files"
     )
 
