@@ -14,7 +14,8 @@ MODEL = (
         "--cascade",
         type=click.Path(),
         metavar="FILE",
-        help="A cascade (.toml) of models: flows are answered as soon as one is sure.",
+        help="A cascade of models, a .toml or a model file that holds one: flows are answered "
+        "as soon as one is sure.",
     ),
 )
 ROWS = (

@@ -7,7 +7,7 @@ import click
 
 from etcpipe.cli.common import Verb, is_json, print_json
 from etcpipe.cli.progress import Steps
-from etcpipe.cli.reading import import_for_training, read_data
+from etcpipe.cli.reading import import_for_training, read_data, warn_of_stages
 
 
 @click.command(cls=Verb)
@@ -58,6 +58,7 @@ def drift(
         else:
             before = drifts.reference_of(loaded)
         now = drifts.of_model(loaded, read(data), before)
+    warn_of_stages(loaded)
     report = {"model": str(loaded), **drifts.compare(before, now, seed)}
     if is_json(ctx):
         print_json(ctx, report)

@@ -8,7 +8,7 @@ import click
 from etcpipe.cli.common import Verb, is_json, print_json
 from etcpipe.cli.evaluation_text import as_text
 from etcpipe.cli.progress import Steps
-from etcpipe.cli.reading import import_for_training, read_data
+from etcpipe.cli.reading import import_for_training, read_data, warn_of_stages
 from etcpipe.errors import UsageError
 
 
@@ -108,6 +108,7 @@ def eval(  # the verb's name
             report |= {"few_shot": refit.few_shot()} if few_shot else {}
             report |= {"shape": refit.shape(recordings, shapings)} if shape else {}
     _write(report, plot, html)
+    warn_of_stages(loaded)
     if is_json(ctx):
         print_json(ctx, report)
     else:

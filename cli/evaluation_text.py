@@ -26,10 +26,10 @@ def _head(report: dict[str, Any]) -> list[str]:
 def _classes(report: dict[str, Any]) -> list[str]:
     lines = [f"{'class':<20}{'flows':>7}{'captures':>10}{'precision':>11}{'recall':>8}{'F1':>8}"]
     for name, one in report["classes"].items():
-        lines.append(
-            f"{name:<20}{one['flows']:>7}{one['captures']:>10}{one['precision']:>11.3f}"
-            f"{one['recall']:>8.3f}{one['f1']:>8.3f}"
-        )
+        row = f"{name:<20}{one['flows']:>7}{one['captures']:>10}"
+        if one["flows"]:  # else nothing was there to be right about, and no score counts it
+            row += f"{one['precision']:>11.3f}{one['recall']:>8.3f}{one['f1']:>8.3f}"
+        lines.append(row)
     return lines
 
 

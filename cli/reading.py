@@ -10,12 +10,13 @@ import click
 from click.core import ParameterSource
 
 from etcpipe import runtime
-from etcpipe.cli.common import defaulted
+from etcpipe.cli.common import defaulted, warn
 from etcpipe.errors import UnsupportedError, UsageError
 from etcpipe.layout import COUNT_RULES
 
 if TYPE_CHECKING:
     from etcpipe.dataset import Dataset, Input
+    from etcpipe.model import Model
 
 OnStep = Callable[[str, int, int], None]
 
@@ -119,6 +120,18 @@ def _check_given(folder: Path, settings: "Input") -> None:
             raise UsageError(
                 f"{folder} was built with --{option} {getattr(built, name)}: build another one"
             )
+
+
+def warn_of_stages(model: "Model") -> None:
+    """Say that a file holds a cascade where only the model of its last stage is asked."""
+    from etcpipe.cascade import bundle
+
+    *early, last = bundle.depths(model)
+    if early:
+        warn(
+            f"{model.name} is a cascade, this is of its last stage alone, at {last} packets: "
+            "serve-bench tells what all stages give"
+        )
 
 
 def import_for_training(*names: str) -> list[ModuleType]:

@@ -53,12 +53,13 @@ def serve_bench(
     plot: Path | None,
     seed: int,
 ) -> None:
-    """Replay the flows of DATA through a CASCADE file, with their gaps and under load.
+    """Replay the flows of DATA through a CASCADE, with their gaps and under load.
 
     Flows come whether or not the answers keep up. All work is done on one processor, and time
     is that processor's. Beside the cascade: one slow model that waits for all its packets, the
     first and the last stage alone, random escalation, an oracle. DATA must be of other captures
-    than those that the models were trained on.
+    than those that the models were trained on. CASCADE is a .toml, or a model file that holds
+    one, also by its name if it ships.
 
     \b
     Examples:

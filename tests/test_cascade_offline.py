@@ -133,6 +133,10 @@ def sealed_again(file, old, new):
     return seal(graph.SerializeToString())
 
 
+def test_the_cascade_that_ships_is_had_by_its_name():
+    assert verdicts(cascade="default")[0] == verdicts()[0]
+
+
 def test_files_that_hold_no_cascade_are_refused(cascade, tmp_path, capfd):
     with pytest.raises(ModelError, match=r"10\.onnx: holds no cascade: give its cascade\.toml"):
         offline.classify(LAB, cascade=tmp_path / "10.onnx")

@@ -125,15 +125,17 @@ def load(path: str | PathLike[str], device: str = "cpu") -> CascadeModel:
     """Return the cascade of a file, with its models.
 
     Args:
-        path: a cascade.toml, beside which its models lie, or a model file that holds all of it.
+        path: a cascade.toml, beside which its models lie, or a model file that holds all of it,
+            also by its name if it ships.
         device: where inference runs, as for etcpipe.model.load(); trees stay on the CPU.
 
     Raises:
         UsageError: the file says something wrong.
         ModelError: a model is missing or damaged, or they do not fit each other.
     """
-    if Path(path).suffix == bundle.SUFFIX:
-        if not Path(path).exists():
+    is_shipped = str(path) in {file.stem for file in models.list_shipped()}
+    if is_shipped or Path(path).suffix == bundle.SUFFIX:
+        if not (is_shipped or Path(path).exists()):
             raise ModelError(f"cannot read cascade {path}: no such file")
         found = load_inside(path, device)
         if not isinstance(found, CascadeModel):
