@@ -67,6 +67,7 @@ def _as_dict(report: "Report") -> dict:
             label: {
                 "flows": score.flows,
                 "right": score.right,
+                "family": score.family,
                 "wrong": score.wrong,
                 "unknown": score.unknown,
                 "median_ms": round(score.median_ms, 3),
@@ -85,10 +86,11 @@ def _lines(report: "Report") -> list[str]:
     from etcpipe.outputs.summary import loss_line
     from etcpipe.outputs.table import Table, milliseconds
 
-    table = Table(["class", ">flows", ">right", ">wrong", ">unknown", ">median time to verdict"])
+    counts = ("flows", "right", "family", "wrong", "unknown")
+    table = Table(["class", *(f">{name}" for name in counts), ">median time to verdict"])
     scores = {**report.scores, "all": report.total}
     rows = [
-        [*map(str, (label, s.flows, s.right, s.wrong, s.unknown)), milliseconds(s.median_ms * 1000)]
+        [label, *(str(getattr(s, name)) for name in counts), milliseconds(s.median_ms * 1000)]
         for label, s in scores.items()
     ]
     total = report.total

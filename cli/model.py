@@ -9,6 +9,7 @@ from etcpipe.cli.common import Device, Group, Verb, is_json, option, print_json
 if TYPE_CHECKING:
     from etcpipe.model import Model
     from etcpipe.model_bench import Speed
+    from etcpipe.model_file import Description
 
 
 @click.group(cls=Group, short_help="List models, show or measure one, put it in service.")
@@ -182,6 +183,7 @@ def _summary(loaded: "Model") -> dict:
         "name": loaded.name,
         "digest": loaded.digest,
         "classes": list(loaded.classes),
+        "families": {name: list(of) for name, of in loaded.labels.families.items()},
         "view": loaded.view.name,
         "first_n": loaded.first_n,
         "depths": bundle.depths(loaded),
@@ -193,6 +195,12 @@ def _summary(loaded: "Model") -> dict:
 def _macro_f1(loaded: "Model") -> str:
     value = loaded.description.scores.get("macro_f1")
     return "not measured" if value is None else f"{value:.3f}"
+
+
+def _families_text(description: "Description") -> str:
+    families = [f"{name} ({', '.join(of)})" for name, of in description.families.items()]
+    named = f"; named where no class is sure, from {description.family_threshold:.3f} on"
+    return ", ".join(families) + named if families else ""
 
 
 def _as_text(loaded: "Model") -> str:
@@ -209,6 +217,7 @@ def _as_text(loaded: "Model") -> str:
         f"or those that came when nothing did for {one.wait_s:g} s",
         "mask": one.mask,
         "calibration": f"temperature {one.temperature:.3f}, unknown below {one.threshold:.3f}",
+        "families": _families_text(one),
         "data": f"digest {one.data}" if one.data else "not stated",
         "engine": f"{loaded.engine} (without --device)",
     }
@@ -216,7 +225,7 @@ def _as_text(loaded: "Model") -> str:
     if len(depths) > 1:
         packets = " or ".join(map(str, depths))
         pairs["stages"] = f"the last of those at {packets} packets: etcpipe cascade show FILE"
-    lines = [f"{name:<12} {text}" for name, text in pairs.items()]
+    lines = [f"{name:<12} {text}" for name, text in pairs.items() if text]
     if "confusion" in one.scores:
         lines += ["", as_text(one.scores)]
     return "\n".join(lines)

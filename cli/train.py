@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etcpipe.cli import pretraining
+from etcpipe.cli import families_text, pretraining
 from etcpipe.cli.common import Verb, check_suffix, is_json, print_json
 from etcpipe.cli.fitting import fitting_options
 from etcpipe.cli.progress import Steps
@@ -148,6 +148,7 @@ def as_text(report: dict) -> str:
             f"unknown below {unknown['threshold']:.3f}: keeps {unknown['right_kept']:.1%} of right "
             f"verdicts, refuses {unknown['strange_refused']:.1%} of classes never seen"
         )
+    lines += families_text.as_text(report.get("families"))
     return "\n".join(lines)
 
 

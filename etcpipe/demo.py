@@ -10,6 +10,7 @@ from statistics import median
 import numpy as np
 
 from etcpipe import live
+from etcpipe.families import names_of
 from etcpipe.lab import Lab, Session, label_of
 from etcpipe.outputs.eve import endpoints
 from etcpipe.verdict import EVENT_EARLY, UNKNOWN, VerdictBatch
@@ -17,20 +18,26 @@ from etcpipe.verdict import EVENT_EARLY, UNKNOWN, VerdictBatch
 
 @dataclass
 class ClassScore:
-    """What became of the flows of one kind of traffic."""
+    """What became of the flows of one kind of traffic.
+
+    Attributes:
+        family: flows that were said to be of their kind's family, and no more.
+    """
 
     flows: int = 0
     right: int = 0
+    family: int = 0
     wrong: int = 0
     unknown: int = 0
     to_verdict_ns: list[int] = field(default_factory=list)
 
-    def add(self, truth: str, label: str, to_verdict_ns: int) -> None:
-        """Count one flow."""
+    def add(self, truth: str, label: str, members: Sequence[str], to_verdict_ns: int) -> None:
+        """Count one flow; members are the classes of the label, if it is a family."""
         self.flows += 1
         self.right += label == truth
+        self.family += truth in members
         self.unknown += label == UNKNOWN
-        self.wrong += label not in (truth, UNKNOWN)
+        self.wrong += label not in (truth, UNKNOWN) and truth not in members
         self.to_verdict_ns.append(to_verdict_ns)
 
     @property
@@ -57,6 +64,7 @@ class Report:
         return ClassScore(
             flows=sum(score.flows for score in scores),
             right=sum(score.right for score in scores),
+            family=sum(score.family for score in scores),
             wrong=sum(score.wrong for score in scores),
             unknown=sum(score.unknown for score in scores),
             to_verdict_ns=[ns for score in scores for ns in score.to_verdict_ns],
@@ -133,7 +141,9 @@ class _Traffic:
 
 def _score(verdicts: VerdictBatch, lab: Lab, scores: dict[str, ClassScore]) -> None:
     to_verdict = verdicts.wait_ns + verdicts.queue_ns + verdicts.infer_ns
+    families = names_of(verdicts.classes).families
     for i in np.flatnonzero(verdicts.event != EVENT_EARLY).tolist():
         truth = label_of(lab.truth, *endpoints(verdicts, i))
         if truth is not None:
-            scores[truth].add(truth, verdicts.name(i), int(to_verdict[i]))
+            said = verdicts.name(i)
+            scores[truth].add(truth, said, families.get(said, ()), int(to_verdict[i]))

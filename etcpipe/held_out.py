@@ -32,6 +32,7 @@ class Judged:
         rounds: of training, the median of what the folds stopped at.
         strange: (strange flows, classes) float64, scores by fits that never saw the flow's
             class, nor its capture; -inf for classes that they did not know.
+        strange_label: (strange flows,) int, their classes.
         baselines: (flows,) int, the class that simple classifiers said, by name.
         kept: (all flows,) bool, which ones were judged; split by time, not the first stretch.
             Everything else here has a row for these alone.
@@ -41,6 +42,7 @@ class Judged:
     scores: np.ndarray
     rounds: int
     strange: np.ndarray
+    strange_label: np.ndarray
     baselines: dict[str, np.ndarray]
     kept: np.ndarray
 
@@ -116,14 +118,14 @@ def judge(
     beside = beside or {}
     steps = _Steps(on_step, len(sides) * (1 + len(beside)) + len(groups) + 1)
     scores, rounds = _scores(task, steps, "")
-    strange = _strange_scores(task, dataset.classes, groups, rounds, steps)
+    strange, strange_label = _strange_scores(task, dataset.classes, groups, rounds, steps)
     baselines = _baselines(task, dataset, seed, steps)
     for name, other in beside.items():
         its_task = replace(task, learner=other, rows=other.rows(dataset))
         baselines[name] = _scores(its_task, steps, f"{name}, ")[0].argmax(axis=1)
     kept = np.any([side.judged for side in sides], axis=0)
     baselines = {name: said[kept] for name, said in baselines.items()}
-    return Judged(fold[kept], scores[kept], rounds, strange, baselines, kept)
+    return Judged(fold[kept], scores[kept], rounds, strange, strange_label, baselines, kept)
 
 
 def deal_folds(dataset: Dataset, folds: int, seed: int, split: str = "capture") -> np.ndarray:
@@ -222,13 +224,14 @@ def side_for_strangers(sides: list[Side]) -> Side:
 
 def _strange_scores(
     task: _Task, names: tuple[str, ...], groups: list[list[int]], rounds: int, steps: _Steps
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """Return scores that flows get from fits that know all classes but a group with theirs.
 
-    The flows are those of one fold, so that neither their class nor their capture was seen.
+    The flows' labels stand beside them. They are those of one fold, so that neither their class
+    nor their capture was seen.
     """
     side = side_for_strangers(task.sides)
-    parts = [np.zeros((0, task.classes))]
+    parts, labels = [np.zeros((0, task.classes))], [task.label[:0]]
     for group in groups:
         tell = steps.next(f"unknown: without {', '.join(names[i] for i in group)}")
         is_out = np.isin(task.label, group)
@@ -242,7 +245,8 @@ def _strange_scores(
         scores = np.full((int(strange.sum()), task.classes), -np.inf)
         scores[:, known] = fitted.scores(task.rows[strange])
         parts.append(scores)
-    return np.concatenate(parts)
+        labels.append(task.label[strange])
+    return np.concatenate(parts), np.concatenate(labels)
 
 
 def _baselines(task: _Task, dataset: Dataset, seed: int, steps: _Steps) -> dict[str, np.ndarray]:

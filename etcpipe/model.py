@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from etcpipe import families
 from etcpipe.batch import FlowBatch
 from etcpipe.errors import ModelError, UnsupportedError
 from etcpipe.gpu.inference import ROWS_AT_ONCE, Runner, open_runner
@@ -36,6 +37,7 @@ from etcpipe.verdict import (
 
 if TYPE_CHECKING:
     from etcpipe.gpu.scorer_gpu import Scorer
+    from etcpipe.shares import Shares
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,11 @@ class Model:
 
     A class named "unknown" was trained on traffic known to be none of the others; a
     verdict for it is the same "unknown" as one whose probability is below the threshold.
+
+    Attributes:
+        labels: what its verdicts may name: classes, then families (etcpipe/families.py).
+        family_of: (classes,) int32, place of each class's family among them, -1: none.
+        shares: where the probabilities of all classes are left too; None: nowhere.
     """
 
     def __init__(self, description: Description, digest: str, runner: Runner) -> None:
@@ -70,6 +77,10 @@ class Model:
         self.wait_s = description.wait_s
         self.temperature = description.temperature
         self.threshold = description.threshold
+        self.labels = families.LabelNames(description.classes, description.families)
+        self.family_of = families.places(description.classes, description.families)
+        self.family_threshold = description.family_threshold if description.families else np.inf
+        self.shares: Shares | None = None
         self.models = (f"{description.name}@{digest}",)  # a cascade has more, see cascade.serving
         self.depths = (description.first_n,)
         self._runner = runner
@@ -77,6 +88,11 @@ class Model:
 
     def __str__(self) -> str:
         return self.models[0]
+
+    @property
+    def stage_models(self) -> "tuple[Model, ...]":
+        """The models that answer, as of a cascade: this one."""
+        return (self,)
 
     @property
     def device(self) -> str:
@@ -138,7 +154,7 @@ class Model:
             flows,
             records,
             start_ns,
-            classes=self.classes,
+            classes=self.labels,
             models=self.models,
             label=answers.label,
             probability=answers.probability,
@@ -162,16 +178,26 @@ class Model:
         took_ns = time.perf_counter_ns() - began
         present = flows.packets["present"] != 0
         has_input = present.any(axis=1)
+        if self.shares is not None:
+            self.shares.add(flows.flow_id, np.where(has_input[:, None], probabilities, 0))
         best, second, probability = top_two(probabilities)
         probability[~has_input] = 0
-        is_sure = has_input & ~is_refused(best, probability, self.classes, self.threshold)
+        is_sure = ~is_refused(best, probability, self.classes, self.threshold)
+        family, together = families.best(probabilities, self.family_of)
+        is_coarse = has_input & ~is_sure & (together >= self.family_threshold)
+        label = np.where(is_coarse, len(self.classes) + family, np.where(is_sure, best, -1))
+        runner_up = np.where(is_coarse, best, second)
         return Answers(
-            label=np.where(is_sure, best, -1).astype(np.int16),
-            probability=probability,
-            runner_up=np.where(has_input, second, -1).astype(np.int16),
+            label=np.where(has_input, label, -1).astype(np.int16),
+            probability=np.where(is_coarse, together, probability),
+            runner_up=np.where(has_input, runner_up, -1).astype(np.int16),
             packets_used=np.minimum(present.sum(axis=1), self.first_n).astype(np.uint16),
             took_ns=took_ns,
         )
+
+    def answer_all(self) -> None:
+        """Name the best class however unsure it is: somebody else decides what is sure."""
+        self.threshold, self.family_threshold = 0.0, np.inf
 
 
 def verdicts_on(

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from etcpipe import evaluate, occlusion
+from etcpipe import evaluate, family_choice, occlusion
 from etcpipe.dataset import STATS, Dataset, Input, Recording, read
 from etcpipe.errors import UsageError
 from etcpipe.model import Model, is_refused
@@ -61,7 +61,22 @@ def evaluate_model(model: Model, dataset: Dataset, seed: int = 1) -> dict[str, A
         "calibration_error": rounded(evaluate.calibration_error(sure[known], right[known], BINS)),
         "reliability": _reliability(sure[known], right[known]),
         "unknown": _on_refusing(named, refused, right, known, model.threshold),
+        "families": _on_families(model, probabilities, label),
     }
+
+
+def _on_families(model: Model, probabilities: np.ndarray, label: np.ndarray) -> Any:
+    """Return what naming families gives, see family_choice.on_families(); None without any."""
+    of = model.labels.families
+    if not of:
+        return None
+    known, strange = (
+        family_choice.coarse(
+            probabilities[chosen], label[chosen], model.classes, model.threshold, of
+        )
+        for chosen in (label >= 0, label < 0)
+    )
+    return family_choice.on_families(known, strange, model.family_threshold)
 
 
 def f1_at_depths(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from etcpipe import __version__
+from etcpipe import __version__, families
 from etcpipe.errors import ModelError
 from etcpipe.gpu.inference import Runner
 from etcpipe.gpu.views import MASKS, VIEWS, schema_hash
@@ -37,6 +37,9 @@ class Description:
         wait_s: a flow is judged when nothing that counts came for so long.
         temperature: scores are divided by it before the softmax.
         threshold: a calibrated probability below it means "unknown".
+        families: classes of each family, see etcpipe/families.py.
+        family_threshold: where no class is probable enough, a family is named whose classes have
+            at least so much together.
         data: digest of the training rows.
         scores: what was measured when it was made.
     """
@@ -52,6 +55,8 @@ class Description:
     wait_s: float = 1.0
     temperature: float = 1.0
     threshold: float = 0.0
+    families: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    family_threshold: float = 1.0
     data: str = ""
     created: str = ""
     version: str = __version__
@@ -98,6 +103,7 @@ def _as_tuples(description: Description) -> Description:
     values = vars(description) | {
         "classes": tuple(description.classes),
         "columns": tuple(description.columns),
+        "families": {name: tuple(of) for name, of in description.families.items()},
     }
     return Description(**values)
 
@@ -112,6 +118,10 @@ def _check_settings(description: Description) -> None:
             raise ModelError(f"needs {kind} {name!r}, known are {', '.join(known)}")
     if not 1 <= description.first_n <= CONSTANTS["FIRST_N_MAX"]:
         raise ModelError(f"asks for {description.first_n} packets of a flow")
+    try:
+        families.check(description.families, description.classes)
+    except ValueError as error:
+        raise ModelError(str(error)) from error
     try:
         ours = schema_hash(
             VIEWS[description.view],

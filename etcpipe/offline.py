@@ -148,7 +148,7 @@ class Classification:
         return VerdictBatch(
             flows=flows,
             records=state.astype(FLOW_STATE),
-            classes=self.model.classes,
+            classes=self.model.labels,
             label=kept["label"],
             probability=kept["probability"],
             runner_up=kept["runner_up"],

@@ -97,7 +97,7 @@ class Shadow:
 
     def _names(self, flows: FlowBatch) -> list[str]:
         labels: np.ndarray = self.model.answers(flows).label
-        return [self.model.classes[i] if i >= 0 else UNKNOWN for i in labels.tolist()]
+        return [self.model.labels[i] if i >= 0 else UNKNOWN for i in labels.tolist()]
 
     def _skip(self, flows: int) -> None:
         with self._lock:

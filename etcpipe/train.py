@@ -6,12 +6,12 @@ captures were held out (etcpipe.held_out); the model that is written is then fit
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from etcpipe import drift, evaluate, runtime
+from etcpipe import drift, evaluate, family_choice, runtime
 from etcpipe import train_report as report
 from etcpipe.dataset import Dataset, Input
 from etcpipe.errors import ModelError, UnsupportedError, UsageError
@@ -113,6 +113,7 @@ def train(
         held_out, probabilities, dataset.classes, cut.threshold, gains
     )
     description = describe(dataset, settings, learner, cut.temperature, cut.threshold, scores)
+    description = replace(description, family_threshold=cut.family_threshold)
     model = learner.export(fitted, description)
     took_us = check_export(model, learner, fitted, rows)
     gpu_model = learner.export_for_gpu(fitted, description)
@@ -152,11 +153,15 @@ class _Calibration:
     """What turns scores into verdicts, and what it makes of the held-out flows.
 
     Attributes:
+        family_threshold: as a Description has it.
+        on_families: what naming families gives.
         sure, strange_sure: the best class's probability, 0 where that class is "unknown".
     """
 
     temperature: float
     threshold: float
+    family_threshold: float
+    on_families: dict[str, Any]
     probability: np.ndarray
     right: np.ndarray
     sure: np.ndarray
@@ -171,7 +176,24 @@ def _calibrate(judged: Judged, dataset: Dataset) -> _Calibration:
     threshold = 0.0
     if len(strange_sure):
         threshold = evaluate.choose_threshold(sure[right & (sure > 0)], strange_sure)
-    return _Calibration(temperature, threshold, probability, right, sure, strange_sure)
+    known, strange = (
+        family_choice.coarse(calibrated(scores, temperature), label, dataset.classes, threshold)
+        for scores, label in (
+            (judged.scores, dataset.label),
+            (judged.strange, judged.strange_label),
+        )
+    )
+    family_threshold = family_choice.choose_threshold(known, strange, threshold)
+    return _Calibration(
+        temperature,
+        threshold,
+        family_threshold,
+        family_choice.on_families(known, strange, family_threshold),
+        probability,
+        right,
+        sure,
+        strange_sure,
+    )
 
 
 def _sureness(
@@ -193,6 +215,7 @@ def _report(
         "rounds": judged.rounds,
         "calibration_error": report.rounded(evaluate.calibration_error(cut.probability, cut.right)),
         "unknown": report.on_unknown(cut.sure, cut.right, cut.strange_sure, cut.threshold),
+        "families": cut.on_families if family_choice.of_labels(dataset.classes) else None,
         **report.on_baselines(dataset, judged, settings.seed),
     }
 
@@ -219,6 +242,7 @@ def describe(
         wait_s=settings.input.wait_s,
         temperature=temperature,
         threshold=threshold,
+        families=family_choice.of_labels(dataset.classes),
         data=dataset.digest(),
         created=made_at(),
         scores=scores,

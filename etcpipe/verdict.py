@@ -41,10 +41,12 @@ class VerdictBatch:
         flows: the model's input rows, in the same order.
         records: (flows,) FLOW_STATE, the flow so far (live) or whole (offline);
             flow_id 0 where the tracker no longer knows the flow.
-        classes: names of the classes, in the order of the model's columns.
+        classes: names of the classes, in the order of the model's columns, then of its families
+            (etcpipe/families.py).
         label: (flows,) int16, index into classes, -1 is "unknown".
         probability: (flows,) float32, calibrated, of the label (of the best class if unknown).
-        runner_up: (flows,) int16, index of the second class, -1 if there is none.
+        runner_up: (flows,) int16, index of the second class, of the best one if the label is a
+            family; -1 if there is none.
         stage: (flows,) uint8, stage of the cascade that decided, 0 where there is one model.
         depth: (flows,) uint16, packets that the stage waits for.
         event: (flows,) uint8, index into EVENTS.

@@ -22,6 +22,7 @@ from etcpipe.gpu.inference_trees import TreesRunner
 from etcpipe.gpu.views import VIEWS, schema_hash
 from etcpipe.model import Model, load
 from etcpipe.model_file import Description
+from etcpipe.shares import Shares
 
 LAB = sorted((Path(__file__).parent / "data/lab").glob("*.pcap"))
 COLUMNS = ("s_bytes_mean", "d_bytes_mean", "s_pkt_cnt", "s_bytes_max")
@@ -135,6 +136,23 @@ def test_temperature_threshold_and_the_class_unknown_are_the_models(tmp_path):
     for one in (model, in_c):
         one.temperature, one.threshold = 0.5, 0.0  # a cascade's stage has its own
     assert_agree(model, in_c, flows)
+
+
+def test_families_and_probabilities_are_the_models(tmp_path):
+    of = {"first": ("class0", "class3"), "second": ("class1", "class2")}
+    about = description(classes=6, families=of, threshold=0.5, family_threshold=0.5)
+    model, in_c = opened(tmp_path, fitted(about, 10))
+    flows = flows_at_random(500)
+    flows.flow_id[:] = np.arange(500)
+    for one in (model, in_c):
+        one.shares = Shares(6)
+    assert_agree(model, in_c, flows)
+    label = in_c.answers(flows).label
+    assert {-1, 0, 6, 7} <= set(label.tolist())
+    shares = in_c.shares.of(flows.flow_id)
+    assert shares == pytest.approx(model.shares.of(flows.flow_id), abs=2e-6)
+    has_input = flows.packets["present"].any(axis=1)
+    assert shares.sum(axis=1) == pytest.approx(has_input.astype(float), abs=1e-5)
 
 
 def leaf(tree, node):

@@ -8,9 +8,11 @@ from click.testing import CliRunner
 from labelled import EVERY, made_up, write_recordings
 
 from etcpipe import evaluate
+from etcpipe.cli import families_text
 from etcpipe.cli.command import cli
 from etcpipe.dataset import Input
 from etcpipe.errors import UsageError
+from etcpipe.families import LabelNames
 from etcpipe.gpu.views import VIEWS
 
 pytest.importorskip("lightgbm", reason="evaluation needs etcpipe[train]")
@@ -22,6 +24,7 @@ class Sayer:
     """A model that says what a column of the statistics says."""
 
     classes, view, columns, threshold = ("a", "b", "unknown"), VIEWS["stats"], ("dur",), 0.75
+    labels = LabelNames(classes)
 
     def __str__(self):
         return "sayer@0"
@@ -58,6 +61,26 @@ def test_scores_by_hand():
     # probability .9: 3 of 5 right, .6: 1 of 1
     assert report["calibration_error"] == pytest.approx((5 * 0.3 + 1 * 0.4) / 6, abs=1e-3)
     assert [one["flows"] for one in report["reliability"]] == [1, 5]
+
+
+def test_what_families_give_by_hand():
+    sayer = Sayer()
+    sayer.labels, sayer.family_threshold = LabelNames(sayer.classes, {"ab": ("a", "b")}), 0.7
+    # not sure: a "b" (together 0.8), one called "unknown" (0.1); a stranger (0.75)
+    label, best = [0, 0, 0, 1, 1, 1, 2, 2], [0, 0, 1, 1, 1, 2, 0, 1]
+    sure = [0.9, 0.9, 0.9, 0.9, 0.6, 0.9, 0.5, 0.9]
+    report = model_eval.evaluate_model(sayer, said(label, best, sure, ("a", "b", "other")))
+    assert report["families"] == {
+        "threshold": 0.7,
+        "refused": 0.3333,
+        "told": 0.1667,
+        "right": 1.0,
+        "strange_wrong": 0.5,
+    }
+    assert families_text.as_text(report["families"]) == [
+        "no class is sure of 33.3% of flows; a family is named of 16.7% (from 0.700 on), 100.0% "
+        "of them right; wrongly of 50.0% of strange flows"
+    ]
 
 
 def test_labels_that_the_model_does_not_know_are_refused():

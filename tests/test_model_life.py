@@ -159,7 +159,7 @@ class Answering:
     """Stands for a model: says the same class of all flows, or fails."""
 
     engine = "by hand"
-    classes = ("web", "ssh")
+    classes = labels = ("web", "ssh")
 
     def __init__(self, label: int, gate: threading.Event | None = None):
         self._label, self._gate = label, gate

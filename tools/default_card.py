@@ -71,6 +71,7 @@ def card(facts: Facts, bundle: Path | None) -> str:
         **{key: report[key] for key in ("macro_f1", "accuracy")},
         **last["baselines"],
         **_on_unknown(facts),
+        **_on_families(facts),
         "folds": last["folds"],
         "low": report["macro_f1_interval"][0],
         "high": report["macro_f1_interval"][1],
@@ -95,14 +96,51 @@ def card(facts: Facts, bundle: Path | None) -> str:
 
 def _on_unknown(facts: Facts) -> dict[str, float]:
     """Return what refusing costs and gives; a class that is "unknown" names nothing."""
-    classes, refused = facts.dataset.classes, facts.answers.refused
-    named = facts.answers.said != (classes.index(UNKNOWN) if UNKNOWN in classes else -1)
+    refused = facts.answers.refused
+    named = facts.answers.said != _place_of_unknown(facts)
     strangers = facts.stages.strangers(facts.settled)
     return {
         "right_kept": float((~refused)[facts.right & named].mean()),
         "wrong_refused": float(refused[~facts.right & named].mean()),
         "strange_refused": float(strangers.refused.mean()),
     }
+
+
+def _on_families(facts: Facts) -> dict[str, Any]:
+    """Return how often a class, a family and nothing is said, and how often each is right."""
+    model, answers, label = facts.stages.models[-1], facts.answers, facts.dataset.label
+    told = answers.family >= 0
+    own = model.family_of[label] == answers.family
+    strangers = facts.stages.strangers(facts.settled)
+    theirs = model.family_of[facts.results[max(facts.results)].judged.strange_label]
+    rows = []
+    for source, chosen in (("lab recordings", facts.is_lab), ("public captures", ~facts.is_lab)):
+        if not chosen.any():
+            continue
+        parts = {
+            "a class": (~answers.refused, facts.right),
+            "a family": (told, own),
+            "unknown": (answers.refused & ~told, label == _place_of_unknown(facts)),
+        }
+        for name, (part, right) in parts.items():
+            here = part & chosen
+            share = f"{right[here].mean():.1%}" if here.any() else ""
+            rows.append([source, name, int(here.sum()), f"{here.sum() / chosen.sum():.1%}", share])
+    return {
+        "families": "\n".join(
+            f"- `{name}`: {', '.join(of)}" for name, of in model.labels.families.items()
+        ),
+        "family_threshold": model.family_threshold,
+        "by_level": _table(rows),
+        "strange_families": int((strangers.family >= 0).sum()),
+        "strange_wrong": int(((strangers.family >= 0) & (theirs != strangers.family)).sum()),
+        "strange_flows": len(theirs),
+    }
+
+
+def _place_of_unknown(facts: Facts) -> int:
+    classes = facts.dataset.classes
+    return classes.index(UNKNOWN) if UNKNOWN in classes else -1
 
 
 def _by_stage(facts: Facts) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from etcpipe import families
 from etcpipe.cascade import calibrate, choose
 from etcpipe.cascade.choose import Candidate, Flows, Settled
 from etcpipe.cascade.pick import SLACK, Choice, Lead, pick
@@ -26,12 +27,14 @@ class Answers:
         refused: (flows,) bool, whether it reads "unknown".
         probability: (flows,) of the class, by the stage that said it.
         packets: (flows,) int, what that stage waits for.
+        family: (flows,) int, the family that is said of a refused one, -1: none.
     """
 
     said: np.ndarray
     refused: np.ndarray
     probability: np.ndarray
     packets: np.ndarray
+    family: np.ndarray
 
     def put(self, at: np.ndarray, other: "Answers") -> None:
         """Take another's answers for some flows; at is (flows,) bool, of so many as it has."""
@@ -42,7 +45,7 @@ class Answers:
     def none(flows: int) -> "Answers":
         """Return room for so many."""
         said, packets = np.zeros(flows, int), np.zeros(flows, int)
-        return Answers(said, np.zeros(flows, bool), np.zeros(flows), packets)
+        return Answers(said, np.zeros(flows, bool), np.zeros(flows), packets, said - 1)
 
 
 class Stages:
@@ -115,13 +118,15 @@ class Stages:
             depth = self._offered[one.candidate].packets
             probabilities = calibrate.probabilities_of(scores[one.candidate], one.temperature)
             said, probability = probabilities.argmax(axis=1), probabilities.max(axis=1)
-            sure = open_.copy()
-            threshold = self.models[one.candidate].threshold
+            sure, model = open_.copy(), self.models[one.candidate]
+            threshold, family_threshold = model.threshold, model.family_threshold
             if one.rule:
                 sure &= choose.is_sure(one.rule, probabilities, classes)
-                threshold = 0.0
+                threshold, family_threshold = 0.0, np.inf
             refused = is_refused(said, probability, classes, threshold)
-            here = Answers(said, refused, probability, np.full(flows, depth))
+            family, together = families.best(probabilities, model.family_of)
+            family = np.where(refused & (together >= family_threshold), family, -1)
+            here = Answers(said, refused, probability, np.full(flows, depth), family)
             answers.put(sure, Answers(*(one[sure] for one in vars(here).values())))
             open_ &= ~sure
         return answers

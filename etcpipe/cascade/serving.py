@@ -24,7 +24,7 @@ class Serving:
 
     Attributes:
         judge: the model; see etcpipe.model.Model.answers().
-        classes: of its labels, the same in all stages.
+        classes: names of its labels, the same in all stages.
         name: name@digest of the model.
         decide: which answers are sure; None: as the stage's rule says.
     """
@@ -49,6 +49,7 @@ class CascadeModel:
 
     Attributes:
         classes: of all stages.
+        labels: what verdicts may name, as Model.labels: the last stage's.
         first_n: packets of a flow that the last stage waits for.
         raw_len: bytes a packet that the stages need at most.
         models: name@digest of the model of each stage.
@@ -78,7 +79,8 @@ class CascadeModel:
         for i, (stage, model) in enumerate(zip(cascade.stages, loaded, strict=True)):
             _check(i, stage, model, last)
         self.cascade = cascade
-        self.classes, self.mask, self.count = last.classes, last.mask, last.count
+        self.classes, self.labels = last.classes, last.labels
+        self.mask, self.count = last.mask, last.count
         self.wait_s = cascade.wait_s
         self.first_n = cascade.stages[-1].packets
         self.raw_len = max(model.raw_len for model in loaded)
@@ -104,7 +106,7 @@ class CascadeModel:
     def servings(self) -> list[Serving]:
         """Return the stages as a Runtime takes them."""
         return [
-            Serving(stage, judge, model.classes, str(model))
+            Serving(stage, judge, self.labels, str(model))
             for stage, judge, model in zip(
                 self.cascade.stages, self._judges, self._loaded, strict=True
             )
@@ -222,7 +224,7 @@ def _served(
         if stage.temperature is not None:
             model.temperature = stage.temperature
         if stage.rule:
-            model.threshold = 0.0  # the rule says what becomes of unsure answers
+            model.answer_all()  # the rule says what becomes of unsure answers
     judges = {
         i: model.answers
         for i, (model, one) in enumerate(zip(loaded, contents, strict=True))

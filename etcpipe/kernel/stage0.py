@@ -51,11 +51,12 @@ class KernelCascade:
 
     def __init__(self, cascade: CascadeModel, contents: bytes):
         _check(cascade)
-        self.first, self.last = cascade.stage_models
+        self.stage_models = self.first, self.last = cascade.stage_models
         stage = cascade.cascade.stages[0]
         self.columns = tuple(dict.fromkeys((*features_of(self.first), *features_of(self.last))))
         self.tree_depth, self.first_n = cascade.depths
-        self.classes, self.mask, self.count = cascade.classes, cascade.mask, cascade.count
+        self.classes, self.labels = cascade.classes, cascade.labels
+        self.mask, self.count = cascade.mask, cascade.count
         self.wait_s, self.raw_len = cascade.wait_s, 0
         self.name, self.digest, self.engine = cascade.name, cascade.digest, cascade.engine
         self.device, self.models, self.depths = "cpu", cascade.models, cascade.depths
@@ -119,7 +120,7 @@ class KernelCascade:
             flows,
             records,
             start_ns,
-            classes=self.classes,
+            classes=self.labels,
             models=self.models,
             label=found.label,
             probability=found.probability,

@@ -36,15 +36,17 @@ struct work {
 	const struct tree_plan *plan;
 	const float *rows;			/* [flows][features] */
 	const struct packet_fields *packets;	/* [flows][ranks] */
+	const int32_t *family_of;		/* [classes], -1: none */
 	struct tree_answer *answers;		/* [flows]; NULL: scores are asked for */
-	float *scores;				/* [flows][classes] */
+	float *scores;				/* [flows][classes]; of answers: their probabilities */
 	long long flows;
 	long long features;
 	long long ranks;
 	long long first_n;			/* packets that the model looks at */
 	long long unknown;			/* class that is no answer; -1: there is none */
 	float temperature;
-	float threshold;			/* below it an answer is unknown */
+	float threshold;			/* below it an answer is a family, or unknown */
+	float family_threshold;			/* below it a family is none, either */
 };
 
 static float float_of(__u32 bits)
@@ -142,28 +144,55 @@ static int soften(float *scores, int classes, float temperature)
 	return best;
 }
 
+/* Returns the most probable family and, in `together`, the probability of its classes. */
+static int best_family(const struct work *work, const float *scores, float *together)
+{
+	float sums[TREES_CLASSES_MAX];
+	int classes = work->plan->classes, best = 0, i;
+
+	memset(sums, 0, sizeof(*sums) * classes);	/* there are no more families */
+	for (i = 0; i < classes; i++)
+		if (work->family_of[i] >= 0)
+			sums[work->family_of[i]] += scores[i];
+	for (i = 0; i < classes; i++)
+		best = sums[i] > sums[best] ? i : best;
+	*together = sums[best];
+	return best;
+}
+
 static void answer(const struct work *work, long long flow, float *scores)
 {
 	const struct packet_fields *packets = work->packets + flow * work->ranks;
 	struct tree_answer *said = work->answers + flow;
-	int classes = work->plan->classes, best, second = -1, i;
+	int classes = work->plan->classes, best, second = -1, family, i;
 	long long rank, present = 0;
+	float together;
 
 	for (rank = 0; rank < work->ranks; rank++)
 		present += packets[rank].present != 0;
 	memset(said, 0, sizeof(*said));
 	said->packets_used = present < work->first_n ? present : work->first_n;
 	said->label = said->runner_up = (__u16)-1;
-	if (!present)
+	if (!present) {
+		memset(scores, 0, sizeof(*scores) * classes);
 		return;
+	}
 	best = soften(scores, classes, work->temperature);
 	for (i = 0; i < classes; i++)
 		if (i != best && (second < 0 || scores[i] > scores[second]))
 			second = i;
 	said->probability = bits_of(scores[best]);
 	said->runner_up = second < 0 ? 0 : second;
-	if (!(scores[best] < work->threshold) && best != work->unknown)
+	if (!(scores[best] < work->threshold) && best != work->unknown) {
 		said->label = best;
+		return;
+	}
+	family = best_family(work, scores, &together);
+	if (together >= work->family_threshold) {
+		said->label = classes + family;
+		said->probability = bits_of(together);
+		said->runner_up = best;
+	}
 }
 
 static void judge(const struct work *work, numbers_t *picked, masks_t *left)
@@ -180,7 +209,7 @@ static void judge(const struct work *work, numbers_t *picked, masks_t *left)
 			add_up(work->plan, (const int32_t *)left + lane, scores);
 			if (work->answers)
 				answer(work, first + lane, scores);
-			else
+			if (work->scores)
 				memcpy(work->scores + (first + lane) * work->plan->classes, scores,
 				       sizeof(*scores) * work->plan->classes);
 		}
@@ -228,25 +257,29 @@ static PyObject *py_score(PyObject *module, PyObject *args)
 
 static PyObject *py_judge(PyObject *module, PyObject *args)
 {
-	unsigned long long plan, rows, packets, answers;
+	unsigned long long plan, rows, packets, answers, family_of, probabilities;
 	struct work work = {};
 
 	(void)module;
-	if (!PyArg_ParseTuple(args, "KKKKLLLLLff", &plan, &rows, &packets, &answers, &work.flows,
-			      &work.features, &work.ranks, &work.first_n, &work.unknown,
-			      &work.temperature, &work.threshold))
+	if (!PyArg_ParseTuple(args, "KKKKKKLLLLLfff", &plan, &rows, &packets, &family_of, &answers,
+			      &probabilities, &work.flows, &work.features, &work.ranks,
+			      &work.first_n, &work.unknown, &work.temperature, &work.threshold,
+			      &work.family_threshold))
 		return NULL;
 	work.plan = (const struct tree_plan *)(uintptr_t)plan;
 	work.rows = (const float *)(uintptr_t)rows;
 	work.packets = (const struct packet_fields *)(uintptr_t)packets;
+	work.family_of = (const int32_t *)(uintptr_t)family_of;
 	work.answers = (struct tree_answer *)(uintptr_t)answers;
+	work.scores = (float *)(uintptr_t)probabilities;
 	return judge_unlocked(&work);
 }
 
 PyMethodDef tree_methods[] = {
 	{ "trees_judge", py_judge, METH_VARARGS,
-	  "trees_judge(plan, rows, packets, answers, flows, features, ranks, first_n, unknown, "
-	  "temperature, threshold): addresses; see etcpipe.gpu.inference_trees." },
+	  "trees_judge(plan, rows, packets, family_of, answers, probabilities, flows, features, "
+	  "ranks, first_n, unknown, temperature, threshold, family_threshold): addresses, that of "
+	  "probabilities may be 0; see etcpipe.gpu.inference_trees." },
 	{ "trees_score", py_score, METH_VARARGS,
 	  "trees_score(plan, rows, scores, flows, features): addresses, as of trees_judge()." },
 	{ NULL, NULL, 0, NULL },

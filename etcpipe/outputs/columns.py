@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from etcpipe.community_id import community_ids
+from etcpipe.families import names_of
 from etcpipe.layout import CONSTANTS, ENUMS, READY_REASONS
 from etcpipe.outputs.memo import Memo
 from etcpipe.verdict import EVENTS, SOURCES, UNKNOWN, VerdictBatch
@@ -68,6 +69,7 @@ class Columns:
     label: list[str]
     probability: list[float]
     runner_up: list[str | None]
+    family: list[str | None]
     stage: list[int]
     depth: list[int]
     packets_used: list[int]
@@ -100,6 +102,7 @@ def columns_of(
     decided_ns = np.where(flows.ready_ns != 0, flows.ready_ns, end_ns)
     names = [*verdicts.classes, UNKNOWN]  # so that -1 is "unknown"
     optional = [*verdicts.classes, None]
+    family_of = [*names_of(verdicts.classes).family_of, None]
     return Columns(
         timestamp=times_of(decided_ns, clock_offset_ns),
         event_type=[EVENTS[event] for event in verdicts.event.tolist()],
@@ -117,6 +120,7 @@ def columns_of(
         label=[names[label] for label in verdicts.label.tolist()],
         probability=np.round(verdicts.probability.astype(np.float64), 4).tolist(),
         runner_up=[optional[label] for label in verdicts.runner_up.tolist()],
+        family=[family_of[label] for label in verdicts.label.tolist()],
         stage=verdicts.stage.tolist(),
         depth=verdicts.depth.tolist(),
         packets_used=verdicts.packets_used.tolist(),

@@ -18,7 +18,7 @@ _LINE = (
     f'{{"timestamp":"{_TIME}","event_type":"%s","flow_id":%d,%s'
     '"src_ip":"%s","src_port":%d,"dest_ip":"%s","dest_port":%d,"proto":"%s",%s%s'
     f'"flow":{{{_TOTALS}"start":"{_TIME}","end":"{_TIME}",%s"reason":"%s"}},'
-    '"etcpipe":{"label":%s,"probability":%s,%s"stage":%d,"depth":%d,'
+    '"etcpipe":{"label":%s,"probability":%s,%s%s"stage":%d,"depth":%d,'
     '"packets_used":%d,"source":"%s",'
     '"model":%s,"latency_us":{"wait":%d,"queue":%d,"infer":%s},"lost":%d}}'
 )
@@ -62,6 +62,7 @@ def _rows(columns: Columns) -> Iterator[tuple]:
         _quoted(columns.label),
         [_NUMBERS[value] for value in columns.probability],
         _fields("runner_up", columns.runner_up),
+        _fields("family", columns.family),
         columns.stage,
         columns.depth,
         columns.packets_used,

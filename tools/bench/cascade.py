@@ -41,6 +41,7 @@ class Bits:
     """Trees on the bits of a flow's first packets, as a judge asks for them."""
 
     classes, temperature, threshold = CLASSES, 1.0, 0.0
+    family_of, family_threshold, shares = np.full(len(CLASSES), -1, np.int32), np.inf, None
 
     def __init__(self, depth: int):
         self.first_n = depth
