@@ -32,13 +32,13 @@ def check(ctx: click.Context, file: str, model: str | None) -> None:
     from etcpipe import policy as policies
 
     rules = policies.load(file)
-    classes = models.load(model).classes
-    rows = rules.describe(classes)
+    labels = models.load(model).labels
+    rows = rules.describe(labels)
     if is_json(ctx):
         print_json(ctx, rows)
     else:
-        click.echo("\n".join(_rule_lines(rows)))
-    _warn_of_idle_rules(rules.rules, rules.decider(classes).matches)
+        click.echo("\n".join([*_rule_lines(rows), *_explained(rows)]))
+    _warn_of_idle_rules(rules.rules, rules.decider(labels).matches)
 
 
 @policy.command(cls=Verb)
@@ -132,6 +132,22 @@ def _rule_lines(rows: list[dict]) -> list[str]:
     )
 
 
+def _explained(rows: list[dict]) -> list[str]:
+    """Say of each rule by what it goes, where its classes alone do not tell."""
+    notes = []
+    for row in rows:
+        least, together = row["min_probability"], " together" * (len(row["classes"]) > 1)
+        if least:
+            notes.append(f"from a probability of {least:g}{together} on, whatever the label is")
+        elif row["families"]:
+            notes.append(
+                f"by the label, also where it says no more than {', '.join(row['families'])}"
+            )
+        else:
+            notes.append("by the label")
+    return ["", *(f"rule {row['rule']} holds {one}" for row, one in zip(rows, notes, strict=True))]
+
+
 def _tree_lines(tree: dict[str, Any]) -> list[str]:
     from etcpipe.outputs.table import Table
     from etcpipe.policy_tree import rate_text
@@ -150,11 +166,17 @@ def _tree_lines(tree: dict[str, Any]) -> list[str]:
 
 
 def _warn_of_idle_rules(rules: tuple, matches: "np.ndarray") -> None:
-    """Say which rules no verdict reaches, since earlier ones take all of their classes."""
+    """Say which rules no verdict reaches, since earlier ones take all of their classes.
+
+    By labels several rules can take a later one's classes; by probabilities only one that means
+    all of them, and asks for no more.
+    """
     for i, rule in enumerate(rules):
-        taken = matches[i] & False
-        for earlier in range(i):
-            if rules[earlier].min_probability <= rule.min_probability:
-                taken |= matches[earlier]
-        if not (matches[i] & ~taken).any():
+        least = rule.min_probability
+        by_label = [k for k in range(i) if rules[k].min_probability == 0]
+        is_idle = not least and not (matches[i] & ~matches[by_label].any(axis=0)).any()
+        for k in range(i) if least else ():
+            means_all = not (matches[i] & ~matches[k]).any()
+            is_idle |= means_all and 0 < rules[k].min_probability <= least
+        if is_idle:
             warn(f"{rule.place}: rule {i + 1} never holds: earlier rules take its classes")

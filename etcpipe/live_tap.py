@@ -32,6 +32,7 @@ from etcpipe.model_choice import AnyModel, regroup_for
 from etcpipe.model_life import ModelInService, check_fits, check_rows_fit
 from etcpipe.policy import Policy, verdict_words
 from etcpipe.policy_change import change
+from etcpipe.policy_live import Acts
 from etcpipe.verdict import EVENT_EARLY, VerdictBatch
 
 # How often the loop looks whether the device is still there, in seconds.
@@ -77,8 +78,7 @@ class Live:
         self.device = device
         self.model = model
         self.compute = compute
-        self._policy = policy
-        self._decide = policy.decider(model.classes) if policy else None
+        self._acts = Acts(policy, model)
         self._netns = netns
         opened = Forward if settings.forward else tap.Tap
         self._tap = opened(device, settings, keep=keep)
@@ -153,8 +153,8 @@ class Live:
             if isinstance(self._ring, FeatureSource):  # rows come, and no packets
                 self._regroup = FeatureRows(self._ring)
             self._set_tree()
-            if self._policy:
-                self._tap.set_actions(self._policy.actions())
+            if self.policy:
+                self._tap.set_actions(self.policy.actions())
             self._tap.set_filter(self._filter)
             self._tap.start()
             self._sweeper = stack.enter_context(self._tap.sweeper())
@@ -198,7 +198,7 @@ class Live:
     @property
     def policy(self) -> Policy | None:
         """What verdicts do now."""
-        return self._policy
+        return self._acts.policy
 
     def set_policy(self, policy: Policy | None) -> None:
         """Let verdicts act by another policy from now on; None: not at all.
@@ -214,17 +214,17 @@ class Live:
                 raise UsageError("attached without a policy: detach first, then attach with one")
             if self._tap.settings.forward:
                 policy.check_forward()
-        decide = policy.decider(self.model.classes) if policy else None
+        before = self._acts.policy
+        self._acts.change(policy, self.model)
         if self._tap.settings.policy:
-            change(self._tap.verdicts, self._policy, policy, self._tap.set_actions)
-        self._policy, self._decide = policy, decide
+            change(self._tap.verdicts, before, policy, self._tap.set_actions)
         self._set_tree()
 
     def _set_tree(self) -> None:
         """Say how the kernel judges flows, if it does: its verdicts act by the policy too."""
         if isinstance(self.model, KernelCascade):
             plan = self._tap.settings.feature_plan
-            self._tap.set_tree(self.model.tree(plan, self._decide))
+            self._tap.set_tree(self.model.tree(plan, self._acts.decide))
 
     def load_model(self, file: str | PathLike[str]) -> AnyModel:
         """Return what set_model() takes of a file, ready to answer; from any thread.
@@ -254,13 +254,14 @@ class Live:
         """
         in_service = self._replaceable()
         check_fits(model, in_service.active, self._tap.settings, self._raw_len)
+        self._acts.check(model)
         if isinstance(in_service, CascadeInService) and isinstance(model, CascadeModel):
             in_service.replace(model)
         elif isinstance(in_service, ModelInService) and isinstance(model, Model):
             in_service.replace(model)
         else:
             raise UsageError(f"{model}: a cascade takes a cascade's place, a model a model's")
-        self.model = model
+        self._serve(model)
 
     def roll_back_model(self) -> None:
         """Let the model answer again that did before set_model().
@@ -268,7 +269,14 @@ class Live:
         Raises:
             UsageError: there was none.
         """
-        self.model = self._replaceable().roll_back()
+        in_service = self._replaceable()
+        if in_service.previous:
+            self._acts.check(in_service.previous)
+        self._serve(in_service.roll_back())
+
+    def _serve(self, model: AnyModel) -> None:
+        self._acts.change(self.policy, model)
+        self.model = model
 
     def set_shadow(self, model: Model) -> None:
         """Ask another model too, whose answers only shadow_report() tells.
@@ -370,9 +378,7 @@ class Live:
         says nothing else: what came of them would be late, the flow's row is closed.
         """
         flow_id, label = verdicts.flows.flow_id, verdicts.label
-        action = np.zeros(len(label), np.uint8)
-        if self._decide:
-            action = self._decide(label, verdicts.probability)
+        action = self._acts.actions(verdicts)
         final = verdicts.event != EVENT_EARLY
         told = (label >= 0) | (action > 0) | final
         words = verdict_words(flow_id, label, action, final)

@@ -1,11 +1,12 @@
 """The policy: which verdicts do what to their flows, read from a TOML file.
 
     [[rule]]
-    class = ["https_bulk", "torrent*"]      # names or globs; "unknown" only by its name
-    min_probability = 0.9                   # 0 if not given
+    class = ["https_bulk", "torrent*"]      # names or globs, of families too; "unknown" by its name
+    min_probability = 0.9                   # of all that it names, together
     action = {priority = "1:20", mark = "0x20/0xff", dscp = "CS1"}
 
-The first rule that a verdict fulfils counts. docs/policy.md explains the actions. A [tree] may
+The first rule that a verdict fulfils counts: without min_probability one that names its label, else
+one whose classes are probable enough together. docs/policy.md explains the actions. A [tree] may
 stand beside the rules: queues for them, see etcpipe/policy_tree.py.
 """
 
@@ -22,6 +23,7 @@ import numpy as np
 
 from etcpipe import policy_action, policy_tree, toml_text
 from etcpipe.errors import UsageError
+from etcpipe.families import LabelNames, names_of
 from etcpipe.layout import ACTION, VERDICT_CONSTANTS
 from etcpipe.policy_tree import Tree
 from etcpipe.verdict import UNKNOWN
@@ -36,8 +38,8 @@ class Rule:
     """One [[rule]].
 
     Attributes:
-        patterns: names or globs of classes.
-        min_probability: of a verdict, for the rule to hold.
+        patterns: names or globs of classes and families.
+        min_probability: of all classes that they mean, together; 0: the verdict's label counts.
         action: () ACTION, what is done then.
         place: file and line, for messages.
     """
@@ -59,24 +61,30 @@ class Policy:
         """Return (1 + rules,) ACTION: rule i has action i + 1, action 0 does nothing."""
         return np.stack([np.zeros((), ACTION), *(rule.action for rule in self.rules)])
 
-    def describe(self, classes: Sequence[str]) -> list[dict[str, Any]]:
-        """Return what each rule comes to: {rule, classes, min_probability, action}.
+    def describe(self, labels: Sequence[str]) -> list[dict[str, Any]]:
+        """Return what each rule comes to: {rule, classes, families, min_probability, action}.
+
+        Families are those all of whose classes the rule means.
 
         Raises:
             UsageError: a rule names a class that is not there.
         """
-        named = (*classes, UNKNOWN)
-        matches = self.decider(classes).matches
-        return [
-            {
-                "rule": number,
-                # a model may have learned "unknown": one word with what it does not know
-                "classes": list(dict.fromkeys(compress(named, hits))),
-                "min_probability": rule.min_probability,
-                "action": policy_action.text(rule.action),
-            }
-            for number, (rule, hits) in enumerate(zip(self.rules, matches, strict=True), 1)
-        ]
+        families = names_of(labels).families
+        told = []
+        for number, hits in enumerate(self.decider(labels).matches, 1):
+            rule = self.rules[number - 1]
+            # a model may have learned "unknown": one word with what it does not know
+            named = list(dict.fromkeys(compress((*labels, UNKNOWN), hits)))
+            told.append(
+                {
+                    "rule": number,
+                    "classes": [name for name in named if name not in families],
+                    "families": [name for name in named if name in families],
+                    "min_probability": rule.min_probability,
+                    "action": policy_action.text(rule.action),
+                }
+            )
+        return told
 
     def check_forward(self) -> None:
         """Raise UsageError if a rule needs what forward mode does not pass by: TC and queues."""
@@ -84,13 +92,13 @@ class Policy:
             if rule.action["flags"] != VERDICT_CONSTANTS["ACTION_DROP"]:
                 raise UsageError(f"{rule.place}: in forward mode the only action is drop")
 
-    def decider(self, classes: Sequence[str]) -> "Decider":
-        """Return what decides on verdicts of a model with these classes.
+    def decider(self, labels: Sequence[str]) -> "Decider":
+        """Return what decides on verdicts of a model with these labels, see Model.labels.
 
         Raises:
             UsageError: a rule names a class that the model does not have.
         """
-        return Decider(self.rules, classes)
+        return Decider(self.rules, labels)
 
 
 class Decider:
@@ -98,21 +106,34 @@ class Decider:
 
     Args:
         rules: in their order.
-        classes: of the model, in the order of its labels.
+        labels: of the model's verdicts: names of classes, and of families if it has any.
+
+    Attributes:
+        matches: (rules, labels + 1) bool, what each rule means; the last one is "unknown".
+        adds_up: whether a rule asks how probable its classes are together.
     """
 
-    def __init__(self, rules: Sequence[Rule], classes: Sequence[str]):
-        self.matches = np.array([_matches(rule, classes) for rule in rules], dtype=bool)
+    def __init__(self, rules: Sequence[Rule], labels: Sequence[str]):
+        names = names_of(labels)
+        self.matches = np.array([_matches(rule, names) for rule in rules], dtype=bool)
         self._minimum = np.array([[rule.min_probability] for rule in rules], dtype=np.float32)
+        self._means = self.matches[:, : len(names.classes)].astype(np.float32)
+        self.adds_up = bool(self._minimum.any())
 
-    def __call__(self, label: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    def __call__(
+        self, label: np.ndarray, probability: np.ndarray, shares: np.ndarray | None = None
+    ) -> np.ndarray:
         """Return (n,) uint8, the action of each verdict, 0 for none.
 
         Args:
-            label: (n,) integer, index into classes, -1 is "unknown".
-            probability: (n,) float32.
+            label: (n,) integer, index into labels, -1 is "unknown".
+            probability: (n,) float32, of the label.
+            shares: (n, classes) float32, of all classes, 0 where they are not known: then, and
+                without them, of the label alone.
         """
         holds = self.matches[:, label] & (probability >= self._minimum)
+        if shares is not None:
+            holds |= (self._minimum > 0) & (self._means @ shares.T >= self._minimum)
         return np.where(holds.any(axis=0), holds.argmax(axis=0) + 1, 0).astype(np.uint8)
 
 
@@ -241,11 +262,14 @@ def _action(value: object, place_of: Callable[[str], str]) -> np.ndarray:
     return action
 
 
-def _matches(rule: Rule, classes: Sequence[str]) -> list[bool]:
-    """Return whether the rule names each class, and last, "unknown"."""
+def _matches(rule: Rule, names: LabelNames) -> list[bool]:
+    """Return whether the rule means each label, and last, "unknown".
+
+    Who names a family means its classes, and who names all of these means the family.
+    """
     for pattern in rule.patterns:
-        if pattern != UNKNOWN and not any(fnmatchcase(name, pattern) for name in classes):
-            hint = _suggestion(pattern, (*classes, UNKNOWN))
+        if pattern != UNKNOWN and not any(fnmatchcase(name, pattern) for name in names):
+            hint = _suggestion(pattern, (*names, UNKNOWN))
             raise UsageError(f"{rule.place}: the model has no class {pattern!r}{hint}")
 
     def named(name: str) -> bool:
@@ -253,7 +277,11 @@ def _matches(rule: Rule, classes: Sequence[str]) -> list[bool]:
             return UNKNOWN in rule.patterns
         return any(fnmatchcase(name, pattern) for pattern in rule.patterns)
 
-    return [named(name) for name in (*classes, UNKNOWN)]
+    families = [name for name in names.families if named(name)]
+    meant = {name for name in names.classes if named(name)}
+    meant.update(*(names.families[name] for name in families), families)
+    meant.update(name for name, members in names.families.items() if meant.issuperset(members))
+    return [*(name in meant for name in names), named(UNKNOWN)]
 
 
 def _suggestion(word: str, known: Sequence[str]) -> str:

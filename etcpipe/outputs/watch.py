@@ -81,7 +81,7 @@ class Watch:
                 "engine": tap.model.engine,
             },
             "shadow": tap.shadow_report(),
-            "policy": tap.policy.describe(tap.model.classes) if tap.policy else [],
+            "policy": tap.policy.describe(tap.model.labels) if tap.policy else [],
             "counters": tap.counters(),
             "lost": tap.lost(),
             "programs": tap.program_runs(),
