@@ -58,11 +58,11 @@ def drift(
         else:
             before = drifts.reference_of(loaded)
         now = drifts.of_model(loaded, read(data), before)
-    warn_of_stages(loaded)
     report = {"model": str(loaded), **drifts.compare(before, now, seed)}
     if is_json(ctx):
         print_json(ctx, report)
     else:
+        warn_of_stages(loaded)
         click.echo(_as_text(report))
     if check and report["moved"]:
         ctx.exit(1)

@@ -108,11 +108,11 @@ def eval(  # the verb's name
             report |= {"few_shot": refit.few_shot()} if few_shot else {}
             report |= {"shape": refit.shape(recordings, shapings)} if shape else {}
     _write(report, plot, html)
-    warn_of_stages(loaded)
     if is_json(ctx):
         print_json(ctx, report)
-    else:
-        click.echo(as_text(report))
+        return
+    warn_of_stages(loaded)
+    click.echo(as_text(report))
 
 
 def _write(report: dict[str, Any], plot: Path | None, html: Path | None) -> None:

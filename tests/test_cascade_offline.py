@@ -134,7 +134,10 @@ def sealed_again(file, old, new):
 
 
 def test_the_cascade_that_ships_is_had_by_its_name():
-    assert verdicts(cascade="default")[0] == verdicts()[0]
+    shipped, by_name = verdicts()[0], verdicts(cascade="default")[0]
+    assert {flow: said[:3] for flow, said in by_name.items()} == {
+        flow: said[:3] for flow, said in shipped.items()
+    }
 
 
 def test_files_that_hold_no_cascade_are_refused(cascade, tmp_path, capfd):
