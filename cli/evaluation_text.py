@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from etcpipe.cli import families_text
+
 
 def as_text(report: dict[str, Any]) -> str:
     """Return the scores as tables."""
@@ -42,7 +44,7 @@ def _unknown(report: dict[str, Any]) -> list[str]:
             f"{unknown['strange_flows']} flows, {unknown['strange_refused']:.1%} refused, "
             f"area under ROC {unknown['area_under_roc']:.3f}"
         )
-    return lines
+    return [*lines, *families_text.as_text(report.get("families"))]
 
 
 def _depths(found: dict[int, dict[str, Any]]) -> list[str]:
