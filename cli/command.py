@@ -118,7 +118,10 @@ def explain(error: BaseException) -> tuple[int, str]:
         return error.exit_code, _one_line(str(error))
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "etcpipe"
-        return EXIT_USAGE, f"{_one_line(error.format_message()).rstrip('.')} (see {path} --help)"
+        said = _one_line(error.format_message()).rstrip(".")
+        if isinstance(error, click.NoSuchOption) and error.option_name in _common_options():
+            said = f"{error.option_name} goes before the verb"
+        return EXIT_USAGE, f"{said} (see {path} --help)"
     if isinstance(error, click.ClickException):
         return EXIT_FAILED, _one_line(error.format_message())
     if isinstance(error, SystemExit):
@@ -138,6 +141,10 @@ def explain(error: BaseException) -> tuple[int, str]:
         return EXIT_FAILED, "out of memory"
     kind = type(error).__name__
     return EXIT_FAILED, f"bug: {kind}: {_one_line(str(error))} (ETCPIPE_DEBUG=1 shows where)"
+
+
+def _common_options() -> set[str]:
+    return {name for param in cli.params for name in param.opts}
 
 
 def _explain_os(error: OSError) -> str:

@@ -36,3 +36,5 @@ def filter(ctx: click.Context, device: str, words: tuple[str, ...], clear: bool)
         print_json(ctx, {"device": device, "filter": expression})
     elif expression:
         click.echo(expression)
+    else:
+        click.echo(f"{device}: no filter, all packets are looked at", err=True)

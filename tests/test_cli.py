@@ -79,6 +79,7 @@ def test_ambiguous_prefix_names_the_candidates(capfd):
         (["attach", "lo", "--count", "0"], "Invalid value for '-c' / '--count'"),
         (["completion", "tcsh"], "Invalid value for"),
         (["detach"], "detach: name a device, or give --all"),
+        (["show", "-n", "blue"], "-n goes before the verb (see etcpipe show --help)"),
         (["classify", "a.pcap", "-o", "flows.txt"], "flows.txt: the extension names the format"),
         (["attach", "lo", "-o", "flows"], "flows: the extension names the format"),
     ],
