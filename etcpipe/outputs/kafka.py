@@ -69,6 +69,7 @@ class Kafka:
         All of them or none, so that none is counted twice: here, and as waiting.
         """
         lines = eve.lines(columns)
+        self._producer.poll(0)  # what it has to say of lost connections counts as messages, too
         if 0 < len(self._producer) and len(self._producer) + len(lines) > self._in_flight_max:
             self.tick()
             raise OSError(errno.ENOBUFS, f"{self._brokers} takes messages too slowly")
