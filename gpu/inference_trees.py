@@ -5,20 +5,18 @@ tenth of a millisecond and more; here it is a few microseconds.
 """
 
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from etcpipe import _native
+from etcpipe._native import address
 from etcpipe.batch import FlowBatch
 from etcpipe.gpu import onnx_trees
 from etcpipe.gpu.inference import check_rows
 from etcpipe.gpu.tree_plan import ANSWER, Plan
 from etcpipe.layout import PACKET_FIELDS
 from etcpipe.verdict import UNKNOWN, Answers
-
-if TYPE_CHECKING:
-    from etcpipe.shares import Shares
 
 
 class TreesRunner:
@@ -68,9 +66,6 @@ class Rows(Protocol):
     first_n: int
     temperature: float
     threshold: float
-    family_of: np.ndarray
-    family_threshold: float
-    shares: "Shares | None"
 
     def rows(self, flows: FlowBatch) -> np.ndarray: ...
 
@@ -92,20 +87,16 @@ class Judge:
         rows = np.ascontiguousarray(model.rows(flows))
         check_rows(self._runner, rows)
         packets = np.ascontiguousarray(flows.packets, PACKET_FIELDS)
-        said = np.empty(n, ANSWER)
-        shares = None if model.shares is None else np.empty((n, plan.classes), np.float32)
+        room = np.empty(n * ANSWER.itemsize, np.uint8)
         _native.trees_judge(
             plan.address,
-            rows.ctypes.data,
+            address(rows),
             packets.ctypes.data,
-            model.family_of.ctypes.data,
-            said.ctypes.data,
-            0 if shares is None else shares.ctypes.data,
+            address(room),
             *(n, plan.columns, packets.shape[1], model.first_n, self._unknown),
-            *(model.temperature, model.threshold, model.family_threshold),
+            *(model.temperature, model.threshold),
         )
-        if model.shares is not None and shares is not None:
-            model.shares.add(flows.flow_id, shares)
+        said = room.view(ANSWER)
         return Answers(
             label=said["label"].view(np.int16),
             probability=said["probability"].view(np.float32),

@@ -23,7 +23,8 @@ def tok(flows: FlowBatch, depth: int) -> np.ndarray:
     raw = np.ascontiguousarray(flows.raw, np.uint8)
     rows = np.empty((len(flows), PACKETS, TOKENS + len(META)), np.float32)
     gaps_us = np.empty((len(flows), PACKETS))
-    addresses = (array.ctypes.data for array in (keys, packets, raw, rows, gaps_us))
-    _native.tokens_compute(*addresses, *raw.shape, depth)
+    fields = keys.ctypes.data, packets.ctypes.data
+    addresses = (_native.address(array) for array in (raw, rows, gaps_us))
+    _native.tokens_compute(*fields, *addresses, *raw.shape, depth)
     rows[:, :, _GAP] = np.log1p(gaps_us) / 16
     return rows

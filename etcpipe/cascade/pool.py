@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from etcpipe import _native
+from etcpipe._native import address
 from etcpipe.batch import FlowBatch
 from etcpipe.cascade.states import RECORDS, STATE
 
@@ -57,6 +58,7 @@ class RowPool:
             for column in self._columns.values()
         ]
         self._sources = np.zeros(len(self._columns), np.uint64)
+        self._sources_at = address(self._sources)
         self.depth, self.state = np.zeros(0, np.uint8), np.zeros(0, STATE)
         self._free = np.zeros(0, np.int64)
         self._record = np.zeros(1, _POOL)
@@ -77,11 +79,10 @@ class RowPool:
                 raise ValueError(f"rows of {column.dtype} {column.shape}, not of {size} bytes")
         while self._n_free[0] < n:
             self._grow(len(self.depth))
-        self._sources[:] = [column.ctypes.data for column in columns]
+        self._sources[:] = [_address_of(column) for column in columns]
         depths = depth if isinstance(depth, np.ndarray) else np.full(n, depth, np.uint8)
         depths, places = np.ascontiguousarray(depths, np.uint8), np.empty(n, np.int64)
-        addresses = (array.ctypes.data for array in (self._sources, depths))
-        _native.cascade_put(self.address, *addresses, n, places.ctypes.data)
+        _native.cascade_put(self.address, self._sources_at, address(depths), n, address(places))
         return places
 
     def flows(self, places: np.ndarray) -> FlowBatch:
@@ -92,7 +93,7 @@ class RowPool:
         for size in self._sizes:
             begins.append(begins[-1] + -(-n * size // _WORD) * _WORD)
         taken = np.empty(begins[-1] + _WORD, np.uint8)  # so that empty columns begin within
-        _native.cascade_take(self.address, places.ctypes.data, n, taken.ctypes.data)
+        _native.cascade_take(self.address, address(places), n, address(taken))
         return FlowBatch(
             *(
                 np.ndarray((n, *column.shape[1:]), column.dtype, taken, begin)
@@ -107,7 +108,7 @@ class RowPool:
     def free(self, places: np.ndarray) -> None:
         """Give back the places of rows that left; they stay as they are until the next put()."""
         places = np.ascontiguousarray(places, np.int64)
-        _native.cascade_free(self.address, places.ctypes.data, len(places))
+        _native.cascade_free(self.address, address(places), len(places))
 
     def _grow(self, more: int) -> None:
         old = len(self.depth)
@@ -134,3 +135,7 @@ def _longer(column: np.ndarray, more: int) -> np.ndarray:
     longer = np.zeros((len(column) + more, *column.shape[1:]), column.dtype)
     longer[: len(column)] = column
     return longer
+
+
+def _address_of(column: np.ndarray) -> int:
+    return address(column) if column.dtype.names is None else column.ctypes.data

@@ -3,12 +3,14 @@
 import numpy as np
 
 from etcpipe import _native
+from etcpipe._native import address
 from etcpipe.cascade.pool import RowPool
-from etcpipe.cascade.states import RECORDS, VERDICT, FlowStates
+from etcpipe.cascade.states import RECORDS, SAID, VERDICT, FlowStates
 from etcpipe.cascade.steps import Answered, Placed, Steps, said_of, sources_of_reasons
 from etcpipe.model import Answers
 from etcpipe.verdict import EVENT_REVISED
 
+_BYTES = np.dtype((np.void, SAID.itemsize))
 _FLOWS = RECORDS["cascade_flows"]
 # Lists of cascade_place(): three kinds of rows, those without a list, and two for each stage.
 _ASIDE, _REFUSED, _SKIPPED, _, _TO_STAGES = range(5)
@@ -34,8 +36,8 @@ class NativeSteps(Steps):
     def place(self, places: np.ndarray, room: int) -> Placed:
         n = len(places)
         to, lists = np.empty(n, np.uint8), np.empty(n, np.int64)
-        addresses = to.ctypes.data, lists.ctypes.data, self._counts_at
-        _native.cascade_place(*self._at, places.ctypes.data, n, room, *addresses)
+        addresses = address(to), address(lists), self._counts_at
+        _native.cascade_place(*self._at, address(places), n, room, *addresses)
         counts, parts, first = self._counts.tolist(), [], 0
         for count in counts:
             parts.append(lists[first : first + count])
@@ -49,9 +51,9 @@ class NativeSteps(Steps):
         self, places: np.ndarray, stage: int, answers: Answers, sure: np.ndarray | None
     ) -> Answered:
         n, said, lists = len(places), said_of(answers, sure), np.empty(3 * len(places), np.int64)
-        of_rows = places.ctypes.data, n, said.ctypes.data
+        of_rows = address(places), n, address(said.view(_BYTES))
         took_ns = answers.took_ns // max(n, 1)
-        addresses = lists.ctypes.data, self._counts_at
+        addresses = address(lists), self._counts_at
         _native.cascade_answer(*self._at, *of_rows, stage, took_ns, *addresses)
         counts = self._counts.tolist()
         return Answered(*(lists[i * n : i * n + counts[i]] for i in range(3)))
@@ -59,13 +61,13 @@ class NativeSteps(Steps):
     def verdicts(
         self, places: np.ndarray, now_ns: int, event: int, source: int | None = None
     ) -> np.ndarray:
-        verdicts = np.empty(len(places), VERDICT)
+        room = np.empty(len(places) * VERDICT.itemsize, np.uint8)
         how = event, EVENT_REVISED, -1 if source is None else source
-        of_rows = places.ctypes.data, len(places)
-        _native.cascade_verdicts(*self._at, *of_rows, now_ns, *how, verdicts.ctypes.data)
-        return verdicts
+        of_rows = address(places), len(places)
+        _native.cascade_verdicts(*self._at, *of_rows, now_ns, *how, address(room))
+        return room.view(VERDICT)
 
     def leave(self, places: np.ndarray) -> np.ndarray:
         left = np.empty(len(places), np.uint64)
-        of_rows = places.ctypes.data, len(places)
-        return left[: _native.cascade_leave(*self._at, *of_rows, left.ctypes.data)]
+        of_rows = address(places), len(places)
+        return left[: _native.cascade_leave(*self._at, *of_rows, address(left))]

@@ -14,7 +14,7 @@ PyMODINIT_FUNC PyInit__native(void)
 				  filter_methods, ringbuf_methods, heads_methods, gather_methods,
 				  feature_methods, token_methods, tree_methods,
 				  cascade_methods, cascade_rows_methods,
-				  cascade_verdict_methods };
+				  cascade_verdict_methods, address_methods };
 	PyObject *native = PyModule_Create(&module);
 	size_t i;
 

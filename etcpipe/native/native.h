@@ -2,7 +2,7 @@
 /*
  * etcpipe._native: AF_XDP rings, capture files, the flow tracker and regrouping.
  * One .c file a subject, each with its method table. The limited API of Python 3.10
- * has no buffer protocol, so arrays arrive as addresses; the Python module beside
+ * has no buffer protocol, so arrays arrive as addresses (see address.c); the Python module beside
  * each subject owns the arrays, checks dtype and shape, and keeps them alive.
  */
 #ifndef ETCPIPE_NATIVE_H
@@ -28,6 +28,7 @@ extern PyMethodDef feature_methods[];
 extern PyMethodDef gather_methods[];
 extern PyMethodDef token_methods[];
 extern PyMethodDef tree_methods[];
+extern PyMethodDef address_methods[];
 extern PyMethodDef cascade_methods[];
 extern PyMethodDef cascade_rows_methods[];
 extern PyMethodDef cascade_verdict_methods[];
