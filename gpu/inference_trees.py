@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from etcpipe import _native
-from etcpipe._native import address
 from etcpipe.batch import FlowBatch
 from etcpipe.gpu import onnx_trees
 from etcpipe.gpu.inference import check_rows
@@ -90,9 +89,9 @@ class Judge:
         room = np.empty(n * ANSWER.itemsize, np.uint8)
         _native.trees_judge(
             plan.address,
-            address(rows),
+            _native.address(rows),
             packets.ctypes.data,
-            address(room),
+            _native.address(room),
             *(n, plan.columns, packets.shape[1], model.first_n, self._unknown),
             *(model.temperature, model.threshold),
         )

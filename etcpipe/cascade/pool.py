@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from etcpipe import _native
-from etcpipe._native import address
 from etcpipe.batch import FlowBatch
 from etcpipe.cascade.states import RECORDS, STATE
 
@@ -58,7 +57,7 @@ class RowPool:
             for column in self._columns.values()
         ]
         self._sources = np.zeros(len(self._columns), np.uint64)
-        self._sources_at = address(self._sources)
+        self._sources_at = _native.address(self._sources)
         self.depth, self.state = np.zeros(0, np.uint8), np.zeros(0, STATE)
         self._free = np.zeros(0, np.int64)
         self._record = np.zeros(1, _POOL)
@@ -82,7 +81,9 @@ class RowPool:
         self._sources[:] = [_address_of(column) for column in columns]
         depths = depth if isinstance(depth, np.ndarray) else np.full(n, depth, np.uint8)
         depths, places = np.ascontiguousarray(depths, np.uint8), np.empty(n, np.int64)
-        _native.cascade_put(self.address, self._sources_at, address(depths), n, address(places))
+        _native.cascade_put(
+            self.address, self._sources_at, _native.address(depths), n, _native.address(places)
+        )
         return places
 
     def flows(self, places: np.ndarray) -> FlowBatch:
@@ -93,7 +94,7 @@ class RowPool:
         for size in self._sizes:
             begins.append(begins[-1] + -(-n * size // _WORD) * _WORD)
         taken = np.empty(begins[-1] + _WORD, np.uint8)  # so that empty columns begin within
-        _native.cascade_take(self.address, address(places), n, address(taken))
+        _native.cascade_take(self.address, _native.address(places), n, _native.address(taken))
         return FlowBatch(
             *(
                 np.ndarray((n, *column.shape[1:]), column.dtype, taken, begin)
@@ -108,7 +109,7 @@ class RowPool:
     def free(self, places: np.ndarray) -> None:
         """Give back the places of rows that left; they stay as they are until the next put()."""
         places = np.ascontiguousarray(places, np.int64)
-        _native.cascade_free(self.address, address(places), len(places))
+        _native.cascade_free(self.address, _native.address(places), len(places))
 
     def _grow(self, more: int) -> None:
         old = len(self.depth)
@@ -138,4 +139,4 @@ def _longer(column: np.ndarray, more: int) -> np.ndarray:
 
 
 def _address_of(column: np.ndarray) -> int:
-    return address(column) if column.dtype.names is None else column.ctypes.data
+    return _native.address(column) if column.dtype.names is None else column.ctypes.data

@@ -3,7 +3,6 @@
 import numpy as np
 
 from etcpipe import _native
-from etcpipe._native import address
 from etcpipe.cascade.pool import RowPool
 from etcpipe.cascade.states import RECORDS, SAID, VERDICT, FlowStates
 from etcpipe.cascade.steps import Answered, Placed, Steps, said_of, sources_of_reasons
@@ -36,8 +35,8 @@ class NativeSteps(Steps):
     def place(self, places: np.ndarray, room: int) -> Placed:
         n = len(places)
         to, lists = np.empty(n, np.uint8), np.empty(n, np.int64)
-        addresses = address(to), address(lists), self._counts_at
-        _native.cascade_place(*self._at, address(places), n, room, *addresses)
+        addresses = _native.address(to), _native.address(lists), self._counts_at
+        _native.cascade_place(*self._at, _native.address(places), n, room, *addresses)
         counts, parts, first = self._counts.tolist(), [], 0
         for count in counts:
             parts.append(lists[first : first + count])
@@ -51,9 +50,9 @@ class NativeSteps(Steps):
         self, places: np.ndarray, stage: int, answers: Answers, sure: np.ndarray | None
     ) -> Answered:
         n, said, lists = len(places), said_of(answers, sure), np.empty(3 * len(places), np.int64)
-        of_rows = address(places), n, address(said.view(_BYTES))
+        of_rows = _native.address(places), n, _native.address(said.view(_BYTES))
         took_ns = answers.took_ns // max(n, 1)
-        addresses = address(lists), self._counts_at
+        addresses = _native.address(lists), self._counts_at
         _native.cascade_answer(*self._at, *of_rows, stage, took_ns, *addresses)
         counts = self._counts.tolist()
         return Answered(*(lists[i * n : i * n + counts[i]] for i in range(3)))
@@ -63,11 +62,11 @@ class NativeSteps(Steps):
     ) -> np.ndarray:
         room = np.empty(len(places) * VERDICT.itemsize, np.uint8)
         how = event, EVENT_REVISED, -1 if source is None else source
-        of_rows = address(places), len(places)
-        _native.cascade_verdicts(*self._at, *of_rows, now_ns, *how, address(room))
+        of_rows = _native.address(places), len(places)
+        _native.cascade_verdicts(*self._at, *of_rows, now_ns, *how, _native.address(room))
         return room.view(VERDICT)
 
     def leave(self, places: np.ndarray) -> np.ndarray:
         left = np.empty(len(places), np.uint64)
-        of_rows = address(places), len(places)
-        return left[: _native.cascade_leave(*self._at, *of_rows, address(left))]
+        of_rows = _native.address(places), len(places)
+        return left[: _native.cascade_leave(*self._at, *of_rows, _native.address(left))]
