@@ -5,7 +5,7 @@ tenth of a millisecond and more; here it is a few microseconds.
 """
 
 import time
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from etcpipe.gpu.inference import check_rows
 from etcpipe.gpu.tree_plan import ANSWER, Plan
 from etcpipe.layout import PACKET_FIELDS
 from etcpipe.verdict import UNKNOWN, Answers
+
+if TYPE_CHECKING:
+    from etcpipe.shares import Shares
 
 
 class TreesRunner:
@@ -65,6 +68,9 @@ class Rows(Protocol):
     first_n: int
     temperature: float
     threshold: float
+    family_of: np.ndarray
+    family_threshold: float
+    shares: "Shares | None"
 
     def rows(self, flows: FlowBatch) -> np.ndarray: ...
 
@@ -87,14 +93,19 @@ class Judge:
         check_rows(self._runner, rows)
         packets = np.ascontiguousarray(flows.packets, PACKET_FIELDS)
         room = np.empty(n * ANSWER.itemsize, np.uint8)
+        shares = None if model.shares is None else np.empty((n, plan.classes), np.float32)
         _native.trees_judge(
             plan.address,
             _native.address(rows),
             packets.ctypes.data,
+            _native.address(model.family_of),
             _native.address(room),
+            0 if shares is None else _native.address(shares),
             *(n, plan.columns, packets.shape[1], model.first_n, self._unknown),
-            *(model.temperature, model.threshold),
+            *(model.temperature, model.threshold, model.family_threshold),
         )
+        if model.shares is not None and shares is not None:
+            model.shares.add(flows.flow_id, shares)
         said = room.view(ANSWER)
         return Answers(
             label=said["label"].view(np.int16),
