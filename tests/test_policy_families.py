@@ -1,11 +1,14 @@
 """Rules act on families, and on what their classes are probable together."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from command import run
 from test_families import MATRIX, NAMES, OF_THREE
 from test_model import flow_batch, model_bytes, records
 
+from etcpipe import classify
 from etcpipe.errors import UsageError
 from etcpipe.model import load
 from etcpipe.policy import parse
@@ -146,3 +149,20 @@ def test_check_warns_of_a_rule_that_one_before_covers_and_of_no_other(tmp_path):
     assert done.stderr == (
         f"etcpipe: warning: {path}:14: rule 4 never holds: earlier rules take its classes\n"
     )
+
+
+def test_all_stages_of_a_cascade_tell_what_rules_ask_for():
+    capture = next((Path(__file__).parent / "data/lab").glob("*.pcap"))
+    flows = classify(capture)
+    acts = Acts(parse(rules(('"https"', 0.9))), flows.model)
+    shares = flows.model.stage_models[0].shares
+    stages = set()
+    for verdicts in flows:
+        judged = verdicts.packets_used > 0
+        told = shares.of(verdicts.flows.flow_id)
+        assert told.sum(axis=1) == pytest.approx(judged.astype(float), abs=1e-5)
+        of_https = [flows.model.classes.index(one) for one in flows.model.labels.families["https"]]
+        expected = told[:, of_https].sum(axis=1) >= 0.9
+        assert acts.actions(verdicts).tolist() == expected.astype(int).tolist()
+        stages |= set(verdicts.stage[judged].tolist())
+    assert stages == {0, 1}
