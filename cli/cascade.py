@@ -5,9 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etcpipe.cli.common import Group, Verb, check_suffix, defaulted, is_json, print_json, warn
+from etcpipe.cli.common import (
+    Group,
+    Verb,
+    check_suffix,
+    defaulted,
+    is_json,
+    output_option,
+    print_json,
+    warn,
+)
 from etcpipe.cli.progress import Steps
-from etcpipe.cli.reading import import_for_training, row_options
+from etcpipe.cli.reading import PART_OPTION, TASK_OPTION, import_for_training, row_options
 from etcpipe.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,16 +33,14 @@ def cascade() -> None:
 
 @cascade.command(cls=Verb)
 @click.argument("models", nargs=-1, required=True, metavar="MODELS... DATA")
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The cascade's file."
-)
+@output_option("FILE", "The cascade's file.")
 @click.option(
     "--front",
     type=click.Path(exists=True, path_type=Path),
     help="Of etcpipe tune on other captures: its best model of each depth may be a stage.",
 )
-@click.option("--task", metavar="TASK", help="Which labels of a bundle with tasks.csv to learn.")
-@click.option("--part", metavar="PART", help="Of a bundle, as its column split says: train, test.")
+@TASK_OPTION
+@PART_OPTION
 @click.option(
     "--depths",
     default="1,2,3,5,10",
@@ -166,9 +173,7 @@ def show(ctx: click.Context, file: str | None) -> None:
 
 @cascade.command(cls=Verb)
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The model file."
-)
+@output_option("FILE", "The model file.")
 def embed(file: Path, output: Path) -> None:
     """Put the cascade of FILE with all its models into one model file.
 

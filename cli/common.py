@@ -152,6 +152,18 @@ def defaulted(name: str, kind: click.ParamType, default: Any, text: str) -> Call
     return click.option(name, type=kind, default=default, help=text)
 
 
+def output_option(kind: str, text: str) -> Callable:
+    """Return the option -o of a verb that writes one file or folder; its value is a Path."""
+    return click.option(
+        "-o",
+        "--output",
+        required=True,
+        type=click.Path(path_type=Path),
+        metavar=kind,
+        help=text,
+    )
+
+
 def compute_option(verb: Callable) -> Callable:
     """Add --device, where rows are made and the model runs; its value comes as `compute`."""
     return click.option(

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from etcpipe.cli.common import Group, Verb, check_suffix, is_json, print_json, warn
+from etcpipe.cli.common import Group, Verb, check_suffix, is_json, output_option, print_json, warn
 from etcpipe.cli.progress import Steps
-from etcpipe.cli.reading import import_for_training, input_options, read_data
+from etcpipe.cli.reading import TASK_OPTION, import_for_training, input_options, read_data
 from etcpipe.cli.splitting import split_options
 
 EXIT_DEGRADED = 3
@@ -21,21 +21,14 @@ def dataset() -> None:
 
 @dataset.command("build", cls=Verb)
 @click.argument("captures", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="A new folder.",
-)
+@output_option("DIR", "A new folder.")
 @click.option(
     "--labels",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
     help="A labels.csv that is not beside the captures.",
 )
-@click.option("--task", metavar="TASK", help="Which labels of a bundle with tasks.csv to take.")
+@TASK_OPTION
 @click.option(
     "--view",
     "views",
@@ -100,7 +93,7 @@ def build_dataset(
 
 @dataset.command("report", cls=Verb)
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--task", metavar="TASK", help="Which labels of a bundle with tasks.csv to take.")
+@TASK_OPTION
 @click.option("--folds", default=5, type=click.IntRange(2), help="Of captures.")
 @click.option("--seed", default=1, help="Makes folds and fits repeatable.")
 @split_options

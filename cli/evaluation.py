@@ -8,7 +8,13 @@ import click
 from etcpipe.cli.common import Verb, is_json, print_json
 from etcpipe.cli.evaluation_text import as_text
 from etcpipe.cli.progress import Steps
-from etcpipe.cli.reading import import_for_training, read_data, warn_of_stages
+from etcpipe.cli.reading import (
+    TASK_OPTION,
+    import_for_training,
+    input_of,
+    read_data,
+    warn_of_stages,
+)
 from etcpipe.errors import UsageError
 
 
@@ -27,7 +33,7 @@ class Depths(click.ParamType):
 @click.command("eval", cls=Verb)
 @click.argument("model")
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--task", metavar="TASK", help="Which labels of a bundle with tasks.csv to take.")
+@TASK_OPTION
 @click.option("--depths", type=Depths(), metavar="N,N,...", help="F1 when so many packets came.")
 @click.option("--occlude", is_flag=True, help="F1 when a part of the input tells nothing.")
 @click.option(
@@ -135,8 +141,6 @@ def _shapings(texts: tuple[str, ...]) -> list[Any]:
 
 
 def _check_input(data: tuple[Path, ...], loaded: Any, given: Any) -> None:
-    from etcpipe.cli.reading import input_of
-
     built = input_of(data, given)
     if built != given:
         raise UsageError(

@@ -49,6 +49,14 @@ _ROW_OPTIONS = (
 )
 
 
+TASK_OPTION = click.option(
+    "--task", metavar="TASK", help="Which labels of a bundle with tasks.csv to take."
+)
+PART_OPTION = click.option(
+    "--part", metavar="PART", help="Of a bundle, as its column split says: train, test."
+)
+
+
 def input_options(verb: Callable) -> Callable:
     """Add --first, --counting, --wait and --mask: how packets become rows."""
     return _FIRST_OPTION(row_options(verb))

@@ -7,6 +7,7 @@ import click
 
 from etcpipe.cli.common import Verb, defaulted, is_json, print_json
 from etcpipe.cli.progress import Steps
+from etcpipe.cli.reading import PART_OPTION, TASK_OPTION
 
 
 class Loads(click.ParamType):
@@ -29,8 +30,8 @@ class Loads(click.ParamType):
 @click.command("serve-bench", cls=Verb)
 @click.argument("cascade", type=click.Path())
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--task", metavar="TASK", help="Which labels of a bundle with tasks.csv to take.")
-@click.option("--part", metavar="PART", help="Of a bundle, as its column split says: train, test.")
+@TASK_OPTION
+@PART_OPTION
 @click.option(
     "--wait-for", metavar="MODEL", help="The slow model to compare with; default: the last stage's."
 )

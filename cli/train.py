@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from etcpipe.cli import families_text, pretraining
-from etcpipe.cli.common import Verb, check_suffix, is_json, print_json
+from etcpipe.cli.common import Verb, check_suffix, is_json, output_option, print_json
 from etcpipe.cli.fitting import fitting_options
 from etcpipe.cli.progress import Steps
-from etcpipe.cli.reading import import_for_training, input_of, input_options, read_data
+from etcpipe.cli.reading import TASK_OPTION, import_for_training, input_of, input_options, read_data
 from etcpipe.cli.splitting import split_options
 from etcpipe.fitting import VIEW_TREES, Fitting
 from etcpipe.zoo import ARCHS
@@ -22,15 +22,8 @@ if TYPE_CHECKING:
 
 @click.command(cls=Verb, short_help="Train a model from labelled captures.")
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The model, a .onnx file.",
-)
-@click.option("--task", metavar="TASK", help="Which labels of a bundle with tasks.csv to learn.")
+@output_option("FILE", "The model, a .onnx file.")
+@TASK_OPTION
 @click.option("--name", metavar="NAME", help="The model's name; default: that of the file.")
 @click.option(
     "--arch",

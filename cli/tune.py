@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etcpipe.cli.common import Group, Verb, is_json, print_json, warn
+from etcpipe.cli.common import Group, Verb, is_json, output_option, print_json, warn
 from etcpipe.cli.progress import Steps
-from etcpipe.cli.reading import import_for_training, row_options
+from etcpipe.cli.reading import TASK_OPTION, import_for_training, row_options
 from etcpipe.cli.splitting import split_options
 from etcpipe.errors import UnsupportedError, UsageError
 
@@ -83,15 +83,8 @@ def tune() -> None:
 
 @tune.command("search", cls=Verb)
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Where front.json, the models of its points and report.html go.",
-)
-@click.option("--task", metavar="TASK", help="Which labels of a bundle with tasks.csv to learn.")
+@output_option("DIR", "Where front.json, the models of its points and report.html go.")
+@TASK_OPTION
 @click.option(
     "--budget",
     type=BudgetOption(),
