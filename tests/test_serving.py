@@ -17,10 +17,12 @@ from etcpipe.errors import EtcpipeError, UsageError
 from etcpipe.layout import FLOW_KEY, PACKET_FIELDS, READY_REASONS
 from etcpipe.model import Answers
 from etcpipe.serving import arrivals, baselines, bench, replay, report
+from etcpipe.serving.pace import Pace
 from etcpipe.serving.recorded import Recorded, read
 
 CLASSES = ("even", "odd")
 DEPTHS = (1, 3)
+MS = 1_000_000
 
 
 def recorded(flows=40, short=4):
@@ -303,3 +305,27 @@ def test_flows_of_other_classes_are_left_out(tmp_path):
     assert len(found) == 60 and set(found.label) == {0}
     with pytest.raises(UsageError, match="class"):
         read(recordings, ("x",), (1, 3), datasets.Input(), ["stats"], "strict")
+
+
+def test_flows_that_a_slow_moment_touches_are_not_calm():
+    pace = Pace()
+    pace.at_ns = [0, 10 * MS, 20 * MS]
+    pace.took_ns = [100, 151, 149]  # usually 100: the second one was too long
+    begin = np.array([2, 8, 8, 11, 12]) * MS
+    until = np.array([8, 9, 30, 30, 30]) * MS
+    assert pace.is_calm(begin, until, 100).tolist() == [True, False, False, False, True]
+
+
+def test_the_machine_is_looked_at_once_a_millisecond_of_any_clock():
+    pace = Pace()
+    for at_ns in (5, MS, MS + 5, 3 * MS, 2, 3):
+        pace.look(at_ns)
+    assert pace.at_ns == [5, MS + 5, 3 * MS, 2]
+    assert len(pace.took_ns) == 4 and pace.usual_ns > 0
+
+
+def test_a_replay_looks_at_the_machine_while_the_clock_stands():
+    pace = Pace()
+    made = arrivals.schedule(recorded(40), start(40))
+    assert (replay.replay(made, stages(), pace).stage >= 0).all()
+    assert len(pace.at_ns) > 10 and pace.at_ns == sorted(pace.at_ns)

@@ -1,7 +1,7 @@
 """The whole of `etcpipe serve-bench`: every system and every load, in one run."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from etcpipe.model import Model
 from etcpipe.serving import arrivals, baselines
 from etcpipe.serving.arrivals import Schedule
 from etcpipe.serving.baselines import System
+from etcpipe.serving.pace import Pace
 from etcpipe.serving.recorded import Recorded
 from etcpipe.serving.replay import Outcome, full_speed, replay, sustained
 
@@ -52,6 +53,8 @@ class Run:
             packets as recorded, for a batch and its turn, being judged.
         f1_by_stage: macro-F1 of the flows that each stage answered; nan for none.
         by_stage: share of flows that each stage answered.
+        pace: how much longer the same work took than when capacity was measured, at the median.
+        is_calm: (flows,) bool, which were served while it did not take much longer.
     """
 
     system: str
@@ -69,6 +72,8 @@ class Run:
     shares: dict[str, float]
     served: float
     counters: dict[str, int]
+    pace: float = np.nan
+    is_calm: np.ndarray | None = None
 
     @property
     def latency_s(self) -> np.ndarray:
@@ -79,6 +84,11 @@ class Run:
     def serving_s(self) -> np.ndarray:
         """(flows,) from the row that was answered being there to the answer."""
         return self.queue_s + self.infer_s
+
+    @property
+    def calm_s(self) -> np.ndarray:
+        """(flows that were served while the machine was as fast as usual,) of serving_s."""
+        return self.serving_s if self.is_calm is None else self.serving_s[self.is_calm]
 
     @property
     def early(self) -> float:
@@ -96,6 +106,8 @@ class Report:
         capacities: new flows a second that one processor sustains in an open loop, by system,
             all repeats; see replay.sustained().
         full_speeds: and in full batches, however late.
+        capacity_after: the cascade's once more, after all loads.
+        pace_ns: what serving.pace took while the cascade's capacity was measured.
         flows: recorded ones.
         models: name@digest by stage.
         lost: by how much macro-F1 is below that of the one slow model, recorded gaps, and its
@@ -110,6 +122,8 @@ class Report:
     recorded: list[Run] = field(default_factory=list)
     loaded: list[Run] = field(default_factory=list)
     lost: tuple[float, float, float] = (np.nan, np.nan, np.nan)
+    capacity_after: float = np.nan
+    pace_ns: float = np.nan
 
     def run(self, system: str) -> Run:
         """Return the run of a system with recorded gaps."""
@@ -157,27 +171,37 @@ def run(
             on_step(f"{name}, load {load:g}", total - 1, total)
             rate = load * report.capacity
             start = process(max(int(rate * settings.seconds), 100), rate, settings.seed)
-            made = _loaded_schedule(recorded, start, fixed[0], settings.seed)
-            outcome = replay(made, stages)
-            report.loaded.append(_run("cascade", name, load, rate, recorded, made, outcome, stages))
+            made, pace = _loaded_schedule(recorded, start, fixed[0], settings.seed), Pace()
+            outcome = replay(made, stages, pace)
+            served = _run("cascade", name, load, rate, recorded, made, outcome, stages)
+            is_calm = pace.is_calm(outcome.row_ns, outcome.answered_ns, report.pace_ns)
+            slower = pace.usual_ns / report.pace_ns
+            report.loaded.append(replace(served, pace=slower, is_calm=is_calm))
+    report.capacity_after = _capacity(fixed[0], recorded, settings, report.full_speeds["cascade"])
     return report
 
 
 def _capacities(report: Report, system: System, recorded: Recorded, settings: Settings) -> None:
-    def at(rate: float, flows: int) -> Schedule:
-        start = arrivals.poisson(flows, rate, settings.seed)
+    start = arrivals.poisson(FULL_SPEED_FLOWS, FULL_SPEED_RATE, settings.seed)
+    all_at_once = _loaded_schedule(recorded, start, system, settings.seed)
+    report.full_speeds[system.name] = most = full_speed(all_at_once, system.stages)
+    is_ours, pace = system.name == "cascade", Pace()
+    report.capacities[system.name] = [
+        _capacity(system, recorded, settings, most, pace)
+        for _ in range(CAPACITY_REPEATS if is_ours else 1)  # loads are of the cascade's
+    ]
+    if is_ours:
+        report.pace_ns = pace.usual_ns
+
+
+def _capacity(
+    system: System, recorded: Recorded, settings: Settings, most: float, pace: Pace | None = None
+) -> float:
+    def in_a_row(rate: float) -> Schedule:
+        start = arrivals.poisson(max(int(rate * CAPACITY_S), 100), rate, settings.seed)
         return _loaded_schedule(recorded, start, system, settings.seed)
 
-    all_at_once = at(FULL_SPEED_RATE, FULL_SPEED_FLOWS)
-    report.full_speeds[system.name] = most = full_speed(all_at_once, system.stages)
-
-    def in_a_row(rate: float) -> Schedule:
-        return at(rate, max(int(rate * CAPACITY_S), 100))
-
-    repeats = CAPACITY_REPEATS if system.name == "cascade" else 1  # loads are of the cascade's
-    report.capacities[system.name] = [
-        sustained(in_a_row, system.stages, most) for _ in range(repeats)
-    ]
+    return sustained(in_a_row, system.stages, most, pace)
 
 
 def _loaded_schedule(recorded: Recorded, start: np.ndarray, system: System, seed: int) -> Schedule:

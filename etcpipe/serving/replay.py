@@ -20,6 +20,7 @@ from etcpipe.cascade.workers import Inline, Judge
 from etcpipe.errors import EtcpipeError
 from etcpipe.model import Answers
 from etcpipe.serving.arrivals import Schedule
+from etcpipe.serving.pace import Pace
 from etcpipe.verdict import SOURCE_DEGRADED, SOURCE_TIMEOUT, VerdictBatch
 
 # Events of one step when only the speed counts.
@@ -153,8 +154,11 @@ def by_processor_time(stages: Sequence[Serving]) -> list[Serving]:
     return [replace(one, judge=timed(one.judge)) for one in stages]
 
 
-def replay(schedule: Schedule, stages: Sequence[Serving]) -> Outcome:
+def replay(schedule: Schedule, stages: Sequence[Serving], pace: Pace | None = None) -> Outcome:
     """Return what becomes of flows that come as the schedule says.
+
+    Args:
+        pace: looks at the machine meanwhile, while the clock stands.
 
     Raises:
         EtcpipeError: a flow was answered twice, or not at all.
@@ -173,6 +177,8 @@ def replay(schedule: Schedule, stages: Sequence[Serving]) -> Outcome:
         with clock.stopped() as now_ns:
             for one in verdicts:
                 feed.is_done[outcome.take(one, now_ns)] = True
+            if pace:
+                pace.look(now_ns)
         following = [int(times[done])] if done < len(times) else []
         if (deadline_ns := runtime.deadline_ns) is not None:
             following.append(deadline_ns)
@@ -218,7 +224,10 @@ def full_speed(schedule: Schedule, stages: Sequence[Serving]) -> float:
 
 
 def sustained(
-    schedules: Callable[[float], Schedule], stages: Sequence[Serving], most: float
+    schedules: Callable[[float], Schedule],
+    stages: Sequence[Serving],
+    most: float,
+    pace: Pace | None = None,
 ) -> float:
     """Return the new flows a second at which one processor still gives its best answers.
 
@@ -229,11 +238,12 @@ def sustained(
     Args:
         schedules: flows that come at a rate, in an open loop.
         most: rate below which it is.
+        pace: as for replay(); its times are of all replays.
     """
     low, high = 0.0, most
     for _ in range(HALVINGS):
         rate = (low + high) / 2
-        if replay(schedules(rate), stages).degraded.mean() <= DEGRADED_MOST:
+        if replay(schedules(rate), stages, pace).degraded.mean() <= DEGRADED_MOST:
             low = rate
         else:
             high = rate

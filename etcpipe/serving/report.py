@@ -37,6 +37,8 @@ def as_numbers(report: Report) -> dict[str, Any]:
             }
             for name, all_ in report.capacities.items()
         },
+        "capacity_after": report.capacity_after,
+        "pace_ns": report.pace_ns,
         "macro_f1_lost": list(report.lost),
         "recorded": [_run(one) for one in report.recorded],
         "loaded": [_run(one) for one in report.loaded],
@@ -72,6 +74,7 @@ def tables(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
         for name, all_ in report.capacities.items()
     ]
     verdicts = [[*row, "met" if met else "not met"] for *row, met in goals(report)]
+    capacities[0][2] += f"; after all loads {report.capacity_after:,.0f}"
     return [
         ("Recorded gaps", _RECORDED, [_recorded_row(report, one) for one in report.recorded]),
         ("Cascade, by stage, recorded gaps", _STAGES, _stage_rows(report)),
@@ -126,7 +129,7 @@ def goals(report: Report) -> list[tuple[str, str, str, bool]]:
 
 def _load_goals(report: Report) -> Iterator[tuple[str, str, str, bool]]:
     for one in report.loaded:
-        p99 = float(np.percentile(one.serving_s, 99))
+        p99 = _p99(one.serving_s)
         if one.load in (0.8, 1.5):
             least = P99_AT_08_S if one.load == 0.8 else P99_OVERLOADED_S
             yield (
@@ -135,6 +138,10 @@ def _load_goals(report: Report) -> Iterator[tuple[str, str, str, bool]]:
                 milliseconds(p99),
                 p99 < least,
             )
+
+
+def _p99(values: np.ndarray) -> float:
+    return float(np.percentile(values, 99)) if len(values) else np.nan
 
 
 def _run(one: Run) -> dict[str, Any]:
@@ -158,6 +165,8 @@ def _run(one: Run) -> dict[str, Any]:
         "infer_s": spread(one.infer_s),
         "serving_s": spread(one.serving_s),
         "counters": one.counters,
+        "pace": one.pace,
+        "calm": {"share": len(one.calm_s) / len(one.said), "p99_s": _p99(one.calm_s)},
     }
 
 
@@ -191,8 +200,8 @@ def _stage_rows(report: Report) -> list[list[str]]:
     ]
 
 
-_LOADED = ["arrivals", "load", "flows/s", "served/s", "p50", "p99", "p99.9", "early"]
-_LOADED += ["escalated", "degraded", "timed out", "macro-F1"]
+_LOADED = ["arrivals", "load", "flows/s", "served/s", "p50", "p99", "p99.9", "calm p99", "calm"]
+_LOADED += ["pace", "early", "escalated", "degraded", "timed out", "macro-F1"]
 
 
 def _loaded_row(one: Run) -> list[str]:
@@ -202,6 +211,9 @@ def _loaded_row(one: Run) -> list[str]:
         f"{one.rate:,.0f}",
         f"{one.served:,.0f}",
         *map(milliseconds, np.percentile(one.serving_s, PERCENTILES)),
+        milliseconds(_p99(one.calm_s)),
+        f"{len(one.calm_s) / len(one.said):.0%}",
+        f"{one.pace:.2f}",
         *(f"{one.shares[name]:.1%}" for name in ("early", "escalated", "degraded", "timed_out")),
         f"{one.macro_f1:.3f}",
     ]

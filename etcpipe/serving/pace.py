@@ -1,0 +1,57 @@
+"""How fast the machine is while something is measured on it.
+
+Time of the processor stops while another program has it, but not while others fill its caches,
+share its core, or the host is slow: then the same work takes up to twice as long. So a small piece
+of work is timed again and again beside what is measured.
+"""
+
+import time
+
+import numpy as np
+
+EVERY_NS = 1_000_000
+# A look that took so much longer than is usual: what was served about then was served more slowly.
+SLOW = 1.5
+_NUMBERS = 32_768  # 256 kB: half of it misses the caches of a core that is shared
+
+
+class Pace:
+    """Times of the piece of work.
+
+    Attributes:
+        at_ns: when it was done.
+        took_ns: how long it took.
+    """
+
+    def __init__(self) -> None:
+        self.at_ns: list[int] = []
+        self.took_ns: list[int] = []
+        self._numbers = np.arange(_NUMBERS)
+        self._last_ns = -EVERY_NS
+
+    def look(self, now_ns: int) -> None:
+        """Do it, unless that was a moment ago; the clock that says now_ns should not run."""
+        if self._last_ns <= now_ns < self._last_ns + EVERY_NS:
+            return  # a clock that began anew is earlier
+        self._last_ns = now_ns
+        began_ns = time.thread_time_ns()
+        self._numbers.sum()
+        self.at_ns.append(now_ns)
+        self.took_ns.append(time.thread_time_ns() - began_ns)
+
+    @property
+    def usual_ns(self) -> float:
+        """What it takes in the middle; nan if it was never done."""
+        return float(np.median(self.took_ns)) if self.took_ns else float("nan")
+
+    def is_calm(self, from_ns: np.ndarray, until_ns: np.ndarray, usual_ns: float) -> np.ndarray:
+        """Return (spans,) bool, in which the machine was not much slower than usual; of one clock.
+
+        Args:
+            from_ns, until_ns: (spans,) of the clock that look() was told.
+        """
+        is_slow = np.array(self.took_ns) > SLOW * usual_ns
+        slow_ns = np.array(self.at_ns, np.int64)[is_slow]
+        first = np.searchsorted(slow_ns, from_ns - EVERY_NS)
+        last = np.searchsorted(slow_ns, until_ns + EVERY_NS, side="right")
+        return first == last
