@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     help=f"lightgbm on statistics; on whole views: {', '.join(VIEW_TREES)}; or a network: "
     f"{', '.join(ARCHS)}.",
 )
+@click.option(
+    "--family",
+    "families",
+    multiple=True,
+    metavar="NAME=CLASS,CLASS",
+    help="Classes that a verdict may name together; may be repeated. Without it, as labels tell.",
+)
 @input_options
 @click.option("--folds", default=5, type=click.IntRange(2), help="Of captures.")
 @click.option("--seed", default=1, help="Makes folds and fits repeatable.")
@@ -51,6 +58,7 @@ def train(
     task: str | None,
     name: str | None,
     arch: str,
+    families: tuple[str, ...],
     first: int | None,
     count: str,
     wait: float,
@@ -79,7 +87,8 @@ def train(
         raise click.BadParameter(f"no folder {output.parent}", ctx, param_hint="-o")
     if not pretrain:
         check_suffix(output, ".onnx", "a model file")
-    datasets, trains = import_for_training("dataset", "train")
+    datasets, trains, choice = import_for_training("dataset", "train", "family_choice")
+    of_families = choice.parsed(families)
     network = ARCHS.get(arch)
     first = first or (network.first_n if network else None)
     given = datasets.Input(first or datasets.Input.first_n, count, wait)
@@ -87,7 +96,15 @@ def train(
     with Steps() as progress:
         dataset = read_data(data, task, given, mask, [view] if view else [], progress, not pretrain)
         settings = trains.Settings(
-            input_of(data, given), name or output.stem, mask, seed, folds, arch, fitting, split
+            input_of(data, given),
+            name or output.stem,
+            mask,
+            seed,
+            folds,
+            arch,
+            fitting,
+            split,
+            of_families,
         )
         if pretrain:
             weights = pretraining.learn(dataset, settings, progress)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from etcpipe import evaluate, families
+from etcpipe.errors import UsageError
 from etcpipe.families import Members
 from etcpipe.model import is_refused
 from etcpipe.verdict import UNKNOWN
@@ -57,12 +58,42 @@ def of_labels(classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
     }
 
 
+def chosen(given: Members | None, classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the families that are given, or else those that the labels tell.
+
+    Raises:
+        UsageError: those that are given are not of these classes.
+    """
+    if given is None:
+        return of_labels(classes)
+    try:
+        families.check(given, classes)
+    except ValueError as error:
+        raise UsageError(f"{error} (the classes are {', '.join(classes)})") from error
+    return {name: tuple(members) for name, members in given.items()}
+
+
+def parsed(texts: Sequence[str]) -> Members | None:
+    """Return families that are written NAME=CLASS,CLASS; None of no text.
+
+    Raises:
+        UsageError: a text is written otherwise.
+    """
+    found = {}
+    for text in texts:
+        name, equals, members = text.partition("=")
+        if not name or not equals or "" in members.split(","):
+            raise UsageError(f"family {text!r} must be written as https=page,download")
+        found[name] = tuple(members.split(","))
+    return found or None
+
+
 def coarse(
     probabilities: np.ndarray,
     label: np.ndarray,
     classes: tuple[str, ...],
     threshold: float,
-    of: Members | None = None,
+    of: Members,
 ) -> Coarse:
     """Return what families could be said of flows.
 
@@ -70,11 +101,11 @@ def coarse(
         probabilities: (flows, classes) float32, calibrated, of flows that were held out.
         label: (flows,) int, index into classes, -1: a class that is not there.
         threshold: of the classes.
-        of: the families; None: of_labels().
+        of: the families.
     """
     most, at = probabilities.max(axis=1, initial=0), probabilities.argmax(axis=1)
     refused = is_refused(at, most, classes, threshold)
-    place = families.places(classes, of_labels(classes) if of is None else of)
+    place = families.places(classes, of)
     family, together = families.best(probabilities[refused], place)
     right = np.append(place, -1)[label[refused]] == family  # -1 stands for the last one
     return Coarse(refused, together, right)

@@ -15,6 +15,7 @@ from etcpipe import drift, evaluate, family_choice, runtime
 from etcpipe import train_report as report
 from etcpipe.dataset import Dataset, Input
 from etcpipe.errors import ModelError, UnsupportedError, UsageError
+from etcpipe.families import Members
 from etcpipe.fitting import VIEW_TREES, Fitting
 from etcpipe.gpu.inference import Runner, open_runner
 from etcpipe.gpu.views import MASKS, VIEWS, schema_hash
@@ -41,6 +42,7 @@ class Settings:
         arch: "lightgbm", or a name of fitting.VIEW_TREES or zoo.ARCHS.
         fitting: how networks are fitted; trees ignore it.
         split: what no two of the folds share, a name of dataset.SPLITS.
+        families: classes by family; None: as the labels tell, see family_choice.of_labels().
     """
 
     input: Input
@@ -51,6 +53,7 @@ class Settings:
     arch: str = "lightgbm"
     fitting: Fitting = field(default_factory=Fitting)
     split: str = "capture"
+    families: Members | None = None
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,11 @@ def train(
     """
     if settings.mask not in MASKS:
         raise UsageError(f"no mask {settings.mask!r}: choose {', '.join(MASKS)}")
+    of = family_choice.chosen(settings.families, dataset.classes)
     learner, beside = learners_of(dataset, settings)
     judged = judge(dataset, learner, settings.folds, settings.seed, on_step, beside, settings.split)
     held_out = dataset if judged.kept.all() else dataset.select(judged.kept)
-    cut = _calibrate(judged, held_out)
+    cut = _calibrate(judged, held_out, of)
     rows = learner.rows(dataset)
     on_step("all captures", 0, 1)
     fitted = learner.fit(
@@ -154,21 +158,21 @@ class _Calibration:
 
     Attributes:
         family_threshold: as a Description has it.
-        on_families: what naming families gives.
+        on_families: what naming families gives, None where there are none.
         sure, strange_sure: the best class's probability, 0 where that class is "unknown".
     """
 
     temperature: float
     threshold: float
     family_threshold: float
-    on_families: dict[str, Any]
+    on_families: dict[str, Any] | None
     probability: np.ndarray
     right: np.ndarray
     sure: np.ndarray
     strange_sure: np.ndarray
 
 
-def _calibrate(judged: Judged, dataset: Dataset) -> _Calibration:
+def _calibrate(judged: Judged, dataset: Dataset, of: Members) -> _Calibration:
     temperature = evaluate.fit_temperature(judged.scores, dataset.label)
     best, probability, sure = _sureness(judged.scores, temperature, dataset.classes)
     _, _, strange_sure = _sureness(judged.strange, temperature, dataset.classes)
@@ -177,7 +181,7 @@ def _calibrate(judged: Judged, dataset: Dataset) -> _Calibration:
     if len(strange_sure):
         threshold = evaluate.choose_threshold(sure[right & (sure > 0)], strange_sure)
     known, strange = (
-        family_choice.coarse(calibrated(scores, temperature), label, dataset.classes, threshold)
+        family_choice.coarse(calibrated(scores, temperature), label, dataset.classes, threshold, of)
         for scores, label in (
             (judged.scores, dataset.label),
             (judged.strange, judged.strange_label),
@@ -188,7 +192,7 @@ def _calibrate(judged: Judged, dataset: Dataset) -> _Calibration:
         temperature,
         threshold,
         family_threshold,
-        family_choice.on_families(known, strange, family_threshold),
+        family_choice.on_families(known, strange, family_threshold) if of else None,
         probability,
         right,
         sure,
@@ -215,7 +219,7 @@ def _report(
         "rounds": judged.rounds,
         "calibration_error": report.rounded(evaluate.calibration_error(cut.probability, cut.right)),
         "unknown": report.on_unknown(cut.sure, cut.right, cut.strange_sure, cut.threshold),
-        "families": cut.on_families if family_choice.of_labels(dataset.classes) else None,
+        "families": cut.on_families,
         **report.on_baselines(dataset, judged, settings.seed),
     }
 
@@ -242,7 +246,7 @@ def describe(
         wait_s=settings.input.wait_s,
         temperature=temperature,
         threshold=threshold,
-        families=family_choice.of_labels(dataset.classes),
+        families=family_choice.chosen(settings.families, dataset.classes),
         data=dataset.digest(),
         created=made_at(),
         scores=scores,

@@ -8,6 +8,7 @@ from test_model import PLAIN, flow_batch, model_bytes, records
 
 from etcpipe import families, family_choice
 from etcpipe.demo import ClassScore
+from etcpipe.errors import UsageError
 from etcpipe.families import LabelNames
 from etcpipe.family_choice import Coarse
 from etcpipe.gpu.inference import open_runner
@@ -130,6 +131,27 @@ def test_labels_tell_their_families():
     assert family_choice.of_labels(("ssh", "ssh_shell", "ssh_transfer")) == {}
 
 
+def test_families_may_be_given():
+    given = family_choice.parsed(("web=page,bulk", "all=ssh,scp"))
+    assert given == {"web": ("page", "bulk"), "all": ("ssh", "scp")}
+    assert family_choice.chosen(given, ("page", "bulk", "ssh", "scp")) == given
+    assert family_choice.parsed(()) is None
+    assert family_choice.chosen(None, ("ssh_shell", "ssh_transfer")) == {
+        "ssh": ("ssh_shell", "ssh_transfer")
+    }
+
+
+@pytest.mark.parametrize("text", ["web", "=page,bulk", "web=", "web=page,,bulk"])
+def test_families_that_are_written_otherwise_are_refused(text):
+    with pytest.raises(UsageError, match="must be written as https=page,download"):
+        family_choice.parsed((text,))
+
+
+def test_given_families_are_of_the_classes():
+    with pytest.raises(UsageError, match=r"class 'bulk' that is not there \(the classes are a, b"):
+        family_choice.chosen({"web": ("a", "bulk")}, ("a", "b"))
+
+
 def test_families_of_the_lab_are_of_its_kinds():
     for name, kinds in family_choice.OF_LAB.items():
         assert set(kinds) <= set(KINDS) and name not in KINDS
@@ -177,6 +199,8 @@ def test_a_training_gives_families_that_were_held_out():
     from etcpipe.dataset import Input
 
     dataset = replace(made_up(), classes=("https_bulk", "https_page", "ssh_shell"))
+    with pytest.raises(UsageError, match="'video' that is not there"):
+        train.train(dataset, train.Settings(Input(), families={"web": ("https_page", "video")}))
     result = train.train(dataset, train.Settings(Input(), folds=3))
     found = result.report["families"]
     assert found["threshold"] >= result.report["unknown"]["threshold"]
