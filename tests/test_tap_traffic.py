@@ -35,10 +35,15 @@ WAYS = [
     pytest.param({"mode": "xdp", "capture": "ringbuf"}, id="xdp into a ring buffer"),
 ]
 AFXDP = WAYS[:3]
+# seconds of compiling each; test_bcc.py has two other ways
 BCC = [
-    pytest.param({"mode": "tc", "loader": "bcc"}, id="tc by bcc"),
+    pytest.param({"mode": "tc", "loader": "bcc"}, id="tc by bcc", marks=pytest.mark.exhaustive),
     pytest.param({"mode": "tc", "loader": "bcc", "capture": "ringbuf"}, id="ring buffer by bcc"),
-    pytest.param({"mode": "xdp", "loader": "bcc", "capture": "ringbuf"}, id="xdp by bcc"),
+    pytest.param(
+        {"mode": "xdp", "loader": "bcc", "capture": "ringbuf"},
+        id="xdp by bcc",
+        marks=pytest.mark.exhaustive,
+    ),
 ]
 
 
