@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--test", type=Path, help="recordings to serve")
     parser.add_argument("--models", default="lightgbm_tok", help="to train, at all depths")
     parser.add_argument("--target", default="f1", help="as etcpipe cascade fit has it (f1)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each load (0.5)")
     parser.add_argument("--plot", type=Path, help="folder for pictures")
     args = parser.parse_args()
     if args.bundle:
@@ -77,7 +78,7 @@ def main() -> None:
     file = args.work / f"serving-{name}-{args.target}-{args.models.replace(' ', '+')}.toml"
     if not file.exists():
         fitted(parts[0], file, args.models, args.target)
-    settings = bench.Settings()
+    settings = bench.Settings(seconds=args.seconds)
     if args.quick:
         settings = replace(settings, loads=(0.5, 1.5), seconds=0.2)
     shown = Report("serving", f"Serving {name}", {"lightgbm": common.package("lightgbm")})
