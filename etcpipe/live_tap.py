@@ -4,21 +4,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from math import inf
 from os import PathLike
-from pathlib import Path
-from time import monotonic, monotonic_ns
+from time import monotonic
 from typing import Any
 
 import numpy as np
 
-from etcpipe import model as models
-from etcpipe import pipeline
+from etcpipe.answering import Answering
 from etcpipe.batch import PacketBatch
-from etcpipe.cascade import serving
-from etcpipe.cascade.life import CascadeInService
-from etcpipe.cascade.runtime import Runtime
-from etcpipe.cascade.serving import CascadeModel
-from etcpipe.cascade.stages import SUFFIX as CASCADE_SUFFIX
-from etcpipe.cascade.workers import Threads
 from etcpipe.errors import DataplaneError, UsageError
 from etcpipe.kernel import netns as namespaces
 from etcpipe.kernel import tap
@@ -29,7 +21,6 @@ from etcpipe.kernel.stage0 import KernelCascade
 from etcpipe.live_source import TapSource, open_ring
 from etcpipe.model import Model
 from etcpipe.model_choice import AnyModel, regroup_for
-from etcpipe.model_life import ModelInService, check_fits, check_rows_fit
 from etcpipe.policy import Policy, verdict_words
 from etcpipe.policy_change import change
 from etcpipe.policy_live import Acts
@@ -38,7 +29,6 @@ from etcpipe.verdict import EVENT_EARLY, VerdictBatch
 # How often the loop looks whether the device is still there, in seconds.
 CHECK_EVERY_S = 0.5
 
-NO_SHADOW = "no shadow beside a cascade, whose flows end early: compare models by --model, --shadow"
 NO_FILTER = "no filter in forward mode: the wire looks at every packet"
 
 # Reasons of loss in the order of a packet's way. The socket's other statistics are not
@@ -94,14 +84,7 @@ class Live:
                 threads=settings.queues,
                 raw_len=self._raw_len,
             )
-        self._serving: CascadeInService | ModelInService | KernelCascade
-        if isinstance(model, CascadeModel):
-            model.warm_up()
-            self._serving = CascadeInService(model, _runtime_of)
-        elif isinstance(model, KernelCascade):
-            self._serving = model
-        else:
-            self._serving = ModelInService(model)
+        self._answering = Answering(model, settings, self._raw_len, compute)
         if shadow:
             self.set_shadow(shadow)
         self._filter = filter
@@ -146,7 +129,7 @@ class Live:
         with ExitStack() as stack:
             if self._netns:
                 stack.enter_context(namespaces.enter(self._netns))
-            stack.callback(self._serving.close)
+            stack.callback(self._answering.close)
             stack.enter_context(self._tap)
             self._ring: Any = open_ring(self._tap)
             stack.enter_context(self._ring)
@@ -236,13 +219,7 @@ class Live:
             UsageError: a cascade in the place of one model.
             ModelError: as etcpipe.model.load().
         """
-        if isinstance(self._serving, CascadeInService):
-            model = serving.load_stages(file, self.compute)
-            model.warm_up()
-            return model
-        if Path(file).suffix == CASCADE_SUFFIX:
-            raise UsageError(f"one model answers: attach anew with --cascade {file}")
-        return models.load(file, device=self.compute)
+        return self._answering.load(file)
 
     def set_model(self, model: AnyModel) -> None:
         """Let another model answer from now on; flows that are on the way miss nothing.
@@ -252,15 +229,9 @@ class Live:
         Raises:
             UsageError: it is not as load_model() gives it, or does not fit what was attached.
         """
-        in_service = self._replaceable()
-        check_fits(model, in_service.active, self._tap.settings, self._raw_len)
+        self._answering.check(model)
         self._acts.check(model)
-        if isinstance(in_service, CascadeInService) and isinstance(model, CascadeModel):
-            in_service.replace(model)
-        elif isinstance(in_service, ModelInService) and isinstance(model, Model):
-            in_service.replace(model)
-        else:
-            raise UsageError(f"{model}: a cascade takes a cascade's place, a model a model's")
+        self._answering.replace(model)
         self._serve(model)
 
     def roll_back_model(self) -> None:
@@ -269,10 +240,10 @@ class Live:
         Raises:
             UsageError: there was none.
         """
-        in_service = self._replaceable()
-        if in_service.previous:
-            self._acts.check(in_service.previous)
-        self._serve(in_service.roll_back())
+        previous = self._answering.previous
+        if previous:
+            self._acts.check(previous)
+        self._serve(self._answering.roll_back())
 
     def _serve(self, model: AnyModel) -> None:
         self._acts.change(self.policy, model)
@@ -284,24 +255,11 @@ class Live:
         Raises:
             UsageError: as set_model(); its classes may be others.
         """
-        serving, settings = self._serving, self._tap.settings
-        if not isinstance(serving, ModelInService):
-            raise UsageError(NO_SHADOW)
-        if settings.capture == "features":
-            raise UsageError("a shadow sees packets: take another --capture than features")
-        check_rows_fit(model, serving.active, settings.first_n, self._raw_len, settings.count)
-        serving.set_shadow(model)
+        self._answering.set_shadow(model)
 
     def shadow_report(self) -> dict[str, Any] | None:
         """Return how the shadow's answers compare, see Shadow.report(); None without one."""
-        if not isinstance(self._serving, ModelInService) or self._serving.shadow is None:
-            return None
-        return self._serving.shadow.report()
-
-    def _replaceable(self) -> CascadeInService | ModelInService:
-        if isinstance(self._serving, KernelCascade):
-            raise UsageError("the kernel judges flows: its models change with a new attach")
-        return self._serving
+        return self._answering.shadow_report()
 
     def report_flows(self, take: Callable[[np.ndarray], None]) -> None:
         """Call `take` with FLOW_RECORDs of flows as they end, from a thread of its own.
@@ -330,8 +288,7 @@ class Live:
         """
         ring = {f"RING_{name.upper()}": n for name, n in self._ring.statistics().items()}
         counters = {**self._sweeper.counters, **self._tap.counters()}
-        served = self._serving.counters if isinstance(self._serving, CascadeInService) else {}
-        return {**counters, **ring, **self._regroup.counters, **served}
+        return {**counters, **ring, **self._regroup.counters, **self._answering.counters}
 
     def program_runs(self) -> dict[str, dict[str, int]]:
         """Return {runs, ns} by program, where the kernel counts them (docs/operations.md)."""
@@ -349,10 +306,8 @@ class Live:
 
     def _judged(self) -> Iterator[VerdictBatch]:
         self._end = monotonic() + self._duration_s if self._duration_s else inf
-        way = TapSource(self._tap, self._ring, self._goes_on, self._show), self._regroup
-        if isinstance(self._serving, CascadeInService):
-            return pipeline.serve(*way, self._serving, eager=False, now_ns=monotonic_ns)
-        return pipeline.run(*way, self._serving, now_ns=monotonic_ns)
+        source = TapSource(self._tap, self._ring, self._goes_on, self._show)
+        return self._answering.verdicts(source, self._regroup)
 
     def _goes_on(self) -> bool:
         """Return whether more packets are wanted; twice a second, look after what is attached."""
@@ -384,9 +339,3 @@ class Live:
         words = verdict_words(flow_id, label, action, final)
         slots = (flow_id % np.uint64(len(self._tap.verdicts))).astype(np.int64)
         self._tap.verdicts[slots[told]] = words[told]
-
-
-def _runtime_of(cascade: CascadeModel) -> Runtime:
-    """Return a runtime that never waits for a network: each stage may have a thread at work."""
-    workers = Threads(len(cascade.depths), inline=cascade.quick)
-    return Runtime(cascade.servings(), workers, early=cascade.cascade.early)

@@ -72,7 +72,7 @@ class Watched:
 
     def has_judged(self, packets: int) -> bool:
         """Have so many been regrouped, and all flows that they brought to a stage been judged?"""
-        serving = self.tap._serving
+        serving = self.tap._answering._serving
         assert isinstance(serving, CascadeInService)
         return self.stored() >= packets and all(one.is_idle for one in serving._runtimes())
 

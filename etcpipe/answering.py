@@ -1,0 +1,144 @@
+"""What answers the flows of a tap, and how another model or cascade takes its place."""
+
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from time import monotonic_ns
+from typing import Any
+
+from etcpipe import model as models
+from etcpipe import pipeline
+from etcpipe.cascade import serving
+from etcpipe.cascade.life import CascadeInService
+from etcpipe.cascade.runtime import Runtime
+from etcpipe.cascade.serving import CascadeModel
+from etcpipe.cascade.stages import SUFFIX as CASCADE_SUFFIX
+from etcpipe.cascade.workers import Threads
+from etcpipe.errors import UsageError
+from etcpipe.kernel.settings import TapSettings
+from etcpipe.kernel.stage0 import KernelCascade
+from etcpipe.model import Model
+from etcpipe.model_choice import AnyModel
+from etcpipe.model_life import ModelInService, check_fits, check_rows_fit
+from etcpipe.verdict import VerdictBatch
+
+NO_SHADOW = "no shadow beside a cascade, whose flows end early: compare models by --model, --shadow"
+
+
+class Answering:
+    """A model, a cascade, or trees in the kernel with the model that they leave flows to.
+
+    All but load() is for the thread that takes verdicts, between two batches of packets.
+
+    Args:
+        model: answers first.
+        settings: of the tap, which stay as they are.
+        raw_len: bytes of each packet that rows hold.
+        device: where models that are loaded later run, as of etcpipe.model.load().
+    """
+
+    def __init__(
+        self, model: AnyModel | KernelCascade, settings: TapSettings, raw_len: int, device: str
+    ):
+        self._settings, self._raw_len, self._device = settings, raw_len, device
+        self._serving: CascadeInService | ModelInService | KernelCascade
+        if isinstance(model, CascadeModel):
+            model.warm_up()
+            self._serving = CascadeInService(model, _runtime_of)
+        elif isinstance(model, KernelCascade):
+            self._serving = model
+        else:
+            self._serving = ModelInService(model)
+
+    def verdicts(self, source: pipeline.Source, regroup: Any) -> Iterator[VerdictBatch]:
+        """Yield verdicts on what a source brings, as they are made, until it ends."""
+        if isinstance(self._serving, CascadeInService):
+            return pipeline.serve(source, regroup, self._serving, eager=False, now_ns=monotonic_ns)
+        return pipeline.run(source, regroup, self._serving, now_ns=monotonic_ns)
+
+    def load(self, file: str | PathLike[str]) -> AnyModel:
+        """Return what replace() takes of a file, ready to answer; from any thread.
+
+        Raises:
+            UsageError: a cascade in the place of one model.
+            ModelError: as etcpipe.model.load().
+        """
+        if isinstance(self._serving, CascadeInService):
+            model = serving.load_stages(file, self._device)
+            model.warm_up()
+            return model
+        if Path(file).suffix == CASCADE_SUFFIX:
+            raise UsageError(f"one model answers: attach anew with --cascade {file}")
+        return models.load(file, device=self._device)
+
+    def check(self, model: AnyModel) -> None:
+        """Check that a model can take the place of the one that answers.
+
+        Raises:
+            UsageError: it does not fit what was attached, or is not as load() gives it.
+        """
+        check_fits(model, self._replaceable().active, self._settings, self._raw_len)
+        if isinstance(self._serving, CascadeInService) != isinstance(model, CascadeModel):
+            raise UsageError(f"{model}: a cascade takes a cascade's place, a model a model's")
+
+    def replace(self, model: Any) -> None:
+        """Let a model that check() passed answer from now on."""
+        self._replaceable().replace(model)
+
+    @property
+    def previous(self) -> AnyModel | None:
+        """What answered before replace()."""
+        return self._replaceable().previous
+
+    def roll_back(self) -> AnyModel:
+        """Let the one before answer again, and return it.
+
+        Raises:
+            UsageError: there is none.
+        """
+        return self._replaceable().roll_back()
+
+    def set_shadow(self, model: Model) -> None:
+        """Ask another model too, whose answers only shadow_report() tells.
+
+        Raises:
+            UsageError: it does not fit what was attached; its classes may be others.
+        """
+        if not isinstance(self._serving, ModelInService):
+            raise UsageError(NO_SHADOW)
+        if self._settings.capture == "features":
+            raise UsageError("a shadow sees packets: take another --capture than features")
+        check_rows_fit(
+            model,
+            self._serving.active,
+            self._settings.first_n,
+            self._raw_len,
+            self._settings.count,
+        )
+        self._serving.set_shadow(model)
+
+    def shadow_report(self) -> dict[str, Any] | None:
+        """Return how the shadow's answers compare, see Shadow.report(); None without one."""
+        if not isinstance(self._serving, ModelInService) or self._serving.shadow is None:
+            return None
+        return self._serving.shadow.report()
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Flows of a cascade by what became of them (CASCADE_*); nothing of a model."""
+        return self._serving.counters if isinstance(self._serving, CascadeInService) else {}
+
+    def close(self) -> None:
+        """End its threads."""
+        self._serving.close()
+
+    def _replaceable(self) -> CascadeInService | ModelInService:
+        if isinstance(self._serving, KernelCascade):
+            raise UsageError("the kernel judges flows: its models change with a new attach")
+        return self._serving
+
+
+def _runtime_of(cascade: CascadeModel) -> Runtime:
+    """Return a runtime that never waits for a network: each stage may have a thread at work."""
+    workers = Threads(len(cascade.depths), inline=cascade.quick)
+    return Runtime(cascade.servings(), workers, early=cascade.cascade.early)
