@@ -12,30 +12,28 @@ ever made that nobody would take. Everything made is in the journal first (journ
 
 import logging
 import mmap
-import socket
-import struct
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from fcntl import ioctl
 
 import numpy as np
 
 from etcpipe.errors import DataplaneError, UnsupportedError, UsageError
+from etcpipe.kernel import actions as actions_map
 from etcpipe.kernel import bpf, checks, filters, journal, links, modes, pins, programs, status
 from etcpipe.kernel import netns as namespaces
 from etcpipe.kernel.build import Build, Loaded, source_digest
 from etcpipe.kernel.guard import explained, no_interrupt
 from etcpipe.kernel.journal import Journal, Lock
+from etcpipe.kernel.presence import Presence
 from etcpipe.kernel.settings import TapSettings
 from etcpipe.kernel.sweeper import Sweeper
-from etcpipe.layout import ACTION, FLOW_KEY, FLOW_STATE, VERDICT_CONSTANTS
+from etcpipe.layout import FLOW_KEY, FLOW_STATE
 
 __all__ = ["Tap", "TapSettings", "detach", "detach_all", "show"]
 
 log = logging.getLogger(__name__)
 
-SIOCGIFNAME = 0x8910
 NOT_OPEN = "the tap is not open: enter it with `with`"
 
 
@@ -83,7 +81,7 @@ class Tap:
         self._lock: Lock | None = None
         self._loaded: Loaded | None = None
         self._home_ns: namespaces.Held | None = None
-        self._probe: socket.socket | None = None
+        self._presence: Presence | None = None
         self._verdicts: mmap.mmap | None = None
 
     @property
@@ -153,19 +151,7 @@ class Tap:
         Args:
             actions: (n,) ACTION, at most ACTIONS_MAX; those beyond n do nothing.
         """
-        table = np.zeros(VERDICT_CONSTANTS["ACTIONS_MAX"], ACTION)
-        table[: len(actions)] = actions
-        keys = np.arange(len(table), dtype=np.uint32)
-        before = np.zeros_like(table)
-        bpf.lookup(self._maps["actions"], keys, before)
-        if np.array_equal(before, table):
-            return
-        if before["flags"].any():
-            shift = VERDICT_CONSTANTS["VERDICT_ACTION_SHIFT"]
-            action_bits = (VERDICT_CONSTANTS["ACTIONS_MAX"] - 1) << shift
-            self.verdicts[:] &= np.uint64(0xFFFFFFFFFFFFFFFF ^ action_bits)
-        for row in range(len(table)):
-            bpf.update(self._maps["actions"], keys[row : row + 1], table[row : row + 1])
+        actions_map.replace(self._maps["actions"], self.verdicts, actions)
 
     def set_tree(self, tree: np.ndarray) -> None:
         """Say how the kernel judges flows, if the settings have a `tree_depth`.
@@ -229,12 +215,10 @@ class Tap:
 
     def alive(self) -> bool:
         """Return whether the device and the mirror pair are still there."""
-        if self._probe is None:
+        if self._presence is None:
             return False
-        return all(
-            _has_device(self._probe, index)
-            for index in (self._state.ifindex, *self._state.ports, *self._state.mirror_ifindex)
-        )
+        state = self._state
+        return self._presence.of((state.ifindex, *state.ports, *state.mirror_ifindex))
 
     @property
     def _state(self) -> Journal:
@@ -266,7 +250,7 @@ class Tap:
         else:
             self._make(device, inode)
         self._home_ns = namespaces.Held()
-        self._probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._presence = Presence()
         self._verdicts = mmap.mmap(self._maps["verdicts"], self.settings.slots * 8)
 
     def _adopt(self, previous: Journal, device: links.Device) -> bool:
@@ -328,10 +312,10 @@ class Tap:
         state.mirror_ifindex = list(pair)
 
     def _take_down(self, keep: bool) -> None:
-        for held in (self._probe, self._home_ns):
+        for held in (self._presence, self._home_ns):
             if held:
                 held.close()
-        self._probe = self._home_ns = None
+        self._presence = self._home_ns = None
         if self._verdicts:
             with suppress(BufferError):  # the caller still has the array: it unmaps with that
                 self._verdicts.close()
@@ -365,12 +349,3 @@ def show(device: str | None = None, netns: str | None = None) -> list[dict]:
     consumer or None, since (ISO 8601), first_n, settings, counters and flows in the table.
     """
     return status.show(device, netns)
-
-
-def _has_device(probe: socket.socket, ifindex: int) -> bool:
-    """Ask by a socket made in the device's namespace, so that any thread may."""
-    try:
-        ioctl(probe, SIOCGIFNAME, struct.pack("16si20x", b"", ifindex))
-    except OSError:
-        return False
-    return True
