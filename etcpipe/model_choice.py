@@ -43,7 +43,14 @@ def load(
 
 
 def depth_for(model: AnyModel, first_n: int | None) -> int:
-    """Return how many packets of a flow are needed, checked against the model."""
+    """Return how many packets of a flow are needed.
+
+    Args:
+        first_n: as asked for; None: as many as the model looks at.
+
+    Raises:
+        UsageError: the model needs more, or nobody keeps so many.
+    """
     if first_n is None:
         return model.first_n
     most = CONSTANTS["FIRST_N_MAX"]

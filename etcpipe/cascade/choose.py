@@ -159,6 +159,9 @@ def settle(
 
     Args:
         kind: of the rules, a name of RULES.
+
+    Raises:
+        UsageError: the plan has no stage.
     """
     chain = [candidates[i] for i in plan.chain]
     settled: list[Settled] = []

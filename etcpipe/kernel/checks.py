@@ -54,7 +54,11 @@ def linux(since: tuple[int, int], what: str, instead: str = "") -> None:
 
 
 def bpffs() -> None:
-    """Mount the BPF file system where it is missing (containers, minimal systems)."""
+    """Mount the BPF file system where it is missing (containers, minimal systems).
+
+    Raises:
+        DataplaneError: it cannot be mounted.
+    """
     if is_bpffs():
         return
     libc = ctypes.CDLL(None, use_errno=True)

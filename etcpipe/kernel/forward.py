@@ -49,7 +49,11 @@ class Forward(Tap):
         return counters
 
     def start(self) -> None:
-        """Let packets through; until then the ports are as they were."""
+        """Let packets through; until then the ports are as they were.
+
+        Raises:
+            UsageError, DataplaneError, UnsupportedError: as Tap.start().
+        """
         if self._state.ready:
             return
         if self._loaded is None:

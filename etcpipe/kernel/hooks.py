@@ -34,7 +34,12 @@ def tcx_works(program_fd: int) -> bool:
 
 
 def attach_tcx(program_fd: int, ifindex: int, side: str, pin: Path) -> None:
-    """Attach in front of all others: their verdicts then hide no packet from us."""
+    """Attach in front of all others: their verdicts then hide no packet from us.
+
+    Raises:
+        UnsupportedError: this kernel has no tcx.
+        DataplaneError: others are on the hook, or the kernel refused.
+    """
     try:
         link = bpf.link_create(program_fd, ifindex, TCX[side], bpf.BEFORE_ALL)
     except OSError as error:

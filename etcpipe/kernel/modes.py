@@ -15,7 +15,11 @@ def may_use_xdp(device: links.Device, wanted: str) -> bool:
 
 
 def choose_hook(wanted: str, program_fd: int) -> str:
-    """Return "tcx" or "clsact"; what "auto" means the kernel is asked."""
+    """Return "tcx" or "clsact"; what "auto" means the kernel is asked.
+
+    Raises:
+        UnsupportedError: tcx was wanted, and this kernel has none.
+    """
     if wanted == "clsact":
         return wanted
     if hooks.tcx_works(program_fd):
@@ -26,7 +30,11 @@ def choose_hook(wanted: str, program_fd: int) -> str:
 
 
 def attach_mirror(ip, state: Journal, loaded: Loaded) -> None:
-    """Attach to the mirror's receiving end, where copies come in; the program goes with it."""
+    """Attach to the mirror's receiving end, where copies come in; the program goes with it.
+
+    Raises:
+        UnsupportedError: the kernel has no generic XDP.
+    """
     if not state.mirror_ifindex:
         return
     pop, receiver = loaded.programs["mirror_pop"], state.mirror_ifindex[1]

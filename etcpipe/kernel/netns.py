@@ -20,7 +20,11 @@ NAMED = Path("/run/netns")
 
 
 def path_of(netns: str) -> Path:
-    """Return the file of a namespace given as a name of `ip netns` or as a path."""
+    """Return the file of a namespace given as a name of `ip netns` or as a path.
+
+    Raises:
+        UsageError: there is none.
+    """
     path = Path(netns) if "/" in netns else NAMED / netns
     if not path.exists():
         raise UsageError(f"no network namespace {netns}: see `ip netns list`")

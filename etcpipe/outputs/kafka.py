@@ -106,7 +106,11 @@ class Kafka:
         """Nothing: the library connects anew by itself."""
 
     def close(self) -> None:
-        """Wait some seconds for what is on its way; what is left then is counted."""
+        """Wait some seconds for what is on its way; what is left then is counted.
+
+        Raises:
+            OutputError: something is left.
+        """
         left = self._producer.flush(DRAIN_S)
         if left:
             self._producer.purge()
