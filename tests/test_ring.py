@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from waiting import interrupted
+from waiting import interrupted, until
 from xsk_redirect import Redirect
 
 from etcpipe.errors import DataplaneError, UsageError
@@ -204,8 +204,7 @@ def test_ring_full_is_counted_and_reported_once(pair):
     with Redirect(pair.ifindex) as redirect, Ring(pair.ifindex, 0, 4096, 4096, 1024) as ring:
         redirect.bind(ring.fd)
         pair.send_many(1100)
-        time.sleep(0.05)
-        assert ring.statistics()["rx_ring_full"] == 76
+        until(lambda: ring.statistics()["rx_ring_full"] == 76)
         batch = ring.receive()
         assert len(batch) == 1024
         assert batch.lost == {"rx_ring_full": 76}
