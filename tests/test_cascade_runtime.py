@@ -1,5 +1,6 @@
 """The cascade at work: who answers which flow, when, and exactly once."""
 
+import itertools
 import random
 
 import numpy as np
@@ -162,6 +163,30 @@ def test_a_row_that_is_passed_on_waits_for_no_second_batch():
     served.add(rows([7], packets=2, reason="end"), 5)
     assert served.poll(4 * MS) == []  # twice the deadline, as nobody waits for it as much
     assert said(served.poll(4 * MS + 5)) == {(7, "verdict"): ("web", 2, 2, "model")}
+
+
+def test_a_row_that_was_set_aside_waits_for_no_batch():
+    served = runtime(Script({0: UNSURE}), Script({0: (2, 0.8)}), depths=(1, 4), deadline_ms=2.0)
+    early = rows([7])
+    served.add(early, 0, depth_of(early, 1))
+    served.add(rows([7], packets=4), 1)
+    assert served.poll(2 * MS - 1) == []
+    assert said(served.poll(2 * MS)) == {(7, "verdict"): ("web", 1, 4, "model")}
+
+
+@pytest.mark.parametrize("sheds", [False, True])
+def test_live_a_batch_that_would_be_due_in_this_turn_is_begun_with_it(sheds):
+    script = Script({0: SURE})
+    stages = [serving(1, script, deadline_ms=1.0), serving(4, Script({0: SURE}), last=True)]
+    work = itertools.count(0, 10 * MS)  # nanoseconds, each time that it is asked for
+    served = Runtime(stages, Inline(sheds=sheds), clock=lambda: next(work))
+    for flow, now in ((1, 0), (2, 50 * MS)):
+        early = rows([flow])
+        served.add(early, now, depth_of(early, 1))
+        served.poll(now)
+        assert script.batches == ([[1], [2]] if flow == 2 and sheds else [[1]] * (flow - 1))
+        served.poll(now + 1 * MS)
+        assert script.batches == [[1], [2]][:flow]
 
 
 def test_without_shedding_rows_wait_for_room():

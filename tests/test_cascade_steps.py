@@ -57,15 +57,14 @@ def played(steps, seed, sheds, slots, early) -> tuple[list[bytes], list]:
     """Everything that a runtime gives for random flows: verdicts as bytes; counters, who left."""
     rng = np.random.default_rng(seed)
     scripts = [Script(says(rng, 0.1 * i), took_ns=3000) for i in range(3)]
-    limits = {"batch": 8, "queue": 8, "backlog_ms": 0.1} if sheds else {"batch": 16}
+    limits = {"batch": 4, "queue": 6, "backlog_ms": 0.1} if sheds else {"batch": 16}
     stages = [
         serving(depth, script, sure=0.7, last=i == 2, **limits)
         for i, (depth, script) in enumerate(zip(DEPTHS, scripts, strict=True))
     ]
-    served = Runtime(stages, Inline(sheds=sheds), early=early, slots=slots, steps=steps)
-    # the time that a turn takes decides who is turned away: here it is what the script says
-    for load in served._loads:
-        load.finished = lambda rows, took_ns, of=load.finished: of(rows, 3000 * rows)
+    # work takes what the scripts say: it decides who is turned away
+    how = {"early": early, "slots": slots, "steps": steps, "clock": lambda: 0}
+    served = Runtime(stages, Inline(sheds=sheds), **how)
     verdicts, rest = [], []
     for now_ns, flows, depth in events(rng):
         served.add(flows, now_ns, depth)

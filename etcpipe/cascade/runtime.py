@@ -38,6 +38,8 @@ from etcpipe.verdict import (
 
 NO_TURN = -1, 0
 NO_BOUND = 1 << 62
+# A turn takes as long as the last ten or so did.
+TURNS_REMEMBERED = 10
 
 
 class Runtime:
@@ -51,6 +53,7 @@ class Runtime:
         early: bool = False,
         slots: int = SLOTS,
         steps: type[Steps] = NativeSteps,
+        clock: Callable[[], int] = thread_time_ns,
     ):
         """Make one that has seen nothing.
 
@@ -59,6 +62,7 @@ class Runtime:
             early: tell the first answer of an unsure flow too.
             slots: places for flows between two stages.
             steps: what takes rows further; Steps is the definition.
+            clock: nanoseconds of work, to tell how long turns take.
         """
         self.classes = stages[0].classes
         self.models = tuple(one.name for one in stages)
@@ -68,7 +72,7 @@ class Runtime:
         self._decide = [one.decider() for one in stages]
         self._queues = [StageQueue(one.stage) for one in stages]
         self._loads = [Load(one.stage) for one in stages]
-        self._workers = workers or Inline()
+        self._workers, self._clock = workers or Inline(), clock
         self._running: set[int] = set()
         self._turn = NO_TURN  # stage whose batch was submitted last, and when
         self._states = FlowStates(slots)
@@ -77,6 +81,8 @@ class Runtime:
         self._make_steps: type[Steps] | None = steps  # None: they are made
         self._parked: list[np.ndarray] = []  # rows of flows of which an earlier one is judged
         self._has_answered = False  # since these were placed
+        self._turn_ns = 0  # processor time of a turn in which batches start, lately
+        self._spent_ns = 0  # of this turn so far
         self._placing_ns = 0  # processor time of placing rows that no batch has accounted for
         self._tell_early = early
         self._verdicts: list[VerdictBatch] = []
@@ -119,7 +125,7 @@ class Runtime:
         """
         if not len(flows):
             return
-        began_ns = thread_time_ns()
+        began_ns = self._clock()
         if self._make_steps:
             self._rows = RowPool(flows)
             self._steps = self._make_steps(self._rows, self._states, self.depths, self._tell_early)
@@ -128,7 +134,9 @@ class Runtime:
         if depth is not None and (depth[1:] < depth[:-1]).any():
             places = places[np.argsort(depth, kind="stable")]  # a flow's rows in their order
         self._place(places, now_ns)
-        self._placing_ns += thread_time_ns() - began_ns
+        took_ns = self._clock() - began_ns
+        self._placing_ns += took_ns
+        self._spent_ns += took_ns
 
     def poll(
         self, now_ns: int = 0, records: Records | None = None, flush: bool = False
@@ -139,14 +147,21 @@ class Runtime:
             records: FLOW_STATE of flows; None: nothing is known of them.
             flush: rows wait for nothing but a free worker.
         """
-        self._records = records or no_records
+        self._records, began_ns = records or no_records, self._clock()
+        # what falls due in a turn that begins now would be late in the next one
+        until_ns = now_ns + (self._turn_ns if self._workers.sheds else 0)
+        has_begun = False
         self._collect(now_ns)
-        while True:
-            while (stage := self._next_due(now_ns, flush)) is not None:
-                self._submit(stage)
-                self._collect(now_ns)
-            if not self._take_up(now_ns):
-                break
+        self._take_up(now_ns)
+        while (stage := self._next_due(until_ns, flush)) is not None:
+            self._submit(stage)
+            self._collect(now_ns)
+            self._take_up(now_ns)
+            has_begun = True
+        if has_begun:
+            spent_ns = self._spent_ns + self._clock() - began_ns
+            self._turn_ns += (spent_ns - self._turn_ns) // TURNS_REMEMBERED
+        self._spent_ns = 0
         verdicts, self._verdicts = self._verdicts, []
         return verdicts
 
@@ -167,7 +182,7 @@ class Runtime:
         """End the workers."""
         self._workers.close()
 
-    def _place(self, places: np.ndarray, now_ns: int) -> None:
+    def _place(self, places: np.ndarray, now_ns: int, due_ns: int = 0) -> None:
         """Bring rows, of a flow in their order, where they are due: to a queue, aside, nowhere."""
         queue = self._queues[0]
         room = NO_BOUND
@@ -179,12 +194,12 @@ class Runtime:
         self._count("CASCADE_SKIPPED", placed.skipped)
         self._finish(placed.refused, "CASCADE_UNJUDGED", now_ns)
         for stage, is_over, rows in placed.queued:
-            self._enqueue(stage, rows, now_ns, is_over=is_over)
+            self._enqueue(stage, rows, now_ns, due_ns, is_over)
 
     def _enqueue(
         self, stage: int, places: np.ndarray, now_ns: int, due_ns: int = 0, is_over: bool = False
     ) -> None:
-        """Take rows into a queue; due_ns is the deadline of those that are passed on."""
+        """Take rows into a queue; due_ns is the deadline of those that have waited."""
         if stage and self._workers.sheds:
             places = self._shed(stage, places, now_ns)
         queue = self._queues[stage]
@@ -223,7 +238,7 @@ class Runtime:
 
     def _submit(self, stage: int) -> None:
         self._running.add(stage)
-        self._turn = stage, thread_time_ns()
+        self._turn = stage, self._clock()
         queue = self._queues[stage]
         due_ns, places = queue.deadline_ns, queue.pop()
         batch = Batch(places, self._rows.flows(places), due_ns)
@@ -236,18 +251,16 @@ class Runtime:
             self._answer(job, now_ns)
             took_ns = job.answers.took_ns
             if job.stage == stage:  # in this turn: what is done around the model takes time too
-                took_ns = max(took_ns, thread_time_ns() - began_ns + self._placing_ns)
+                took_ns = max(took_ns, self._clock() - began_ns + self._placing_ns)
                 self._placing_ns = 0
             self._loads[job.stage].finished(job.rows.size, took_ns)
             self._has_answered = True
 
-    def _take_up(self, now_ns: int) -> bool:
-        """Place rows that were set aside, if flows were answered since; return whether."""
-        if not (self._parked and self._has_answered):
-            return False
-        parked, self._parked, self._has_answered = self._parked, [], False
-        self._place(np.concatenate(parked), now_ns)
-        return True
+    def _take_up(self, now_ns: int) -> None:
+        """Place rows that were set aside, if flows were answered since; they waited already."""
+        if self._parked and self._has_answered:
+            parked, self._parked, self._has_answered = self._parked, [], False
+            self._place(np.concatenate(parked), now_ns, due_ns=now_ns)
 
     def _answer(self, job: Job, now_ns: int) -> None:
         """Take what a stage said: verdicts on sure flows, the way on for others."""
