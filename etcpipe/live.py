@@ -77,8 +77,10 @@ def attach(
         PermissionDeniedError: not root, or a capability or limit is missing.
         DataplaneError: no such device, already attached, or the kernel refused.
         UnsupportedError: this device or kernel cannot do it in the mode asked for.
-        ModelError, UsageError: as classify(); or the policy is wrong.
+        ModelError, UsageError: as classify(); or the policy or the duration is wrong.
     """
+    if duration_s is not None and not duration_s > 0:
+        raise UsageError(f"duration {duration_s:g}: more than 0 seconds")
     rules = policies.load(policy) if policy else None
     if rules and forward:
         rules.check_forward()

@@ -82,6 +82,8 @@ def test_ambiguous_prefix_names_the_candidates(capfd):
         (["show", "-n", "blue"], "-n goes before the verb (see etcpipe show --help)"),
         (["classify", "a.pcap", "-o", "flows.txt"], "flows.txt: the extension names the format"),
         (["attach", "lo", "-o", "flows"], "flows: the extension names the format"),
+        (["attach", "lo", "--duration", "-5"], "duration -5: more than 0 seconds"),
+        (["attach", "lo", "--duration", "nan"], "duration nan: more than 0 seconds"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(args, message, capfd):
