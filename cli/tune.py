@@ -73,6 +73,8 @@ class WaitsOption(click.ParamType):
 def tune() -> None:
     """Find what nothing beats in accuracy and cost, and write each point as a model.
 
+    The word search may be left out; its options: etcpipe tune search --help.
+
     \b
     Examples:
       etcpipe tune recordings/ -o best --budget 10m --baselines rules
