@@ -28,12 +28,20 @@ def list_models(ctx: click.Context) -> None:
     if is_json(ctx):
         print_json(ctx, [_summary(one) | {"name": name} for name, one in loaded.items()])
         return
-    for name, one in loaded.items():
-        packets = " or ".join(map(str, bundle.depths(one)))
-        click.echo(
-            f"{name:<15} {len(one.classes):>3} classes, view {one.view.name}, first {packets} "
-            f"packets, macro-F1 {_macro_f1(one)}"
-        )
+    from etcpipe.outputs.table import Table
+
+    table = Table(["model", ">classes", "view", "packets", ">macro-F1"])
+    rows = [
+        [
+            name,
+            str(len(one.classes)),
+            one.view.name,
+            " or ".join(map(str, bundle.depths(one))),
+            _macro_f1(one),
+        ]
+        for name, one in loaded.items()
+    ]
+    click.echo("\n".join(table.lines(rows)))
 
 
 @model.command("show", cls=Verb)
