@@ -23,6 +23,7 @@ RECORDED_RATE = 100.0
 # The longest wait for packets where load is what matters.
 LONGEST_WAIT_S = 0.1
 CAPACITY_S, CAPACITY_REPEATS = 0.3, 3
+CAPACITY_BEFORE_S = 0.1  # once more before each load
 FULL_SPEED_FLOWS, FULL_SPEED_RATE = 20_000, 1e5
 
 OnStep = Callable[[str, int, int], None]
@@ -47,13 +48,15 @@ class Run:
     """One system under one kind of arrivals.
 
     Attributes:
+        load: of the cascade's capacity, measured just before: the machine may be another soon.
         rate: new flows a second.
         said: (flows,) int, the class; -1 "unknown".
         wait_s, queue_s, infer_s: (flows,) what an answer's time was spent on: waiting for
             packets as recorded, for a batch and its turn, being judged.
         f1_by_stage: macro-F1 of the flows that each stage answered; nan for none.
         by_stage: share of flows that each stage answered.
-        pace: how much longer the same work took than when capacity was measured, at the median.
+        pace: how much longer the same work took than when capacity was measured for this load, at
+            the median.
         is_calm: (flows,) bool, which were served while it did not take much longer.
     """
 
@@ -106,8 +109,6 @@ class Report:
         capacities: new flows a second that one processor sustains in an open loop, by system,
             all repeats; see replay.sustained().
         full_speeds: and in full batches, however late.
-        capacity_after: the cascade's once more, after all loads.
-        pace_ns: what serving.pace took while the cascade's capacity was measured.
         flows: recorded ones.
         models: name@digest by stage.
         lost: by how much macro-F1 is below that of the one slow model, recorded gaps, and its
@@ -122,8 +123,6 @@ class Report:
     recorded: list[Run] = field(default_factory=list)
     loaded: list[Run] = field(default_factory=list)
     lost: tuple[float, float, float] = (np.nan, np.nan, np.nan)
-    capacity_after: float = np.nan
-    pace_ns: float = np.nan
 
     def run(self, system: str) -> Run:
         """Return the run of a system with recorded gaps."""
@@ -166,42 +165,52 @@ def run(
         on_step(f"capacity, {one.name}", len(report.capacities), total)
         _capacities(report, one, recorded, settings)
     _recorded_gaps(report, fixed, stages, recorded, settings, on_step, total)
-    for name, process in PROCESSES.items():
+    for name in PROCESSES:
         for load in settings.loads:
             on_step(f"{name}, load {load:g}", total - 1, total)
-            rate = load * report.capacity
-            start = process(max(int(rate * settings.seconds), 100), rate, settings.seed)
-            made, pace = _loaded_schedule(recorded, start, fixed[0], settings.seed), Pace()
-            outcome = replay(made, stages, pace)
-            served = _run("cascade", name, load, rate, recorded, made, outcome, stages)
-            is_calm = pace.is_calm(outcome.row_ns, outcome.answered_ns, report.pace_ns)
-            slower = pace.usual_ns / report.pace_ns
-            report.loaded.append(replace(served, pace=slower, is_calm=is_calm))
-    report.capacity_after = _capacity(fixed[0], recorded, settings, report.full_speeds["cascade"])
+            _load(report, fixed[0], recorded, settings, name, load)
     return report
+
+
+def _load(
+    report: Report, ours: System, recorded: Recorded, settings: Settings, name: str, load: float
+) -> None:
+    most, before, pace = 2 * report.full_speeds[ours.name], Pace(), Pace()
+    capacity = _capacity(ours, recorded, settings, most, CAPACITY_BEFORE_S, before)
+    rate = load * capacity
+    start = PROCESSES[name](max(int(rate * settings.seconds), 100), rate, settings.seed)
+    made = _loaded_schedule(recorded, start, ours, settings.seed)
+    outcome = replay(made, ours.stages, pace)
+    served = _run(ours.name, name, load, rate, recorded, made, outcome, ours.stages)
+    slower = pace.usual_ns / before.usual_ns
+    is_calm = pace.is_calm(outcome.row_ns, outcome.answered_ns, before.usual_ns)
+    report.loaded.append(replace(served, pace=slower, is_calm=is_calm))
 
 
 def _capacities(report: Report, system: System, recorded: Recorded, settings: Settings) -> None:
     start = arrivals.poisson(FULL_SPEED_FLOWS, FULL_SPEED_RATE, settings.seed)
     all_at_once = _loaded_schedule(recorded, start, system, settings.seed)
     report.full_speeds[system.name] = most = full_speed(all_at_once, system.stages)
-    is_ours, pace = system.name == "cascade", Pace()
     report.capacities[system.name] = [
-        _capacity(system, recorded, settings, most, pace)
-        for _ in range(CAPACITY_REPEATS if is_ours else 1)  # loads are of the cascade's
+        _capacity(system, recorded, settings, most)
+        for _ in range(CAPACITY_REPEATS if system.name == "cascade" else 1)
     ]
-    if is_ours:
-        report.pace_ns = pace.usual_ns
 
 
 def _capacity(
-    system: System, recorded: Recorded, settings: Settings, most: float, pace: Pace | None = None
+    system: System,
+    recorded: Recorded,
+    settings: Settings,
+    most: float,
+    seconds: float | None = None,
+    pace: Pace | None = None,
 ) -> float:
     def in_a_row(rate: float) -> Schedule:
-        start = arrivals.poisson(max(int(rate * CAPACITY_S), 100), rate, settings.seed)
+        flows = max(int(rate * (seconds or CAPACITY_S)), 100)
+        start = arrivals.poisson(flows, rate, settings.seed)
         return _loaded_schedule(recorded, start, system, settings.seed)
 
-    return sustained(in_a_row, system.stages, most, pace)
+    return max(sustained(in_a_row, system.stages, most, pace), 1.0)
 
 
 def _loaded_schedule(recorded: Recorded, start: np.ndarray, system: System, seed: int) -> Schedule:

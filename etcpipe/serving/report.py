@@ -37,8 +37,6 @@ def as_numbers(report: Report) -> dict[str, Any]:
             }
             for name, all_ in report.capacities.items()
         },
-        "capacity_after": report.capacity_after,
-        "pace_ns": report.pace_ns,
         "macro_f1_lost": list(report.lost),
         "recorded": [_run(one) for one in report.recorded],
         "loaded": [_run(one) for one in report.loaded],
@@ -74,7 +72,6 @@ def tables(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
         for name, all_ in report.capacities.items()
     ]
     verdicts = [[*row, "met" if met else "not met"] for *row, met in goals(report)]
-    capacities[0][2] += f"; after all loads {report.capacity_after:,.0f}"
     return [
         ("Recorded gaps", _RECORDED, [_recorded_row(report, one) for one in report.recorded]),
         ("Cascade, by stage, recorded gaps", _STAGES, _stage_rows(report)),
@@ -84,7 +81,7 @@ def tables(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
             capacities,
         ),
         (
-            f"Load, of {report.capacity:,.0f} new flows/s; queue + inference",
+            "Load, of the capacity just before; queue + inference",
             _LOADED,
             [_loaded_row(one) for one in report.loaded],
         ),
