@@ -249,6 +249,12 @@ def test_kernel_meets_the_flows_that_it_says(tmp_path: Path) -> None:
     assert made == {"new flow, full table of 65,536": 10_000}
     # key and state of a flow are 112 bytes, and the kernel's own part is not twice as much
     assert 112 < results["bytes_a_flow"] < 336
+    beside = [case for case in results["both_ways"] if case.startswith("xdp_track 32")]
+    assert [case.split(" ", 2)[2] for case in beside] == [
+        "alone",
+        "beside other flows",
+        "beside their answers",
+    ]
     assert set(results["path"]) == {
         "no program",
         "empty tc program",

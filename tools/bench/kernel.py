@@ -9,6 +9,7 @@ alone, a look-up in the kernel's hash map alone, the way without a program.
 import os
 from collections import Counter
 
+import both_ways
 import common
 import packet_cost
 import paired
@@ -173,11 +174,13 @@ def main() -> None:
     report = Report("kernel", "The kernel side", versions)
     common.progress("test runs")
     costs, bytes_a_flow = packet_cost.measure(rows(), repeats, runs)
+    ways = both_ways.measure(repeats, runs)
     path = path_cost.measure_path(PATH_REPEATS * repeats, packets, options.work)
     drain = path_cost.measure_drain(min(repeats, 5), 15 * packets, options.work)
     memory = Table("Memory, flow table of 1,048,576 entries", ["bytes a flow", "MB"])
     memory.rows = [[f"{bytes_a_flow:.0f}", f"{bytes_a_flow * packet_cost.LARGE / 1e6:.0f}"]]
-    report.tables = [cost_table(costs), path_table(path), drain_table(drain), memory]
+    tables = [cost_table(costs), both_ways.table(ways), path_table(path), drain_table(drain)]
+    report.tables = [*tables, memory]
     report.goals = [] if options.quick else goals(costs, path, drain)
     report.notes = _notes(repeats) + ([common.quick_note()] if options.quick else [])
     report.results = {
@@ -185,6 +188,7 @@ def main() -> None:
             row.name: {**vars(cost), "net_ns": cost.net_ns, "program": row.program}
             for row, cost in costs.items()
         },
+        "both_ways": {" ".join(map(str, case)): ns for case, ns in ways.items()},
         "path": {case: Samples(values).summary() for case, values in path.items()},
         "drain": vars(drain),
         "bytes_a_flow": bytes_a_flow,
@@ -200,6 +204,8 @@ def _notes(repeats: int) -> list[str]:
         "Flows of a walk are drawn at random, as neighbours in memory must not follow one "
         "another. An array's entry is the least that one flow's memory can cost: touched, it "
         "overlaps with the next packet; waited for, it does not.",
+        "While the other processor has packets: as test runs, one processor each direction; "
+        "smallest (median) of the repeats.",
         "Whole way: one UDP flow; sender, veth, router, veth, dropped by the server's route. "
         f"{PATH_REPEATS * repeats} repeats in random order; x: the ratio to no program, of the "
         "smallest, and the median of the ratios within a repeat (95 % interval by bootstrap).",

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
  * The floors beside which packet_cost.py sets the tap's programs, and a walk over many
- * flows: it changes the packet's source address and hands on to a target by a tail call, so
+ * flows: it changes one of the packet's addresses and hands on to a target by a tail call, so
  * that the very programs that the loader attaches are measured, not a copy of them.
  */
 #include <linux/bpf.h>
@@ -12,19 +12,19 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* Which flow comes next; the loader writes it before each measurement. */
+/* Which flow comes next, of each processor; the loader writes it before each measurement. */
 struct walk {
 	__u64 state;		/* counter, or of the generator; not 0 */
 	__u32 first;		/* flow, */
 	__u32 flows;		/* and how many from there, at least 1 */
 	__u32 is_random;	/* else one after the other, again and again */
-	__u32 address_at;	/* offset of the source address's last four bytes */
+	__u32 address_at;	/* offset of the last four bytes of the address that is changed */
 };
 
 #define ADDRESS_AT_MAX 64
 
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct walk);
@@ -45,11 +45,11 @@ struct {
 	__type(value, struct flow_state);
 } hashed SEC(".maps");
 
-/* As much as a flow of the tracker takes at least: no table can do with less memory. */
+/* As much as a flow of the tracker takes, the kernel's own 48 bytes of an element included. */
 struct entry {
 	struct flow_key key;
-	struct flow_state state;
-	__u64 pad[2];
+	struct flow_state flow;
+	__u64 pad[6];
 };
 
 struct {
@@ -77,7 +77,7 @@ static __always_inline __u32 next_flow(struct walk *walk)
 	return walk->first + ((walk->state >> 32) * walk->flows >> 32);
 }
 
-static __always_inline void change_source(void *data, void *end)
+static __always_inline void change_address(void *data, void *end)
 {
 	__u32 zero = 0;
 	struct walk *walk = bpf_map_lookup_elem(&walks, &zero);
@@ -156,7 +156,7 @@ int xdp_touch(struct xdp_md *ctx)
 	struct entry *entry = entry_of(ctx);
 
 	if (entry)
-		entry->state.packets[0]++;
+		entry->flow.packets[0]++;
 	return XDP_PASS;
 }
 
@@ -178,7 +178,7 @@ int xdp_walk(struct xdp_md *ctx)
 {
 	/* a test run repeats on one buffer: take back the metadata of the last time */
 	bpf_xdp_adjust_meta(ctx, (int)(ctx->data - ctx->data_meta));
-	change_source((void *)(long)ctx->data, (void *)(long)ctx->data_end);
+	change_address((void *)(long)ctx->data, (void *)(long)ctx->data_end);
 	bpf_tail_call(ctx, &xdp_targets, 0);
 	return XDP_ABORTED;
 }
@@ -192,7 +192,7 @@ int tc_pass(struct __sk_buff *skb)
 SEC("tc")
 int tc_walk(struct __sk_buff *skb)
 {
-	change_source((void *)(long)skb->data, (void *)(long)skb->data_end);
+	change_address((void *)(long)skb->data, (void *)(long)skb->data_end);
 	bpf_tail_call(skb, &tc_targets, 0);
 	return TC_ACT_SHOT;
 }

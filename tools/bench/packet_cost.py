@@ -109,11 +109,11 @@ class Machine:
 
     def __enter__(self) -> "Machine":
         with ExitStack() as stack:
-            handle = _load_floors(LARGE)
+            handle = load_floors(LARGE)
             stack.callback(libbpf.library().bpf_object__close, handle)
-            self._floors = {name: _program(handle, name) for name in FLOORS}
-            self._walks = _map(handle, "walks")
-            self._targets = {hook: _map(handle, f"{hook}_targets") for hook in ("xdp", "tc")}
+            self._floors = {name: program(handle, name) for name in FLOORS}
+            self._walks = map_of(handle, "walks")
+            self._targets = {hook: map_of(handle, f"{hook}_targets") for hook in ("xdp", "tc")}
             self._taps: dict[str, Loaded] = {}
             for name, (entries, first_n) in TAPS.items():
                 settings = TapSettings(first_n=first_n, max_flows=entries)
@@ -159,9 +159,8 @@ class Machine:
             return bpf.time_run(program, packet, runs)
         flows = runs if row.meets == "new" else row.flows
         walk = np.array([(1, first, flows, is_random, SOURCE_AT[row.version])], WALK)
-        zero = np.zeros(1, np.uint32)
-        bpf.update(self._targets[row.hook], zero, np.array([program], np.uint32))
-        bpf.update(self._walks, zero, walk)
+        target(self._targets[row.hook], program)
+        set_walk(self._walks, walk)
         return bpf.time_run(self._floors[f"{row.hook}_walk"], packet, runs)
 
     def _created(self, row: Row) -> int:
@@ -193,6 +192,17 @@ def undisturbed(cpu: int) -> Iterator[None]:
         os.sched_setaffinity(0, cpus)
 
 
+def target(fd: int, program: int) -> None:
+    """Let a walk hand on to a program."""
+    bpf.update(fd, np.zeros(1, np.uint32), np.array([program], np.uint32))
+
+
+def set_walk(fd: int, walks: np.ndarray) -> None:
+    """Write the walk of each processor, (1,) for all or (processors,) WALK."""
+    each = np.broadcast_to(walks, bpf.possible_cpus()).copy()
+    bpf.update(fd, np.zeros(1, np.uint32), each)
+
+
 def tcp_frame(version: int) -> bytes:
     """Return a TCP segment with a little payload, its checksums left out."""
     tcp = struct.pack(">HHIIBBHHH", 40000, 443, 1, 1, 5 << 4, ACK, 500, 0, 0) + bytes(PAYLOAD)
@@ -205,7 +215,13 @@ def tcp_frame(version: int) -> bytes:
     return bytes(12) + b"\x86\xdd" + ip + ends + tcp
 
 
-def _load_floors(entries: int) -> ctypes.c_void_p:
+def answer_to(frame: bytes) -> bytes:
+    """Return an IPv4 frame of tcp_frame() in the other direction."""
+    ends, ports = frame[26:34], frame[34:38]
+    return frame[:26] + ends[4:] + ends[:4] + ports[2:] + ports[:2] + frame[38:]
+
+
+def load_floors(entries: int) -> ctypes.c_void_p:
     """Return the libbpf object of packet_cost.bpf.c, compiled now and loaded."""
     lib = libbpf.library()
     multiarch = f"/usr/include/{os.uname().machine}-linux-gnu"
@@ -225,11 +241,11 @@ def _load_floors(entries: int) -> ctypes.c_void_p:
     return handle
 
 
-def _program(handle: ctypes.c_void_p, name: str) -> int:
+def program(handle: ctypes.c_void_p, name: str) -> int:
     lib = libbpf.library()
     return lib.bpf_program__fd(lib.bpf_object__find_program_by_name(handle, name.encode()))
 
 
-def _map(handle: ctypes.c_void_p, name: str) -> int:
+def map_of(handle: ctypes.c_void_p, name: str) -> int:
     lib = libbpf.library()
     return lib.bpf_map__fd(lib.bpf_object__find_map_by_name(handle, name.encode()))

@@ -88,12 +88,12 @@ class Taps:
 
     def __enter__(self) -> "Taps":
         with ExitStack() as stack:
-            handle = packet_cost._load_floors(1 << 16)
+            handle = packet_cost.load_floors(1 << 16)
             stack.callback(libbpf.library().bpf_object__close, handle)
-            self._pass = packet_cost._program(handle, "xdp_pass")
-            self._walk = packet_cost._program(handle, "xdp_walk")
-            self._walks = packet_cost._map(handle, "walks")
-            self._target = packet_cost._map(handle, "xdp_targets")
+            self._pass = packet_cost.program(handle, "xdp_pass")
+            self._walk = packet_cost.program(handle, "xdp_walk")
+            self._walks = packet_cost.map_of(handle, "walks")
+            self._target = packet_cost.map_of(handle, "xdp_targets")
             made, self.steps = forest()
             self.loaded: dict[str, Loaded] = {}
             self._rings: dict[str, RingBuffer] = {}
@@ -126,9 +126,9 @@ class Taps:
         return status.counters(self.loaded[case].maps["packet_counters"])
 
     def _time(self, program: int, first: int) -> int:
-        zero = np.zeros(1, np.uint32)
-        bpf.update(self._target, zero, np.array([program], np.uint32))
-        bpf.update(self._walks, zero, np.array([(1, first, FLOWS, False, SOURCE_AT[4])], WALK))
+        packet_cost.target(self._target, program)
+        walk = np.array([(1, first, FLOWS, False, SOURCE_AT[4])], WALK)
+        packet_cost.set_walk(self._walks, walk)
         return bpf.time_run(self._walk, packet_cost.tcp_frame(4), FLOWS * DEPTH)
 
 
