@@ -56,7 +56,7 @@ VERBS = {
     options_metavar="[-j] [-p] [-s] [-n NETNS]",
 )
 @click.option("-j", "--json", is_flag=True, help="JSON on standard output.")
-@click.option("-p", "--pretty", is_flag=True, help="Indent the JSON.")
+@click.option("-p", "--pretty", is_flag=True, help="Indent the JSON where it is one object.")
 @click.option("-s", "--stats", is_flag=True, help="Show all counters.")
 @click.option("-n", "--netns", metavar="NAME", help="Network namespace of the device, as in ip.")
 @click.option(
