@@ -23,7 +23,6 @@ RECORDED_RATE = 100.0
 # The longest wait for packets where load is what matters.
 LONGEST_WAIT_S = 0.1
 CAPACITY_S, CAPACITY_REPEATS = 0.3, 3
-CAPACITY_BEFORE_S = 0.1  # once more before each load
 FULL_SPEED_FLOWS, FULL_SPEED_RATE = 20_000, 1e5
 
 OnStep = Callable[[str, int, int], None]
@@ -175,8 +174,10 @@ def run(
 def _load(
     report: Report, ours: System, recorded: Recorded, settings: Settings, name: str, load: float
 ) -> None:
-    most, before, pace = 2 * report.full_speeds[ours.name], Pace(), Pace()
-    capacity = _capacity(ours, recorded, settings, most, CAPACITY_BEFORE_S, before)
+    before, pace = Pace(), Pace()
+    # it may be another machine by now
+    most = 2 * report.full_speeds[ours.name]
+    capacity = _capacity(ours, recorded, settings, most, before)
     rate = load * capacity
     start = PROCESSES[name](max(int(rate * settings.seconds), 100), rate, settings.seed)
     made = _loaded_schedule(recorded, start, ours, settings.seed)
@@ -202,12 +203,10 @@ def _capacity(
     recorded: Recorded,
     settings: Settings,
     most: float,
-    seconds: float | None = None,
     pace: Pace | None = None,
 ) -> float:
     def in_a_row(rate: float) -> Schedule:
-        flows = max(int(rate * (seconds or CAPACITY_S)), 100)
-        start = arrivals.poisson(flows, rate, settings.seed)
+        start = arrivals.poisson(max(int(rate * CAPACITY_S), 100), rate, settings.seed)
         return _loaded_schedule(recorded, start, system, settings.seed)
 
     return max(sustained(in_a_row, system.stages, most, pace), 1.0)
