@@ -2,7 +2,8 @@
 
 Time of the processor stops while another program has it, but not while others fill its caches,
 share its core, or the host is slow: then the same work takes up to twice as long. So a small piece
-of work is timed again and again beside what is measured.
+of work is timed again and again beside what is measured. What is measured takes room in the caches,
+too: under more load the same machine is a little slower by this measure.
 """
 
 import time
