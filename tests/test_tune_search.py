@@ -134,10 +134,12 @@ def test_what_is_left_out_is_what_the_other_points_give():
     found = Surrogate(places, values)
     kernel, _ = found._kernel(found.settings)
     targets = (values - values.mean()) / values.std()
-    for i, missed in enumerate(found.left_out()):
+    for i, (missed, expected) in enumerate(zip(*found.left_out(), strict=True)):
         others = np.arange(8) != i
-        guess = kernel[i, others] @ np.linalg.solve(kernel[np.ix_(others, others)], targets[others])
-        assert missed == pytest.approx((targets[i] - guess) * values.std())
+        told = np.linalg.solve(kernel[np.ix_(others, others)], kernel[i, others])
+        assert missed == pytest.approx((targets[i] - targets[others] @ told) * values.std())
+        variance = kernel[i, i] - kernel[i, others] @ told
+        assert expected == pytest.approx(np.sqrt(variance) * values.std())
 
 
 @pytest.mark.parametrize("seed", range(2))

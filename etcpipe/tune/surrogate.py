@@ -8,6 +8,7 @@ are to be expected, a random forest has a say.
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
+from scipy.special import expit
 
 _SQRT5 = np.sqrt(5.0)
 _JITTER = 1e-8
@@ -71,13 +72,14 @@ class Surrogate:
         variance = np.maximum(amplitude - (explained**2).sum(axis=0), 1e-12)
         return mean * self._spread + self._mean, np.sqrt(variance) * self._spread
 
-    def left_out(self) -> np.ndarray:
-        """Return (points,) by how much each value is missed when it is left out of the fit.
+    def left_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return by how much each value is missed when it is left out of the fit, (points,).
 
-        Source: Rasmussen and Williams, equation 5.12; settings stay as they are.
+        And by how much it was expected to be, as standard deviations. Settings stay as they are.
+        Source: Rasmussen and Williams, equation 5.12.
         """
-        inverse = cho_solve((self._factor, True), np.eye(len(self._factor)))
-        return self._weights / np.diagonal(inverse) * self._spread
+        inverse = np.diagonal(cho_solve((self._factor, True), np.eye(len(self._factor))))
+        return self._weights / inverse * self._spread, self._spread / np.sqrt(inverse)
 
     def _kernel(self, settings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the covariance of the points, and their scaled distances."""
@@ -116,8 +118,11 @@ class Blend:
 
     An error jumps where a column that tells much is joined or a packet that tells much is waited
     for; a process alone makes too much of few points then and is too sure of it. The share of
-    each goes by how well it guesses points that it was not given: nearly all is the process's
+    each is how probable it makes the values that it was not given: soon all is the process's
     where values are smooth.
+
+    Source: Yao et al., Using Stacking to Average Bayesian Predictive Distributions, Bayesian
+    Analysis 13, 2018 (pseudo-BMA).
     """
 
     def __init__(
@@ -133,9 +138,10 @@ class Blend:
             _TREES, max_features=0.5, random_state=0, oob_score=True
         ).fit(places, values)
         self._trees = [one.tree_ for one in forest.estimators_]
-        missed = self._process.left_out(), values - forest.oob_prediction_
-        weight = [float((one**2).mean()) for one in missed]
-        self._share = weight[0] / sum(weight) if sum(weight) > 0 else 0.5  # of the forest
+        missed = values - forest.oob_prediction_
+        deviation = max(float(np.sqrt((missed**2).mean())), self._least)
+        ahead = _log_density(missed, deviation) - _log_density(*self._process.left_out())
+        self._share = expit(ahead.sum())  # of the forest
 
     def predict(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation of the mixture, (places,) each."""
@@ -147,6 +153,11 @@ class Blend:
         share = self._share
         variance = (1 - share) * deviation**2 + share * spread**2 + share * (1 - share) * apart**2
         return mean + share * apart, np.sqrt(variance)
+
+
+def _log_density(missed: np.ndarray, deviation: np.ndarray | float) -> np.ndarray:
+    """Return (points,), of a Gaussian, less a constant."""
+    return -0.5 * (missed / deviation) ** 2 - np.log(deviation)
 
 
 def _matern(distance: np.ndarray) -> np.ndarray:
