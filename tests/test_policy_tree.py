@@ -79,7 +79,7 @@ def test_a_rule_for_a_class_that_the_tree_lacks_is_refused():
 def test_examples_fit_the_model_that_ships(path):
     assert len(EXAMPLES) == 3
     policy = policies.load(path)
-    assert all(row["classes"] for row in policy.describe(models.load().classes))
+    assert all(row["classes"] for row in policy.describe(models.load().labels))
     run("policy", "check", path, check=0)
 
 
