@@ -33,10 +33,10 @@ def has_bcc() -> bool:
     return hasattr(BPF, "SCHED_CLS")
 
 
-LOADERS = [
-    "libbpf",
-    pytest.param("bcc", marks=pytest.mark.skipif(not has_bcc(), reason="no python3-bpfcc")),
-]
+NEEDS_BCC = pytest.mark.skipif(not has_bcc(), reason="no python3-bpfcc")
+LOADERS = ["libbpf", pytest.param("bcc", marks=NEEDS_BCC)]
+# bcc compiles the same source for 10 s: where other tests ask what it made, more is exhaustive.
+LOADERS_MOSTLY = ["libbpf", pytest.param("bcc", marks=[NEEDS_BCC, pytest.mark.exhaustive])]
 
 
 LINUX = tuple(map(int, platform.release().split(".")[:2]))

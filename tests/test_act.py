@@ -7,7 +7,7 @@ import captures
 import numpy as np
 import pytest
 from captures import ACK, CLIENT6, PSH, SERVER6, ether
-from kernel_fixtures import LINUX, LOADERS, Bench, bench
+from kernel_fixtures import LINUX, LOADERS_MOSTLY, Bench, bench
 
 from etcpipe import policy
 from etcpipe.kernel import bpf
@@ -24,7 +24,7 @@ PACKETS = {
 }
 
 
-@pytest.fixture(scope="module", params=LOADERS)
+@pytest.fixture(scope="module", params=LOADERS_MOSTLY)
 def programs(request: pytest.FixtureRequest) -> Iterator[Bench]:
     with bench(request.param, policy=True, slots=SLOTS) as loaded:
         yield loaded

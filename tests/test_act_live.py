@@ -21,7 +21,7 @@ WAYS = [
     pytest.param({"mode": "tc", "hook": "tcx"}, id="tc by tcx", marks=NEEDS_TCX),
     pytest.param({"mode": "tc", "hook": "clsact"}, id="tc by clsact"),
     pytest.param({"mode": "xdp"}, id="xdp"),
-    pytest.param({"mode": "tc", "loader": "bcc"}, id="tc by bcc"),
+    pytest.param({"mode": "tc", "loader": "bcc"}, id="tc by bcc", marks=pytest.mark.exhaustive),
 ]
 DROP = '[[rule]]\nclass = "a"\naction = {drop = true}'
 MARK = '[[rule]]\nclass = "a"\naction = {mark = 1}'

@@ -7,7 +7,7 @@ import captures
 import numpy as np
 import pytest
 from captures import ether
-from kernel_fixtures import LOADERS, NEEDS_FORWARD, Bench, bench
+from kernel_fixtures import LOADERS_MOSTLY, NEEDS_FORWARD, Bench, bench
 
 from etcpipe.kernel import bpf
 from etcpipe.policy import verdict_words
@@ -25,7 +25,7 @@ COPIED = {  # to nowhere: no device is there, and in XDP another program does it
 PROGRAMS = pytest.mark.parametrize("program", COPIED)
 
 
-@pytest.fixture(scope="module", params=LOADERS)
+@pytest.fixture(scope="module", params=LOADERS_MOSTLY)
 def programs(request: pytest.FixtureRequest) -> Iterator[Bench]:
     with bench(request.param, slots=SLOTS) as loaded:
         yield loaded

@@ -37,13 +37,12 @@ WAYS = [
 AFXDP = WAYS[:3]
 # seconds of compiling each; test_bcc.py has two other ways
 BCC = [
-    pytest.param({"mode": "tc", "loader": "bcc"}, id="tc by bcc", marks=pytest.mark.exhaustive),
-    pytest.param({"mode": "tc", "loader": "bcc", "capture": "ringbuf"}, id="ring buffer by bcc"),
-    pytest.param(
-        {"mode": "xdp", "loader": "bcc", "capture": "ringbuf"},
-        id="xdp by bcc",
-        marks=pytest.mark.exhaustive,
-    ),
+    pytest.param({"loader": "bcc", **way}, id=name, marks=pytest.mark.exhaustive)
+    for name, way in {
+        "tc by bcc": {"mode": "tc"},
+        "ring buffer by bcc": {"mode": "tc", "capture": "ringbuf"},
+        "xdp by bcc": {"mode": "xdp", "capture": "ringbuf"},
+    }.items()
 ]
 
 

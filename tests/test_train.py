@@ -233,7 +233,11 @@ def test_folder_without_labels_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arch, shape", [("lightgbm_tok", (10, 72)), ("lightgbm_packet", (1, 1500))]
+    "arch, shape",
+    [
+        ("lightgbm_tok", (10, 72)),
+        pytest.param("lightgbm_packet", (1, 1500), marks=pytest.mark.exhaustive),
+    ],
 )
 def test_trees_on_a_view_read_its_numbers_where_they_are(tmp_path, arch, shape):
     def views(label, rng):
