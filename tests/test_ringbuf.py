@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from waiting import interrupted, quickest, until
+from waiting import interrupted, quickest
 
 from etcpipe.errors import DataplaneError, UsageError
 from etcpipe.layout import PACKET_META
@@ -157,7 +157,7 @@ def test_other_threads_run_while_it_waits(kernel, ring):
     thread = threading.Thread(target=tick)
     thread.start()
     try:
-        until(has_ticked)
+        assert any(has_ticked() for _ in range(100))  # a busy machine may run none for 50 ms
     finally:
         ending.set()
         thread.join()

@@ -1,5 +1,7 @@
 """What filters find around them: the frame, the hook that they run at, and the ways out."""
 
+from abc import ABC, abstractmethod
+
 from etcpipe.kernel import bpf
 from etcpipe.kernel.build import FILTER_SLOTS
 from etcpipe.kernel.ebpf import (
@@ -38,7 +40,7 @@ XDP_DATA, XDP_DATA_END = 0, 4  # struct xdp_md
 ACCEPT, REJECT, PASS, TAGGED = "accept", "reject", "pass", "tagged"
 
 
-class Hook:
+class Hook(ABC):
     """What TC and XDP programs do differently."""
 
     program_type = 0
@@ -46,13 +48,13 @@ class Hook:
     action = 0  # "go on"
     variants: tuple[bool, ...] = (False,)  # frames with a tag beside them?
 
+    @abstractmethod
     def length(self, code: Assembler, target: int, tagged: bool) -> None:
         """Set a register to the frame's length."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fetch(self, code: Assembler, size: int) -> None:
         """Set R0 to bytes of the frame at R2, at most FRAME_MAX, or go to REJECT."""
-        raise NotImplementedError
 
 
 class Xdp(Hook):
