@@ -212,6 +212,16 @@ def check_rows(runner: Runner, rows: Any) -> None:
         raise ModelError(f"inference failed: the model takes rows of {taken}, not {given}")
 
 
+def infer_on_host(runner: Runner, rows: Any, stream: Any) -> Any:
+    """Return the scores, on the GPU, of rows there, judged by a runner of the CPU."""
+    import cupy
+
+    stream.synchronize()
+    scores = runner.infer(cupy.asnumpy(cupy.asarray(rows)))
+    with stream:
+        return cupy.asarray(scores)
+
+
 @contextmanager
 def cuda_errors() -> Iterator[None]:
     """Raise what CuPy says of CUDA inside the block as an EngineError."""

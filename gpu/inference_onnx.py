@@ -6,6 +6,7 @@ import numpy as np
 import onnxruntime
 
 from etcpipe.errors import ModelError
+from etcpipe.gpu.inference import infer_on_host
 
 # Names of ONNX tensor types that models of ours take.
 DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
@@ -54,12 +55,7 @@ class OnnxRunner:
             raise ModelError(f"inference failed: {reason(error)}") from error
 
     def infer_device(self, rows: Any, stream: Any) -> Any:
-        import cupy
-
-        stream.synchronize()
-        scores = self.infer(cupy.asnumpy(cupy.asarray(rows)))
-        with stream:
-            return cupy.asarray(scores)
+        return infer_on_host(self, rows, stream)
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:

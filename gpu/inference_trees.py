@@ -12,7 +12,7 @@ import numpy as np
 from etcpipe import _native
 from etcpipe.batch import FlowBatch
 from etcpipe.gpu import onnx_trees
-from etcpipe.gpu.inference import check_rows
+from etcpipe.gpu.inference import check_rows, infer_on_host
 from etcpipe.gpu.tree_plan import ANSWER, Plan
 from etcpipe.layout import PACKET_FIELDS
 from etcpipe.verdict import UNKNOWN, Answers
@@ -58,7 +58,7 @@ class TreesRunner:
         return scores
 
     def infer_device(self, rows: Any, stream: Any) -> Any:
-        raise NotImplementedError  # flows are judged on a GPU where the runner is on one
+        return infer_on_host(self, rows, stream)
 
 
 class Rows(Protocol):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from trt_stub import fake_cupy
 
 pytest.importorskip("onnx", reason="making models needs etcpipe[train]")
 pytest.importorskip("lightgbm", reason="training needs etcpipe[train]")
@@ -157,6 +158,16 @@ def test_families_and_probabilities_are_the_models(tmp_path):
 
 def leaf(tree, node):
     return tree, node, 0, 0.0, "LEAF", 0, 0
+
+
+@pytest.mark.parametrize("kind", [TreesRunner, OnnxRunner])
+def test_rows_on_the_gpu_are_judged_on_the_host(gpu, kind):
+    about = description()
+    runner = kind(fitted(about, 10))
+    rows, stream = about_rows(about, flows_at_random(20)).astype(np.float32), fake_cupy.Stream()
+    scores = runner.infer_device(fake_cupy.asarray(rows), stream)
+    np.testing.assert_array_equal(fake_cupy.asnumpy(scores), runner.infer(rows))
+    assert stream.synchronized
 
 
 def test_one_tree_by_hand(tmp_path):
