@@ -320,7 +320,7 @@ def test_more_idle_rows_than_one_call_returns_come_out_later():
 
 # In a process of its own: one that ran other tests gives memory that it had before.
 PENDING = """
-import resource
+import resource, sys
 import numpy as np
 from pathlib import Path
 from frames import batch, ether, ipv4, udp
@@ -330,7 +330,7 @@ def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 n, rounds = 1000, 100
-regroup = Regroup(10)
+regroup = Regroup(int(sys.argv[1]))
 columns = vars(batch([{"frame": ether(ipv4(17, udp(b"x"))), "flow_id": 1}] * n))
 before = resident_bytes()
 for i in range(rounds):
@@ -341,11 +341,12 @@ print((resident_bytes() - before) / regroup.pending)
 """
 
 
-def test_memory_of_a_pending_flow_is_bounded():
-    """A row of 10 packets is 40 + 48 + 240 bytes, and a slot is 16."""
+@pytest.mark.parametrize("first_n", [10, 50])
+def test_memory_of_a_pending_flow_is_bounded(first_n):
+    """A row of 10 packets is 40 + 48 + 240 bytes, and a slot is 16; more come when needed."""
     tests = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}"}
-    command = [sys.executable, "-c", PENDING]
+    command = [sys.executable, "-c", PENDING, str(first_n)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert 200 < float(done.stdout) < 400

@@ -142,6 +142,27 @@ def test_native_equals_the_definition(seed, flows):
     assert native[2]["REGROUP_LEFT"] > 0 or flows < 300 or not has_room
 
 
+@pytest.mark.parametrize("first_n", [10, 11, 64])
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_of_many_packets_equal_the_definition(seed, first_n):
+    rng = random.Random(f"long {seed} {first_n}")
+    packets = random_packets(rng, 1025, 20, depth=first_n)
+    options = {
+        "first_n": first_n,
+        "depths": [one for one in (5, 9, 10, 30) if one < first_n],
+        "raw_len": rng.choice([0, 33]),
+        "slots": rng.choice([16, 1 << 20]),
+        "max_rows": rng.choice([10, 1000]),
+        "wait_s": 0.2,
+    }
+    batches = split(packets, cuts(rng, 1025))
+    native = played(Regroup(**options), batches, random.Random(seed))
+    defined = Regroup(**options, device="reference")
+    assert native == played(defined, batches, random.Random(seed))
+    closed = [row for rows, _, _ in native[0] for row in rows]
+    assert any(any(row["packets"][10 * 24 :]) for row in closed) == (first_n > 10)
+
+
 @pytest.mark.parametrize("threads", [2, 5])
 def test_threads_make_the_same_rows_in_another_order(threads):
     rng = random.Random(threads)

@@ -111,6 +111,6 @@ void regroup_leave(struct regroup *r, const uint64_t *flow_id, uint32_t flows)
 		r->counters[REGROUP_LEFT]++;
 		r->counters[REGROUP_LOST] += ranks_lost(r->pool.rows[index].present);
 		list_remove(&r->pool, &r->pending, index);
-		list_append(&r->pool, &r->pool.free, index);
+		pool_give_back(&r->pool, index);
 	}
 }

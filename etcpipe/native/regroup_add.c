@@ -12,7 +12,7 @@ static void store(struct regroup *r, uint32_t index, uint32_t rank,
 		  const struct packet_meta *meta, const struct frame *frame,
 		  const struct packet *p, const struct segment *s)
 {
-	struct packet_fields *f = &row_packets(&r->pool, index)[rank];
+	struct packet_fields *f = row_packet(&r->pool, index, rank);
 	uint8_t *raw = row_raw(&r->pool, index) + (size_t)rank * r->set.raw_len;
 
 	*f = (struct packet_fields){
@@ -112,6 +112,8 @@ static int store_packet(struct regroup *r, const struct packet_batch *batch, uin
 		return -1;
 	if (!new)
 		return REGROUP_DUPLICATES;
+	if (new >> HEAD_RANKS && row_reach(&r->pool, index))
+		return -1;
 	for (k = 0; k < n && meta->rank + k < r->set.first_n; k++) {
 		struct segment s = segment_at(&p, meta->segment_len, k, n);
 
@@ -180,7 +182,8 @@ static void prefetch(const struct regroup *r, const struct packet_batch *batch, 
 	rank = batch->columns->rank[i + PREFETCH_AHEAD];
 	if (slot->flow_id && slot->row != ROW_NONE && rank < r->set.first_n) {
 		__builtin_prefetch(&r->pool.rows[slot->row], 1);
-		__builtin_prefetch(&row_packets(&r->pool, slot->row)[rank], 1);
+		__builtin_prefetch(row_head(&r->pool, slot->row) +
+				   (rank < HEAD_RANKS ? rank : 0), 1);
 	}
 }
 

@@ -59,6 +59,6 @@ void regroup_take(struct regroup *r, const struct flow_columns *out)
 		out->reason[i] = row->reason;
 		out->ready_ns[i] = row->last_ns + (row->reason == READY_IDLE ? r->set.wait_ns : 0);
 		list_remove(&r->pool, &r->closed, index);
-		list_append(&r->pool, &r->pool.free, index);
+		pool_give_back(&r->pool, index);
 	}
 }

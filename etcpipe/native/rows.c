@@ -41,18 +41,30 @@ void list_remove(struct row_pool *pool, struct row_list *list, uint32_t row)
 
 void pool_init(struct row_pool *pool, uint32_t first_n, uint32_t raw_len)
 {
-	size_t bytes = sizeof(struct flow_key) +
-		       first_n * (sizeof(struct packet_fields) + (size_t)raw_len);
+	uint32_t head = first_n < HEAD_RANKS ? first_n : HEAD_RANKS;
+	size_t bytes = sizeof(struct flow_key) + head * sizeof(struct packet_fields) +
+		       (size_t)first_n * raw_len;
 
-	*pool = (struct row_pool){ .first_n = first_n, .raw_len = raw_len };
+	if (first_n > head)
+		bytes += sizeof(struct packet_fields *);
+	*pool = (struct row_pool){ .first_n = first_n, .head = head, .raw_len = raw_len };
 	pool->stride = (bytes + 7) & ~(size_t)7;
 	list_init(&pool->free);
+}
+
+/* Ranks of the tail show whether it is there. */
+static void free_tail(struct row_pool *pool, uint32_t row)
+{
+	if (pool->rows[row].present >> HEAD_RANKS)
+		free(*row_tail(pool, row));
 }
 
 void pool_free(struct row_pool *pool)
 {
 	uint32_t i;
 
+	for (i = 0; i < pool->n_chunks * CHUNK_ROWS; i++)
+		free_tail(pool, i);
 	for (i = 0; i < pool->n_chunks; i++)
 		free(pool->chunks[i]);
 	free(pool->chunks);
@@ -92,8 +104,10 @@ static int grow(struct row_pool *pool)
 	if (!chunks[pool->n_chunks])
 		return -1;
 	pool->n_chunks++;
-	for (i = first; i < first + CHUNK_ROWS; i++)
+	for (i = first; i < first + CHUNK_ROWS; i++) {
+		pool->rows[i].present = 0;
 		list_append(pool, &pool->free, i);
+	}
 	return 0;
 }
 
@@ -109,15 +123,33 @@ uint32_t pool_take(struct row_pool *pool)
 	return row;
 }
 
+void pool_give_back(struct row_pool *pool, uint32_t row)
+{
+	free_tail(pool, row);
+	pool->rows[row].present = 0;
+	list_append(pool, &pool->free, row);
+}
+
+int row_reach(struct row_pool *pool, uint32_t row)
+{
+	struct packet_fields **tail = row_tail(pool, row);
+
+	if (pool->rows[row].present >> HEAD_RANKS)
+		return 0;
+	*tail = malloc((pool->first_n - HEAD_RANKS) * sizeof(**tail));
+	return *tail ? 0 : -1;
+}
+
 uint32_t ranks_lost(uint64_t present)
 {
+	if (!present)	/* no memory for its first packet */
+		return 0;
 	return 64 - __builtin_clzll(present) - __builtin_popcountll(present);
 }
 
 void row_copy(const struct row_pool *pool, uint32_t row, uint64_t present,
 	      struct packet_fields *packets, uint8_t *raw)
 {
-	const struct packet_fields *from = row_packets(pool, row);
 	const uint8_t *raw_from = row_raw(pool, row);
 	size_t raw_len = pool->raw_len;
 	uint32_t rank;
@@ -126,8 +158,8 @@ void row_copy(const struct row_pool *pool, uint32_t row, uint64_t present,
 		size_t len = 0;
 
 		if (present >> rank & 1) {
-			packets[rank] = from[rank];
-			len = raw_len ? from[rank].raw_len : 0;
+			packets[rank] = *row_packet(pool, row, rank);
+			len = raw_len ? packets[rank].raw_len : 0;
 		} else {
 			memset(&packets[rank], 0, sizeof(packets[rank]));
 		}

@@ -2,7 +2,9 @@
 /*
  * Rows of pending flows: a pool that grows by chunks, and the lists that rows are on. What
  * every packet touches lies together (struct row, 40 bytes); packets and raw bytes, which are
- * written once, lie in chunks. Rows are named by index, as the pool may move.
+ * written once, lie in chunks. Most flows are short: packets of ranks from HEAD_RANKS on lie
+ * in a tail of their row, which is there once one of them is. Rows are named by index, as the
+ * pool may move.
  */
 #ifndef ETCPIPE_ROWS_H
 #define ETCPIPE_ROWS_H
@@ -14,11 +16,12 @@
 
 #define ROW_NONE UINT32_MAX
 #define CHUNK_ROWS 1024
+#define HEAD_RANKS 10
 
 struct row {
 	uint64_t flow_id;
 	uint64_t last_ns;	/* newest packet that is in the row */
-	uint64_t present;	/* bit by rank */
+	uint64_t present;	/* bit by rank; 0 while the row is free */
 	uint32_t older;		/* neighbours in the list that the row is on */
 	uint32_t newer;
 	uint32_t ifindex;
@@ -35,9 +38,11 @@ struct row_list {
 
 struct row_pool {
 	struct row *rows;
-	uint8_t **chunks;	/* of CHUNK_ROWS: a flow_key, packet_fields[N], raw[N][raw_len] */
+	/* of CHUNK_ROWS: a flow_key, packet_fields[head], the tail's address, raw[N][raw_len] */
+	uint8_t **chunks;
 	uint32_t n_chunks;
 	uint32_t first_n;
+	uint32_t head;		/* N, but at most HEAD_RANKS: then there is no tail */
 	uint32_t raw_len;
 	size_t stride;		/* bytes of a row in its chunk */
 	struct row_list free;
@@ -51,6 +56,10 @@ void pool_init(struct row_pool *pool, uint32_t first_n, uint32_t raw_len);
 void pool_free(struct row_pool *pool);
 /* Return a row that is on no list, or ROW_NONE without memory. */
 uint32_t pool_take(struct row_pool *pool);
+/* Free a row that is on no list. */
+void pool_give_back(struct row_pool *pool, uint32_t row);
+/* Make room for the packets of all ranks. Returns -1 without memory. */
+int row_reach(struct row_pool *pool, uint32_t row);
 
 /* Ranks below the highest one of the bits @present, and not among them. */
 uint32_t ranks_lost(uint64_t present);
@@ -64,15 +73,28 @@ static inline struct flow_key *row_key(const struct row_pool *pool, uint32_t row
 				   row % CHUNK_ROWS * pool->stride);
 }
 
-static inline struct packet_fields *row_packets(const struct row_pool *pool, uint32_t row)
+static inline struct packet_fields *row_head(const struct row_pool *pool, uint32_t row)
 {
 	return (struct packet_fields *)(row_key(pool, row) + 1);
+}
+
+static inline struct packet_fields **row_tail(const struct row_pool *pool, uint32_t row)
+{
+	return (struct packet_fields **)(row_head(pool, row) + pool->head);
+}
+
+/* One of HEAD_RANKS or more is there after row_reach(), or if the row has such a packet. */
+static inline struct packet_fields *row_packet(const struct row_pool *pool, uint32_t row,
+					       uint32_t rank)
+{
+	return rank < HEAD_RANKS ? row_head(pool, row) + rank :
+				   *row_tail(pool, row) + rank - HEAD_RANKS;
 }
 
 /* The raw bytes of the packet of rank 0; those of rank r begin r * raw_len bytes behind. */
 static inline uint8_t *row_raw(const struct row_pool *pool, uint32_t row)
 {
-	return (uint8_t *)(row_packets(pool, row) + pool->first_n);
+	return (uint8_t *)(row_tail(pool, row) + (pool->first_n > pool->head));
 }
 
 #endif /* ETCPIPE_ROWS_H */
