@@ -1,4 +1,7 @@
-"""Options on which model answers and what it is shown, the same for live traffic and captures."""
+"""Options on which model answers and what it is shown, the same for live traffic and captures.
+
+They are named as the parameters of etcpipe.attach() and etcpipe.classify().
+"""
 
 from collections.abc import Callable
 
@@ -21,19 +24,19 @@ MODEL = (
 ROWS = (
     click.option(
         "--first",
+        "first_n",
         type=int,
         metavar="N",
         help="Packets of a flow to look at; default: as the model was trained.",
     ),
     click.option(
         "--wait",
+        "wait_s",
         type=float,
         metavar="S",
         help="Judge a flow that was silent for so many seconds; default: as the model was trained.",
     ),
-    click.option(
-        "--filter", "expression", metavar="EXPR", help="Packets to look at, as in tcpdump."
-    ),
+    click.option("--filter", metavar="EXPR", help="Packets to look at, as in tcpdump."),
 )
 
 
@@ -43,7 +46,7 @@ def model_options(verb: Callable) -> Callable:
 
 
 def rows_options(verb: Callable) -> Callable:
-    """Add --first, --wait and --filter, whose value comes as `expression`."""
+    """Add --first, --wait and --filter."""
     return _with(verb, ROWS)
 
 

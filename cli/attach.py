@@ -1,7 +1,6 @@
 """etcpipe attach: a device's traffic, classified live."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +91,9 @@ EXIT_DEGRADED = 3
     help="AF_XDP queues, each with a thread that waits at it.",
 )
 @compute_option
-@click.option("--duration", type=float, metavar="S", help="End after so many seconds.")
+@click.option(
+    "--duration", "duration_s", type=float, metavar="S", help="End after so many seconds."
+)
 @click.option(
     "-c", "--count", type=click.IntRange(1), metavar="FLOWS", help="End after so many verdicts."
 )
@@ -113,28 +114,11 @@ EXIT_DEGRADED = 3
 def attach(
     ctx: click.Context,
     device: str,
-    model: str | None,
-    shadow: str | None,
-    cascade: str | None,
-    stage0: str,
-    point: str | None,
     output: tuple[str, ...],
-    first: int | None,
-    wait: float | None,
-    expression: str | None,
-    tracking: Mapping[str, Any],
     flows: str | None,
-    mode: str,
-    forward: str | None,
-    loader: str,
-    capture: str | None,
-    queues: int,
-    compute: str,
-    duration: float | None,
     count: int | None,
-    policy: str | None,
     save_unknown: Path | None,
-    keep: bool,
+    **options: Any,
 ) -> int:
     """Classify the traffic of DEVICE as it passes; only a policy changes it.
 
@@ -156,36 +140,15 @@ def attach(
     from etcpipe.outputs.summary import Summary, loss_line
     from etcpipe.outputs.targets import Targets
 
-    output = output or default_output(device)
+    netns = option(ctx, "netns")
     with (
         Stopper() as stopper,
-        Targets(output) as targets,
-        live.attach(
-            device,
-            model=model,
-            cascade=cascade,
-            stage0=stage0,
-            point=point,
-            first_n=first,
-            mode=mode,
-            forward=forward,
-            loader=loader,
-            capture=capture,
-            queues=queues,
-            compute=compute,
-            netns=option(ctx, "netns"),
-            wait_s=wait,
-            filter=expression,
-            tracking=tracking,
-            duration_s=duration,
-            keep=keep,
-            policy=policy,
-            shadow=shadow,
-        ) as tap,
-        LiveOutputs(tap, option(ctx, "netns"), targets, flows, _stdout(is_json(ctx))) as outputs,
+        Targets(output or default_output(device)) as targets,
+        live.attach(device, netns=netns, **options) as tap,  # they are named as its parameters
+        LiveOutputs(tap, netns, targets, flows, _stdout(is_json(ctx))) as outputs,
     ):
         stopper.stops(tap.stop)
-        tap.at_checks(Requests(tap, option(ctx, "netns")).check)
+        tap.at_checks(Requests(tap, netns).check)
         unknown = _unknown(tap, save_unknown)
         click.echo(f"{_started(device, tap)}; Ctrl-C ends", err=True)
         summary, failure = Summary(), None

@@ -1,7 +1,6 @@
 """etcpipe classify: the flows of captures, as a table, JSON lines, CSV or Parquet."""
 
 import sys
-from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,6 @@ import click
 from etcpipe.cli.asking import model_options, rows_options
 from etcpipe.cli.common import Verb, compute_option, is_json, warn
 from etcpipe.cli.tracking import tracking_options
-from etcpipe.errors import UsageError
 
 if TYPE_CHECKING:
     from etcpipe.cli.progress import Progress
@@ -45,16 +43,10 @@ EXIT_INTERRUPTED = 130
 def classify(
     ctx: click.Context,
     paths: tuple[str, ...],
-    model: str | None,
-    cascade: str | None,
-    point: str | None,
     output: str | None,
-    first: int | None,
-    expression: str | None,
-    wait: float | None,
-    tracking: Mapping[str, Any],
     compute: str,
     show_all: bool,
+    **options: Any,
 ) -> int:
     """Classify the flows of pcap and pcapng files; `-` reads standard input.
 
@@ -73,21 +65,9 @@ def classify(
 
     if output:
         format_of(output)  # refuse before any work is done
-    if point:
-        model = _model_of(point, model)
     progress, summary = Progress(), Summary()
     table = FlowTable(click.echo, None if show_all else FLOWS_SHOWN)
-    flows = offline.classify(
-        paths,
-        model,
-        cascade=cascade,
-        first_n=first,
-        wait_s=wait,
-        filter=expression,
-        tracking=tracking,
-        device=compute,
-        on_progress=progress.update,
-    )
+    flows = offline.classify(paths, device=compute, on_progress=progress.update, **options)
     interrupted = False
     with flows, open_output(output) if output else nullcontext() as file:
         shown: Sink = JsonLines(sys.stdout.buffer) if is_json(ctx) else table
@@ -106,14 +86,6 @@ def classify(
         warn("interrupted: these are the flows up to here")
         return EXIT_INTERRUPTED
     return EXIT_DEGRADED if flows.warnings else 0
-
-
-def _model_of(point: str, model: str | None) -> str:
-    from etcpipe.tune.front import load_point
-
-    if model:
-        raise UsageError("a point has its own model: give one of the two")
-    return str(load_point(point).model)
 
 
 def _write(

@@ -104,15 +104,15 @@ class Reload:
 
         # All faults come first: what is taken is taken whole.
         rules = policies.load(wanted["policy"]) if wanted["policy"] else None
-        if wanted["expression"] is not None:
-            filters.compile_filter(wanted["expression"])
+        if wanted["filter"] is not None:
+            filters.compile_filter(wanted["filter"])
         done = []
         if self._now["policy"]:  # else nothing in the kernel acts, and only a restart changes that
             self._tap.set_policy(rules)
             self._now["policy"] = wanted["policy"]
             done.append("policy")
-        if wanted["expression"] != self._now["expression"]:
-            self._tap.set_filter(wanted["expression"])
-            self._now["expression"] = wanted["expression"]
+        if wanted["filter"] != self._now["filter"]:
+            self._tap.set_filter(wanted["filter"])
+            self._now["filter"] = wanted["filter"]
             done.append("filter")
         return done

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from etcpipe import model as models
@@ -14,7 +13,7 @@ from etcpipe.kernel import stage0 as stage0_in_kernel
 from etcpipe.kernel.features_source import features_of
 from etcpipe.kernel.stage0 import KernelCascade
 from etcpipe.live_tap import NO_FILTER, Live
-from etcpipe.model_choice import AnyModel, depth_for, load
+from etcpipe.model_choice import AnyModel, depth_for, load, model_of_point
 
 
 def attach(
@@ -79,17 +78,15 @@ def attach(
         UnsupportedError: this device or kernel cannot do it in the mode asked for.
         ModelError, UsageError: as classify(); or the policy or the duration is wrong.
     """
+    # faults are found before anything is made
     if duration_s is not None and not duration_s > 0:
         raise UsageError(f"duration {duration_s:g}: more than 0 seconds")
+    _check_filter(filter, forward)
     rules = policies.load(policy) if policy else None
     if rules and forward:
         rules.check_forward()
-    if filter is not None:
-        if forward:
-            raise UsageError(NO_FILTER)
-        filters.compile_filter(filter)  # a fault in it is found before anything is made
     if point is not None:
-        model = _model_of_point(point, model)
+        model = model_of_point(point, model)
     in_kernel = stage0 == "kernel"
     capture = capture or ("features" if point or in_kernel else "afxdp")
     loaded: AnyModel | KernelCascade
@@ -128,6 +125,14 @@ def attach(
     )
 
 
+def _check_filter(filter: str | None, forward: str | None) -> None:
+    if filter is None:
+        return
+    if forward:
+        raise UsageError(NO_FILTER)
+    filters.compile_filter(filter)
+
+
 def _load_stage0(
     model: str | PathLike[str] | None,
     cascade: str | PathLike[str] | None,
@@ -139,14 +144,6 @@ def _load_stage0(
     if capture != "features":
         raise UsageError(f"--stage0 kernel gathers features: not with --capture {capture}")
     return stage0_in_kernel.load(cascade, device)
-
-
-def _model_of_point(point: str, model: str | PathLike[str] | None) -> Path:
-    if model is not None:
-        raise UsageError("a point has its own model: give one of the two")
-    from etcpipe.tune.front import load_point  # a search's words are needed here alone
-
-    return load_point(point).model
 
 
 def _depth_of(model: AnyModel | KernelCascade, first_n: int | None) -> int:

@@ -3,6 +3,7 @@
 import logging
 from functools import partial
 from os import PathLike
+from pathlib import Path
 
 from etcpipe import model as models
 from etcpipe.cascade import serving
@@ -40,6 +41,19 @@ def load(
     if model is not None:
         raise UsageError("give a model or a cascade, not both")
     return serving.load(cascade, device)
+
+
+def model_of_point(point: str, model: str | PathLike[str] | None) -> Path:
+    """Return the model's file of a point that a search found, as front.json#7.
+
+    Raises:
+        UsageError: a model is given too, or there is no such point.
+    """
+    if model is not None:
+        raise UsageError("a point has its own model: give one of the two")
+    from etcpipe.tune.front import load_point  # a search's words are needed here alone
+
+    return load_point(point).model
 
 
 def depth_for(model: AnyModel, first_n: int | None) -> int:

@@ -14,7 +14,7 @@ from etcpipe.cascade.serving import CascadeModel
 from etcpipe.errors import UsageError
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.layout import CONSTANTS, FLOW_KEY, FLOW_STATE, PACKET_FIELDS, READY_REASONS
-from etcpipe.model_choice import AnyModel, depth_for, load, regroup_for
+from etcpipe.model_choice import AnyModel, depth_for, load, model_of_point, regroup_for
 from etcpipe.verdict import EVENT_VERDICT, SOURCE_UNKNOWN, VerdictBatch
 
 Progress = Callable[[int, int | None], None]
@@ -169,6 +169,7 @@ def classify(
     model: str | PathLike[str] | None = None,
     *,
     cascade: str | PathLike[str] | None = None,
+    point: str | None = None,
     first_n: int | None = None,
     wait_s: float | None = None,
     filter: str | None = None,
@@ -185,6 +186,7 @@ def classify(
         paths: one or more pcap or pcapng files in order of time, "-" for standard input.
         model: a model file; None takes the cascade that ships.
         cascade: a cascade.toml, instead of a model.
+        point: instead, a point that a search found, as front.json#7.
         first_n: packets of a flow that the model may see; None: as the model was trained.
         wait_s: a flow is judged by what there is when nothing came for so long.
         filter: packets to look at, in libpcap's syntax.
@@ -204,6 +206,8 @@ def classify(
         paths = [paths]
     if not paths:
         raise UsageError("no capture given")
+    if point is not None:
+        model = model_of_point(point, model)
     loaded = load(model, cascade, device)
     depth = depth_for(loaded, first_n)
     capture = Capture(
