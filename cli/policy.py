@@ -11,6 +11,8 @@ from etcpipe.cli.common import Device, Group, Verb, is_json, option, print_json,
 if TYPE_CHECKING:
     import numpy as np
 
+    from etcpipe.policy import Policy
+
 
 @click.group(cls=Group)
 def policy() -> None:
@@ -60,7 +62,7 @@ def apply(ctx: click.Context, file: str, device: str, dry_run: bool) -> None:
     from etcpipe import policy as policies
     from etcpipe import policy_apply
 
-    rules = policies.load(file)
+    rules = _fitted(policies.load(file))
     namespace = option(ctx, "netns")
     if dry_run:
         commands = [shlex.join(one) for one in policy_apply.plan(device, namespace, rules)]
@@ -71,6 +73,16 @@ def apply(ctx: click.Context, file: str, device: str, dry_run: bool) -> None:
         return
     done = policy_apply.apply(device, namespace, rules, str(Path(file).resolve()))
     print_json(ctx, done) if is_json(ctx) else click.echo(f"{device}: {_done_text(done)}")
+
+
+def _fitted(rules: "Policy") -> "Policy":
+    """Return a policy with queues that this kernel has, and say if they are others than asked."""
+    from etcpipe import policy_apply
+
+    fitted = policy_apply.fitted(rules)
+    if rules.tree and fitted.tree and fitted.tree.leaf != rules.tree.leaf:
+        warn(f"this kernel has no {rules.tree.leaf}: each class gets {fitted.tree.leaf} instead")
+    return fitted
 
 
 def _done_text(done: dict[str, Any]) -> str:

@@ -5,8 +5,11 @@ by another process, and never something that somebody else put there since.
 """
 
 import json
+import re
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,15 +19,40 @@ from etcpipe.errors import DataplaneError, UsageError
 from etcpipe.kernel import checks, journal, links, netns
 from etcpipe.outputs.watch import read_reports
 from etcpipe.policy import Policy
-from etcpipe.policy_tree import Tree, undo_command
+from etcpipe.policy_tree import LEAVES, Tree, undo_command
 
 SUFFIX = ".tree"
+# what tc says of a kind of queue that the kernel lacks; the latter before Linux 4.16
+_NO_SUCH_KIND = re.compile("qdisc kind is unknown|RTNETLINK answers: No such file")
 # of struct tc_stats, by the names that show() has
 _COUNTS = {"packets": "packets", "bytes": "bytes", "drops": "drop", "backlog_bytes": "backlog"}
 
 
+def has_queue(kind: str) -> bool:
+    """Return whether this kernel has a kind of queue, built in or as a module.
+
+    It is tried in a network namespace that ends with the trial; without the right to make one,
+    the kernel is taken to have it.
+    """
+    trial = ["unshare", "--net", "tc", "qdisc", "add", "dev", "lo", "root", kind]
+    try:
+        said = subprocess.run(trial, capture_output=True, text=True).stderr
+    except FileNotFoundError:
+        return True
+    return not _NO_SUCH_KIND.search(said)
+
+
+def fitted(policy: Policy, has: Callable[[str], bool] = has_queue) -> Policy:
+    """Return a policy whose classes have the next queue of LEAVES that this kernel has."""
+    if policy.tree is None:
+        return policy
+    choice = LEAVES[LEAVES.index(policy.tree.leaf) :]
+    leaf = next((kind for kind in choice[:-1] if has(kind)), choice[-1])
+    return replace(policy, tree=replace(policy.tree, leaf=leaf))
+
+
 def plan(device: str, namespace: str | None, policy: Policy) -> list[list[str]]:
-    """Return the tc commands that apply() would run, nothing changed.
+    """Return the tc commands that apply() would run with this policy, nothing changed.
 
     Raises:
         DataplaneError: somebody else's queues are there, or no such device.
@@ -42,6 +70,10 @@ def plan(device: str, namespace: str | None, policy: Policy) -> list[list[str]]:
 
 def apply(device: str, namespace: str | None, policy: Policy, file: str) -> dict[str, Any]:
     """Let a policy act: on the verdicts of the attach that runs there, and by its tree.
+
+    Args:
+        policy: of fitted(), else tc refuses queues that the kernel lacks.
+        file: where it was read.
 
     Returns:
         {file, attached: whether one runs, classes: of the tree that was made}.

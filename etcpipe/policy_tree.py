@@ -3,7 +3,8 @@
     [tree]
     rate = "100mbit"                # what the link carries
     default = "normal"              # the class of all packets that no rule gives another one
-    leaf = "fq_codel"               # each class's queue, so if not given; "pfifo": a plain one
+    leaf = "fq_codel"               # each class's queue, so if not given; or "sfq", or "pfifo",
+                                    # a plain one; where the kernel lacks one, the next of these
 
     [tree.class.normal]
     id = "1:10"
@@ -27,7 +28,7 @@ from etcpipe import toml_text
 from etcpipe.errors import UsageError
 
 TREE_KEYS = ("rate", "default", "leaf", "class")
-LEAVES = ("fq_codel", "pfifo")  # HTB gives each class the latter by itself
+LEAVES = ("fq_codel", "sfq", "pfifo")  # the best first; HTB gives each class the last by itself
 CLASS_KEYS = ("id", "rate", "ceil", "prio")
 # HTB's classes of a tree borrow from a common parent; no policy can name it.
 PARENT = 0xFFFE
@@ -79,7 +80,7 @@ class Tree:
             classid = f"{handle}{one.minor:x}"
             rates = [*_rates(one.rate, one.ceil), "prio", str(one.prio)]
             found.append([*add, "parent", parent, "classid", classid, *rates])
-            if self.leaf != "pfifo":
+            if self.leaf != LEAVES[-1]:
                 found.append([*qdisc, "parent", classid, self.leaf])
         return found
 
@@ -116,7 +117,7 @@ def parse(table: object, name: str) -> Tree:
         raise UsageError(f"{place} classes are promised {rate_text(total)} of {rate_text(rate)}")
     leaf = table.get("leaf", LEAVES[0])
     if leaf not in LEAVES:
-        raise UsageError(f"{place} leaf is {leaf!r}, must be {' or '.join(LEAVES)}")
+        raise UsageError(f"{place} leaf is {leaf!r}, must be one of {', '.join(LEAVES)}")
     return Tree(majors.pop(), rate, default, leaf, classes)
 
 

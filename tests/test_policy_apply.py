@@ -5,6 +5,8 @@
 import json
 import signal
 import socket
+import subprocess
+from contextlib import suppress
 
 import pytest
 from command import Running, fails, run
@@ -16,7 +18,7 @@ from etcpipe.kernel import netns
 pytestmark = pytest.mark.root
 
 MARK = '[[rule]]\nclass = "*"\naction = {mark = "0x20/0xff"}\n'
-# not every kernel of a test machine has fq_codel
+# whatever else the kernel of a test machine has
 HOLD = (
     TREE.replace("[tree]", '[tree]\nleaf = "pfifo"', 1)
     + '[[rule]]\nclass = "*"\naction = {priority = "1:2a"}\n'
@@ -56,6 +58,37 @@ def test_queues_are_made_shown_and_taken_away(wire, files):
     run(*at, "undo", wire.device, check=0)
     assert queues(wire) == before
     assert fails(*at, "undo", wire.device, status=1) == "tap0: no policy was applied there"
+    assert wire.leftovers() == []
+
+
+def kinds_there(wire: Wire) -> list[str]:
+    """Try the queues that classes may have on the device itself, the best first."""
+    done = []
+    for kind in ("fq_codel", "sfq", "pfifo"):
+        with suppress(subprocess.CalledProcessError):
+            wire.shell(wire.near, f"tc qdisc add dev {wire.device} root {kind}")
+            wire.shell(wire.near, f"tc qdisc del dev {wire.device} root")
+            done.append(kind)
+    return done
+
+
+def test_a_class_has_the_best_queue_of_this_kernel(wire, tmp_path):
+    file = tmp_path / "hold.toml"
+    file.write_text(TREE + MARK)
+    best = kinds_there(wire)[0]
+    apply = ("-n", wire.near, "policy", "apply", file, wire.device)
+    dry, done = run(*apply, "--dry-run", check=0), run(*apply, check=0)
+    made = [one["kind"] for one in queues(wire)]
+    commands = dry.stdout.splitlines()
+    if best == "fq_codel":
+        assert (dry.stderr, done.stderr) == ("", "")
+    else:
+        line = f"this kernel has no fq_codel: each class gets {best} instead"
+        assert dry.stderr == done.stderr == f"etcpipe: warning: {line}\n"
+    leaves = [best] * 2 if best != "pfifo" else []
+    assert sorted(made) == sorted(["htb", *leaves])
+    assert [one.split()[-1] for one in commands if " qdisc add " in one][1:] == leaves
+    run("-n", wire.near, "policy", "undo", wire.device, check=0)
     assert wire.leftovers() == []
 
 

@@ -11,6 +11,7 @@ from etcpipe import policy as policies
 from etcpipe.errors import UsageError
 from etcpipe.layout import VERDICT_CONSTANTS
 from etcpipe.policy import verdict_words
+from etcpipe.policy_apply import fitted
 from etcpipe.policy_change import change
 
 TREE = """
@@ -46,11 +47,30 @@ def test_a_tree_comes_to_these_commands():
 
 
 @pytest.mark.parametrize(
+    "wanted, there, leaf",
+    [
+        ("fq_codel", {"fq_codel", "sfq"}, "fq_codel"),
+        ("fq_codel", {"sfq"}, "sfq"),
+        ("fq_codel", {}, "pfifo"),
+        ("sfq", {"fq_codel"}, "pfifo"),
+        ("pfifo", {"fq_codel", "sfq"}, "pfifo"),
+    ],
+)
+def test_a_kernel_without_a_queue_takes_the_next_one(wanted, there, leaf):
+    asked = policies.parse(TREE.replace("[tree]", f'[tree]\nleaf = "{wanted}"', 1) + RULE)
+    made = fitted(asked, has=there.__contains__)
+    assert (made.tree.leaf, made.rules) == (leaf, asked.rules)
+    commands = [shlex.join(one) for one in made.tree.commands("eth0")]
+    leaves = [one.split()[-1] for one in commands if one.split()[1] == "qdisc"][1:]
+    assert leaves == ([] if leaf == "pfifo" else [leaf, leaf])
+
+
+@pytest.mark.parametrize(
     "old, new, message",
     [
         ('rate = "90mbit"', 'rate = "99.9mbit"', "promised 100.4mbit of 100mbit"),
         ('rate = "90mbit"', 'rate = "90"', "[tree.class.normal] rate is '90'"),
-        ("[tree]", '[tree]\nleaf = "red"', "leaf is 'red', must be fq_codel or pfifo"),
+        ("[tree]", '[tree]\nleaf = "red"', "leaf is 'red', must be one of fq_codel, sfq, pfifo"),
         ("1:2a", "1:10", "ids must be different"),
         ("1:2a", "2:2a", "begin alike"),
         ("1:2a", "1:fffe", "[tree.class.bulk] id is '1:fffe'"),
