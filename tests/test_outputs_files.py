@@ -235,6 +235,8 @@ def test_target_that_nobody_knows_is_refused():
     for target in ("flows", "flows.txt", "ftp://host/flows"):
         with pytest.raises(UsageError, match="the extension names the format"):
             Targets([target])
+    with pytest.raises(UsageError, match=r"not one of prometheus, .*kafka"):
+        Targets(["ftp://host/flows.csv"])
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):

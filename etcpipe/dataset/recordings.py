@@ -63,7 +63,10 @@ def find_recordings(
         ]
     if (folder / "tasks.csv").exists():
         return list(_bundle(folder, task, part))
-    raise UsageError(f"{folder}: no labels.csv there, and no tasks.csv with flows.csv")
+    raise UsageError(
+        f"{folder}: no labelled captures: they have a labels.csv (as `etcpipe lab record` writes),"
+        " or a tasks.csv with flows.csv"
+    )
 
 
 def find_labelled(paths: Sequence[Path], labels: Path) -> list[Recording]:

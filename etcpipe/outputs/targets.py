@@ -127,6 +127,9 @@ def _make(target: str, reports: Reports) -> Queued | exporter.Exporter:
         return _exporter(target, urlsplit(target), reports)
     if scheme in _TRANSPORTS:
         return Queued(target, _TRANSPORTS[scheme](target, urlsplit(target)))
+    if "://" in target:
+        known = ", ".join(("prometheus", *_TRANSPORTS))
+        raise UsageError(f"{target}: not one of {known}; of a file the extension names the format")
     return file_output(target)
 
 
