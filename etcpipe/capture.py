@@ -41,6 +41,14 @@ PROGRESS_EVERY_S = 0.1
 LINK_TYPES = frozenset({0, 1, 9, 12, 14, 50, 101, 104, 108, 113, 228, 229, 276})
 
 
+class _Room:
+    """Where a batch is."""
+
+    def __init__(self) -> None:
+        self.columns = PacketColumns(BATCH_MAX)
+        self.arena = np.zeros(BATCH_MAX * SNAP_LEN, np.uint8)
+
+
 class Capture:
     """Iterates over the first packets of flows in some capture files, once.
 
@@ -116,8 +124,18 @@ class Capture:
             sample_seed,
             self.parse,
         )
-        self._columns = PacketColumns(BATCH_MAX)
-        self._arena = np.zeros(BATCH_MAX * SNAP_LEN, np.uint8)
+        self._rooms = [_Room()]
+
+    def ahead(self) -> Iterator[PacketBatch]:
+        """See etcpipe.pipeline.Lender; at a pipe nobody waits for a batch with another one."""
+        self._rooms.append(_Room())
+        for batch in self:
+            yield batch
+            if STDIN in self._paths:
+                yield self._rooms[0].columns.batch(self._rooms[0].arena, 0)
+
+    def release(self, batch: PacketBatch) -> None:
+        """Take back a batch: its place is filled by the next but one."""
 
     def __iter__(self) -> Iterator[PacketBatch]:
         for path in self._paths:
@@ -133,11 +151,13 @@ class Capture:
     def _read(self, path: str, link_type: int) -> Iterator[PacketBatch]:
         more = True
         while more and self._reader is not None:
+            room = self._rooms[0]
+            self._rooms.reverse()
             rows, more, damage = _native.pcap_read(
                 self._reader,
                 self._tracker,
-                self._columns.address,
-                self._arena.ctypes.data,
+                room.columns.address,
+                room.arena.ctypes.data,
                 BATCH_MAX,
                 SNAP_LEN,
                 self._first_n,
@@ -146,7 +166,7 @@ class Capture:
             if damage:
                 self.warnings.append(f"{_name(path)}: read in part: {damage}")
             self._report_progress(False)
-            yield self._columns.batch(self._arena, rows, link_type=link_type)
+            yield room.columns.batch(room.arena, rows, link_type=link_type)
 
     def _report_progress(self, end: bool) -> None:
         if self._on_progress and (end or time.monotonic() >= self._progress_at):

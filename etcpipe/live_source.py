@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from etcpipe.batch import FlowBatch, PacketBatch
+from etcpipe.columns import PacketColumns
 from etcpipe.kernel.features_source import FeatureSource
 from etcpipe.kernel.forward import Forward
 from etcpipe.kernel.tap import Tap
@@ -22,6 +23,9 @@ RING_SIZE = 8192
 
 # What a ring may still hold at the end: 8192 packets, or 16 MiB of records.
 REST_BATCHES_MAX = 64
+
+# Full batches in a row that are handed out without a look at whether more are wanted.
+AHEAD_MAX = 32
 
 
 def open_ring(tapped: Tap | Forward) -> AnyRing:
@@ -61,6 +65,7 @@ class TapSource:
         """
         self._tap, self._ring = tapped, ring
         self._goes_on, self._show = goes_on, show
+        self._nothing = PacketColumns(0).batch(np.zeros(0, np.uint8), 0)
 
     def __iter__(self) -> Iterator[PacketBatch]:
         while self._goes_on():
@@ -71,6 +76,23 @@ class TapSource:
             if not len(batch):
                 return
             yield batch
+
+    def ahead(self) -> Iterator[PacketBatch]:
+        """See etcpipe.pipeline.Lender: another batch comes early where a full one is there."""
+        for batch in self:
+            yield batch
+            for _ in range(AHEAD_MAX if len(batch) else 0):
+                another = self._ring.lend() if isinstance(self._ring, Ring) else None
+                if another is None:
+                    break
+                self._show(another)
+                yield another
+            if len(batch):
+                yield self._nothing
+
+    def release(self, batch: PacketBatch) -> None:
+        if isinstance(self._ring, Ring):
+            self._ring.release(batch)
 
     def _next(self) -> PacketBatch:
         batch = self._ring.receive()

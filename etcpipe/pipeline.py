@@ -12,13 +12,14 @@ and runs the model, views and scores are made there (gpu/scorer_gpu.py), and onl
 back.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
 from etcpipe.batch import FlowBatch, FlowRecords, PacketBatch, concatenate
-from etcpipe.gpu.regroup import EarlyRows, Regroup
+from etcpipe.gpu.regroup import EarlyRows, Regroup, Staged
 from etcpipe.verdict import VerdictBatch
 
 if TYPE_CHECKING:
@@ -38,6 +39,22 @@ class Source(FlowRecords, Protocol):
 
     def clock_ns(self) -> int | None:
         """Return a time up to which all packets were yielded, or None if that is not known."""
+        ...
+
+
+class Lender(Source, Protocol):
+    """A source of which two batches may be out at a time, for a device that reads frames itself."""
+
+    def ahead(self) -> Iterator[PacketBatch]:
+        """Yield batches as __iter__() does, each of which is valid until release().
+
+        The next one is asked for when one at most was not released. An empty one says that there
+        is no other yet: it is not waited for before all that are out are done with, and released.
+        """
+        ...
+
+    def release(self, batch: PacketBatch) -> None:
+        """Take back the frames of a batch, in the order in which they were yielded."""
         ...
 
 
@@ -80,12 +97,12 @@ def run(
 
     Args:
         rows_min: ready flows that are worth a call of the model: 1 where a verdict is
-            waited for, more where throughput counts. Then a GPU has two batches at a time.
+            waited for, more where throughput counts.
         now_ns: the packets' clock, to tell how long rows queued; None offline.
     """
     scorer = model.scorer(regroup)
     waiting: list[FlowBatch] = []
-    for ready in _ready(source, regroup, rows_min > 1):
+    for ready in _ready(source, regroup):
         if len(ready):
             waiting.append(ready)
         if sum(map(len, waiting)) >= rows_min:
@@ -94,18 +111,45 @@ def run(
     yield from judge(concatenate([*waiting, regroup.flush()]), model, source, now_ns, scorer)
 
 
-def _ready(source: Source, regroup: Regroup, overlaps: bool) -> Iterator[FlowBatch]:
-    """Yield the flows that each batch completes, those of one after the next one was begun."""
-    begun = None
+def _ready(source: Source, regroup: Regroup) -> Iterator[FlowBatch]:
+    """Yield the flows that each batch completes, where it can with two batches at a time."""
+    if regroup.is_ahead and hasattr(source, "ahead"):
+        yield from _ahead(cast(Lender, source), regroup)
+        return
     for batch in source:
-        if not overlaps:
-            yield regroup.add(batch, source.clock_ns())
+        yield regroup.add(batch, source.clock_ns())
+
+
+def _ahead(source: Lender, regroup: Regroup) -> Iterator[FlowBatch]:
+    """Yield the flows that each batch completes, those of one after the next one was staged.
+
+    While a batch is regrouped, the next one is brought to the device, and the rows of the one
+    before to the host.
+    """
+    staged: deque[tuple[PacketBatch, Staged]] = deque()
+    begun: list[Callable[[], FlowBatch]] = []
+
+    def go_on() -> Iterator[FlowBatch]:
+        batch, settle = staged.popleft()
+        begun.append(settle())
+        source.release(batch)
+        if len(begun) > 1:
+            yield begun.pop(0)()
+
+    def land() -> Iterator[FlowBatch]:
+        while staged:
+            yield from go_on()
+        while begun:
+            yield begun.pop(0)()
+
+    for batch in source.ahead():
+        if not len(batch) and (staged or begun):
+            yield from land()
             continue
-        before, begun = begun, regroup.begin(batch, source.clock_ns())
-        if before:
-            yield before()
-    if begun:
-        yield begun()
+        staged.append((batch, regroup.stage(batch, source.clock_ns())))
+        if len(staged) > 1:
+            yield from go_on()
+    yield from land()
 
 
 def serve(

@@ -27,6 +27,7 @@ from etcpipe.layout import CONSTANTS
 from etcpipe.receiver import Receiver
 
 BATCH_MAX = CONSTANTS["BATCH_MAX"]
+LENT_MAX = 2  # batches that are out at a time, XSK_BATCHES of etcpipe/native/xsk.h
 
 # The kernel takes aligned frames of 2048 bytes up to a page. A mirrored frame has at most
 # SNAP_LEN_DEFAULT bytes and 256 of headroom: 32 MiB of frames in all, not 64.
@@ -78,7 +79,8 @@ class Ring(Receiver):
         _check_sizes(frames, frame_size, ring_size)
         self._where = f"queue {queue} of interface {ifindex}"
         self._idle_ns = round(idle_s * 1e9)
-        self._columns = PacketColumns(BATCH_MAX)
+        self._columns = [PacketColumns(BATCH_MAX) for _ in range(LENT_MAX)]
+        self._lent: list[PacketBatch | None] = [None] * LENT_MAX
         self._memory = _allocate(frames * frame_size)
         try:
             self._xsk = _native.xsk_open(self._memory.ctypes.data, frames, frame_size, ring_size)
@@ -107,7 +109,7 @@ class Ring(Receiver):
         Waits until max_packets are there or the oldest is deadline_s old; after a batch, as
         packets are flowing, no longer than deadline_s. The batch is empty if nothing came
         for idle_s. It is valid until the next call, with its columns and frames: that gives
-        the frames back to the kernel.
+        the frames of all batches back to the kernel.
 
         Raises:
             UsageError: max_packets is not 1 .. BATCH_MAX.
@@ -118,7 +120,7 @@ class Ring(Receiver):
         try:
             n = _native.xsk_receive(
                 self._xsk,
-                self._columns.address,
+                self._columns[0].address,
                 max_packets,
                 round(deadline_s * 1e9),
                 self._idle_ns,
@@ -128,8 +130,35 @@ class Ring(Receiver):
         self._is_drained = n < max_packets
         seen, self._seen = self._seen, _native.xsk_statistics(self._xsk)
         if seen == self._seen:
-            return self._columns.live_batch(self._memory, n)
-        return self._columns.batch(self._memory, n, lost=_lost_between(seen, self._seen))
+            batch = self._columns[0].live_batch(self._memory, n)
+        else:
+            lost = _lost_between(seen, self._seen)
+            batch = self._columns[0].batch(self._memory, n, lost=lost)
+        self._lent = [batch, *[None] * (LENT_MAX - 1)]
+        return batch
+
+    def lend(self) -> PacketBatch | None:
+        """Return another batch if a full one has come, beside those that are out.
+
+        It is valid until release(), or the next receive(). None also where LENT_MAX are out.
+        """
+        if None not in self._lent:
+            return None
+        place = self._lent.index(None)
+        columns = self._columns[place]
+        n = _native.xsk_take_full(self._xsk, columns.address, BATCH_MAX, place)
+        if not n:
+            return None
+        self._is_drained = False
+        batch = self._lent[place] = columns.live_batch(self._memory, n)
+        return batch
+
+    def release(self, batch: PacketBatch) -> None:
+        """Give the frames of a batch back to the kernel; nothing happens if it has them."""
+        for place, lent in enumerate(self._lent):
+            if lent is batch:
+                self._lent[place] = None
+                _native.xsk_release(self._xsk, place)
 
     def no_packets(self) -> PacketBatch:
         """Return an empty batch."""

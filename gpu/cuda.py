@@ -152,6 +152,11 @@ class Record:
         self._device.read(self.address, there)
         return there[0]
 
+    def read_later(self) -> Callable[[], np.void]:
+        """Ask for the record as the device has it then, and return what waits for it."""
+        reading = self._device.read_later(self.address, self._host.nbytes)
+        return lambda: reading.bytes().view(RECORDS[self.kind])[0]
+
 
 class Columns:
     """Columns of one table, one behind the other, so that one copy moves them all."""

@@ -11,6 +11,7 @@ from etcpipe.gpu.cuda import Call, Device, DeviceArray, Record, launch
 from etcpipe.gpu.cuda_source import RECORDS
 from etcpipe.gpu.flow_sort import COUNTERS, SWEEP_SLACK_NS, FlowRules, SweepClock
 from etcpipe.gpu.regroup import Settings
+from etcpipe.gpu.regroup_tables_gpu import Batch
 
 
 class Backend(regroup_gpu.Backend):
@@ -54,11 +55,11 @@ class Backend(regroup_gpu.Backend):
         values = self._sort_state.read()["counters"].tolist()
         return super().counters | dict(zip(COUNTERS, values, strict=True))
 
-    def _tracking(self) -> list[Call]:
-        return [("flow_sort", 1, self._sort, self._batch.record)]
+    def _tracking(self, room: Batch) -> list[Call]:
+        return [("flow_sort", 1, self._sort, room.record)]
 
-    def _flow_ids(self, batch: PacketBatch, start: int, end: int) -> np.ndarray:
-        return self._batch.flow_ids(end - start)
+    def _flow_ids(self, turn: regroup_gpu.Turn, start: int, n: int) -> np.ndarray:
+        return turn.room.flow_ids(n)
 
     def _forget_silent(self) -> None:
         self._sweep_record.write(

@@ -81,6 +81,10 @@ COUNTERS = (
 BACKENDS = {"cpu": "regroup_native", "gpu": "regroup_gpu", "reference": "regroup_cpu"}
 
 
+# Returns when a batch's frames may be reused: what waits for the flows that it completes.
+Staged = Callable[[], Callable[[], FlowBatch]]
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a backend needs to know; checked by Regroup."""
@@ -213,11 +217,25 @@ class Regroup:
         On a GPU they are brought to the host meanwhile, and judged if there is a scorer: so
         begin the next batch first. Frames may be reused at once. Arguments as of add().
         """
-        begin = getattr(self._backend, "begin", None)
-        if begin:
-            return begin(batch, now_ns)
+        return self.stage(batch, now_ns)()
+
+    def stage(self, batch: PacketBatch, now_ns: int | None = None) -> Staged:
+        """Take packets and return what goes on as begin() does, from where frames may be reused.
+
+        A GPU reads them until then, so that another batch may be staged meanwhile, whose frames
+        are somewhere else. Go on with each once, in the order in which they were staged.
+        Arguments as of add().
+        """
+        stage = getattr(self._backend, "stage", None)
+        if stage:
+            return stage(batch, now_ns)
         flows = self._backend.add(batch, now_ns)
-        return lambda: flows
+        return lambda: lambda: flows
+
+    @property
+    def is_ahead(self) -> bool:
+        """Does a batch that was staged go on by itself, while another one is looked for?"""
+        return hasattr(self._backend, "stage")
 
     def expire(self, now_ns: int) -> FlowBatch:
         """Return the flows that are idle by now_ns, GRACE_NS later than they became it."""

@@ -1,10 +1,15 @@
 """Regrouping on a GPU: the host's side of gpu/regroup_plan.cu and regroup_rows.cu.
 
 The device has the slots, the rows and their bytes. Per batch of at most BATCH_MAX packets the
-host uploads the columns, learns which rows were closed, and asks for them.
+host uploads the columns, learns which rows were closed, and asks for them. While it waits to
+learn that, the next batch is staged: its columns are uploaded, and its headers read.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from threading import get_ident
 
 import numpy as np
 
@@ -13,7 +18,7 @@ from etcpipe.columns import DTYPES
 from etcpipe.gpu.cuda import Call, Device, launch, launch_all
 from etcpipe.gpu.cuda_source import CONSTANTS
 from etcpipe.gpu.inference import Runner
-from etcpipe.gpu.regroup import COUNTERS, EXPIRE_MAX, GRACE_NS, EarlyRows, Settings
+from etcpipe.gpu.regroup import COUNTERS, EXPIRE_MAX, GRACE_NS, EarlyRows, Settings, Staged
 from etcpipe.gpu.regroup_early_gpu import EarlyRowsDue
 from etcpipe.gpu.regroup_output_gpu import Outputs, Rows
 from etcpipe.gpu.regroup_tables_gpu import BATCH_MAX, Batch, Leaving, Tables
@@ -26,6 +31,26 @@ ALL = (1 << 64) - 1
 NO_ROWS = np.zeros(0, np.uint32)
 PARSE_BLOCKS = BATCH_MAX // 128
 LEAVE_BLOCKS = BATCH_MAX // 256
+
+
+@dataclass(eq=False)
+class Turn:
+    """A batch on its way through the tables.
+
+    Attributes:
+        first_number: of its packets among all.
+        is_parsed: are the headers of what is in the room read already?
+        state: waits for what it did to the tables; None: its turn has not come.
+        closed: the rows that it closed; None: it has not been regrouped.
+    """
+
+    batch: PacketBatch
+    now_ns: int
+    room: Batch
+    first_number: int
+    is_parsed: bool = False
+    state: Callable[[], np.void] | None = None
+    closed: list[Rows] | None = None
 
 
 class Backend:
@@ -56,7 +81,10 @@ class Backend:
         self._scan_blocks = device.processors
         self._after_ns = settings.wait_ns + GRACE_NS
         self._tables = Tables(device, settings)
-        self._batch = Batch(device)
+        self._rooms = [Batch(device) for _ in range(2)]
+        self._turns: deque[Turn] = deque()  # staged, the oldest first
+        self._state = self._tables.state.read()
+        self._thread = get_ident()
         self._outputs = Outputs(device, settings, self._tables.table)
         self._early = EarlyRowsDue(settings, self._outputs) if settings.depths else None
         self._leaving = Leaving(device)
@@ -64,21 +92,62 @@ class Backend:
         self._clock_ns = 0
 
     def add(self, batch: PacketBatch, now_ns: int | None) -> FlowBatch:
-        return self.begin(batch, now_ns)()
+        return self.stage(batch, now_ns)()()
 
-    def begin(self, batch: PacketBatch, now_ns: int | None) -> Callable[[], FlowBatch]:
-        """See etcpipe.gpu.regroup.Regroup.begin()."""
+    def stage(self, batch: PacketBatch, now_ns: int | None) -> Staged:
+        """See etcpipe.gpu.regroup.Regroup.stage()."""
         _check(batch)
         newest = int(batch.timestamp_ns.max(initial=0))
         self._clock_ns = max(self._clock_ns, newest)
-        now_ns = newest if now_ns is None else now_ns
+        self._thread = get_ident()
+        while len(self._turns) >= len(self._rooms):
+            self._settle_first()
+        room = next(room for room in self._rooms if room not in [t.room for t in self._turns])
+        turn = Turn(batch, newest if now_ns is None else now_ns, room, self._added + 1)
+        self._added += len(batch)
+        self._turns.append(turn)
+        if len(batch):
+            self._upload(turn, 0)
+            if len(self._turns) == 1:
+                self._plan(turn)
+            else:
+                turn.is_parsed = True
+                launch_all(self._device, self._parsing(room))
+        return partial(self._settle, turn)
+
+    def _settle(self, turn: Turn) -> Callable[[], FlowBatch]:
+        """Return what waits for a batch's rows, once its frames are not needed."""
+        while turn.closed is None:
+            self._settle_first()
+        closed = turn.closed
+        return lambda: self._outputs.joined(closed)
+
+    def _settle_first(self) -> None:
+        """Regroup the oldest batch that was staged, and let the next one have the tables."""
+        turn = self._turns[0]
+        closed = self._regroup(turn)
+        turn.closed = closed
+        self._turns.popleft()
+        if self._turns and len(self._turns[0].batch):
+            self._plan(self._turns[0])
+
+    def _settle_all(self) -> None:
+        while self._turns:
+            self._settle_first()
+
+    def _regroup(self, turn: Turn) -> list[Rows]:
+        """Return a batch's closed rows on their way; its first part is in the stream already."""
+        batch = turn.batch
         closed: list[Rows] = []
         holed: dict[int, int] = {}  # flow id -> row
         flow_ids: list[np.ndarray] = []
         rows, n_idle = NO_ROWS, None
         for start in range(0, len(batch), BATCH_MAX):
-            closed += self._gather(rows)  # of the part before: the next one needs the room
-            ids, state = self._plan(batch, start, min(start + BATCH_MAX, len(batch)), now_ns)
+            if start:
+                closed += self._gather(rows)  # of the part before: this one needs the room
+                self._upload(turn, start)
+                self._plan(turn)
+            ids, state = self._planned(turn, start)
             n_idle = int(state["n_idle"])
             flow_ids.append(ids)
             rows = state["closed"][: state["n_closed"]]
@@ -89,17 +158,18 @@ class Backend:
             holed |= dict(zip(ids[packets].tolist(), open_rows.tolist(), strict=True))
         full = self._close_holed(holed, np.concatenate(flow_ids)) if holed else NO_ROWS
         if holed or n_idle is None:
-            n_idle = self._find_idle(now_ns)
+            n_idle = self._find_idle(turn.now_ns)
         rows = np.concatenate([rows, full, self._close_idle(n_idle)])
         if self._early:
             self._early.end()
-        closed += self._gather(rows)
-        return lambda: self._outputs.joined(closed)
+        return closed + self._gather(rows)
 
     def expire(self, now_ns: int) -> FlowBatch:
+        self._settle_all()
         return self._outputs.joined(self._gather(self._close_idle(self._find_idle(now_ns))))
 
     def flush(self) -> FlowBatch:
+        self._settle_all()
         rows, last_ns = self._tables.found_rows(self._find_idle(now_ns=0, after_ns=ALL))
         silent_ns = self._clock_ns - last_ns.astype(object)
         why = np.where(silent_ns > self._set.wait_ns, IDLE, END).astype(np.uint8)
@@ -125,45 +195,65 @@ class Backend:
 
     @property
     def counters(self) -> dict[str, int]:
-        values = self._tables.state.read()["counters"].tolist()
-        return dict(zip(COUNTERS, values, strict=True))
+        return dict(zip(COUNTERS, self._state_now()["counters"].tolist(), strict=True))
 
     @property
     def pending(self) -> int:
-        return int(self._tables.state.read()["pending"])
+        return int(self._state_now()["pending"])
 
-    def _plan(
-        self, batch: PacketBatch, start: int, end: int, now_ns: int
-    ) -> tuple[np.ndarray, np.void]:
-        """Take some packets; return their flows and what that did to the tables.
+    def _state_now(self) -> np.void:
+        """Return the tables' state; a thread that does not regroup gets that of the last batch.
+
+        The device is for one thread: another one's copies would go through the same buffers.
+        """
+        if get_ident() == self._thread:
+            self._state = self._tables.state.read()
+        return self._state
+
+    def _upload(self, turn: Turn, start: int) -> None:
+        """Bring the part of a batch that begins there into its room."""
+        end = min(start + BATCH_MAX, len(turn.batch))
+        turn.room.write(turn.batch, start, end, turn.first_number + start)
+        turn.is_parsed = False
+
+    def _plan(self, turn: Turn) -> None:
+        """Let the part of a batch that is in its room have the tables, and ask what that did.
 
         Idle rows are looked for in the same go: right unless the host closes rows first.
         """
-        self._batch.write(batch, start, end, self._added + 1)
-        self._added += end - start
-        table, record = self._tables.table, self._batch.record
+        table, record = self._tables.table, turn.room.record
         launch_all(
             self._device,
             [
-                ("regroup_parse", PARSE_BLOCKS, table, record),
-                *self._tracking(),
+                *([] if turn.is_parsed else self._parsing(turn.room)),
+                *self._tracking(turn.room),
                 ("regroup_plan", 1, table, record),
                 ("regroup_scatter", self._scatter_blocks, table, record),
-                *self._finding_idle(now_ns, self._after_ns),
+                *self._finding_idle(turn.now_ns, self._after_ns),
             ],
         )
-        state = self._tables.state.read()
-        if self._early:
-            self._early.note(*self._batch.places(end - start))
-        return self._flow_ids(batch, start, end), state
+        turn.state = self._tables.state.read_later()
 
-    def _tracking(self) -> list[Call]:
+    def _planned(self, turn: Turn, start: int) -> tuple[np.ndarray, np.void]:
+        """Return a part's flows and what it did to the tables, once its frames are not needed."""
+        assert turn.state is not None
+        self._state = state = turn.state()
+        n = min(len(turn.batch) - start, BATCH_MAX)
+        if self._early:
+            self._early.note(*turn.room.places(n))
+        return self._flow_ids(turn, start, n), state
+
+    def _parsing(self, room: Batch) -> list[Call]:
+        """Return the kernel that reads the headers, which needs no table."""
+        return [("regroup_parse", PARSE_BLOCKS, self._tables.table, room.record)]
+
+    def _tracking(self, room: Batch) -> list[Call]:
         """Return the kernels that find the packets' flows: none, the tracker gave them."""
         return []
 
-    def _flow_ids(self, batch: PacketBatch, start: int, end: int) -> np.ndarray:
+    def _flow_ids(self, turn: Turn, start: int, n: int) -> np.ndarray:
         """Return the flow of each packet."""
-        return batch.flow_id[start:end]
+        return turn.batch.flow_id[start : start + n]
 
     def _close_holed(self, holed: dict[int, int], flow_ids: np.ndarray) -> np.ndarray:
         """Close and return rows, in the order in which their flows come in the batch."""

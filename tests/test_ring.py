@@ -18,9 +18,11 @@ import pytest
 from waiting import interrupted, until
 from xsk_redirect import Redirect
 
+from etcpipe import _native
+from etcpipe.batch import PacketBatch
 from etcpipe.errors import DataplaneError, UsageError
 from etcpipe.layout import PACKET_META
-from etcpipe.ring import Ring
+from etcpipe.ring import BATCH_MAX, LENT_MAX, Ring
 
 CLONE_NEWNET = 0x40000000
 FRAME = bytes(range(12)) + b"\x88\xb5" + b"etcpipe ring test" * 4
@@ -151,6 +153,45 @@ def test_frames_stay_untouched_until_the_next_receive(pair, ring):
     batch = ring.receive()
     pair.send_many(3000)
     assert batch.frame(0).tobytes() == b"first" * 20
+
+
+def lent(ring: Ring) -> PacketBatch:
+    """Return another batch once it is full."""
+    batches: list[PacketBatch | None] = []
+    until(lambda: batches.append(ring.lend()) or batches[-1] is not None)
+    return batches[-1]
+
+
+@root
+def test_a_full_batch_is_lent_beside_the_one_that_is_out(pair, ring):
+    pair.send(b"first" * 20)
+    first = ring.receive()
+    assert ring.lend() is None
+    pair.send_many(2 * BATCH_MAX)
+    second = lent(ring)
+    assert len(second) == BATCH_MAX and not ring.is_drained
+    assert ring.lend() is None  # LENT_MAX are out
+    assert first.frame(0).tobytes() == b"first" * 20
+    ring.release(first)
+    third = lent(ring)
+    assert not set(second.offset.tolist()) & set(third.offset.tolist())
+    with pytest.raises(ValueError, match="batch 2: 0 to 1"):
+        _native.xsk_release(ring._xsk, LENT_MAX)
+
+
+@root
+def test_frames_of_lent_batches_come_back(pair):
+    frames, taken = 4096, 0
+    ring = Ring(pair.ifindex, frames=frames, ring_size=2048)
+    with Redirect(pair.ifindex) as redirect, ring:
+        redirect.bind(ring.fd)
+        for _ in range(2 * frames // BATCH_MAX):
+            pair.send_many(BATCH_MAX)
+            taken += len(batch := lent(ring))
+            ring.release(batch)
+        assert taken == 2 * frames
+        assert not any(ring.statistics().values())
+    ring.release(batch)  # the kernel wants it no more
 
 
 @root

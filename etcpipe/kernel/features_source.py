@@ -143,6 +143,8 @@ class FeatureSource(Receiver):
 class FeatureRows:
     """Stands where Regroup stands: entries go in, flows come out, and their scores with them."""
 
+    is_ahead = False
+
     def __init__(self, source: FeatureSource):
         self._source = source
         self._out: FeatureQueue | None = None

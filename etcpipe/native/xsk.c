@@ -150,7 +150,7 @@ int xsk_bind(struct xsk *xsk, uint32_t ifindex, uint32_t queue, int zero_copy)
 	return bind(xsk->fd, (struct sockaddr *)&address, sizeof(address));
 }
 
-static uint32_t rx_available(const struct xsk *xsk)
+uint32_t xsk_available(const struct xsk *xsk)
 {
 	return __atomic_load_n(xsk->rx.producer, __ATOMIC_ACQUIRE) - xsk->rx_next;
 }
@@ -166,14 +166,14 @@ static const struct packet_meta *meta_of(const struct xsk *xsk, const struct xdp
 	return (const struct packet_meta *)(xsk->memory + desc->addr) - 1;
 }
 
-/* Give the last batch's frames back to the kernel. */
-static void release_held(struct xsk *xsk)
+void xsk_release(struct xsk *xsk, uint32_t batch)
 {
+	struct batch_frames *held = &xsk->held[batch];
 	uint32_t i;
 
-	for (i = 0; i < xsk->n_held; i++)
-		fill_put(xsk, xsk->held[i]);
-	xsk->n_held = 0;
+	for (i = 0; i < held->n; i++)
+		fill_put(xsk, held->address[i]);
+	held->n = 0;
 	fill_publish(xsk);
 }
 
@@ -193,11 +193,11 @@ static int wait_first(struct xsk *xsk, uint64_t idle_end)
 	uint64_t now = xsk_now_ns();
 	uint64_t left = idle_end > now ? idle_end - now : 0;
 
-	if (rx_available(xsk))
+	if (xsk_available(xsk))
 		return 0;
 	if (poll(&ready, 1, ((left < SLICE_NS ? left : SLICE_NS) + NS_PER_MS - 1) / NS_PER_MS) < 0)
 		return -1;
-	if (rx_available(xsk))
+	if (xsk_available(xsk))
 		return 0;
 	errno = socket_error(xsk);
 	if (errno)
@@ -214,7 +214,7 @@ static int wait_batch(struct xsk *xsk, uint32_t max, uint64_t deadline_ns)
 	uint64_t first = meta_of(xsk, rx_at(xsk, xsk->rx_next))->timestamp_ns;
 	uint64_t slice_end = xsk_now_ns() + SLICE_NS;
 
-	while (rx_available(xsk) < max) {
+	while (xsk_available(xsk) < max) {
 		uint64_t now = xsk_now_ns();
 		uint64_t age = now - first;	/* huge if the stamp is of the future */
 
@@ -234,31 +234,36 @@ static int wait_batch(struct xsk *xsk, uint32_t max, uint64_t deadline_ns)
  */
 static int wait_flowing(struct xsk *xsk, uint32_t max, uint64_t deadline_ns)
 {
-	if (rx_available(xsk) < max && nap(deadline_ns))
+	if (xsk_available(xsk) < max && nap(deadline_ns))
 		return -1;
-	return rx_available(xsk) && deadline_ns <= NAP_NS;
+	return xsk_available(xsk) && deadline_ns <= NAP_NS;
 }
 
 int xsk_wait(struct xsk *xsk, uint32_t max, uint64_t deadline_ns, uint64_t idle_end)
 {
-	int is_flowing = xsk->n_held && deadline_ns;
+	int is_flowing = xsk->is_flowing && deadline_ns;
+	uint32_t batch;
 	int status;
 
-	release_held(xsk);
+	for (batch = 0; batch < XSK_BATCHES; batch++)
+		xsk_release(xsk, batch);
+	xsk->is_flowing = 0;
 	if (is_flowing) {
 		status = wait_flowing(xsk, max, deadline_ns);
 		if (status)
 			return status < 0 ? status : 0;
 	}
 	status = wait_first(xsk, idle_end);
-	if (status || !rx_available(xsk))
+	if (status || !xsk_available(xsk))
 		return status;
 	return wait_batch(xsk, max, deadline_ns);
 }
 
-uint32_t xsk_take(struct xsk *xsk, const struct packet_columns *columns, uint32_t max)
+uint32_t xsk_take(struct xsk *xsk, const struct packet_columns *columns, uint32_t max,
+		  uint32_t batch)
 {
-	uint32_t n = rx_available(xsk);
+	uint64_t *held = xsk->held[batch].address;
+	uint32_t n = xsk_available(xsk);
 	uint32_t i;
 
 	if (n > max)
@@ -269,9 +274,10 @@ uint32_t xsk_take(struct xsk *xsk, const struct packet_columns *columns, uint32_
 		if (i + PREFETCH_AHEAD < n)
 			__builtin_prefetch(meta_of(xsk, rx_at(xsk, xsk->rx_next + i + PREFETCH_AHEAD)));
 		columns_set(columns, i, desc->addr, desc->len, meta_of(xsk, desc));
-		xsk->held[i] = desc->addr & xsk->frame_mask;
+		held[i] = desc->addr & xsk->frame_mask;
 	}
-	xsk->n_held = n;
+	xsk->held[batch].n = n;
+	xsk->is_flowing = n > 0;
 	xsk->rx_next += n;
 	__atomic_store_n(xsk->rx.consumer, xsk->rx_next, __ATOMIC_RELEASE);
 	return n;

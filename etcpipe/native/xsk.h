@@ -11,6 +11,8 @@
 
 #include "columns.h"
 
+#define XSK_BATCHES 2	/* that the caller may hold at a time */
+
 struct ring {
 	void *map;
 	size_t map_len;
@@ -28,8 +30,11 @@ struct xsk {
 	struct ring fill;
 	uint32_t rx_next;		/* our copy of the consumer index */
 	uint32_t fill_next;		/* our copy of the producer index */
-	uint32_t n_held;
-	uint64_t held[BATCH_MAX];	/* frames of the last batch: still the caller's */
+	int is_flowing;			/* the last batch had packets */
+	struct batch_frames {
+		uint32_t n;
+		uint64_t address[BATCH_MAX];
+	} held[XSK_BATCHES];		/* of batches that are still the caller's */
 };
 
 struct xsk_setup {
@@ -51,7 +56,7 @@ int xsk_bind(struct xsk *xsk, uint32_t ifindex, uint32_t queue, int zero_copy);
 uint64_t xsk_now_ns(void);
 
 /*
- * Give the last batch's frames back and wait for the next: until @max packets are there,
+ * Give the frames of all batches back and wait for the next: until @max packets are there,
  * or the first is @deadline_ns old, or, where there was a batch, after @deadline_ns from now;
  * or nothing came until @idle_end. Returns 0 then, 1 to
  * be called again (after a look at the signals), or -1 with errno: EINTR to be called
@@ -59,10 +64,18 @@ uint64_t xsk_now_ns(void);
  */
 int xsk_wait(struct xsk *xsk, uint32_t max, uint64_t deadline_ns, uint64_t idle_end);
 
+/* How many packets are there. */
+uint32_t xsk_available(const struct xsk *xsk);
+
 /*
  * Fill the columns with up to @max packets (at most BATCH_MAX) that are there and return
- * how many. Their frames are the caller's until xsk_wait.
+ * how many. Their frames are the caller's until xsk_wait or xsk_release, as @batch, which
+ * holds none now.
  */
-uint32_t xsk_take(struct xsk *xsk, const struct packet_columns *columns, uint32_t max);
+uint32_t xsk_take(struct xsk *xsk, const struct packet_columns *columns, uint32_t max,
+		  uint32_t batch);
+
+/* Give a batch's frames back to the kernel. */
+void xsk_release(struct xsk *xsk, uint32_t batch);
 
 #endif /* ETCPIPE_XSK_H */

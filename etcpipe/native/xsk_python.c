@@ -149,7 +149,52 @@ static PyObject *receive(PyObject *self, PyObject *args)
 	if (wait_for_batch(capsule, max, deadline_ns, idle_ns))
 		return NULL;
 	return PyLong_FromUnsignedLong(xsk_take(
-		xsk_from(capsule), (const struct packet_columns *)(uintptr_t)columns, max));
+		xsk_from(capsule), (const struct packet_columns *)(uintptr_t)columns, max, 0));
+}
+
+/* Is it a batch that the caller may hold? Sets a Python error if not. */
+static int check_batch(unsigned int batch)
+{
+	if (batch < XSK_BATCHES)
+		return 1;
+	PyErr_Format(PyExc_ValueError, "batch %u: 0 to %d", batch, XSK_BATCHES - 1);
+	return 0;
+}
+
+static PyObject *take_full(PyObject *self, PyObject *args)
+{
+	unsigned long long columns;
+	unsigned int max, batch;
+	PyObject *capsule;
+	struct xsk *xsk;
+	uint32_t n = 0;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "OKII", &capsule, &columns, &max, &batch))
+		return NULL;
+	xsk = open_xsk_from(capsule);
+	if (!xsk || !check_batch(batch))
+		return NULL;
+	if (xsk_available(xsk) >= max)
+		n = xsk_take(xsk, (const struct packet_columns *)(uintptr_t)columns, max, batch);
+	return PyLong_FromUnsignedLong(n);
+}
+
+static PyObject *release(PyObject *self, PyObject *args)
+{
+	unsigned int batch;
+	PyObject *capsule;
+	struct xsk *xsk;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "OI", &capsule, &batch))
+		return NULL;
+	xsk = xsk_from(capsule);
+	if (!xsk || !check_batch(batch))
+		return NULL;
+	if (xsk->fd >= 0)	/* else the kernel wants them no more */
+		xsk_release(xsk, batch);
+	Py_RETURN_NONE;
 }
 
 static PyObject *statistics(PyObject *self, PyObject *capsule)
@@ -190,6 +235,10 @@ PyMethodDef xsk_methods[] = {
 	{ "xsk_fd", descriptor, METH_O, "xsk_fd(socket) -> file descriptor" },
 	{ "xsk_receive", receive, METH_VARARGS,
 	  "xsk_receive(socket, columns, max, deadline_ns, idle_ns) -> rows; OSError(errno, step)" },
+	{ "xsk_take_full", take_full, METH_VARARGS,
+	  "xsk_take_full(socket, columns, max, batch) -> max rows, or 0 where fewer are there" },
+	{ "xsk_release", release, METH_VARARGS,
+	  "xsk_release(socket, batch): its frames are the kernel's; again is no error" },
 	{ "xsk_statistics", statistics, METH_O,
 	  "xsk_statistics(socket) -> (rx_dropped, rx_invalid_descs, rx_ring_full, "
 	  "rx_fill_ring_empty_descs)" },

@@ -154,11 +154,27 @@ static void make_ring(struct ring *ring, uint32_t entries, size_t entry_size)
 	ring->mask = entries - 1;
 }
 
+/* Take a batch and another one beside it, give the first one back, look at what is still ours. */
+static uint64_t take_two(struct xsk *xsk, uint64_t next)
+{
+	static struct table tables[XSK_BATCHES];
+	uint32_t n[XSK_BATCHES];
+	uint32_t i;
+
+	for (i = 0; i < XSK_BATCHES; i++) {
+		const struct packet_columns columns = columns_of(&tables[i]);
+
+		n[i] = xsk_take(xsk, &columns, BATCH, i);
+		check(&tables[0], n[0], xsk->memory, next);
+	}
+	xsk_release(xsk, 0);
+	check(&tables[1], n[1], xsk->memory, next + n[0]);
+	return next + n[0] + n[1];
+}
+
 static void run_xsk(void)
 {
 	static struct xsk xsk;
-	static struct table t;
-	const struct packet_columns columns = columns_of(&t);
 	pthread_t kernel;
 	uint64_t next = 0;
 	uint32_t i;
@@ -170,18 +186,14 @@ static void run_xsk(void)
 	make_ring(&xsk.fill, FRAMES, sizeof(uint64_t));
 	xsk.rx_next = xsk.fill_next = NEAR_THE_END;
 	for (i = 0; i < FRAMES; i++)	/* given back by the first wait, as a batch is */
-		xsk.held[i] = (uint64_t)i * FRAME_SIZE;
-	xsk.n_held = FRAMES;
+		xsk.held[0].address[i] = (uint64_t)i * FRAME_SIZE;
+	xsk.held[0].n = FRAMES;
 	pthread_create(&kernel, NULL, xsk_kernel, &xsk);
 	while (next < n_packets) {
-		uint32_t n;
-
 		/* no deadline: what is there is the batch */
 		if (xsk_wait(&xsk, 1, 0, xsk_now_ns() + FOREVER_NS) < 0)
 			die("wait failed", next);
-		n = xsk_take(&xsk, &columns, BATCH);
-		check(&t, n, xsk.memory, next);
-		next += n;
+		next = take_two(&xsk, next);
 	}
 	pthread_join(kernel, NULL);
 }
