@@ -54,7 +54,12 @@ class Bed:
 
     @contextmanager
     def transfer(
-        self, streams: int, seconds: float, cpus: tuple[int, int], fifo: bool = False
+        self,
+        streams: int,
+        seconds: float,
+        cpus: tuple[int, int],
+        fifo: bool = False,
+        mbits: int | None = None,
     ) -> Iterator["Meter"]:
         """Send TCP from the client to the server for the length of the block.
 
@@ -63,12 +68,14 @@ class Bed:
             seconds: that the block takes; the transfer ends by itself soon after.
             cpus: where the client and the server run.
             fifo: run both at real-time priority, so that other work disturbs them less.
+            mbits: of a connection at most, Mbit/s; None: as much as goes through.
         """
         priority = ["chrt", "-f", "1"] if fifo else []
         on_client, on_server = ([*priority, "taskset", "-c", str(cpu)] for cpu in cpus)
         server = ["iperf3", "-s", "-1", "-p", str(PORT), "-B", self.server_address]
         client = ["iperf3", "-c", self.server_address, "-p", str(PORT)]
         client += ["-P", str(streams), "-t", str(math.ceil(seconds + SLACK_S))]
+        client += ["-b", f"{mbits}M"] if mbits else []
         with _running(self.network.server, [*on_server, *server]) as receiver:
             self._wait_for_server(receiver)
             with _running(self.network.client, [*on_client, *client]) as sender:

@@ -25,6 +25,7 @@ from types import MappingProxyType
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_MEASURED = "not measured"
+QUICK_MBITS = 400  # a connection, so that tests beside a quick run have the processors
 
 
 @dataclass(frozen=True)
@@ -266,6 +267,7 @@ def throughput_options(
         options.error("--fifo needs two processors: one end would starve the other")
     given.repeats = given.repeats or (1 if given.quick else given.default_repeats)
     given.seconds = given.seconds or (1.0 if given.quick else seconds)
+    given.mbits = QUICK_MBITS if given.quick else None
     default = "1,8" if given.quick else ",".join(map(str, streams))
     given.streams = [int(n) for n in (given.streams or default).split(",")]
     return given

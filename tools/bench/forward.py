@@ -125,7 +125,7 @@ def measure_once(
     cpus = (0, os.cpu_count() - 1)
     model = ["--model", options.model] if options.model else []
     with beds.Consumer(bed, *model) as consumer, ExitStack() as hook:
-        with bed.transfer(streams, seconds, cpus, options.fifo) as meter:
+        with bed.transfer(streams, seconds, cpus, options.fifo, options.mbits) as meter:
             time.sleep(START_S)
             gbits = slices.measure(bed, meter, consumer, empty, options.seconds)
             hook.enter_context(slices.put_back(bed))  # for the flows' ends

@@ -135,7 +135,8 @@ CAPTURES = {AFXDP: "afxdp", RINGBUF: "ringbuf"}
 def measure_once(bed: beds.Bed, streams: int, options) -> float:
     """Return Gbit/s of a transfer."""
     cpus = (0, os.cpu_count() - 1)
-    with bed.transfer(streams, START_S + options.seconds, cpus, options.fifo) as meter:
+    seconds = START_S + options.seconds
+    with bed.transfer(streams, seconds, cpus, options.fifo, options.mbits) as meter:
         time.sleep(START_S)
         return meter.gbits(options.seconds)
 
