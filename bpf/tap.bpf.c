@@ -4,11 +4,12 @@
  *
  *   device, TC mode     tc_track at ingress and egress
  *   device, XDP mode    xdp_track, then tc_mirror at TC ingress; tc_track at egress
+ *   two ports, a wire   tc_track at ingress of both, which sends all on to the other one
  *   mirror              mirror_pop, generic XDP: the copy into the socket
  *
  * XDP cannot both pass a packet and copy it, hence the clone in TC; into a ring buffer
  * (capture.h) it can.
- * Traffic always passes; only copies on the mirror are ever dropped, and counted.
+ * Traffic always passes (as policy lets it); only copies on the mirror are ever dropped, and counted.
  */
 #ifdef ETCPIPE_BCC
 #undef SEC
@@ -59,19 +60,29 @@ static __always_inline int track_in_tc(struct __sk_buff *skb)
 	return act(skb, &mark);
 }
 
+/* Of a wire, out at the other port: past the stack, super-packets as they are. */
+static __always_inline int pass(struct __sk_buff *skb, int answer)
+{
+	__u32 device = SETTING(device_ifindex), port = SETTING(port_ifindex);
+
+	if (!port || answer == TC_ACT_SHOT)
+		return answer;
+	return bpf_redirect(skb->ifindex == device ? port : device, 0);
+}
+
 SEC("tc")
 int tc_track(struct __sk_buff *skb)
 {
 	count(PACKETS_SEEN);
 	filter_tc(skb);
-	return TC_ACT_UNSPEC;
+	return pass(skb, TC_ACT_UNSPEC);
 }
 
 /* The tracker, behind the filter if there is one. */
 SEC("tc")
 int tc_matched(struct __sk_buff *skb)
 {
-	return track_in_tc(skb);
+	return pass(skb, track_in_tc(skb));
 }
 
 static __always_inline int track_in_xdp(struct xdp_md *ctx)

@@ -63,7 +63,7 @@ EXIT_DEGRADED = 3
     "--mode",
     type=click.Choice(["auto", "xdp", "tc"]),
     default="auto",
-    help="Hook that tracks flows.",
+    help="Hook that tracks flows, and forwards with --forward.",
 )
 @click.option(
     "--loader",

@@ -12,7 +12,7 @@ from etcpipe.kernel import filters, tap
 from etcpipe.kernel import stage0 as stage0_in_kernel
 from etcpipe.kernel.features_source import features_of
 from etcpipe.kernel.stage0 import KernelCascade
-from etcpipe.live_tap import NO_FILTER, Live
+from etcpipe.live_tap import Live
 from etcpipe.model_choice import AnyModel, depth_for, load, model_of_point
 
 
@@ -54,7 +54,8 @@ def attach(
         point: instead, a point that a search found, as front.json#7.
         first_n: packets of a flow to mirror; None: as many as the model was trained with.
         mode: "tc", "xdp", or "auto" to take what this device does best.
-        forward: a second device: both become one wire past the stack, see docs/operations.md.
+        forward: a second device: both become one wire past the stack, see docs/operations.md;
+            "auto" then is XDP where both do it well, else TC.
         capture: how packets come from the kernel: "afxdp" sockets, or the cheaper "ringbuf";
             "features": none does, the kernel gathers the model's columns. None: features for a
             point, else afxdp.
@@ -84,7 +85,7 @@ def attach(
     _check_filter(filter, forward)
     rules = policies.load(policy) if policy else None
     if rules and forward:
-        rules.check_forward()
+        mode = _mode_of_wire(mode, rules)
     if point is not None:
         model = model_of_point(point, model)
     in_kernel = stage0 == "kernel"
@@ -129,8 +130,14 @@ def _check_filter(filter: str | None, forward: str | None) -> None:
     if filter is None:
         return
     if forward:
-        raise UsageError(NO_FILTER)
+        raise UsageError(filters.NO_FILTER)
     filters.compile_filter(filter)
+
+
+def _mode_of_wire(mode: str, rules: policies.Policy) -> str:
+    if mode == "xdp":
+        rules.check_xdp_wire()
+    return "tc" if mode == "auto" and rules.needs_tc() else mode
 
 
 def _load_stage0(

@@ -12,8 +12,8 @@ import numpy as np
 from etcpipe.answering import Answering
 from etcpipe.batch import PacketBatch
 from etcpipe.errors import DataplaneError, UsageError
+from etcpipe.kernel import filters, tap
 from etcpipe.kernel import netns as namespaces
-from etcpipe.kernel import tap
 from etcpipe.kernel.features_source import FeatureRows, FeatureSource
 from etcpipe.kernel.forward import Forward
 from etcpipe.kernel.guard import no_interrupt
@@ -28,8 +28,6 @@ from etcpipe.verdict import EVENT_EARLY, VerdictBatch
 
 # How often the loop looks whether the device is still there, in seconds.
 CHECK_EVERY_S = 0.5
-
-NO_FILTER = "no filter in forward mode: the wire looks at every packet"
 
 # Reasons of loss in the order of a packet's way. The socket's other statistics are not
 # added: an empty fill ring, for one, is a reason inside rx_dropped.
@@ -174,7 +172,7 @@ class Live:
             UnsupportedError, DataplaneError: it cannot be translated, or the kernel refused.
         """
         if expression is not None and self._tap.settings.forward:
-            raise UsageError(NO_FILTER)
+            raise UsageError(filters.NO_FILTER)
         self._tap.set_filter(expression)
         self._filter = expression
 
@@ -195,8 +193,8 @@ class Live:
         if policy is not None:
             if not self._tap.settings.policy:
                 raise UsageError("attached without a policy: detach first, then attach with one")
-            if self._tap.settings.forward:
-                policy.check_forward()
+            if self._tap.settings.forward and self._tap.mode == "xdp":
+                policy.check_xdp_wire()
         before = self._acts.policy
         self._acts.change(policy, self.model)
         if self._tap.settings.policy:

@@ -86,11 +86,15 @@ class Policy:
             )
         return told
 
-    def check_forward(self) -> None:
-        """Raise UsageError if a rule needs what forward mode does not pass by: TC and queues."""
-        for rule in self.rules:
-            if rule.action["flags"] != VERDICT_CONSTANTS["ACTION_DROP"]:
-                raise UsageError(f"{rule.place}: in forward mode the only action is drop")
+    def check_xdp_wire(self) -> None:
+        """Raise UsageError if a rule needs what a wire by XDP does not pass by: TC and queues."""
+        if place := self.needs_tc():
+            raise UsageError(f"{place}: where XDP forwards the only action is drop: use --mode tc")
+
+    def needs_tc(self) -> str:
+        """Return the place of a rule that does more than to drop, empty if none does."""
+        drop = VERDICT_CONSTANTS["ACTION_DROP"]
+        return next((rule.place for rule in self.rules if rule.action["flags"] != drop), "")
 
     def decider(self, labels: Sequence[str]) -> "Decider":
         """Return what decides on verdicts of a model with these labels, see Model.labels.

@@ -7,6 +7,7 @@ import pytest
 from engine_fixtures import cuda, gpu  # noqa: F401  fixtures of several files
 from kernel_fixtures import wire  # noqa: F401
 from stale import remove_stale
+from wires import bed  # noqa: F401
 
 
 def _gpu_reason() -> str | None:

@@ -196,7 +196,11 @@ def test_check_exits_with_usage(tmp_path):
     ("action", "options", "said"),
     [
         ("{dscp = 64}", (), "3: dscp is 64, must be a name as CS1, or 0 to 63"),
-        ("{dscp = 1}", ("--forward", "b"), "2: in forward mode the only action is drop"),
+        (
+            "{dscp = 1}",
+            ("--forward", "b", "--mode", "xdp"),
+            "2: where XDP forwards the only action is drop: use --mode tc",
+        ),
     ],
 )
 def test_attach_refuses_a_wrong_policy_first_of_all(tmp_path, action, options, said):

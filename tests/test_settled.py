@@ -111,7 +111,7 @@ def test_no_other_way_takes_them(program, way):
 
 @NEEDS_FORWARD
 def test_a_wire_forwards_them_alone():
-    with bench("libbpf", slots=SLOTS, forward="lo") as tap:
+    with bench("libbpf", slots=SLOTS, forward="lo", mode="xdp") as tap:
         tap.run("xdp_forward", UDP)
         judge(tap)
         moved = tap.run("xdp_forward", UDP)[1]

@@ -60,8 +60,6 @@ def load(build: Build) -> Loaded:
         DataplaneError: it could not compile the programs, or the kernel refused them.
         PermissionDeniedError: loading needs capabilities that this process lacks.
     """
-    if build.settings.forward:
-        raise UnsupportedError("forward mode needs the loader libbpf")
     if build.settings.tree_depth:  # without functions of their own the verifier walks too much
         raise UnsupportedError("trees in the kernel need the loader libbpf")
     try:

@@ -59,7 +59,8 @@ class Build:
     """One load of the programs: the settings and the two interfaces they are made for.
 
     Attributes:
-        port_ifindex, netns_inode: forward mode: the other port, and where both are.
+        port_ifindex: of a wire: the other port.
+        netns_inode: of a wire by XDP: where both ports are.
         with_xdp: load also what XDP mode needs; the verifier takes its time for each program.
         maps: descriptors of an earlier tap's maps by name, to go on with (libbpf only).
     """
@@ -75,19 +76,24 @@ class Build:
     @property
     def programs(self) -> tuple[str, ...]:
         """The programs to load."""
-        if self.settings.forward:
+        if self.is_xdp_wire:
             return FORWARD_PROGRAMS + (DROP_PROGRAMS if KERNEL_BTF.exists() else ())
         return TC_MODE_PROGRAMS + (XDP_MODE_PROGRAMS if self.with_xdp else ())
 
     @property
     def source(self) -> str:
         """The object that the programs are in."""
-        return "forward" if self.settings.forward else "tap"
+        return "forward" if self.is_xdp_wire else "tap"
 
     @property
     def map_names(self) -> tuple[str, ...]:
         """The maps of that object."""
-        return MAPS + (FORWARD_MAPS if self.settings.forward else ())
+        return MAPS + (FORWARD_MAPS if self.is_xdp_wire else ())
+
+    @property
+    def is_xdp_wire(self) -> bool:
+        """Whether XDP forwards; a wire by TC is a tap with a second port."""
+        return bool(self.settings.forward) and self.settings.mode == "xdp"
 
     def record(self) -> np.ndarray:
         """Return struct tap_settings, (1,)."""

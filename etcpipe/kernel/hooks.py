@@ -7,14 +7,17 @@ import errno
 import os
 from pathlib import Path
 
+import numpy as np
+
 from etcpipe.errors import DataplaneError, UnsupportedError
-from etcpipe.kernel import bpf, links, occupied
+from etcpipe.kernel import bpf, occupied
 
 XDP_GENERIC_MODE = 1 << 1  # XDP_FLAGS_SKB_MODE
 XDP_DRIVER_MODE = 1 << 2
 TCX = {"ingress": bpf.ATTACH_TCX_INGRESS, "egress": bpf.ATTACH_TCX_EGRESS}
 # what BPF_LINK_CREATE answers where it does not know tcx (before Linux 6.6)
 NO_TCX = (errno.EINVAL, errno.EOPNOTSUPP)
+XDP_PASSES = np.frombuffer(bytes.fromhex("b7000000020000009500000000000000"), np.uint64)
 NO_DEVICE = 0  # no device has this index
 
 
@@ -85,6 +88,25 @@ def release(pin: Path) -> None:
     pin.unlink(missing_ok=True)
 
 
+def why_no_xdp(device: str, ifindex: int) -> str:
+    """Return why a driver takes no XDP program, in words; nothing if it does.
+
+    One that passes everything is attached for a moment: few kernels tell it otherwise.
+    """
+    program = bpf.program_load(XDP_PASSES, bpf.PROGRAM_XDP, "passes", bpf.ATTACH_XDP)
+    try:
+        link = bpf.link_create(program, ifindex, bpf.ATTACH_XDP, XDP_DRIVER_MODE)
+    except OSError as error:
+        return xdp_refusal(device, error)
+    finally:
+        os.close(program)
+    try:
+        bpf.link_detach(link)
+    finally:
+        os.close(link)
+    return ""
+
+
 def xdp_refusal(device: str, error: OSError) -> str:
     """Return why a driver did not take an XDP program, in words."""
     if error.errno in (errno.EBUSY, errno.EEXIST):
@@ -92,14 +114,6 @@ def xdp_refusal(device: str, error: OSError) -> str:
     if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
         return f"{device}: the driver has no native XDP"
     return f"{device}: the driver refused XDP, its MTU may be too large ({error.strerror})"
-
-
-def detach_clsact(ip, ifindex: int, sides: list[str], added: bool) -> None:
-    """Remove our filters, and clsact if we added it and nobody else uses it."""
-    for side in sides:
-        links.delete_filter(ip, ifindex, side)
-    if added:
-        links.delete_clsact(ip, ifindex)
 
 
 def _keep(link: int, pin: Path) -> None:

@@ -17,6 +17,8 @@ from etcpipe.kernel import hooks, links, netns
 from etcpipe.kernel.paths import PINS, RUN
 from etcpipe.layout import CONSTANTS
 
+PORT = "port"  # the second port of a wire, at ingress
+
 
 @dataclass
 class Journal:
@@ -25,8 +27,8 @@ class Journal:
     Attributes:
         netns_cookie: of the namespace, whose inode another one may have by now; 0: unknown.
         mirror: names of the mirror pair, the end that traffic is cloned into first.
-        sides: sides of the device where a TC program of ours is, or is about to be.
-        clsact_added: the device had no clsact before us.
+        sides: where a TC program of ours is, or is about to be: sides of the device, or PORT.
+        clsact_made: devices that had no clsact before us.
         ports: forward mode: both devices.
         promiscuous: those of them that were not before us.
         source_digest: of the programs' source, see settings.py.
@@ -44,7 +46,7 @@ class Journal:
     abi: int = CONSTANTS["ETCPIPE_ABI"]
     mirror_ifindex: list[int] = field(default_factory=list)
     sides: list[str] = field(default_factory=list)
-    clsact_added: bool = False
+    clsact_made: list[int] = field(default_factory=list)
     ports: list[int] = field(default_factory=list)
     promiscuous: list[int] = field(default_factory=list)
     mode: str = ""
@@ -65,6 +67,10 @@ class Journal:
     def pins(self) -> Path:
         """The folder in bpffs. A dot is not allowed there, a colon not in a device's name."""
         return PINS / str(self.netns_inode) / self.device.replace(".", ":")
+
+    def tc_place(self, side: str) -> tuple[int, str]:
+        """Return the device and the side of it that one of `sides` is."""
+        return (self.ports[1], "ingress") if side == PORT else (self.ifindex, side)
 
     def write(self) -> None:
         """Store the journal; it is the old one or the new one, also after a crash."""
@@ -91,6 +97,16 @@ class Journal:
         with suppress(OSError):  # others' taps of this namespace are there
             self.path.parent.rmdir()
 
+    def take_off(self, ip) -> None:
+        """Take the programs off the devices' hooks; all else stays. In the tap's namespace."""
+        for name in ("ingress", "egress", PORT, "xdp"):
+            hooks.release(self.pins / f"link_{name}")
+        for ifindex, side in map(self.tc_place, self.sides):
+            if links.exists(ifindex):
+                links.delete_filter(ip, ifindex, side)
+        for ifindex in filter(links.exists, self.clsact_made):
+            links.delete_clsact(ip, ifindex)
+
     def is_at_home(self) -> bool:
         """Return whether the current namespace is the tap's, by all that is known."""
         return self.netns_inode == netns.inode() and self.netns_cookie in (0, netns.cookie())
@@ -109,12 +125,9 @@ class Journal:
                 links.delete(ip, name)
 
     def _remove_from_device(self, ip) -> None:
-        for name in ("link_ingress", "link_egress", "link_xdp"):
-            hooks.release(self.pins / name)
+        self.take_off(ip)
         for ifindex in filter(links.exists, self.promiscuous):
             links.set_promiscuous(ip, ifindex, False)
-        if links.ifindex_of(self.device) == self.ifindex:
-            hooks.detach_clsact(ip, self.ifindex, self.sides, self.clsact_added)
 
     def _remove_pins(self) -> None:
         if not self.pins.is_dir():

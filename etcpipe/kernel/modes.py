@@ -1,9 +1,12 @@
 """How a device is watched: by TC alone, or by XDP at ingress with TC behind it."""
 
+import socket
+from collections.abc import Iterable
+
 from etcpipe.errors import UnsupportedError
 from etcpipe.kernel import canary, hooks, links, occupied
 from etcpipe.kernel.build import Loaded
-from etcpipe.kernel.journal import Journal
+from etcpipe.kernel.journal import PORT, Journal
 
 # Native XDP on veth costs 780 ns a packet and turns off its peer's segmentation offload.
 SLOW_XDP = {"veth": "native XDP on veth costs more than it gives"}
@@ -66,6 +69,12 @@ def attach(ip, state: Journal, loaded: Loaded, wanted: str) -> None:
         _attach_tc_mode(ip, state, loaded, device, reason)
 
 
+def attach_wire(ip, state: Journal, loaded: Loaded) -> None:
+    """Attach to both ports of a wire by TC: what comes in at one goes out at the other."""
+    for side in ("ingress", PORT):
+        _attach_tc(ip, state, loaded, side, "tc_track")
+
+
 def placed(state: Journal) -> dict[str, str]:
     """Return which program stands where, by place: the mirror first, as in set-up."""
     xdp = state.mode == "xdp"
@@ -80,7 +89,7 @@ def placed(state: Journal) -> dict[str, str]:
 def is_attached(ip, state: Journal) -> bool:
     """Return whether the programs that this mode needs are on the device still."""
     return all(
-        links.has_filter(ip, *_filter_place(state, place))
+        links.has_filter(ip, *state.tc_place(place))
         if _is_filter(state, place)
         else (state.pins / f"link_{place}").exists()
         for place in placed(state)
@@ -92,7 +101,7 @@ def replace(ip, state: Journal, loaded: Loaded) -> None:
     for place, name in placed(state).items():
         program = loaded.programs[name]
         if _is_filter(state, place):
-            links.add_filter(ip, *_filter_place(state, place), program, name, replace=True)
+            links.add_filter(ip, *state.tc_place(place), program, name, replace=True)
         else:
             hooks.replace(state.pins / f"link_{place}", program)
 
@@ -101,16 +110,14 @@ def _is_filter(state: Journal, place: str) -> bool:
     return state.hook == "clsact" and place not in ("pop", "xdp")
 
 
-def _filter_place(state: Journal, place: str) -> tuple[int, str]:
-    """Return the device and the side of clsact where a place's filter is."""
-    return state.ifindex, place
+def why_slow(devices: Iterable[links.Device]) -> str:
+    """Return why XDP is not worth it on one of the devices; else nothing."""
+    return next((SLOW_XDP[one.driver] for one in devices if one.driver in SLOW_XDP), "")
 
 
 def _why_tc(device: links.Device) -> str:
     """Why XDP is not even tried, or an empty string."""
-    if device.is_loopback:
-        return "loopback has no native XDP"
-    return SLOW_XDP.get(device.driver, "")
+    return "loopback has no native XDP" if device.is_loopback else why_slow([device])
 
 
 def _attach_tc_mode(ip, state: Journal, loaded: Loaded, device: links.Device, reason: str) -> None:
@@ -153,15 +160,16 @@ def _attach_tc(ip, state: Journal, loaded: Loaded, side: str, name: str) -> None
     if side not in state.sides:
         state.sides.append(side)
         state.write()
+    ifindex, hook_side = state.tc_place(side)
     if state.hook == "tcx":
-        hooks.attach_tcx(program, state.ifindex, side, state.pins / f"link_{side}")
+        hooks.attach_tcx(program, ifindex, hook_side, state.pins / f"link_{side}")
         return
-    with occupied.clsact_explained(ip, state.device, state.ifindex, side):
-        if not links.has_clsact(ip, state.ifindex):
-            state.clsact_added = True
+    with occupied.clsact_explained(ip, socket.if_indextoname(ifindex), ifindex, hook_side):
+        if not links.has_clsact(ip, ifindex):
+            state.clsact_made.append(ifindex)
             state.write()
-            ip.tc("add", "clsact", state.ifindex)
-        links.add_filter(ip, state.ifindex, side, program, name)
+            ip.tc("add", "clsact", ifindex)
+        links.add_filter(ip, ifindex, hook_side, program, name)
 
 
 def _detach_tc(ip, state: Journal, side: str) -> None:

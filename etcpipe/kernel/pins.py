@@ -115,6 +115,7 @@ def _upgrade(ip, state: Journal, settings: TapSettings, old: Loaded) -> Loaded:
         state.ifindex,
         state.mirror_ifindex[1] if state.mirror_ifindex else 0,
         with_xdp="xdp_track" in state.tags,
+        port_ifindex=state.ports[1] if state.ports else 0,
         maps=old.maps,
     )
     try:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from etcpipe.errors import DataplaneError, UnsupportedError, UsageError
-from etcpipe.kernel import ethtool, journal, links, netns, occupied
+from etcpipe.kernel import checks, ethtool, hooks, journal, links, netns, occupied
 
+# broadcast to several ports; and 5.13 for a veth that forwards what no program awaits
+XDP_SINCE = (5, 14)
 # What the far end of a veth must not do beside a port that forwards, as `ethtool -K` says it:
 # a checksum or a tag that is left to the device is never put into the frame. And it takes
 # frames from XDP only with NAPI, which it has with GRO or a program of its own.
@@ -29,12 +31,18 @@ class Ports:
     """The two ends of the wire.
 
     Attributes:
-        indexes: of the two devices, the one that was asked for first.
+        devices: the one that was asked for first.
         mtu: of both.
     """
 
-    indexes: tuple[int, int]
+    devices: tuple[links.Device, links.Device]
     mtu: int
+
+    @property
+    def indexes(self) -> tuple[int, int]:
+        """The devices' numbers."""
+        first, second = self.devices
+        return first.ifindex, second.ifindex
 
 
 def check(ip, device: links.Device, other_name: str) -> Ports:
@@ -43,7 +51,7 @@ def check(ip, device: links.Device, other_name: str) -> Ports:
     Raises:
         UsageError: both are one device, or their MTUs differ.
         DataplaneError: no such device, or it is tapped.
-        UnsupportedError: frames would be lost; says what to change.
+        UnsupportedError: its frames have no Ethernet header.
     """
     other = links.device(other_name)
     if other.ifindex == device.ifindex:
@@ -55,29 +63,37 @@ def check(ip, device: links.Device, other_name: str) -> Ports:
         raise UsageError(
             f"{device.name} has MTU {mtus[0]} and {other.name} {mtus[1]}: make them equal"
         )
-    for port in (device, other):
-        if program_id := links.xdp_program(ip, port.ifindex):
-            program = occupied.describe_program(program_id)
-            raise UnsupportedError(f"cannot forward: {port.name} has an XDP program ({program})")
-        if port.driver == "veth":
-            _check_far_end(ip, port)
-        elif changes := _to_switch_off(_features(port.name), PORT_OFF):
-            raise UnsupportedError(
-                f"cannot forward VLAN tags: ethtool -K {port.name} {' '.join(changes)}"
-            )
-    return Ports((device.ifindex, other.ifindex), mtus[0])
+    return Ports((device, other), mtus[0])
 
 
-def _check_far_end(ip, port: links.Device) -> None:
+def why_not_xdp(ip, pair: Ports) -> str:
+    """Return what keeps XDP from forwarding between the ports, and what to change; else nothing."""
+    try:
+        checks.linux(XDP_SINCE, "XDP that forwards")
+    except UnsupportedError as error:
+        return str(error)
+    return next(filter(None, (_lacks_for_xdp(ip, port) for port in pair.devices)), "")
+
+
+def _lacks_for_xdp(ip, port: links.Device) -> str:
+    if program_id := links.xdp_program(ip, port.ifindex):
+        return f"{port.name} has an XDP program ({occupied.describe_program(program_id)})"
+    if port.driver == "veth":
+        lacks = _far_end_lacks(ip, port)
+        return f"through {port.name}: {lacks}" if lacks else ""
+    if changes := _to_switch_off(_features(port.name), PORT_OFF):
+        return f"VLAN tags are lost: ethtool -K {port.name} {' '.join(changes)}"
+    return hooks.why_no_xdp(port.name, port.ifindex)
+
+
+def _far_end_lacks(ip, port: links.Device) -> str:
     """Look at the other end of a veth; where nothing names its namespace it is not judged."""
     near = links.message(ip, port.ifindex)
     namespace = _far_namespace(ip, near)
     if namespace is None:
-        return
+        return ""
     with netns.enter(namespace), links.iproute() as far:
-        lacks = _lacks(links.message(far, near.get_attr("IFLA_LINK")))
-    if lacks:
-        raise UnsupportedError(f"cannot forward through {port.name}: {lacks}")
+        return _lacks(links.message(far, near.get_attr("IFLA_LINK")))
 
 
 def _lacks(far_end) -> str:

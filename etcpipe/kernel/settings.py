@@ -29,7 +29,7 @@ class TapSettings:
         first_n: packets of a flow that reach the consumer.
         count: which packets count towards them ("payload", "all", "non_ack").
         snap_len: bytes of a frame that reach the consumer.
-        mode: where ingress is tracked: "tc", "xdp", or "auto" which lets a canary decide.
+        mode: where ingress is tracked: "tc", "xdp", or "auto": what the device does best.
         forward: the device at the other end of the wire in forward mode, else empty.
         loader: "libbpf", "bcc", or "auto": libbpf where it works.
         hook: how TC programs are attached: "tcx" (Linux 6.6), "clsact", or "auto".
@@ -100,8 +100,8 @@ class TapSettings:
         _check_queues(self.queues, self.capture)
         _check_ringbuf(self.ringbuf_bytes)
         _check_features(self)
-        if self.forward:
-            _check_forward(self)
+        if self.forward and self.mode == "xdp" and (reason := self.why_not_xdp_wire()):
+            raise UsageError(f"--forward --mode xdp: {reason}")
 
     @property
     def parse(self) -> int:
@@ -112,19 +112,16 @@ class TapSettings:
         """Return the settings as JSON takes them."""
         return {**asdict(self), "features": list(self.features)}
 
+    def why_not_xdp_wire(self) -> str:
+        """Return what these settings want of a wire that XDP cannot do; else nothing."""
+        if self.queues > 1:
+            return "the processor chooses the mirror's queue, so there is one"
+        return "only libbpf loads its programs" if self.loader == "bcc" else ""
+
     @cached_property
     def feature_plan(self) -> FeaturePlan:
         """What the kernel keeps of a flow; empty unless it gathers features."""
         return plan_for(self.features, self.first_n, self.wait_s, self.max_flows)
-
-
-def _check_forward(settings: TapSettings) -> None:
-    fixed = {"mode": "auto", "queues": 1}  # XDP alone; the CPU chooses the mirror's queue
-    for name, value in fixed.items():
-        if getattr(settings, name) != value:
-            raise UsageError(f"{name} cannot be chosen in forward mode")
-    if settings.loader == "bcc":
-        raise UsageError("forward mode needs the loader libbpf")
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

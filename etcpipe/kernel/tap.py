@@ -266,12 +266,7 @@ class Tap:
 
     def _make(self, device: links.Device, inode: int) -> None:
         uses_mirror = self.settings.capture == "afxdp"
-        build = Build(
-            self.settings,
-            device.ifindex,
-            device.mirror_index if uses_mirror else 0,
-            with_xdp=modes.may_use_xdp(device, self.settings.mode),
-        )
+        build = self._build(device, device.mirror_index if uses_mirror else 0)
         with programs.loading(build) as loading, links.iproute() as ip:
             state = self._begin_journal(device, inode, uses_mirror)
             if uses_mirror:
@@ -285,6 +280,10 @@ class Tap:
             pins.put(self._loaded, state)
             modes.attach_mirror(ip, state, self._loaded)
             links.set_up(ip, state.mirror_ifindex)
+
+    def _build(self, device: links.Device, mirror_ifindex: int) -> Build:
+        with_xdp = modes.may_use_xdp(device, self.settings.mode)
+        return Build(self.settings, device.ifindex, mirror_ifindex, with_xdp)
 
     def _begin_journal(self, device: links.Device, inode: int, uses_mirror: bool) -> Journal:
         names = [f"etcm{device.ifindex}{end}" for end in "ab"] if uses_mirror else []

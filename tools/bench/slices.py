@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import bed as beds
 import paired
 
-from etcpipe.kernel import bpf, hooks, journal, links, netns
+from etcpipe.kernel import bpf, journal, links, netns
 
 SLICE_S = 0.25
 SETTLE_S = 0.05  # after an exchange; a round trip takes 0.2 ms
@@ -42,9 +42,7 @@ def take_off(bed: beds.Bed) -> None:
     """
     with netns.enter(bed.router), links.iproute() as ip:
         state = journal.read(journal.run_path(netns.inode(), bed.device, ".json"))
-        for side in state.sides:
-            hooks.release(state.pins / f"link_{side}")
-        hooks.detach_clsact(ip, state.ifindex, state.sides, state.clsact_added)
+        state.take_off(ip)
 
 
 @contextmanager

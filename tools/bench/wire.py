@@ -2,10 +2,11 @@
 
     python tools/bench/wire.py [--quick] [--json]          needs root
 
-One subnet, the box in its middle: a Linux bridge, etcpipe's forward mode with its two ways of
-capture, tracking and classifying, and Open vSwitch's user-space datapath, which the paper
-compares with. Packets are those of a wire: the hosts neither segment nor leave checksums to
-the device. Cases are interleaved, and the first packets of all flows accounted for.
+One subnet, the box in its middle: a Linux bridge, etcpipe's forward mode by TC and by XDP, tracking
+and classifying, and Open vSwitch's user-space datapath, which the paper compares with. Once
+with packets of a wire: the hosts neither segment nor leave checksums to the device. Once with
+their default offloads, which XDP and Open vSwitch do not take on veth. Cases are interleaved,
+and the first packets of all flows accounted for.
 """
 
 import os
@@ -30,12 +31,19 @@ SECONDS = 1.5
 START_S = 0.5  # of a transfer, which does not count
 GOAL = 1.1
 CLIENT, SERVER = "10.89.0.1", "10.89.0.2"
-# what forward mode asks of a veth's far end; the same for everybody
+# what a wire by XDP asks of a veth's far end; the same for everybody
+WIRE, OFFLOADS = "packets of a wire", "default offloads"
 FAR_END = "gro on tso off gso off tx off txvlan off tx-vlan-stag-hw-insert off"
 
 BRIDGE, OVS = "Linux bridge", "Open vSwitch, user space"
-AFXDP, RINGBUF = "etcpipe --forward", "etcpipe --forward, ring buffer"
-CASES = (BRIDGE, AFXDP, RINGBUF, OVS)
+TC, TC_RINGBUF = "etcpipe --forward (TC)", "etcpipe --forward (TC), ring buffer"
+XDP = "etcpipe --forward --mode xdp"
+HOW = {
+    TC: (),
+    TC_RINGBUF: ("--capture", "ringbuf"),
+    XDP: ("--mode", "xdp"),
+}
+CASES = {WIRE: (BRIDGE, TC, TC_RINGBUF, XDP, OVS), OFFLOADS: (BRIDGE, TC, TC_RINGBUF)}
 OVS_SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 
 
@@ -50,7 +58,7 @@ class Hosts:
 
 
 @contextmanager
-def wire_bed() -> Iterator[beds.Bed]:
+def wire_bed(offloads: str) -> Iterator[beds.Bed]:
     """Make client - box - server for the length of the block."""
     hosts = Hosts(*(f"etcwire-{os.getpid()}-{end}" for end in ("client", "box", "server")))
     with ExitStack() as stack:
@@ -65,7 +73,8 @@ def wire_bed() -> Iterator[beds.Bed]:
             ip(hosts.router, f"link set {port} up")
             ip(namespace, f"addr add {address}/24 dev wan0")
             ip(namespace, "link set wan0 up")
-            _inside(namespace, f"ethtool -K wan0 {FAR_END}")
+            if offloads == WIRE:
+                _inside(namespace, f"ethtool -K wan0 {FAR_END}")
         yield beds.Bed(hosts, SERVER)
 
 
@@ -126,10 +135,7 @@ def joined(bed: beds.Bed, case: str, work: Path):
     """Return what joins the ports in this case, to be entered."""
     if case in (BRIDGE, OVS):
         return bridged(bed, work) if case == BRIDGE else switched(bed, work)
-    return beds.Consumer(bed, "--forward", "p1", "--capture", CAPTURES[case])
-
-
-CAPTURES = {AFXDP: "afxdp", RINGBUF: "ringbuf"}
+    return beds.Consumer(bed, "--forward", "p1", *HOW[case])
 
 
 def measure_once(bed: beds.Bed, streams: int, options) -> float:
@@ -141,48 +147,66 @@ def measure_once(bed: beds.Bed, streams: int, options) -> float:
         return meter.gbits(options.seconds)
 
 
-def measure(options, cases: list[str]) -> dict:
-    """Return (Gbit/s, account) of every repeat, by case and streams."""
+@dataclass(frozen=True)
+class Series:
+    """Transfers with the same offloads at the end hosts.
+
+    Attributes:
+        runs: (Gbit/s, account or None) of every repeat, by case and streams.
+    """
+
+    offloads: str
+    cases: list[str]
+    streams: list[int]
+    runs: dict[tuple[str, int], list]
+
+    def of_us(self) -> list[str]:
+        """The cases that are etcpipe."""
+        return [case for case in self.cases if case in HOW]
+
+    def ratio(self, case: str, n: int, base: str = BRIDGE) -> paired.Interval:
+        """Return the ratio to the Linux bridge, repeat by repeat."""
+        values, reference = ([gbits for gbits, _ in self.runs[name, n]] for name in (case, base))
+        return paired.ratio(values, reference)
+
+
+def measure(options, offloads: str, cases: list[str]) -> Series:
+    """Return all transfers with these offloads."""
     runs: dict = {(case, n): [] for n in options.streams for case in cases}
-    with wire_bed() as bed:
+    with wire_bed(offloads) as bed:
         places = [(n, case) for n in options.streams for case in cases]
         for repeat, (n, case) in paired.shuffled(places, options.repeats):
-            common.progress(f"{repeat + 1}/{options.repeats}: {n} streams, {case}")
+            common.progress(f"{offloads}, {repeat + 1}/{options.repeats}: {n} streams, {case}")
             way = joined(bed, case, options.work)
             with way:
                 gbits = measure_once(bed, n, options)
                 time.sleep(forward.SETTLE_S)
-            account = forward.account(way, n) if case in CAPTURES else None
+            account = forward.account(way, n) if case in HOW else None
             runs[case, n].append((gbits, account))
-    return runs
+    return Series(offloads, cases, options.streams, runs)
 
 
-def ratio(runs: dict, case: str, n: int, base: str = BRIDGE) -> paired.Interval:
-    """Return the ratio to the Linux bridge, repeat by repeat."""
-    values, reference = ([gbits for gbits, _ in runs[name, n]] for name in (case, base))
-    return paired.ratio(values, reference)
-
-
-def throughput_table(runs: dict, streams: list[int], cases: list[str]) -> Table:
+def throughput_table(series: Series) -> Table:
     """Return Gbit/s of every case and its ratio to the bridge."""
-    columns = ["box", *(f"{n} stream{'s' * (n > 1)}" for n in streams)]
-    table = Table("TCP through the box, Gbit/s", columns)
-    for case in cases:
+    columns = ["box", *(f"{n} stream{'s' * (n > 1)}" for n in series.streams)]
+    table = Table(f"TCP through the box, {series.offloads}, Gbit/s", columns)
+    for case in series.cases:
         cells = [
-            f"{Samples([g for g, _ in runs[case, n]]).median:.2f}, x {ratio(runs, case, n).text()}"
-            for n in streams
+            f"{Samples([g for g, _ in series.runs[case, n]]).median:.2f}, "
+            f"x {series.ratio(case, n).text()}"
+            for n in series.streams
         ]
         table.rows.append([case, *cells])
     return table
 
 
-def account_table(runs: dict, streams: list[int]) -> Table:
+def account_table(series: Series) -> Table:
     """Return where the first packets of all flows went, a row for each case and streams."""
     columns = ["box", "streams", "selected", "settled", "arrived", "lost by reason", "unaccounted"]
-    table = Table("First packets of flows, all repeats", columns)
-    for case in CAPTURES:
-        for n in streams:
-            accounts = [account for _, account in runs[case, n]]
+    table = Table(f"First packets of flows, {series.offloads}, all repeats", columns)
+    for case in series.of_us():
+        for n in series.streams:
+            accounts = [account for _, account in series.runs[case, n]]
             lost = sum((Counter(account.lost) for account in accounts), Counter())
             reasons = ", ".join(f"{name} {count}" for name, count in sorted(lost.items())) or "0"
             sums = {
@@ -194,56 +218,55 @@ def account_table(runs: dict, streams: list[int]) -> Table:
     return table
 
 
-def goals(runs: dict, streams: list[int], cases: list[str]) -> list[Goal]:
+def goals(series: Series) -> list[Goal]:
     """Return the project's goals for forward mode beside what was measured."""
     result = []
-    for case in CAPTURES:
-        for n in streams:
-            value = ratio(runs, case, n)
-            measure = f"{case} / {BRIDGE}, {n} streams"
+    for case in series.of_us():
+        for n in series.streams:
+            value = series.ratio(case, n)
+            measure = f"{series.offloads}: {case} / {BRIDGE}, {n} streams"
             result.append(Goal(measure, f">= {GOAL}", value.text(), value.median >= GOAL))
-    for case in CASES[:-1]:
-        measured, met = common.NOT_MEASURED, None
-        if OVS in cases:
-            least = min(ratio(runs, case, n, OVS).median for n in streams)
-            measured, met = f"{least:.1f} at least", least > 1
-        result.append(Goal(f"{case} / {OVS}", "> 1", measured, met))
-    accounts = [account for run in runs.values() for _, account in run if account]
+    if OVS in series.cases:
+        for case in (BRIDGE, *series.of_us()):
+            least = min(series.ratio(case, n, OVS).median for n in series.streams)
+            result.append(Goal(f"{case} / {OVS}", "> 1", f"{least:.1f} at least", least > 1))
+    accounts = [account for run in series.runs.values() for _, account in run if account]
     wrong = sum(abs(account.missing) for account in accounts)
-    result.append(Goal("first packets unaccounted for", "0", str(wrong), wrong == 0))
+    what = f"{series.offloads}: first packets unaccounted for"
+    result.append(Goal(what, "0", str(wrong), wrong == 0))
     return result
 
 
 def main() -> None:
     """Measure and print the report."""
     options = common.throughput_options(__doc__.splitlines()[0], 9, SECONDS, STREAMS)
-    streams = options.streams
     versions = {
         "iperf3": common.tool_version(["iperf3", "--version"], r"iperf ([\d.]+)"),
         "Open vSwitch": common.tool_version(["ovs-vswitchd", "--version"], r"([\d.]+)"),
     }
-    cases = [case for case in CASES if case != OVS or versions["Open vSwitch"]]
     report = Report("wire", "A wire between two hosts", versions)
-    runs = measure(options, cases)
-    report.tables = [throughput_table(runs, streams, cases), account_table(runs, streams)]
-    report.goals = [] if options.quick else goals(runs, streams, cases)
+    for offloads, wanted in CASES.items():
+        cases = [case for case in wanted if case != OVS or versions["Open vSwitch"]]
+        series = measure(options, offloads, cases)
+        report.tables += [throughput_table(series), account_table(series)]
+        report.goals += [] if options.quick else goals(series)
+        report.results |= {
+            f"{offloads}, {case}, {n}": {
+                "gbits": Samples([gbits for gbits, _ in run]).summary(),
+                "missing": sum(account.missing for _, account in run if account),
+                "lost": [account.lost for _, account in run if account],
+            }
+            for (case, n), run in series.runs.items()
+        }
     report.notes = [
         f"iperf3, client to server, {options.seconds:g} s after the first {START_S:g} s; "
         f"{options.repeats} repeats of all boxes and numbers of streams in random order. "
         "Median, x: median ratio to the Linux bridge of the same repeat (95 % interval by "
         "bootstrap). Goals are read from the median ratio.",
         "veth: its native XDP copies each packet and costs some 780 ns that no network card "
-        "asks for; end hosts without TSO in every case.",
+        "asks for.",
     ]
     report.notes += [common.quick_note()] if options.quick else []
-    report.results = {
-        f"{case}, {n}": {
-            "gbits": Samples([gbits for gbits, _ in run]).summary(),
-            "missing": sum(account.missing for _, account in run if account),
-            "lost": [account.lost for _, account in run if account],
-        }
-        for (case, n), run in runs.items()
-    }
     report.show(options.json)
 
 

@@ -33,6 +33,7 @@ LOG_BYTES = 1 << 16
 WALKED = re.compile(rb"processed (\d+) insns")
 
 FEW = ("s_bytes_mean", "d_iat_mean", "psh_cnt", "dur")
+XDP_WIRE = {"forward": "other", "mode": "xdp"}
 ALL = tuple(column.name for column in FEATURE_COLUMNS)
 
 # What changes the code that the verifier sees.
@@ -45,9 +46,10 @@ VARIANTS = {
     "tap --capture features": {"capture": "features", "features": FEW},
     "tap --capture features, all columns": {"capture": "features", "features": ALL, "first_n": 50},
     "tap --stage0 kernel": {"capture": "features", "features": FEW, "tree_depth": 3},
-    "forward": {"forward": "other"},
-    "forward --capture features": {"forward": "other", "capture": "features", "features": FEW},
-    "forward --capture ringbuf": {"forward": "other", "capture": "ringbuf"},
+    "forward": XDP_WIRE,
+    "forward --capture features": {**XDP_WIRE, "capture": "features", "features": FEW},
+    "forward --capture ringbuf": {**XDP_WIRE, "capture": "ringbuf"},
+    "forward --mode tc": {"forward": "other", "mode": "tc"},
 }
 FILES = (
     "test_bpf_tap.py",  # the table of packets
@@ -58,6 +60,7 @@ FILES = (
     "test_stage0_live.py",  # trees that judge in the kernel
     "test_tap_traffic.py",  # live taps whose counters must be exact
     "test_forward.py",
+    "test_forward_tc.py",
 )
 # bcc compiles for minutes under emulation, and what it loads is the plain object's source;
 # the host's parser is the same on every kernel; of all recordings three, each a minute; ten
@@ -105,7 +108,8 @@ def verify(path: Path, build: Build) -> str:
 def verify_all() -> None:
     """Print what this kernel says to every object, in every variant."""
     for variant, settings in VARIANTS.items():
-        build = Build(TapSettings(**settings), 1, NO_SUCH_IFINDEX)
+        port = NO_SUCH_IFINDEX + 1 if "forward" in settings else 0
+        build = Build(TapSettings(**settings), 1, NO_SUCH_IFINDEX, port_ifindex=port)
         for path in libbpf.object_paths(build.source):
             started = monotonic()
             said = verify(path, build)
