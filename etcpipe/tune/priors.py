@@ -91,8 +91,6 @@ class Prior:
         """
         weight = np.log(self.information + _FLOOR * max(float(self.information.max()), 1e-9))
         weight -= weight.max()
-        found = [
-            np.mean(weight[list(one.features)]) - np.log(len(one.features)) - np.log(one.depth)
-            for one in choices
-        ]
-        return np.array(found)
+        on = self.space.places(choices)[:, : len(weight)]
+        number, depth = on.sum(axis=1), np.array([one.depth for one in choices])
+        return on @ weight / number - np.log(number) - np.log(depth)

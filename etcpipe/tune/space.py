@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from math import log
 from typing import Any
 
@@ -126,12 +126,16 @@ class Space:
         """
         columns = len(self.columns)
         found = np.zeros((len(choices), columns + (3 if len(self.waits_s) > 1 else 2)))
-        for row, choice in zip(found, choices, strict=True):
-            row[list(choice.features)] = 1
-            row[columns] = log(choice.depth) / log(max(self.depth_max, 2))
-            row[columns + 1] = choice.model / max(len(self.models) - 1, 1)
-            if len(self.waits_s) > 1:
-                row[columns + 2] = choice.wait / (len(self.waits_s) - 1)
+        on = [len(one.features) for one in choices]
+        rows = np.repeat(np.arange(len(choices)), on)
+        found[rows, np.fromiter(chain.from_iterable(one.features for one in choices), int)] = 1
+        depth, model, wait = (
+            np.array([(one.depth, one.model, one.wait) for one in choices], float).reshape(-1, 3).T
+        )
+        found[:, columns] = np.log(depth) / log(max(self.depth_max, 2))
+        found[:, columns + 1] = model / max(len(self.models) - 1, 1)
+        if len(self.waits_s) > 1:
+            found[:, columns + 2] = wait / (len(self.waits_s) - 1)
         return found
 
     def all_choices(self) -> Iterator[Choice]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 from scipy import stats
@@ -36,16 +37,28 @@ COLUMNS = ("dur", "s_load", "d_pkt_cnt", "s_bytes_mean", "d_bytes_med", "s_iat_s
 TREE = ModelKind("tree", (("max_depth", 12),))
 FOLDS = 3
 # Modelled nanoseconds a packet of work that columns share, and a flow of what is done at its end.
-PACKET_NS = {"parse": 45, "time": 20, "count": 1, "sum": 1.5, "squares": 3, "store": 6}
-WORK = {
-    "dur": {"time"},
-    "s_load": {"time", "sum s"},
-    "d_pkt_cnt": {"count d"},
-    "s_bytes_mean": {"sum s", "count s"},
-    "d_bytes_med": {"store d"},
-    "s_iat_std": {"time", "count s", "sum s gaps", "squares s gaps"},
+PACKET_NS = {
+    "parse": 45,
+    "time": 20,
+    "count": 1,
+    "sum": 1.5,
+    "least": 1.5,
+    "most": 1.5,
+    "squares": 3,
+    "store": 6,
 }
-FLOW_NS = {"s_load": 8, "s_bytes_mean": 8, "d_bytes_med": 400, "s_iat_std": 25}
+FLOW_NS = {"load": 8, "mean": 8, "med": 400, "std": 25}
+# What columns are made of, by the last part of their names.
+WORK = {
+    "cnt": ("count",),
+    "load": ("sum",),
+    "sum": ("sum",),
+    "mean": ("sum", "count"),
+    "min": ("least",),
+    "max": ("most",),
+    "med": ("store",),
+    "std": ("squares", "sum", "count"),
+}
 TREE_NS, COLUMN_NS = 60, 4
 AFTER = (20, 30, 50, 87, 100)
 COMPARED_AFTER = 50  # as CATO's figure
@@ -54,23 +67,32 @@ SCALES = ("linear", "log")  # of cost
 Curves = dict[tuple[str, str], np.ndarray]
 
 
+def work_of(column: str) -> set[str]:
+    """Return the work a packet that a column needs, as kind and what it is done to."""
+    parts = column.split("_")
+    side, last = parts[0], parts[-1]
+    of = f"{side} gaps" if "iat" in parts else side
+    found = {f"{kind} {side if kind == 'count' else of}" for kind in WORK.get(last, ())}
+    return found | ({"time"} if "iat" in parts or last in ("dur", "load") else set())
+
+
 def cost_ns(columns: tuple[str, ...], packets: float) -> float:
     """Return the modelled cost of a flow that has so many packets on average."""
-    work = {"parse"}.union(*(WORK[name] for name in columns))
+    work = {"parse"}.union(*(work_of(name) for name in columns))
     a_packet = sum(PACKET_NS[one.split()[0]] for one in work)
-    at_end = sum(FLOW_NS.get(name, 0) for name in columns)
+    at_end = sum(FLOW_NS.get(name.split("_")[-1], 0) for name in columns)
     return a_packet * packets + at_end + TREE_NS + COLUMN_NS * len(columns)
 
 
-def space_of(flows: LabelledFlows) -> Space:
+def space_of(flows: LabelledFlows, columns: tuple[str, ...] = COLUMNS) -> Space:
     """Return the points that are measured: no deeper than any flow is recorded."""
-    return Space(COLUMNS, min(flows.settings.first_n, int(flows.packets().max())), (TREE,))
+    return Space(columns, min(flows.settings.first_n, int(flows.packets().max())), (TREE,))
 
 
-def measure_all(flows: LabelledFlows, seed: int) -> dict[Choice, tuple[float, float]]:
+def measure_all(flows: LabelledFlows, space: Space, seed: int) -> dict[Choice, tuple[float, float]]:
     """Return error and cost of every point, from build/ if the data are the same."""
-    file = BUILD / f"tune-truth-{flows.dataset.digest()}-{seed}.npz"
-    space = space_of(flows)
+    columns = crc32(" ".join(space.columns).encode())
+    file = BUILD / f"tune-truth-{flows.dataset.digest()}-{columns:08x}-{seed}.npz"
     choices = list(space.all_choices())
     if file.exists():
         return dict(zip(choices, map(tuple, np.load(file)["values"].tolist()), strict=True))
@@ -225,6 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recordings", nargs="+", type=Path)
     parser.add_argument("--task", help="which labels of a bundle with tasks.csv")
+    parser.add_argument("--columns", nargs="+", default=COLUMNS, help="to choose from")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--evaluations", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=1)
@@ -233,9 +256,9 @@ def main() -> None:
     arguments = parser.parse_args()
     found = [one for path in arguments.recordings for one in find_recordings(path, arguments.task)]
     flows = read_flows(found, Input(first_n=50))
-    truth = measure_all(flows, seed=1)
-    space = space_of(flows)
-    rows = flows.rows(COLUMNS, space.depth_max)
+    space = space_of(flows, tuple(arguments.columns))
+    truth = measure_all(flows, space, seed=1)
+    rows = flows.rows(space.columns, space.depth_max)
     prior = Prior(space, mutual_information(rows, flows.dataset.label))
     names = arguments.ways or list(strategies(prior, 1.0))[:-1]
     print(
