@@ -115,6 +115,17 @@ def test_what_cannot_be_written_by_the_end_is_counted(recorder, monkeypatch):
     assert output.state()["waiting"] == 0
 
 
+def test_the_end_is_no_reason_to_try_without_a_pause(recorder, monkeypatch):
+    monkeypatch.setattr(queued, "RETRY_S", 60.0)
+    monkeypatch.setattr(queued, "DRAIN_S", 0.2)
+    recorder.fails_with = OSError(errno.ENOSPC, "No space left on device")
+    with Queued("q", recorder) as output:
+        output.write([1])
+        until(lambda: recorder.tries > 0)
+    assert 2 <= recorder.tries < 6  # once before the end, as it comes, and as it is over
+    assert output.state()["dropped"] == {"enospc": 1}
+
+
 def test_a_batch_larger_than_the_queue_is_taken_when_nothing_waits(recorder):
     with Queued("q", recorder, events_max=2) as output:
         output.write([1, 2, 3])

@@ -162,10 +162,11 @@ class Queued:
             except (OSError, OutputError) as error:
                 self._fails(error)
             with self._changed:
-                wait_s = RETRY_S if self._end is None else min(RETRY_S, self._end - monotonic())
+                end = self._end
+                wait_s = RETRY_S if end is None else min(RETRY_S, end - monotonic())
                 if wait_s <= 0:
                     return False
-                self._changed.wait_for(lambda: self._end is not None, wait_s)
+                self._changed.wait_for(lambda: self._end != end, wait_s)  # the end comes: at once
 
     def _attempt(self, events: Any) -> None:
         with self._changed:
