@@ -161,12 +161,17 @@ class Queued:
                 return True
             except (OSError, OutputError) as error:
                 self._fails(error)
-            with self._changed:
-                end = self._end
-                wait_s = RETRY_S if end is None else min(RETRY_S, end - monotonic())
-                if wait_s <= 0:
-                    return False
-                self._changed.wait_for(lambda: self._end != end, wait_s)  # the end comes: at once
+            if not self._pause():
+                return False
+
+    def _pause(self) -> bool:
+        """Wait until it is time to try again, or the end comes; returns False if that is over."""
+        with self._changed:
+            end = self._end
+            wait_s = RETRY_S if end is None else min(RETRY_S, end - monotonic())
+            if wait_s > 0:
+                self._changed.wait_for(lambda: self._end != end, wait_s)
+        return wait_s > 0
 
     def _attempt(self, events: Any) -> None:
         with self._changed:
