@@ -26,7 +26,7 @@ BUILDS = {
     "clang++": ["clang++", "-O1"],
     "sanitized": ["g++", "-O1", "-fno-omit-frame-pointer", *SANITIZE],
 }
-FLAGS = ["-std=c++20", "-g", "-fPIC", "-shared", "-ffp-contract=off"]
+FLAGS = ["-std=c++20", "-g1", "-fPIC", "-shared", "-ffp-contract=off"]
 
 
 class ShimError(Exception):
