@@ -38,6 +38,10 @@ class EngineError(UnsupportedError):
     """An inference engine is missing, refuses the model, or failed: another one can do it."""
 
 
+class DeviceLostError(EngineError):
+    """The GPU failed in the middle of its work, and answers this process no more."""
+
+
 class LayoutError(EtcpipeError):
     """The shared header breaks its own rules."""
 

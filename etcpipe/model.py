@@ -171,13 +171,15 @@ class Model:
         if self._judge and not scorer:
             return self._judge(flows)
         began = time.perf_counter_ns()
+        present = flows.packets["present"] != 0
+        has_input = present.any(axis=1)
         if scorer:
-            probabilities = calibrated(scorer.take(len(flows)), self.temperature)
+            scores = scorer.take(len(flows))
+            has_input &= ~np.isnan(scores).any(axis=1)  # a GPU that failed has none
+            probabilities = calibrated(np.nan_to_num(scores), self.temperature)
         else:
             probabilities = self.infer(self.rows(flows))
         took_ns = time.perf_counter_ns() - began
-        present = flows.packets["present"] != 0
-        has_input = present.any(axis=1)
         if self.shares is not None:
             self.shares.add(flows.flow_id, np.where(has_input[:, None], probabilities, 0))
         best, second, probability = top_two(probabilities)

@@ -78,7 +78,7 @@ COUNTERS = (
 )
 
 # "reference" is the definition in Python, for tests and for reading.
-BACKENDS = {"cpu": "regroup_native", "gpu": "regroup_gpu", "reference": "regroup_cpu"}
+BACKENDS = {"cpu": "regroup_native", "gpu": "regroup_failover", "reference": "regroup_cpu"}
 
 
 # Returns when a batch's frames may be reused: what waits for the flows that it completes.

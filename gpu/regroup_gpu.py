@@ -15,6 +15,7 @@ import numpy as np
 
 from etcpipe.batch import FlowBatch, PacketBatch
 from etcpipe.columns import DTYPES
+from etcpipe.errors import DeviceLostError
 from etcpipe.gpu.cuda import Call, Device, launch, launch_all
 from etcpipe.gpu.cuda_source import CONSTANTS
 from etcpipe.gpu.inference import Runner
@@ -41,6 +42,7 @@ class Turn:
         first_number: of its packets among all.
         is_parsed: are the headers of what is in the room read already?
         state: waits for what it did to the tables; None: its turn has not come.
+        failure: why it has none.
         closed: the rows that it closed; None: it has not been regrouped.
     """
 
@@ -50,6 +52,7 @@ class Turn:
     first_number: int
     is_parsed: bool = False
     state: Callable[[], np.void] | None = None
+    failure: DeviceLostError | None = None
     closed: list[Rows] | None = None
 
 
@@ -83,7 +86,7 @@ class Backend:
         self._tables = Tables(device, settings)
         self._rooms = [Batch(device) for _ in range(2)]
         self._turns: deque[Turn] = deque()  # staged, the oldest first
-        self._state = self._tables.state.read()
+        self._state = self._settled = self._tables.state.read()
         self._thread = get_ident()
         self._outputs = Outputs(device, settings, self._tables.table)
         self._early = EarlyRowsDue(settings, self._outputs) if settings.depths else None
@@ -126,10 +129,13 @@ class Backend:
         """Regroup the oldest batch that was staged, and let the next one have the tables."""
         turn = self._turns[0]
         closed = self._regroup(turn)
-        turn.closed = closed
+        turn.closed, self._settled = closed, self._state
         self._turns.popleft()
         if self._turns and len(self._turns[0].batch):
-            self._plan(self._turns[0])
+            try:
+                self._plan(self._turns[0])
+            except DeviceLostError as error:  # that batch's: this one is done
+                self._turns[0].failure = error
 
     def _settle_all(self) -> None:
         while self._turns:
@@ -195,7 +201,12 @@ class Backend:
 
     @property
     def counters(self) -> dict[str, int]:
-        return dict(zip(COUNTERS, self._state_now()["counters"].tolist(), strict=True))
+        return _counters(self._state_now())
+
+    @property
+    def settled_counters(self) -> dict[str, int]:
+        """What is counted of batches that were regrouped to their ends, without asking the GPU."""
+        return _counters(self._settled)
 
     @property
     def pending(self) -> int:
@@ -236,6 +247,8 @@ class Backend:
 
     def _planned(self, turn: Turn, start: int) -> tuple[np.ndarray, np.void]:
         """Return a part's flows and what it did to the tables, once its frames are not needed."""
+        if turn.failure:
+            raise turn.failure
         assert turn.state is not None
         self._state = state = turn.state()
         n = min(len(turn.batch) - start, BATCH_MAX)
@@ -288,6 +301,10 @@ class Backend:
         if self._early:
             self._early.copy(rows)
         return self._outputs.gather(rows)
+
+
+def _counters(state: np.void) -> dict[str, int]:
+    return dict(zip(COUNTERS, state["counters"].tolist(), strict=True))
 
 
 def _check(batch: PacketBatch) -> None:

@@ -5,11 +5,12 @@ buffer. All work is in one stream, so that nothing is waited for in between: not
 regrouping, which has the next batch while the model has this one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from etcpipe.errors import DeviceLostError
 from etcpipe.gpu.cuda import Device, Reading
 from etcpipe.gpu.inference import ROWS_AT_ONCE, Runner
 from etcpipe.gpu.views_gpu import ROWS_MAX, ViewComputer
@@ -24,6 +25,10 @@ class Scorer:
         device: where the flows are.
         computer: of the model's view; its rows are overwritten.
         runner: the model, on the same GPU.
+
+    Attributes:
+        taken: flows whose scores were.
+        when_lost: called once the GPU failed, calls lose(); None: that is the caller's error.
     """
 
     def __init__(self, device: Device, computer: ViewComputer, runner: Runner):
@@ -38,6 +43,8 @@ class Scorer:
         # in order: scores that are there, or on their way, with what they are copied from
         self._scores: list[tuple[Reading | np.ndarray, Any]] = []
         self._there = 0  # how many these are
+        self.taken = 0
+        self.when_lost: Callable[[DeviceLostError], None] | None = None
 
     def put(self, flows: int, addresses: Mapping[str, int]) -> None:
         """Build the rows of at most ROWS_MAX flows; their columns may be overwritten behind it.
@@ -56,9 +63,35 @@ class Scorer:
     def take(self, flows: int) -> np.ndarray:
         """Return (flows, classes) float32, the scores of the next flows; one flow or more.
 
+        NaN where the GPU failed before they came.
+
         Raises:
             ValueError: fewer were put in.
+            DeviceLostError: the GPU failed, and nobody goes on.
         """
+        try:
+            scores = self._take(flows)
+        except DeviceLostError as error:
+            if self.when_lost is None:
+                raise
+            self.when_lost(error)
+            scores = self._take(flows)
+        self.taken += flows
+        return scores
+
+    def lose(self, scores: np.ndarray) -> None:
+        """Forget what is on the GPU: those are the scores that are still to be taken."""
+        self._built = self._judged = self._there = 0
+        self._scores.clear()
+        self.give(scores)
+
+    def give(self, scores: np.ndarray) -> None:
+        """Take (flows, classes) float32 of the next flows, which were judged elsewhere."""
+        if len(scores):
+            self._scores.append((scores, None))
+            self._there += len(scores)
+
+    def _take(self, flows: int) -> np.ndarray:
         if self._there < flows:
             self._judge(1)
         if self._there < flows:
@@ -86,7 +119,10 @@ class Scorer:
         while self._built - self._judged >= at_least:
             end = min(self._judged + ROWS_AT_ONCE, self._built)
             rows = self._rows[self._judged : end]
-            there = self._runner.infer_device(rows, self._device.stream)
+            try:
+                there = self._runner.infer_device(rows, self._device.stream)
+            except (RuntimeError, MemoryError) as error:  # CuPy's: no other runner can do it there
+                raise DeviceLostError(f"the GPU failed: {error}") from error
             self._classes = there.shape[1]
             reading = self._device.read_later(there.data.ptr, there.size * SCORE_BYTES)
             self._scores.append((reading, there))

@@ -1,20 +1,38 @@
 """The calls that staging makes, by CuPy."""
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from copy import copy
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from etcpipe.errors import UnsupportedError
+from etcpipe.errors import DeviceLostError, UnsupportedError
 from etcpipe.gpu import cuda_device
 from etcpipe.gpu.cuda import Launch
 from etcpipe.gpu.staging import StagedDevice
 
 PORTABLE, MAPPED = 1, 2  # flags of cudaHostRegister
 ANY_DIRECTION = 4  # cudaMemcpyDefault: the addresses say which memory each is of
+
+
+Call = TypeVar("Call", bound=Callable[..., Any])
+
+
+def _lost(call: Call) -> Call:
+    """Let a call raise DeviceLostError where CuPy says that CUDA failed."""
+
+    @wraps(call)
+    def told(*arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except RuntimeError as error:  # what the errors of CUDA's two interfaces are
+            raise DeviceLostError(f"the GPU failed: {' '.join(str(error).split())}") from error
+
+    return cast(Call, told)
 
 
 class CupyCuda:
@@ -63,24 +81,29 @@ class CupyCuda:
         return self._runtime.pointerGetAttributes(address).devicePointer
 
     def unregister(self, address: int) -> None:
-        self.stream.synchronize()
-        self._runtime.hostUnregister(address)
+        with suppress(self._runtime.CUDARuntimeError):  # after a failure all is gone anyway
+            self.stream.synchronize()
+            self._runtime.hostUnregister(address)
 
+    @_lost
     def copy(self, to: int, source: int, size: int) -> None:
         self._runtime.memcpyAsync(to, source, size, ANY_DIRECTION, self.stream.ptr)
 
+    @_lost
     def launch(self, kernel: str, blocks: int, threads: int, first: int, second: int) -> None:
         if kernel not in self._kernels:
             self._kernels[kernel] = self._module.get_function(kernel)
         with self.stream:
             self._kernels[kernel]((blocks,), (threads,), (np.uint64(first), np.uint64(second)))
 
+    @_lost
     def capture(self, launches: Sequence[Launch]) -> Any:
         self.stream.begin_capture()
         for launch in launches:
             self.launch(*launch)
         return self.stream.end_capture()
 
+    @_lost
     def replay(self, graph: Any) -> None:
         graph.launch(self.stream)
 
@@ -89,15 +112,18 @@ class CupyCuda:
         other.stream = self._cupy.cuda.Stream(non_blocking=True)
         return other
 
+    @_lost
     def follow(self, event: Any) -> None:
         self.stream.wait_event(event)
 
     def event(self) -> Any:
         return self._cupy.cuda.Event(disable_timing=True)
 
+    @_lost
     def record(self, event: Any) -> None:
         event.record(self.stream)
 
+    @_lost
     def wait(self, event: Any) -> None:
         event.synchronize()
 
