@@ -34,6 +34,7 @@ def test_a_file_says_what_it_means():
     cascade = stages.from_toml(TEXT)
     first, third, slow = cascade.stages
     assert (cascade.wait_s, cascade.early, cascade.depths) == (0.5, True, (1, 3))
+    assert cascade.latency_ms == 5
     assert first == Stage(
         1, "first.onnx", 1.5, Rule("per_class", 0.9, {"a b": 0.5}), 0.5, batch=32, queue=64
     )
@@ -50,6 +51,7 @@ def test_what_is_written_is_read_again(tmp_path):
         ),
         wait_s=2.5,
         early=False,
+        latency_ms=12.5,
     )
     cascade.save(tmp_path / "cascade.toml")
     assert stages.load(tmp_path / "cascade.toml") == cascade

@@ -22,10 +22,6 @@ from etcpipe.cascade.walk import Figures, Step, figures, oracle_steps, random_st
 from etcpipe.errors import OutputError
 from etcpipe.held_out import OnStep, deal_folds
 
-# Work that may wait for a stage. Where several share a processor, each is that much slower than
-# it shows: with 10 ms, overload by a half made one answer of a hundred wait 160 ms.
-BACKLOG_MS = 2.0
-
 
 @dataclass(frozen=True)
 class Target:
@@ -243,7 +239,6 @@ def write(result: Result, path: Path, with_slow: bool = False) -> Cascade:
                 relpath(model.absolute(), path.absolute().parent),
                 one.settled.temperature,
                 one.settled.rule,
-                backlog_ms=BACKLOG_MS,
             )
         )
     if with_slow:

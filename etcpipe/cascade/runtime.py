@@ -27,6 +27,7 @@ from etcpipe.cascade.serving import Serving
 from etcpipe.cascade.states import SLOTS, FlowStates
 from etcpipe.cascade.steps import Steps
 from etcpipe.cascade.steps_native import NativeSteps
+from etcpipe.cascade.turns import TurnBudget
 from etcpipe.cascade.workers import Inline, Job, Workers
 from etcpipe.verdict import (
     EVENT_EARLY,
@@ -72,6 +73,7 @@ class Runtime:
         self._decide = [one.decider() for one in stages]
         self._queues = [StageQueue(one.stage) for one in stages]
         self._loads = [Load(one.stage) for one in stages]
+        self._budget = TurnBudget(min(one.latency_ms for one in stages), len(stages))
         self._workers, self._clock = workers or Inline(), clock
         self._running: set[int] = set()
         self._turn = NO_TURN  # stage whose batch was submitted last, and when
@@ -130,6 +132,8 @@ class Runtime:
             self._rows = RowPool(flows)
             self._steps = self._make_steps(self._rows, self._states, self.depths, self._tell_early)
             self._make_steps = None
+        if depth is not None and self._workers.sheds:
+            flows, depth = self._turn_away(flows, depth)
         places = self._rows.put(flows, 0 if depth is None else depth)
         if depth is not None and (depth[1:] < depth[:-1]).any():
             places = places[np.argsort(depth, kind="stable")]  # a flow's rows in their order
@@ -159,8 +163,9 @@ class Runtime:
             self._take_up(now_ns)
             has_begun = True
         if has_begun:
-            spent_ns = self._spent_ns + self._clock() - began_ns
-            self._turn_ns += (spent_ns - self._turn_ns) // TURNS_REMEMBERED
+            took_ns = self._spent_ns + self._clock() - began_ns
+            self._turn_ns += (took_ns - self._turn_ns) // TURNS_REMEMBERED
+            self._budget.turned(took_ns)
         self._spent_ns = 0
         verdicts, self._verdicts = self._verdicts, []
         return verdicts
@@ -182,12 +187,22 @@ class Runtime:
         """End the workers."""
         self._workers.close()
 
+    def _turn_away(self, flows: FlowBatch, depth: np.ndarray) -> tuple[FlowBatch, np.ndarray]:
+        """Return rows without first ones that there is no time for: they are not even copied."""
+        is_first = depth == self.depths[0]
+        room = self._loads[0].room(len(self._queues[0]), self._room(0))
+        refused = int(np.count_nonzero(is_first)) - room
+        if refused <= 0:
+            return flows, depth
+        self._count("CASCADE_SKIPPED", refused)
+        stays = ~is_first | (is_first.cumsum() <= room)
+        return flows.select(stays), depth[stays]
+
     def _place(self, places: np.ndarray, now_ns: int, due_ns: int = 0) -> None:
         """Bring rows, of a flow in their order, where they are due: to a queue, aside, nowhere."""
-        queue = self._queues[0]
         room = NO_BOUND
         if self._workers.sheds:
-            room = self._loads[0].room(len(queue), queue.room)
+            room = self._loads[0].room(len(self._queues[0]), self._room(0))
         placed = self._steps.place(places, room)
         if len(placed.aside):
             self._parked.append(placed.aside)
@@ -217,13 +232,21 @@ class Runtime:
         """Return the rows that a later stage takes; the flows of the others are answered now."""
         queue = self._queues[stage]
         probability = self._rows.state["probability"][places]
-        taken = self._loads[stage].choose(probability, len(queue), queue.room, now_ns)
+        taken = self._loads[stage].choose(probability, len(queue), self._room(stage), now_ns)
         if taken.all():
             return places
         is_full = queue.room <= np.count_nonzero(taken)
         why = "CASCADE_QUEUE_FULL" if is_full else "CASCADE_HELD"
         self._finish(places[~taken], why, now_ns)
         return places[taken]
+
+    def _room(self, stage: int) -> int:
+        """Return how many rows a stage may take: its queue has room for them, and the turn."""
+        room = self._queues[stage].room
+        if not self._workers.is_in_turn(stage):
+            return room
+        waiting = sum(n for i, n in enumerate(self.waiting) if self._workers.is_in_turn(i))
+        return self._budget.room(waiting, room)
 
     def _next_due(self, now_ns: int, flush: bool) -> int | None:
         """Return the stage with the earliest deadline among those whose batch can run now."""
@@ -253,6 +276,7 @@ class Runtime:
             if job.stage == stage:  # in this turn: what is done around the model takes time too
                 took_ns = max(took_ns, self._clock() - began_ns + self._placing_ns)
                 self._placing_ns = 0
+                self._budget.judged(job.rows.size)
             self._loads[job.stage].finished(job.rows.size, took_ns)
             self._has_answered = True
 

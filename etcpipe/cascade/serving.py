@@ -11,7 +11,7 @@ from etcpipe import model as models
 from etcpipe.batch import rows_of
 from etcpipe.cascade import bundle, stages
 from etcpipe.cascade.escalation import Decide, decider
-from etcpipe.cascade.stages import Cascade, Stage
+from etcpipe.cascade.stages import LATENCY_MS, Cascade, Stage
 from etcpipe.cascade.workers import Judge
 from etcpipe.errors import ModelError
 from etcpipe.gpu.inference import is_trees
@@ -27,6 +27,7 @@ class Serving:
         classes: names of its labels, the same in all stages.
         name: name@digest of the model.
         decide: which answers are sure; None: as the stage's rule says.
+        latency_ms: as of the cascade.
     """
 
     stage: Stage
@@ -34,6 +35,7 @@ class Serving:
     classes: tuple[str, ...]
     name: str
     decide: Decide | None = None
+    latency_ms: float = LATENCY_MS
 
     def decider(self) -> Decide:
         """Return what says which answers are sure; of a stage without a rule, all are."""
@@ -106,7 +108,7 @@ class CascadeModel:
     def servings(self) -> list[Serving]:
         """Return the stages as a Runtime takes them."""
         return [
-            Serving(stage, judge, self.labels, str(model))
+            Serving(stage, judge, self.labels, str(model), latency_ms=self.cascade.latency_ms)
             for stage, judge, model in zip(
                 self.cascade.stages, self._judges, self._loaded, strict=True
             )

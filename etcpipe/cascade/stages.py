@@ -1,6 +1,7 @@
 """What a cascade is: its stages in order, and the file that they are written in.
 
     wait_s = 1.0
+    latency_ms = 5.0                        # of queue and inference
 
     [[stage]]
     packets = 1                             # of a flow that the stage waits for
@@ -33,6 +34,7 @@ from etcpipe.toml_text import check_keys, parse, read, suggestion
 SUFFIX = ".toml"
 STAGES_MAX = 16
 QUEUE_MAX = 1 << 20
+LATENCY_MS = 5.0
 KINDS = {
     "threshold": ("probability",),
     "per_class": ("probability", "classes"),
@@ -124,15 +126,19 @@ class Cascade:
     Attributes:
         wait_s: a flow is answered by what there is when nothing came for so long.
         early: live, tell the first answer of an unsure flow, and correct it later.
+        latency_ms: that queue and inference of an answer may take; where more flows come than
+            can be judged within it, some keep a lesser answer.
     """
 
     stages: tuple[Stage, ...]
     wait_s: float = 1.0
     early: bool = True
+    latency_ms: float = LATENCY_MS
 
     def __post_init__(self) -> None:
         _whole(len(self.stages), 1, STAGES_MAX, "number of stages")
         _number(self.wait_s, 1e-3, 86400, "wait_s")
+        _number(self.latency_ms, 0.1, 60_000, "latency_ms")
         if not isinstance(self.early, bool):
             raise UsageError(f"early is {self.early!r}, must be true or false")
         for i, stage in enumerate(self.stages):
@@ -151,7 +157,7 @@ class Cascade:
 
     def to_toml(self) -> str:
         """Return the text of the cascade's file."""
-        lines = [f"wait_s = {self.wait_s!r}", f"early = {str(self.early).lower()}"]
+        lines = [f"{name} = {_toml_of(getattr(self, name))}" for name in CASCADE_KEYS[:-1]]
         for stage in self.stages:
             lines += ["", "[[stage]]"]
             for name in STAGE_KEYS:
@@ -172,7 +178,7 @@ class Cascade:
             raise OutputError(f"cannot write {fspath(path)}: {error.strerror}") from error
 
 
-CASCADE_KEYS = ("wait_s", "early", "stage")
+CASCADE_KEYS = ("wait_s", "early", "latency_ms", "stage")
 STAGE_KEYS = tuple(one.name for one in fields(Stage))
 
 

@@ -33,6 +33,8 @@ class Workers(Protocol):
 
     def has_room(self, stage: int) -> bool: ...
 
+    def is_in_turn(self, stage: int) -> bool: ...
+
     def submit(self, stage: int, rows: Batch, judge: Judge) -> None: ...
 
     def done(self) -> list[Job]: ...
@@ -51,6 +53,10 @@ class Inline:
 
     def has_room(self, stage: int) -> bool:
         """May a batch of a stage be submitted now?"""
+        return True
+
+    def is_in_turn(self, stage: int) -> bool:
+        """Does the caller wait for a stage's batches?"""
         return True
 
     def submit(self, stage: int, rows: Batch, judge: Judge) -> None:
@@ -89,6 +95,9 @@ class Threads(Inline):
 
     def has_room(self, stage: int) -> bool:
         return stage in self._inline or len(self._running) < self._threads
+
+    def is_in_turn(self, stage: int) -> bool:
+        return stage in self._inline
 
     def submit(self, stage: int, rows: Batch, judge: Judge) -> None:
         if stage in self._inline:

@@ -29,14 +29,19 @@ CHUNK = 1024
 HALVINGS, DEGRADED_MOST = 6, 0.01
 
 
+# Nanoseconds of work, from any time on.
+Work = Callable[[], int]
+
+
 class SkippingClock:
     """Processor time since it was made, with what was skipped, without what it was stopped for."""
 
-    def __init__(self) -> None:
-        self._zero_ns = time.thread_time_ns()
+    def __init__(self, work: Work = time.thread_time_ns) -> None:
+        self._work = work
+        self._zero_ns = work()
 
     def now_ns(self) -> int:
-        return time.thread_time_ns() - self._zero_ns
+        return self._work() - self._zero_ns
 
     def skip_to(self, at_ns: int) -> None:
         """Make it at_ns now, if that is later."""
@@ -140,32 +145,38 @@ class _Feed:
         return [*found, (closing, None)] if closing else found
 
 
-def by_processor_time(stages: Sequence[Serving]) -> list[Serving]:
+def by_processor_time(stages: Sequence[Serving], work: Work = time.thread_time_ns) -> list[Serving]:
     """Return stages whose models say how long they took on the processor."""
 
     def timed(judge: Judge) -> Judge:
         def judged(flows: FlowBatch) -> Answers:
-            began = time.thread_time_ns()
+            began = work()
             answers = judge(flows)
-            return answers._replace(took_ns=time.thread_time_ns() - began)
+            return answers._replace(took_ns=work() - began)
 
         return judged
 
     return [replace(one, judge=timed(one.judge)) for one in stages]
 
 
-def replay(schedule: Schedule, stages: Sequence[Serving], pace: Pace | None = None) -> Outcome:
+def replay(
+    schedule: Schedule,
+    stages: Sequence[Serving],
+    pace: Pace | None = None,
+    work: Work = time.thread_time_ns,
+) -> Outcome:
     """Return what becomes of flows that come as the schedule says.
 
     Args:
         pace: looks at the machine meanwhile, while the clock stands.
+        work: what is measured: time of the processor, or of a model of it.
 
     Raises:
         EtcpipeError: a flow was answered twice, or not at all.
     """
-    runtime = Runtime(by_processor_time(stages), Inline(sheds=True))
+    runtime = Runtime(by_processor_time(stages, work), Inline(sheds=True), clock=work)
     outcome, feed, times = Outcome.of(len(schedule)), _Feed(schedule), schedule.times_ns
-    clock = SkippingClock()
+    clock = SkippingClock(work)
     done = 0
     while done < len(times) or any(runtime.waiting):
         with clock.stopped() as now_ns:
