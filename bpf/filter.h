@@ -15,6 +15,7 @@
 enum filter_slot {
 	FILTER_CHOOSE,		/* the filter, or empty: every packet is tracked */
 	FILTER_MATCHED,		/* the tracker: where it sends the packets that it wants */
+	FILTER_MISSED,		/* of a wire: what sends the others on; of a tap empty, they pass */
 	N_FILTER_SLOTS,
 };
 

@@ -108,12 +108,27 @@ static __always_inline int is_dropped(const struct mark *mark)
 SEC("xdp")
 int xdp_forward(struct xdp_md *ctx)
 {
+	count(PACKETS_SEEN);
+	filter_xdp(ctx);
+	return to_port(ctx);
+}
+
+/* What the filter does not want. */
+SEC("xdp")
+int xdp_missed(struct xdp_md *ctx)
+{
+	return to_port(ctx);
+}
+
+/* The tracker, behind the filter if there is one. */
+SEC("xdp")
+int xdp_matched(struct xdp_md *ctx)
+{
 	struct packet *p = parsed();
 	__u32 len = len_xdp(ctx);
 	struct flow_state *flow;
 	struct mark mark = {};
 
-	count(PACKETS_SEEN);
 	if (!p)
 		return to_port(ctx);
 	if (parse_xdp(ctx) && join_fragment(p)) {

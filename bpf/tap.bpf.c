@@ -85,6 +85,13 @@ int tc_matched(struct __sk_buff *skb)
 	return pass(skb, track_in_tc(skb));
 }
 
+/* Of a wire, what the filter does not want. */
+SEC("tc")
+int tc_missed(struct __sk_buff *skb)
+{
+	return pass(skb, TC_ACT_UNSPEC);
+}
+
 static __always_inline int track_in_xdp(struct xdp_md *ctx)
 {
 	struct packet *p = parsed();

@@ -82,7 +82,8 @@ def attach(
     # faults are found before anything is made
     if duration_s is not None and not duration_s > 0:
         raise UsageError(f"duration {duration_s:g}: more than 0 seconds")
-    _check_filter(filter, forward)
+    if filter is not None:
+        filters.compile_filter(filter)
     rules = policies.load(policy) if policy else None
     if rules and forward:
         mode = _mode_of_wire(mode, rules)
@@ -124,14 +125,6 @@ def attach(
         filter=filter,
         shadow=models.load(shadow, device=compute) if shadow is not None else None,
     )
-
-
-def _check_filter(filter: str | None, forward: str | None) -> None:
-    if filter is None:
-        return
-    if forward:
-        raise UsageError(filters.NO_FILTER)
-    filters.compile_filter(filter)
 
 
 def _mode_of_wire(mode: str, rules: policies.Policy) -> str:

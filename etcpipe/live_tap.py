@@ -12,8 +12,8 @@ import numpy as np
 from etcpipe.answering import Answering
 from etcpipe.batch import PacketBatch
 from etcpipe.errors import DataplaneError, UsageError
-from etcpipe.kernel import filters, tap
 from etcpipe.kernel import netns as namespaces
+from etcpipe.kernel import tap
 from etcpipe.kernel.features_source import FeatureRows, FeatureSource
 from etcpipe.kernel.forward import Forward
 from etcpipe.kernel.guard import no_interrupt
@@ -168,11 +168,9 @@ class Live:
         """Look only at packets that a libpcap expression wants, from now on; None: at all.
 
         Raises:
-            UsageError: the expression has a fault, or both ports are one wire.
+            UsageError: the expression has a fault.
             UnsupportedError, DataplaneError: it cannot be translated, or the kernel refused.
         """
-        if expression is not None and self._tap.settings.forward:
-            raise UsageError(filters.NO_FILTER)
         self._tap.set_filter(expression)
         self._filter = expression
 

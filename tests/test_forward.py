@@ -110,6 +110,20 @@ def test_a_policy_drops_past_the_stack(bed, mode):
         assert box.counters()["PACKETS_POLICY_DROP"] == 1
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_what_a_filter_does_not_want_is_forwarded_all_the_same(bed, mode):
+    with wire(bed, mode) as box, udp(bed) as (client, server):
+        box.forward.set_filter("tcp")
+        exchange(client, server, 3)
+        unwanted = box.counters()
+        box.forward.set_filter(f"udp port {PORT}")
+        exchange(server, client, 2)
+        box.drain()
+    assert unwanted["PACKETS_FILTERED"] == 3 + 2  # ARP, too
+    assert "PACKETS_TRACKED" not in unwanted
+    assert box.ranks() == [0, 1]
+
+
 DOWN = [
     pytest.param("ip -n {server} link set s0 down", id="far end"),
     pytest.param("ip -n {box} link set p1 down", id="port"),

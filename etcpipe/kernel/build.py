@@ -20,7 +20,8 @@ from etcpipe.layout import BPF, COUNT_RULES, read_header
 # Every tap's programs, and those beside them where XDP may track.
 TC_MODE_PROGRAMS = ("tc_track", "tc_matched", "mirror_pop")
 XDP_MODE_PROGRAMS = ("xdp_track", "xdp_matched", "tc_mirror", "xdp_canary", "tc_canary")
-FORWARD_PROGRAMS = ("xdp_forward", "mirror_pop")
+TC_WIRE_PROGRAMS = ("tc_missed",)  # beside those of TC mode
+FORWARD_PROGRAMS = ("xdp_forward", "xdp_matched", "xdp_missed", "mirror_pop")
 DROP_PROGRAMS = ("forward_dropped", "forward_refused")  # where the kernel has BTF
 XDP_PROGRAMS = ("xdp_track", "xdp_matched", "mirror_pop", "xdp_canary")  # by type
 MAPS = (
@@ -51,7 +52,10 @@ TAP_SETTINGS = read_header("".join((BPF / name).read_text() for name in _SETTING
 ]
 CANARY_COUNTS = MAPS_HEADER[1]["canary_count"]
 FILTER_SLOTS = read_header((BPF / "filter.h").read_text())[1]["filter_slot"]
-FILTER_TARGETS = {"filters_tc": "tc_matched", "filters_xdp": "xdp_matched"}
+FILTER_TARGETS = {
+    "filters_tc": {"FILTER_MATCHED": "tc_matched", "FILTER_MISSED": "tc_missed"},
+    "filters_xdp": {"FILTER_MATCHED": "xdp_matched", "FILTER_MISSED": "xdp_missed"},
+}
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,14 @@ class Build:
         """The programs to load."""
         if self.is_xdp_wire:
             return FORWARD_PROGRAMS + (DROP_PROGRAMS if KERNEL_BTF.exists() else ())
+        if self.port_ifindex:
+            return TC_MODE_PROGRAMS + TC_WIRE_PROGRAMS
         return TC_MODE_PROGRAMS + (XDP_MODE_PROGRAMS if self.with_xdp else ())
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """The programs of that object which are loaded for some builds alone."""
+        return DROP_PROGRAMS if self.is_xdp_wire else XDP_MODE_PROGRAMS + TC_WIRE_PROGRAMS
 
     @property
     def source(self) -> str:
@@ -180,12 +191,14 @@ class Loaded:
         return loaded
 
     def _connect_filters(self) -> None:
-        """Tell filters, those to come and one that is there, where what they want goes on."""
-        slot = np.array([FILTER_SLOTS.index("FILTER_MATCHED")], np.uint32)
-        for array, program in FILTER_TARGETS.items():
-            if program in self.programs:
-                fd = np.array([self.programs[program]], np.uint32)
-                bpf.update(self.maps[array], slot, fd)
+        """Tell filters, those to come and one that is there, where packets go on."""
+        for array, targets in FILTER_TARGETS.items():
+            for slot, program in targets.items():
+                if program in self.programs:
+                    row = np.array(
+                        [[FILTER_SLOTS.index(slot)], [self.programs[program]]], np.uint32
+                    )
+                    bpf.update(self.maps[array], row[0], row[1])
 
     def close(self) -> None:
         """Close all descriptors; what is pinned or attached stays."""

@@ -117,13 +117,18 @@ def copy_head(code: Assembler) -> None:
     code.store(2, FP, HEAD + TAG_AT + 2, R0)
 
 
+def _go_on(code: Assembler, filters_fd: int, slot: str) -> None:
+    """End by the program in a slot; comes back if there is none."""
+    code.move(R1, CONTEXT)
+    code.map(R2, filters_fd)
+    code.constant(R3, FILTER_SLOTS.index(slot))
+    code.call(TAIL_CALL)
+
+
 def finish(code: Assembler, hook: Hook, filters_fd: int, counters_fd: int) -> None:
     """End the program: ACCEPT goes on to the tracker, REJECT counts the packet, PASS neither."""
     code.label(ACCEPT)
-    code.move(R1, CONTEXT)
-    code.map(R2, filters_fd)
-    code.constant(R3, FILTER_SLOTS.index("FILTER_MATCHED"))
-    code.call(TAIL_CALL)
+    _go_on(code, filters_fd, "FILTER_MATCHED")
     code.jump(PASS)
     code.label(REJECT)
     code.constant(R0, CONSTANTS["PACKETS_FILTERED"])
@@ -137,5 +142,6 @@ def finish(code: Assembler, hook: Hook, filters_fd: int, counters_fd: int) -> No
     code.emit(ALU | ADD | K, R1, value=1)
     code.store(8, R0, 0, R1)
     code.label(PASS)
+    _go_on(code, filters_fd, "FILTER_MISSED")
     code.constant(R0, hook.action)
     code.emit(JMP | EXIT)

@@ -18,7 +18,6 @@ from etcpipe.kernel.classic import CLASSIC, translate
 from etcpipe.kernel.filter_frame import Hook, Tc, Xdp
 from etcpipe.kernel.journal import Journal
 
-NO_FILTER = "no filter in forward mode: the wire looks at every packet"
 HOOKS: dict[str, Hook] = {"filters_tc": Tc(), "filters_xdp": Xdp()}
 
 
@@ -96,8 +95,6 @@ def set_filter(device: str, namespace: str | None, expression: str | None) -> No
         UsageError, UnsupportedError: see replace().
     """
     state = _tap(device, namespace)
-    if state.ports:
-        raise UsageError(NO_FILTER)
     with ExitStack() as stack:
         maps = {}
         for name in ("packet_counters", *HOOKS):

@@ -12,7 +12,7 @@ import numpy as np
 
 from etcpipe.errors import DataplaneError, UnsupportedError
 from etcpipe.kernel import bpf
-from etcpipe.kernel.build import DROP_PROGRAMS, XDP_MODE_PROGRAMS, Build, Loaded, load_error
+from etcpipe.kernel.build import Build, Loaded, load_error
 from etcpipe.layout import BPF
 
 # Newest first: the plain object lacks fetching atomics and loads from Linux 5.10.
@@ -94,8 +94,7 @@ def load_object(path: Path, build: Build) -> Loaded:
     handle = _check(lib.bpf_object__open_file(os.fsencode(path), None))
     try:
         _fill_settings(handle, build.record())
-        optional = DROP_PROGRAMS if build.source == "forward" else XDP_MODE_PROGRAMS
-        for name in set(optional) - set(build.programs):
+        for name in set(build.optional) - set(build.programs):
             _check(lib.bpf_program__set_autoload(_program(handle, name), False))
         for name, entries in build.map_sizes().items():
             _check(lib.bpf_map__set_max_entries(_map(handle, name.encode()), entries))
