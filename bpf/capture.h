@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * Copies to the consumer, by the way that the settings name: an AF_XDP mirror (mirror.h) or
- * a ring buffer (records.h); or none, as the kernel gathers features itself (gather.h). Each packet of the wire gets a copy of its own, also where the
- * hook sees many at once, and each one that is not copied is counted and told to its flow.
+ * a ring buffer (records.h); or none, as the kernel gathers features itself (gather.h). Each
+ * packet of the wire gets a copy of its own, also where the hook sees many at once, and each one
+ * that is not copied is counted and told to its flow.
  */
 #ifndef ETCPIPE_CAPTURE_H
 #define ETCPIPE_CAPTURE_H
@@ -16,6 +17,9 @@
  */
 #ifndef ETCPIPE_NO_GATHER
 #include "gather.h"
+#else
+#define gather_settles(p, mark, segments, flow) 0
+#define gather_settles_segment(skb, mark, segments, flow, index) 0
 #endif
 
 /* Copy a packet. Returns 0, or -1: it is lost, and counted under its reason. */
@@ -81,10 +85,12 @@ static __always_inline __u32 capture_skb(struct __sk_buff *skb, const struct pac
 		return gather_skb(skb, p, mark, segments, flow);
 #endif
 	if (n == 1)
-		return capture_undivided(skb, mark, segments);
+		return gather_settles(p, mark, segments, flow) ? 0 :
+			capture_undivided(skb, mark, segments);
 NO_UNROLL
 	for (i = 0; i < FIRST_N_MAX; i++) {
-		if (i >= n || mark->rank + i >= SETTING(first_n))
+		if (i >= n || mark->rank + i >= SETTING(first_n) ||
+		    gather_settles_segment(skb, mark, segments, flow, i))
 			break;
 		lost += capture_segment(skb, mark->flow_id, mark->timestamp_ns,
 					mark->rank << 8 | mark->direction, i);

@@ -12,6 +12,7 @@ BPF_F_TABLE("array", u32, feature_room, features, FEATURE_SLOTS, BPF_F_MMAPABLE)
 BPF_ARRAY(features_begun, u64, 1);
 BPF_ARRAY(trees, struct tree, 1);
 BPF_PERCPU_ARRAY(tree_works, struct tree_work, 1);
+BPF_RINGBUF_OUTPUT(tree_records, 1);
 #else
 /* Rows of features, see gather.h; the loader sets how many and how large. */
 struct {
@@ -25,6 +26,12 @@ struct {
 MAP(BPF_MAP_TYPE_ARRAY, features_begun, __u32, __u64, 1, 0);
 MAP(BPF_MAP_TYPE_ARRAY, trees, __u32, struct tree, 1, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, tree_works, __u32, struct tree_work, 1, 0);
+
+/* Rows of flows that trees are sure of, where packets are copied too; its size as packet_records. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} tree_records SEC(".maps");
 #endif
 
 static __always_inline struct feature_entry *features_at(__u32 row)
@@ -53,6 +60,18 @@ static __always_inline struct tree_work *tree_work(void)
 	return tree_works.lookup(&zero);
 #else
 	return bpf_map_lookup_elem(&tree_works, &zero);
+#endif
+}
+
+/* Write a row, which has one size. Returns 0, or an error if the ring is full. */
+static __always_inline long row_output(void *row, __u64 size)
+{
+#ifdef ETCPIPE_BCC
+	return packet_records.ringbuf_output(row, size, BPF_RB_NO_WAKEUP);
+#else
+	if (SETTING(capture) != CAPTURE_FEATURES)
+		return bpf_ringbuf_output(&tree_records, row, size, BPF_RB_NO_WAKEUP);
+	return bpf_ringbuf_output(&packet_records, row, size, BPF_RB_NO_WAKEUP);
 #endif
 }
 

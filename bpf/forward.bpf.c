@@ -85,6 +85,8 @@ static __always_inline int put_meta(struct xdp_md *ctx, const struct packet *p,
 static __always_inline int to_port_and_consumer(struct xdp_md *ctx, struct flow_state *flow,
 						const struct packet *p, const struct mark *mark)
 {
+	if (gather_settles(p, mark, 1, flow))
+		return to_port(ctx);
 	if (SETTING(capture) != CAPTURE_AFXDP) {
 		flow->lost += capture_xdp(ctx, p, mark, flow);
 		return to_port(ctx);

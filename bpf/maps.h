@@ -236,14 +236,4 @@ static __always_inline void record_submit(struct packet_record *record)
 #endif
 }
 
-/* Write a record of a size that is fixed at load. Returns 0, or an error if the ring is full. */
-static __always_inline long record_output(void *record, __u64 size)
-{
-#ifdef ETCPIPE_BCC
-	return packet_records.ringbuf_output(record, size, BPF_RB_NO_WAKEUP);
-#else
-	return bpf_ringbuf_output(&packet_records, record, size, BPF_RB_NO_WAKEUP);
-#endif
-}
-
 #endif /* ETCPIPE_MAPS_H */

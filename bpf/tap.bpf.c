@@ -107,6 +107,8 @@ static __always_inline int track_in_xdp(struct xdp_md *ctx)
 	}
 	flow = track(p, len, 1, &mark);
 	remember_fragment(p);
+	if (flow && gather_settles(p, &mark, 1, flow))
+		flow = NULL;
 	if (flow && SETTING(capture) != CAPTURE_AFXDP) {
 		flow->lost += capture_xdp(ctx, p, &mark, flow);
 		flow = NULL;

@@ -9,14 +9,16 @@ from typing import Any
 from etcpipe import model as models
 from etcpipe import pipeline
 from etcpipe.cascade import serving
+from etcpipe.cascade.beside import BesideKernel, SureRows
+from etcpipe.cascade.gathered import KernelCascade
 from etcpipe.cascade.life import CascadeInService
 from etcpipe.cascade.runtime import Runtime
 from etcpipe.cascade.serving import CascadeModel
+from etcpipe.cascade.stage0 import KernelStage
 from etcpipe.cascade.stages import SUFFIX as CASCADE_SUFFIX
 from etcpipe.cascade.workers import Threads
 from etcpipe.errors import UsageError
 from etcpipe.kernel.settings import TapSettings
-from etcpipe.kernel.stage0 import KernelCascade
 from etcpipe.model import Model
 from etcpipe.model_choice import AnyModel
 from etcpipe.model_life import ModelInService, check_fits, check_rows_fit
@@ -35,11 +37,22 @@ class Answering:
         settings: of the tap, which stay as they are.
         raw_len: bytes of each packet that rows hold.
         device: where models that are loaded later run, as of etcpipe.model.load().
+        stage0: of a cascade, where the kernel runs its first stage.
+
+    Attributes:
+        stage0: of the cascade that answers.
     """
 
     def __init__(
-        self, model: AnyModel | KernelCascade, settings: TapSettings, raw_len: int, device: str
+        self,
+        model: AnyModel | KernelCascade,
+        settings: TapSettings,
+        raw_len: int,
+        device: str,
+        stage0: KernelStage | None = None,
     ):
+        self.stage0 = stage0
+        self._sure_rows: SureRows | None = None
         self._settings, self._raw_len, self._device = settings, raw_len, device
         self._serving: CascadeInService | ModelInService | KernelCascade
         if isinstance(model, CascadeModel):
@@ -50,10 +63,17 @@ class Answering:
         else:
             self._serving = ModelInService(model)
 
+    def hear(self, rows: SureRows) -> None:
+        """Take flows that the kernel was sure of, beside those that it copies."""
+        self._sure_rows = rows
+
     def verdicts(self, source: pipeline.Source, regroup: Any) -> Iterator[VerdictBatch]:
         """Yield verdicts on what a source brings, as they are made, until it ends."""
         if isinstance(self._serving, CascadeInService):
-            return pipeline.serve(source, regroup, self._serving, eager=False, now_ns=monotonic_ns)
+            stages: pipeline.Stages = self._serving
+            if self._sure_rows:
+                stages = BesideKernel(self._serving, self._sure_rows, self._stage0_now)
+            return pipeline.serve(source, regroup, stages, eager=False, now_ns=monotonic_ns)
         return pipeline.run(source, regroup, self._serving, now_ns=monotonic_ns)
 
     def load(self, file: str | PathLike[str]) -> AnyModel:
@@ -80,10 +100,13 @@ class Answering:
         check_fits(model, self._replaceable().active, self._settings, self._raw_len)
         if isinstance(self._serving, CascadeInService) != isinstance(model, CascadeModel):
             raise UsageError(f"{model}: a cascade takes a cascade's place, a model a model's")
+        if self.stage0 and isinstance(model, CascadeModel):
+            _check_stage0(KernelStage(model), self._settings, model)
 
     def replace(self, model: Any) -> None:
         """Let a model that check() passed answer from now on."""
         self._replaceable().replace(model)
+        self._follow(model)
 
     @property
     def previous(self) -> AnyModel | None:
@@ -96,7 +119,18 @@ class Answering:
         Raises:
             UsageError: there is none.
         """
-        return self._replaceable().roll_back()
+        model = self._replaceable().roll_back()
+        self._follow(model)
+        return model
+
+    def _follow(self, model: AnyModel) -> None:
+        """Let the kernel's stage be that of the cascade that answers."""
+        if self.stage0 and isinstance(model, CascadeModel):
+            self.stage0 = KernelStage(model)
+
+    def _stage0_now(self) -> KernelStage:
+        assert self.stage0
+        return self.stage0
 
     def set_shadow(self, model: Model) -> None:
         """Ask another model too, whose answers only shadow_report() tells.
@@ -136,6 +170,18 @@ class Answering:
         if isinstance(self._serving, KernelCascade):
             raise UsageError("the kernel judges flows: its models change with a new attach")
         return self._serving
+
+
+def _check_stage0(stage: KernelStage, settings: TapSettings, model: CascadeModel) -> None:
+    """Check that the kernel can judge by a stage with what it gathers."""
+    others = sorted(set(stage.columns) - set(settings.features))
+    if others or stage.depth != settings.tree_depth:
+        raise UsageError(
+            f"{model}: its first stage sees {', '.join(others) or 'the same columns'} after"
+            f" {stage.depth} packets, the kernel judges after {settings.tree_depth}:"
+            " attach anew with --cascade and --stage0 kernel"
+        )
+    stage.tree(settings.feature_plan, None)  # not all trees are small enough
 
 
 def _runtime_of(cascade: CascadeModel) -> Runtime:

@@ -6,12 +6,13 @@ from typing import Any
 
 from etcpipe import model as models
 from etcpipe import policy as policies
+from etcpipe.cascade import serving
+from etcpipe.cascade.gathered import KernelCascade, is_gatherable
 from etcpipe.cascade.serving import CascadeModel
+from etcpipe.cascade.stage0 import KernelStage
 from etcpipe.errors import UsageError
 from etcpipe.kernel import filters, tap
-from etcpipe.kernel import stage0 as stage0_in_kernel
 from etcpipe.kernel.features_source import features_of
-from etcpipe.kernel.stage0 import KernelCascade
 from etcpipe.live_tap import Live
 from etcpipe.model_choice import AnyModel, depth_for, load, model_of_point
 
@@ -49,8 +50,8 @@ def attach(
         model: a model file; None takes what ships: a cascade, of which the last stage's model
             answers alone where the kernel gathers features or a shadow is compared.
         cascade: instead, a cascade.toml: flows are answered as soon as one of its stages is sure.
-        stage0: "kernel": the cascade's first stage is trees in the kernel, which gathers what
-            both of its stages see.
+        stage0: "kernel": the cascade's first stage is trees in the kernel, whose sure flows are
+            copied no further.
         point: instead, a point that a search found, as front.json#7.
         first_n: packets of a flow to mirror; None: as many as the model was trained with.
         mode: "tc", "xdp", or "auto" to take what this device does best.
@@ -58,7 +59,7 @@ def attach(
             "auto" then is XDP where both do it well, else TC.
         capture: how packets come from the kernel: "afxdp" sockets, or the cheaper "ringbuf";
             "features": none does, the kernel gathers the model's columns. None: features for a
-            point, else afxdp.
+            point, or a cascade that is gathered as a whole (docs/kernel-stage.md); else afxdp.
         queues: AF_XDP sockets, each with a queue of the mirror.
         compute: where flows are regrouped and the model runs, as `device` of classify().
         loader: "libbpf", "bcc", or "auto".
@@ -89,14 +90,14 @@ def attach(
         mode = _mode_of_wire(mode, rules)
     if point is not None:
         model = model_of_point(point, model)
-    in_kernel = stage0 == "kernel"
-    capture = capture or ("features" if point or in_kernel else "afxdp")
     loaded: AnyModel | KernelCascade
-    if in_kernel:
-        loaded = _load_stage0(model, cascade, capture, compute)
+    stage: KernelStage | None = None
+    if stage0 == "kernel":
+        loaded, stage = _load_stage0(model, cascade, capture, compute)
+        capture = capture or ("features" if isinstance(loaded, KernelCascade) else "afxdp")
     else:
-        alone = capture == "features" or shadow is not None
-        loaded = load(model, cascade, compute, alone)
+        capture = capture or ("features" if point else "afxdp")
+        loaded = load(model, cascade, compute, capture == "features" or shadow is not None)
     depth = _depth_of(loaded, first_n)
     columns = _columns_of(loaded, depth) if capture == "features" else ()
     settings = tap.TapSettings(
@@ -105,8 +106,8 @@ def attach(
         forward=forward or "",
         loader=loader,
         capture=capture,
-        features=columns,
-        tree_depth=loaded.tree_depth if isinstance(loaded, KernelCascade) else 0,
+        features=columns or (stage.columns if stage else ()),
+        tree_depth=stage.depth if stage else 0,
         wait_s=wait_s or loaded.wait_s,
         queues=queues,
         policy=rules is not None,
@@ -124,6 +125,7 @@ def attach(
         policy=rules,
         filter=filter,
         shadow=models.load(shadow, device=compute) if shadow is not None else None,
+        stage0=stage,
     )
 
 
@@ -136,14 +138,16 @@ def _mode_of_wire(mode: str, rules: policies.Policy) -> str:
 def _load_stage0(
     model: str | PathLike[str] | None,
     cascade: str | PathLike[str] | None,
-    capture: str,
+    capture: str | None,
     device: str,
-) -> KernelCascade:
+) -> tuple[CascadeModel | KernelCascade, KernelStage]:
+    """Return a cascade and its first stage for the kernel, which gathers all of it if it can."""
     if cascade is None or model is not None:
         raise UsageError("--stage0 kernel is of a cascade: give --cascade, and no model or point")
-    if capture != "features":
-        raise UsageError(f"--stage0 kernel gathers features: not with --capture {capture}")
-    return stage0_in_kernel.load(cascade, device)
+    opened = serving.load(cascade, device)
+    stage = KernelStage(opened)
+    gathers = is_gatherable(opened) if capture is None else capture == "features"
+    return (KernelCascade(opened, stage) if gathers else opened), stage
 
 
 def _depth_of(model: AnyModel | KernelCascade, first_n: int | None) -> int:

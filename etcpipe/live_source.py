@@ -9,7 +9,7 @@ import numpy as np
 
 from etcpipe.batch import FlowBatch, PacketBatch
 from etcpipe.columns import PacketColumns
-from etcpipe.kernel.features_source import FeatureSource
+from etcpipe.kernel.features_source import SLICE_S, FeatureSource
 from etcpipe.kernel.forward import Forward
 from etcpipe.kernel.tap import Tap
 from etcpipe.queues import Queues
@@ -20,6 +20,9 @@ AnyRing = Ring | RingBuffer | Queues | FeatureSource  # the last yields rows, no
 
 # Packets that may wait for the consumer: some 10 ms at the fastest rate a mirror reaches.
 RING_SIZE = 8192
+
+# A batch is empty when nothing came for so long.
+IDLE_S = 0.1
 
 # What a ring may still hold at the end: 8192 packets, or 16 MiB of records.
 REST_BATCHES_MAX = 64
@@ -34,16 +37,18 @@ def open_ring(tapped: Tap | Forward) -> AnyRing:
     if settings.capture == "features":
         plan = settings.feature_plan
         return FeatureSource(tapped.records_fd, settings.ringbuf_bytes, tapped.features_fd, plan)
+    # a flow that the kernel answered sends no packet that would tell of it
+    idle_s = SLICE_S if settings.judges_beside else IDLE_S
     if settings.capture == "ringbuf":
-        return RingBuffer(tapped.records_fd, settings.ringbuf_bytes)
+        return RingBuffer(tapped.records_fd, settings.ringbuf_bytes, idle_s)
     with ExitStack() as stack:
         rings = []
         for queue in range(tapped.queues):
-            ring = Ring(tapped.mirror_ifindex, queue, ring_size=RING_SIZE)
+            ring = Ring(tapped.mirror_ifindex, queue, ring_size=RING_SIZE, idle_s=idle_s)
             rings.append(stack.enter_context(ring))
             tapped.bind(ring.fd, queue)
         stack.pop_all()
-    return rings[0] if len(rings) == 1 else Queues(rings)
+    return rings[0] if len(rings) == 1 else Queues(rings, idle_s)
 
 
 class TapSource:

@@ -11,13 +11,15 @@ import numpy as np
 
 from etcpipe.answering import Answering
 from etcpipe.batch import PacketBatch
+from etcpipe.cascade.beside import SureRows
+from etcpipe.cascade.gathered import KernelCascade
+from etcpipe.cascade.stage0 import KernelStage
 from etcpipe.errors import DataplaneError, UsageError
 from etcpipe.kernel import netns as namespaces
 from etcpipe.kernel import tap
 from etcpipe.kernel.features_source import FeatureRows, FeatureSource
 from etcpipe.kernel.forward import Forward
 from etcpipe.kernel.guard import no_interrupt
-from etcpipe.kernel.stage0 import KernelCascade
 from etcpipe.live_source import TapSource, open_ring
 from etcpipe.model import Model
 from etcpipe.model_choice import AnyModel, regroup_for
@@ -62,6 +64,7 @@ class Live:
         policy: Policy | None = None,
         filter: str | None = None,
         shadow: Model | None = None,
+        stage0: KernelStage | None = None,
     ):
         self.device = device
         self.model = model
@@ -82,7 +85,7 @@ class Live:
                 threads=settings.queues,
                 raw_len=self._raw_len,
             )
-        self._answering = Answering(model, settings, self._raw_len, compute)
+        self._answering = Answering(model, settings, self._raw_len, compute, stage0)
         if shadow:
             self.set_shadow(shadow)
         self._filter = filter
@@ -133,6 +136,10 @@ class Live:
             stack.enter_context(self._ring)
             if isinstance(self._ring, FeatureSource):  # rows come, and no packets
                 self._regroup = FeatureRows(self._ring)
+            if (settings := self._tap.settings).judges_beside:
+                told = self._tap.tree_records_fd, settings.tree_records_bytes
+                rows = SureRows(*told, settings.feature_plan)
+                self._answering.hear(stack.enter_context(rows))
             self._set_tree()
             if self.policy:
                 self._tap.set_actions(self.policy.actions())
@@ -201,9 +208,8 @@ class Live:
 
     def _set_tree(self) -> None:
         """Say how the kernel judges flows, if it does: its verdicts act by the policy too."""
-        if isinstance(self.model, KernelCascade):
-            plan = self._tap.settings.feature_plan
-            self._tap.set_tree(self.model.tree(plan, self._acts.decide))
+        if stage := self._answering.stage0:
+            self._tap.set_tree(stage.tree(self._tap.settings.feature_plan, self._acts.decide))
 
     def load_model(self, file: str | PathLike[str]) -> AnyModel:
         """Return what set_model() takes of a file, ready to answer; from any thread.
@@ -244,6 +250,7 @@ class Live:
     def _serve(self, model: AnyModel) -> None:
         self._acts.change(self.policy, model)
         self.model = model
+        self._set_tree()
 
     def set_shadow(self, model: Model) -> None:
         """Ask another model too, whose answers only shadow_report() tells.

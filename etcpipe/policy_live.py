@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from etcpipe.kernel.stage0 import KernelCascade
+from etcpipe.cascade.gathered import KernelCascade
 from etcpipe.model_choice import AnyModel
 from etcpipe.policy import Decider, Policy
 from etcpipe.shares import Shares

@@ -166,7 +166,7 @@ def send(wire: Wire) -> None:
 def test_what_the_kernel_cannot_begin_is_refused(cascade: Path, tmp_path: Path) -> None:
     for options, words in (
         ({}, "--stage0 kernel is of a cascade"),
-        ({"cascade": cascade, "capture": "ringbuf"}, "not with --capture ringbuf"),
+        ({"model": "default", "cascade": cascade}, "and no model or point"),
     ):
         with pytest.raises(UsageError, match=words):
             live.attach("lo", stage0="kernel", **options)
@@ -179,5 +179,9 @@ def test_what_the_kernel_cannot_begin_is_refused(cascade: Path, tmp_path: Path) 
     names = [("2.onnx", 2), ("5.onnx", 5)]
     two = [Stage(n, name, rule=Rule(probability=0.7)) for name, n in names]
     Cascade((*two, third)).save(tmp_path / "three.toml")
-    with pytest.raises(UsageError, match="a cascade of two stages, not 3"):
-        live.attach("lo", stage0="kernel", cascade=tmp_path / "three.toml")
+    with pytest.raises(UsageError, match="takes a cascade of two stages, not 3: leave the capture"):
+        live.attach("lo", stage0="kernel", cascade=tmp_path / "three.toml", capture="features")
+    first = Stage(9, "9.onnx", rule=Rule("target", share=0.2))
+    Cascade((first, third)).save(tmp_path / "target.toml")
+    with pytest.raises(UsageError, match="no rule of a target"):
+        live.attach("lo", stage0="kernel", cascade=tmp_path / "target.toml")

@@ -60,6 +60,14 @@ class CascadeInService(InService[CascadeModel]):
         self._runtime = self._start(model)
         super().replace(model)
 
+    def settle(self, flow_id: np.ndarray) -> np.ndarray:
+        """Take no more rows of flows that were answered elsewhere.
+
+        Returns:
+            (flows,) bool, which were not answered here before.
+        """
+        return self._runtime.states.settle(flow_id)
+
     def add(self, flows: FlowBatch, now_ns: int = 0, depth: np.ndarray | None = None) -> None:
         """Take rows, see Runtime.add()."""
         for one in self._leaving:

@@ -58,6 +58,7 @@ class CascadeModel:
         last: the last stage's.
         views: names of those that the stages read.
         depths: packets that each stage waits for.
+        first_file: contents of the first stage's model file.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class CascadeModel:
         loaded: list[Model],
         judges: Mapping[int, Judge],
         name: str = "",
+        first_file: bytes = b"",
     ):
         """Put models in their places.
 
@@ -94,6 +96,7 @@ class CascadeModel:
         self.engine = ", ".join(dict.fromkeys(model.engine for model in loaded))
         self.device = "cpu"  # where flows are regrouped; each stage has its own
         self.quick = frozenset(judges)
+        self.first_file = first_file
         self._loaded = loaded
         self._judges = [judges.get(i, model.answers) for i, model in enumerate(loaded)]
 
@@ -232,7 +235,7 @@ def _served(
         for i, (model, one) in enumerate(zip(loaded, contents, strict=True))
         if is_trees(one)
     }
-    return CascadeModel(cascade, loaded, judges, name)
+    return CascadeModel(cascade, loaded, judges, name, contents[0])
 
 
 def files(cascade: Cascade, folder: Path) -> list[Path]:

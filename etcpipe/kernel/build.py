@@ -38,6 +38,7 @@ MAPS = (
     "features_begun",
     "trees",
     "tree_works",
+    "tree_records",
     "filters_tc",
     "filters_xdp",
 )
@@ -139,6 +140,7 @@ class Build:
             "verdicts": self.settings.slots,
             "packet_records": self.settings.ringbuf_bytes if uses_records else mmap.PAGESIZE,
             "features": self.settings.feature_plan.slots,
+            "tree_records": self.settings.tree_records_bytes,
         }
 
     def value_sizes(self) -> dict[str, int]:

@@ -17,6 +17,8 @@ HOOKS = ("auto", "tcx", "clsact")
 # An AF_XDP frame of a page has 256 bytes of room in front.
 SNAP_LEN_MIN, SNAP_LEN_MAX = 128, 3072
 RINGBUF_BYTES_MAX = 1 << 30
+# Some 4,000 flows that the kernel is sure of; for more at once the copies go on.
+TREE_RECORDS_BYTES = 1 << 20
 MAPS_HEADER = read_header("".join((BPF / name).read_text() for name in ("etcpipe.h", "maps.h")))
 QUEUES_MAX = MAPS_HEADER[0]["QUEUES_MAX"]
 
@@ -35,9 +37,10 @@ class TapSettings:
         hook: how TC programs are attached: "tcx" (Linux 6.6), "clsact", or "auto".
         capture: how packets reach the consumer: "afxdp", or "ringbuf" at a fraction of the cost;
             "features": not at all, the kernel gathers `features` and tells each flow's once.
-        features: columns of a view, for capture "features".
-        tree_depth: for the same, packets after which the kernel judges by Tap.set_tree(); 0: never.
-        wait_s: for the same, a row is told when nothing that counts came for so long.
+        features: columns of a view, for capture "features" or for a tree.
+        tree_depth: packets after which the kernel judges by Tap.set_tree(); 0: never. Beside
+            captures that copy packets, those of flows that it is sure of are copied no more.
+        wait_s: for both, a row is closed when nothing that counts came for so long.
         queues: of the mirror, each with an AF_XDP socket of its own; a flow keeps its queue.
         ringbuf_bytes: of the ring of records, a power of two and a multiple of the page size.
         max_flows: room in the flow table; the longest idle flow makes room for a new one.
@@ -121,7 +124,18 @@ class TapSettings:
     @cached_property
     def feature_plan(self) -> FeaturePlan:
         """What the kernel keeps of a flow; empty unless it gathers features."""
-        return plan_for(self.features, self.first_n, self.wait_s, self.max_flows)
+        depth = self.first_n if self.capture == "features" else self.tree_depth
+        return plan_for(self.features, depth, self.wait_s, self.max_flows)
+
+    @property
+    def judges_beside(self) -> bool:
+        """Are packets copied, and flows judged in the kernel too?"""
+        return self.tree_depth > 0 and self.capture != "features"
+
+    @property
+    def tree_records_bytes(self) -> int:
+        """Of the ring of rows that the kernel is sure of, beside copies."""
+        return max(TREE_RECORDS_BYTES if self.judges_beside else 0, mmap.PAGESIZE)
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
@@ -144,13 +158,13 @@ def _check_ringbuf(size: int) -> None:
 
 
 def _check_features(settings: TapSettings) -> None:
-    gathers = settings.capture == "features"
+    gathers = settings.capture == "features" or settings.tree_depth > 0
     if gathers != bool(settings.features):
         raise UsageError(
             f"capture {settings.capture} with {len(settings.features)} features:"
             " only features are gathered by their columns, and at least one"
         )
-    _check_range("tree_depth", settings.tree_depth, 0, settings.first_n if gathers else 0)
+    _check_range("tree_depth", settings.tree_depth, 0, settings.first_n)
     if gathers:
         _check_range("wait_s", settings.wait_s, 0.001, 86400)
         _ = settings.feature_plan  # refuses what no kernel can gather

@@ -53,6 +53,7 @@ class Tap:
         mirror_ifindex: where AF_XDP sockets bind, in the device's namespace.
         records_fd: the ring of records, where that is how packets are captured.
         features_fd: the table of rows, where the kernel gathers features.
+        tree_records_fd: the ring of rows that it is sure of, where packets are copied too.
         queues: how many sockets can bind.
         mode: "tc" or "xdp", from start() on; mode_reason says why.
         loader: "libbpf" or "bcc".
@@ -99,6 +100,10 @@ class Tap:
     @property
     def features_fd(self) -> int:
         return self._maps["features"]
+
+    @property
+    def tree_records_fd(self) -> int:
+        return self._maps["tree_records"]
 
     @property
     def mode(self) -> str:

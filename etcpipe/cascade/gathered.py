@@ -1,28 +1,23 @@
-"""A cascade of two stages whose first one is in the kernel.
+"""A cascade of two stages on columns, of which the kernel runs the first and copies no packet.
 
-The kernel gathers what both models see. At the first stage's packet its trees judge the flow:
-a sure answer is in the verdict map before the next packet, its row is told, and no more is
-gathered. Unsure flows are gathered on until the last stage's packets are there, and judged in
+The kernel gathers what both models see. The row of a flow that its trees are sure of is told with
+the answer. Unsure flows are gathered on until the last stage's packets are there, and judged in
 user space. A flow that ends before the first stage's packet passes through both stages here.
 """
 
-from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from etcpipe.batch import FlowBatch
-from etcpipe.cascade import serving
 from etcpipe.cascade.serving import CascadeModel
+from etcpipe.cascade.stage0 import KernelStage
 from etcpipe.errors import UsageError
-from etcpipe.kernel.features_plan import CONSTANTS, FeaturePlan
+from etcpipe.kernel.features_plan import CONSTANTS
 from etcpipe.kernel.features_rows import Gathered
 from etcpipe.kernel.features_source import FeatureQueue, FeatureScorer, features_of
-from etcpipe.kernel.stage0_trees import Trees
-from etcpipe.layout import VERDICT_CONSTANTS
 from etcpipe.model import Answers, Model, sources, verdicts_on
-from etcpipe.verdict import SOURCE_KERNEL, UNKNOWN, VerdictBatch
+from etcpipe.verdict import SOURCE_KERNEL, VerdictBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,63 +25,51 @@ if TYPE_CHECKING:
     from etcpipe.gpu.inference import Runner
     from etcpipe.gpu.scorer_gpu import Scorer
     from etcpipe.gpu.views import View
-    from etcpipe.policy import Decider
 
 _SURE = CONSTANTS["FEATURES_SURE"]
+
+
+def is_gatherable(cascade: CascadeModel) -> bool:
+    """Can the kernel gather all that a cascade sees?"""
+    models = cascade.stage_models
+    return len(models) == 2 and all(model.view.is_choice for model in models)
 
 
 class KernelCascade:
     """In the place of a model: what Live and the pipeline ask of one.
 
     Args:
-        cascade: of two stages; `contents` is the model file of the first one.
+        cascade: one that is_gatherable().
+        stage: its first stage.
 
     Attributes:
         columns: of both models, each once.
-        tree_depth: packets after which the kernel judges.
 
     Raises:
-        UsageError: it is not one that the kernel can begin.
+        UsageError: the kernel cannot gather what it sees.
     """
 
-    def __init__(self, cascade: CascadeModel, contents: bytes):
-        _check(cascade)
+    def __init__(self, cascade: CascadeModel, stage: KernelStage):
+        if len(cascade.stage_models) != 2:
+            raise UsageError(
+                "--capture features takes a cascade of two stages, not "
+                f"{len(cascade.stage_models)}: leave the capture out"
+            )
         self.stage_models = self.first, self.last = cascade.stage_models
-        stage = cascade.cascade.stages[0]
         self.columns = tuple(dict.fromkeys((*features_of(self.first), *features_of(self.last))))
-        self.tree_depth, self.first_n = cascade.depths
+        self.first_n = cascade.first_n
         self.classes, self.labels = cascade.classes, cascade.labels
         self.mask, self.count = cascade.mask, cascade.count
         self.wait_s, self.raw_len = cascade.wait_s, 0
         self.name, self.digest, self.engine = cascade.name, cascade.digest, cascade.engine
         self.device, self.models, self.depths = "cpu", cascade.models, cascade.depths
-        assert stage.rule  # of a stage that is not the last
-        self._thresholds = stage.rule.thresholds(self.classes)
+        self._stage = stage
         self._sure = cascade.servings()[0].decider()
-        self._contents = contents
         self._scorers: list[Any] = []
         self._queue = FeatureQueue()
 
     def __str__(self) -> str:
         return f"{self.name}@{self.digest}"
-
-    def tree(self, plan: FeaturePlan, decide: "Decider | None") -> np.ndarray:
-        """Return struct tree for the kernel, (1,).
-
-        Args:
-            decide: what the policy does with a verdict; it is asked with the least probability
-                that is sure, and again with the flow's own when the verdict is told.
-
-        Raises:
-            UsageError: the trees are too large, or compare what the kernel cannot.
-            UnsupportedError: the package onnx is missing.
-        """
-        trees = Trees(self._contents, self.first.columns, self.tree_depth, plan)
-        label = np.arange(len(self.classes))
-        label[[name == UNKNOWN for name in self.classes]] = -1
-        action = decide(label, self._thresholds) if decide else np.zeros(len(label), np.uint8)
-        words = (label + 1) | action.astype(np.int64) << VERDICT_CONSTANTS["VERDICT_ACTION_SHIFT"]
-        return trees.record(self.first.temperature, self._thresholds, words.tolist())
 
     def close(self) -> None:
         """Nothing is open."""
@@ -108,8 +91,8 @@ class KernelCascade:
         found = _Found(len(flows))
         entries = gathered.entries
         sure = entries["judged"] == _SURE
-        found.put(sure, 0, self._from_kernel(entries[sure]))
-        ended = ~sure & (flows.packets["present"].sum(axis=1) < self.tree_depth)
+        found.put(sure, 0, self._stage.answers(entries[sure]))
+        ended = ~sure & (flows.packets["present"].sum(axis=1) < self._stage.depth)
         answers = self._ask(0, gathered, ended)
         is_sure = self._sure(answers.label, answers.probability)
         found.put(ended, 0, answers)
@@ -130,18 +113,6 @@ class KernelCascade:
             packets_used=found.packets_used,
             source=np.where(sure, SOURCE_KERNEL, sources(flows)).astype(np.uint8),
             infer_ns=found.infer_ns,
-        )
-
-    def _from_kernel(self, entries: np.ndarray) -> Answers:
-        label = entries["class"].astype(np.int16)
-        if UNKNOWN in self.classes:
-            label[label == self.classes.index(UNKNOWN)] = -1
-        return Answers(
-            label=label,
-            probability=(2.0**32 / np.maximum(entries["sum"], 1)).astype(np.float32),
-            runner_up=np.full(len(entries), -1, np.int16),
-            packets_used=np.full(len(entries), self.tree_depth, np.uint16),
-            took_ns=0,
         )
 
     def _ask(self, stage: int, gathered: Gathered, chosen: np.ndarray) -> Answers:
@@ -187,22 +158,3 @@ class _Rows:
 def _scorer(model: Model) -> Any:
     rows: Any = _Rows()
     return model.scorer(rows)
-
-
-def _check(cascade: CascadeModel) -> None:
-    stages = cascade.cascade.stages
-    if len(stages) != 2:
-        raise UsageError(f"--stage0 kernel takes a cascade of two stages, not {len(stages)}")
-    if stages[0].rule and stages[0].rule.kind == "target":
-        raise UsageError("--stage0 kernel takes no rule of a target: the kernel does not adapt")
-
-
-def load(path: str | PathLike[str], device: str = "cpu") -> KernelCascade:
-    """Return the cascade of a file, its first stage to be run in the kernel.
-
-    Raises:
-        UsageError, ModelError: as etcpipe.cascade.serving.load(), or the kernel cannot begin it.
-    """
-    opened = serving.load(path, device)
-    file = serving.files(opened.cascade, Path(path).parent)[0]
-    return KernelCascade(opened, file.read_bytes())

@@ -1,0 +1,105 @@
+"""A cascade whose first stage the kernel runs too, beside copying packets.
+
+The kernel copies the packets of a flow until its trees are sure of it; then it tells the flow's
+row, and copies no more. Here such a flow gets its verdict, and what is there of its packets needs
+no answer. All other flows pass through all stages: what the kernel was not sure of, the first
+stage is not sure of here either, and a flow that ended before its packet is judged as it is.
+
+No flow is answered twice. The kernel tells a row before it settles the flow, so whoever reads what
+was told, and only then takes rows, knows of each row whether the kernel answered its flow.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from etcpipe.batch import FlowBatch
+from etcpipe.cascade.answers import Records, no_records
+from etcpipe.cascade.life import CascadeInService
+from etcpipe.cascade.stage0 import KernelStage
+from etcpipe.kernel.features_plan import FeaturePlan
+from etcpipe.kernel.features_rows import Gathered
+from etcpipe.receiver import Receiver
+from etcpipe.ringbuf import RingBuffer
+from etcpipe.verdict import VerdictBatch
+
+ROWS_MAX = 1024  # that are read at once
+
+
+class SureRows(Receiver):
+    """Rows of flows that the kernel is sure of; a context manager.
+
+    Args:
+        fd, size: the ring of these rows, and its bytes.
+    """
+
+    def __init__(self, fd: int, size: int, plan: FeaturePlan):
+        self.plan = plan
+        self._ring = RingBuffer(fd, size, idle_s=0)
+        self._rows = np.zeros(ROWS_MAX, plan.dtype)
+
+    def receive(self) -> np.ndarray:
+        """Return (rows,) of the plan's dtype that were told by now."""
+        parts = []
+        while n := self._ring.copy(self._rows, deadline_s=0):
+            parts.append(self._rows[:n].copy())
+        return np.concatenate(parts, dtype=self.plan.dtype) if parts else self._rows[:0]
+
+    def close(self) -> None:
+        """Read no more."""
+        self._ring.close()
+
+
+class BesideKernel:
+    """What pipeline.serve() takes as its runtime: a cascade in service, and the kernel's answers.
+
+    Args:
+        stage: returns the first stage as the kernel has it now.
+    """
+
+    def __init__(
+        self, serving: CascadeInService, rows: SureRows, stage: Callable[[], KernelStage]
+    ) -> None:
+        self._serving, self._rows, self._stage = serving, rows, stage
+        self._told: list[np.ndarray] = []
+        self._left: list[np.ndarray] = []
+
+    def add(self, flows: FlowBatch, now_ns: int = 0, depth: np.ndarray | None = None) -> None:
+        """Take rows, see Runtime.add()."""
+        self._hear()
+        self._serving.add(flows, now_ns, depth)
+
+    def poll(
+        self, now_ns: int = 0, records: Records | None = None, flush: bool = False
+    ) -> list[VerdictBatch]:
+        """Return verdicts that are ready, the kernel's first; see Runtime.poll()."""
+        self._hear()
+        return [*self._verdicts(now_ns, records), *self._serving.poll(now_ns, records, flush)]
+
+    def drain(self, now: Callable[[], int], records: Records | None = None) -> list[VerdictBatch]:
+        """Return the verdicts on all rows that were added or told."""
+        self._hear()
+        return [*self._verdicts(now(), records), *self._serving.drain(now, records)]
+
+    def left(self) -> np.ndarray:
+        """Return (flows,) uint64, ids answered since the last call while they go on."""
+        left, self._left = [*self._left, self._serving.left()], []
+        return np.concatenate(left)
+
+    def _hear(self) -> None:
+        """Take what the kernel told: rows of these flows that come from now on are not needed."""
+        entries = self._rows.receive()
+        if len(entries):
+            entries = entries[self._serving.settle(entries["flow_id"])]
+            self._told.append(entries)
+            self._left.append(entries["flow_id"].copy())
+
+    def _verdicts(self, now_ns: int, records: Records | None) -> list[VerdictBatch]:
+        told, self._told = self._told, []
+        gathered = [Gathered(entries, self._rows.plan) for entries in told if len(entries)]
+        return [
+            self._stage().verdicts(
+                one.flows, one.entries, (records or no_records)(one.flows), now_ns
+            )
+            for one in gathered
+        ]
