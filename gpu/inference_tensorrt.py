@@ -115,14 +115,23 @@ class TensorRTRunner:
         if trt.nptype(engine.get_tensor_dtype(self._output)) is not np.float32:
             raise EngineError("scores are not float32: end the model with a cast")
         classes = engine.get_tensor_shape(self._output)[-1]
-        self._context = engine.create_execution_context()
-        if self._context is None:
-            raise EngineError(f"no context: {tensorrt_plan.messages(trt).last_error}")
+        # Contexts share their memory, as they do their stream: one works at a time.
+        self._memory = self._cupy.empty(max(1, engine.device_memory_size_v2), np.uint8)
+        self._context = self._new_context()
         self._rows = self._cupy.zeros((PROFILE.max, *self.input_shape), self.input_dtype)
         self._scores = self._cupy.empty((PROFILE.max, classes), np.float32)
         self._stream = self._cupy.cuda.Stream(non_blocking=True)
-        self._graphs: dict[tuple[int, int], Any] = {}
+        # By address and rows of the input: a graph, and the context that it was captured from.
+        self._graphs: dict[tuple[int, int], tuple[Any, Any]] = {}
         self._captures = True
+
+    def _new_context(self) -> Any:
+        strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        context = self._engine.create_execution_context(strategy)
+        if context is None:
+            raise EngineError(f"no context: {tensorrt_plan.messages(self._trt).last_error}")
+        context.set_device_memory(self._memory.data.ptr, self._memory.nbytes)
+        return context
 
     def _infer_part(self, rows: np.ndarray) -> np.ndarray:
         """Run rows of the host, padded with zeros to a size that has a graph."""
@@ -141,7 +150,7 @@ class TensorRTRunner:
             return
         graph = self._graphs.get((rows.data.ptr, len(rows)))
         if graph is not None:
-            graph.launch(stream)
+            graph[0].launch(stream)
             return
         self._enqueue(rows, stream)
         if self._captures and len(rows) in GRAPH_SIZES and len(self._graphs) < GRAPHS_MAX:
@@ -161,7 +170,10 @@ class TensorRTRunner:
         """Record what was just run as a graph for the next time.
 
         That run had to come first: it settles shapes, and loads kernels, which a capture
-        must not. What cannot be captured goes on kernel by kernel.
+        must not. What cannot be captured goes on kernel by kernel. A graph is right as long as
+        its context stays as it was, so another context goes on.
+
+        Source: TensorRT's documentation, Best Practices, CUDA Graphs.
         """
         stream.synchronize()
         # TensorRT for RTX can say beforehand; the others can always be captured.
@@ -169,11 +181,13 @@ class TensorRTRunner:
         try:
             if ask and not ask(stream.ptr):
                 raise EngineError("cannot be captured")
+            next_context = self._new_context()
             stream.begin_capture()
             try:
                 self._enqueue(rows, stream)
             finally:
                 graph = stream.end_capture()
-            self._graphs[rows.data.ptr, len(rows)] = graph
+            self._graphs[rows.data.ptr, len(rows)] = graph, self._context
+            self._context = next_context
         except (EngineError, RuntimeError):  # CuPy's errors are RuntimeErrors
             self._captures = False

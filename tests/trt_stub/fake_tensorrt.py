@@ -63,6 +63,11 @@ class NetworkDefinitionCreationFlag(enum.IntEnum):
     STRONGLY_TYPED = 1
 
 
+class ExecutionContextAllocationStrategy(enum.Enum):
+    STATIC = 0
+    USER_MANAGED = 2
+
+
 class ILogger(Noted):
     class Severity(enum.Enum):
         INTERNAL_ERROR = 0
@@ -206,28 +211,50 @@ class ICudaEngine(Noted):
     def get_tensor_dtype(self, name):
         return self._tensor(name).type
 
-    def create_execution_context(self):
-        return None if "context" in failing else IExecutionContext(self._session, self._most)
+    @property
+    def device_memory_size_v2(self):
+        return 4096
+
+    def create_execution_context(self, strategy=ExecutionContextAllocationStrategy.STATIC):
+        if "context" in failing:
+            return None
+        return IExecutionContext(self._session, self._most, strategy)
 
 
 class IExecutionContext(Noted):
-    def __init__(self, session, most):
+    """A graph that was captured from it computes garbage once the context was changed."""
+
+    def __init__(self, session, most, strategy):
         self._session, self._most = session, most
         self._addresses, self._shape = {}, ()
+        self._has_memory = strategy is ExecutionContextAllocationStrategy.STATIC
+        self._changes = 0
+
+    def set_device_memory(self, memory, size):
+        self._has_memory = bool(memory) and size >= 4096
 
     def set_input_shape(self, name, shape):
         self._shape = shape
+        self._changes += 1
         return shape[0] <= self._most and "bind" not in failing
 
     def set_tensor_address(self, name, memory):
         self._addresses[name] = memory
+        self._changes += 1
         return True
 
     def execute_async_v3(self, stream_handle):
-        if "execute" in failing:
+        if "execute" in failing or not self._has_memory:
             return False
-        addresses, shape = dict(self._addresses), self._shape
-        Stream.by_pointer[stream_handle].enqueue(lambda: self._compute(addresses, shape))
+        addresses, shape, changes = dict(self._addresses), self._shape, self._changes
+        stream = Stream.by_pointer[stream_handle]
+        is_captured = stream.captured is not None
+
+        def compute():
+            assert not is_captured or changes == self._changes, "the graph's context was changed"
+            self._compute(addresses, shape)
+
+        stream.enqueue(compute)
         return True
 
     def _compute(self, addresses, shape):
