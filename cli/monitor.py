@@ -83,7 +83,7 @@ def _screen(rounds: Iterator[Round]) -> None:
 
 
 def _lines(rounds: Iterator[Round]) -> None:
-    from etcpipe.kernel import taken
+    from etcpipe.kernel import first_packets
     from etcpipe.outputs.table import Table
     from etcpipe.outputs.watch import told_apart
 
@@ -97,7 +97,7 @@ def _lines(rounds: Iterator[Round]) -> None:
                 counters.get("PACKETS_SEEN", 0),
                 counters.get("PACKETS_FIRST_N", 0),
                 counters.get("PACKETS_SETTLED", 0),
-                taken.count(counters, one["capture"]),
+                first_packets.taken(counters, one["capture"]),
                 counters.get("FLOWS_CREATED", 0),
             )
             rates = [f"{n / one['seconds']:,.0f}" for n in counts]

@@ -56,13 +56,13 @@ def detach(ctx: click.Context, device: str | None, everywhere: bool) -> None:
       etcpipe detach eth0
       etcpipe detach --all
     """
-    from etcpipe.kernel import tap
+    from etcpipe.kernel import status
 
     if (device is None) != everywhere:
         raise UsageError("detach: name a device, or give --all")
     if device is None:
-        tap.detach_all()
-    elif not tap.detach(device, option(ctx, "netns")):
+        status.detach_all()
+    elif not status.detach(device, option(ctx, "netns")):
         raise DataplaneError(f"{device}: etcpipe is not attached")
 
 
@@ -76,12 +76,12 @@ def _glance(ctx: click.Context, device: str | None) -> list[dict[str, Any]] | No
 
 
 def _taps(ctx: click.Context, device: str | None) -> list[dict[str, Any]]:
-    from etcpipe.kernel import netns, tap
+    from etcpipe.kernel import netns, status
     from etcpipe.outputs.watch import read_reports
 
     wanted = option(ctx, "netns")
     inode = netns.inode(wanted) if wanted else None
-    taps = [one for one in tap.show(device, wanted) if inode in (None, one["netns"])]
+    taps = [one for one in status.show(device, wanted) if inode in (None, one["netns"])]
     reports = read_reports((one["netns"], one["device"]) for one in taps)
     running = {(report["netns"], report["device"]): report for report in reports}
     for one in taps:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from etcpipe.kernel import netns, taken
+from etcpipe.kernel import first_packets, netns
 from etcpipe.text_table import Table
 
 HEADERS = ("device", "netns", "mode", "loader", ">consumer", ">first", ">seen")
@@ -13,12 +13,12 @@ def lines(taps: Sequence[Mapping], device: str | None = None) -> list[str]:
     """Return a line a tap under a header, or the one that says that there is none.
 
     Args:
-        taps: as etcpipe.kernel.tap.show() returns them.
+        taps: as etcpipe.kernel.status.show() returns them.
         device: that was asked for.
     """
     if not taps:
         return [f"etcpipe is {f'not attached to {device}' if device else 'attached nowhere'}"]
-    way = taken.word(*(tap["settings"]["capture"] for tap in taps))
+    way = first_packets.participle(*(tap["settings"]["capture"] for tap in taps))
     return Table([*HEADERS, f">{way}", ">flows"]).lines(map(_row, taps))
 
 
@@ -32,7 +32,7 @@ def _row(tap: Mapping) -> Sequence[str]:
         str(tap["pid"] or "-"),
         str(tap["first_n"]),
         f"{counters.get('PACKETS_SEEN', 0):,}",
-        f"{taken.count(counters, tap['settings']['capture']):,}",
+        f"{first_packets.taken(counters, tap['settings']['capture']):,}",
         f"{tap['flows']:,}",
     )
 

@@ -15,8 +15,8 @@ from etcpipe.cascade.beside import SureRows
 from etcpipe.cascade.gathered import KernelCascade
 from etcpipe.cascade.stage0 import KernelStage
 from etcpipe.errors import DataplaneError, UsageError
+from etcpipe.kernel import first_packets, tap
 from etcpipe.kernel import netns as namespaces
-from etcpipe.kernel import tap
 from etcpipe.kernel.features_source import FeatureRows, FeatureSource
 from etcpipe.kernel.forward import Forward
 from etcpipe.kernel.guard import no_interrupt
@@ -30,21 +30,6 @@ from etcpipe.verdict import EVENT_EARLY, VerdictBatch
 
 # How often the loop looks whether the device is still there, in seconds.
 CHECK_EVERY_S = 0.5
-
-# Reasons of loss in the order of a packet's way. The socket's other statistics are not
-# added: an empty fill ring, for one, is a reason inside rx_dropped.
-LOSSES = (
-    "PACKETS_CLONE_FAILED",
-    "PACKETS_PUSH_FAILED",
-    "PACKETS_RINGBUF_FULL",
-    "MIRROR_DROPPED",
-    "PACKETS_POP_FAILED",
-    "PACKETS_NO_CONSUMER",
-    "PACKETS_NOT_GATHERED",
-    "FLOWS_NOT_GATHERED",
-    "RING_RX_DROPPED",
-    "RING_RX_RING_FULL",
-)
 
 
 class Live:
@@ -299,8 +284,7 @@ class Live:
 
     def lost(self) -> dict[str, int]:
         """Return first-N packets that never reached the model, by reason, zeros left out."""
-        counters = self.counters()
-        return {name: counters[name] for name in LOSSES if counters.get(name)}
+        return first_packets.lost(self.counters())
 
     def __iter__(self) -> Iterator[VerdictBatch]:
         for verdicts in self._judged():

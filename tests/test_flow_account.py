@@ -9,7 +9,7 @@ import pytest
 from captures import ACK, RST, SYN, ether
 from kernel_fixtures import Wire
 
-from etcpipe.kernel import bpf, journal, netns, tap
+from etcpipe.kernel import bpf, journal, netns, status
 from etcpipe.kernel.tap import Tap, TapSettings
 from etcpipe.layout import FLOW_KEY, FLOW_STATE
 
@@ -32,7 +32,7 @@ def segment(flags: int) -> bytes:
 
 
 def shown(wire: Wire) -> dict:
-    return tap.show(wire.device, wire.near)[0]
+    return status.show(wire.device, wire.near)[0]
 
 
 def ports_in_table(wire: Wire) -> set[int]:

@@ -16,7 +16,7 @@ from wires import CLIENT, PORT, SERVER, SETTLE_S, connected, exchange, transferr
 
 from etcpipe import policy
 from etcpipe.errors import DataplaneError, UnsupportedError, UsageError
-from etcpipe.kernel import journal, netns, tap
+from etcpipe.kernel import journal, netns, status
 from etcpipe.kernel.forward import Forward
 from etcpipe.kernel.tap import TapSettings
 
@@ -187,7 +187,7 @@ def test_the_wire_outlives_its_consumer_and_is_adopted(bed, mode):
 
 def test_detach_ends_it(bed):
     with wire(bed) as box:
-        assert tap.detach("p0", bed.box)
+        assert status.detach("p0", bed.box)
         assert not box.forward.alive()
 
 
@@ -196,7 +196,7 @@ def test_detach_ends_it(bed):
 def test_detach_where_a_port_is_gone(bed, port, mode):
     with wire(bed, mode):
         run(f"ip -n {bed.box} link del {port}")
-        assert tap.detach("p0", bed.box)
+        assert status.detach("p0", bed.box)
     assert "etcm" not in run(f"ip -n {bed.box} link show")
 
 

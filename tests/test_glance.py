@@ -8,7 +8,7 @@ from time import time
 import pytest
 
 from etcpipe.cli import command, shortcut
-from etcpipe.kernel import glance, netns, taken
+from etcpipe.kernel import first_packets, glance, netns
 from etcpipe.outputs.summary import loss_line
 
 
@@ -130,7 +130,7 @@ def test_first_packets_are_counted_as_they_were_captured(
     assert heads[-2] == head
     assert [row[-2] for row in rows] == counts
     line = loss_line({**counters, "PACKETS_SEEN": 9, "PACKETS_FIRST_N": 5}, {}, captures[0])
-    assert f"{counts[0]} {taken.word(captures[0])}; lost: none" in line
+    assert f"{counts[0]} {first_packets.participle(captures[0])}; lost: none" in line
 
 
 def test_first_packets_of_answered_flows_are_told_beside_those_that_were_mirrored():

@@ -14,7 +14,7 @@ import pytest
 from kernel_fixtures import HOOKS, NEEDS_TCX, Wire, bench, consumer, kill, mapped, run
 from waiting import until
 
-from etcpipe.kernel import bpf, canary, journal, netns, tap
+from etcpipe.kernel import bpf, canary, journal, netns, status
 from etcpipe.kernel.tap import Tap, TapSettings
 from etcpipe.layout import CONSTANTS, FLOW_KEY
 
@@ -130,7 +130,7 @@ def test_an_upgrade_misses_no_packet_and_forgets_no_flow(wire: Wire, hook: str, 
             assert opened.adopted
             flow = tracked(opened)
             until(lambda: not any(map(is_loaded, earlier)))
-            assert tap.show(wire.device, wire.near)[0]["loader"] == "libbpf (tap.v3.bpf.o)"
+            assert status.show(wire.device, wire.near)[0]["loader"] == "libbpf (tap.v3.bpf.o)"
     assert flow["packets"].tolist() == [traffic.sent, 0]
     assert flow["first_ns"] < upgraded_at
     assert wire.leftovers() == []
@@ -227,7 +227,7 @@ def test_detach_leaves_the_device_as_it_was_found(
     if mode == "xdp":
         with Tap(wire.device, TapSettings(hook=hook, mode=mode), wire.near, keep=True) as opened:
             opened.start()
-    assert tap.detach(wire.device, wire.near)
+    assert status.detach(wire.device, wire.near)
     assert listing(wire) == before
 
 

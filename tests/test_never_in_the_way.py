@@ -17,7 +17,7 @@ import pytest
 from kernel_fixtures import Wire, kill, run
 from load import FLOWS, Load, Stream
 
-from etcpipe.kernel import netns, tap
+from etcpipe.kernel import netns, status
 from etcpipe.kernel.journal import PINS, RUN
 from etcpipe.kernel.tap import Tap, TapSettings
 
@@ -70,7 +70,7 @@ def ended(process: subprocess.Popen) -> dict:
 
 
 def counters(wire: Wire) -> dict[str, int]:
-    return tap.show(wire.device, wire.near)[0]["counters"]
+    return status.show(wire.device, wire.near)[0]["counters"]
 
 
 def assert_attaches(wire: Wire) -> None:
@@ -119,7 +119,7 @@ def test_more_flows_than_the_table_holds(wire: Wire) -> None:
                 sender.send(captures.ether(captures.udp(b"x" * 40, sport=port)))
             load.wait_for(ENOUGH)
         counted = opened.counters()
-        (shown,) = tap.show(wire.device, wire.near)
+        (shown,) = status.show(wire.device, wire.near)
     assert shown["flows"] <= 128  # the kernel rounds up to its lists
     assert counted["FLOWS_CREATED"] + counted["PACKETS_TABLE_FULL"] >= 5000
     assert_attaches(wire)

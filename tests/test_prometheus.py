@@ -16,9 +16,12 @@ from test_cli_live import attached, send_flows
 from waiting import free_port, until
 
 from etcpipe.errors import UsageError
+from etcpipe.kernel import first_packets
+from etcpipe.kernel.first_packets import STAGE_OF
+from etcpipe.layout import PACKET_COUNTERS
 from etcpipe.outputs.exporter import Port, TextFile
-from etcpipe.outputs.losses import STAGE_OF
 from etcpipe.outputs.targets import Targets
+from etcpipe.ring import STATISTICS
 
 prometheus = pytest.importorskip("etcpipe.outputs.prometheus")
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
@@ -99,10 +102,12 @@ def test_no_label_is_an_address_and_names_follow_the_conventions():
         assert family.name.startswith(("etcpipe_", "process_"))
 
 
-def test_every_loss_has_a_stage():
-    from etcpipe.live_tap import LOSSES
-
-    assert set(STAGE_OF) == set(LOSSES)
+def test_losses_are_counters_that_there_are():
+    elsewhere = {"MIRROR_DROPPED", *(f"RING_{name.upper()}" for name in STATISTICS)}
+    assert set(STAGE_OF) <= {*PACKET_COUNTERS, *elsewhere}
+    counters = {"PACKETS_SEEN": 9, "PACKETS_CLONE_FAILED": 2, "RING_RX_DROPPED": 1}
+    lost = {"PACKETS_CLONE_FAILED": 2, "RING_RX_DROPPED": 1}
+    assert first_packets.lost({**counters, "MIRROR_DROPPED": 0}) == lost
 
 
 def test_programs_are_there_where_the_kernel_counts_them():

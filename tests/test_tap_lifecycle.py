@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from kernel_fixtures import HOOKS, Wire, run
 
-from etcpipe.kernel import bpf, canary, netns, tap
+from etcpipe.kernel import bpf, canary, netns, status
 from etcpipe.kernel.tap import Tap, TapSettings
 from etcpipe.layout import FLOW_KEY
 
@@ -35,7 +35,7 @@ def test_a_tap_leaves_nothing_behind(wire: Wire, hook: str, mode: str) -> None:
 def test_the_device_is_untouched_until_start(wire: Wire) -> None:
     with Tap(wire.device, TapSettings(hook="clsact"), netns=wire.near), wire.raw() as sender:
         sender.send(UDP)
-        assert tap.show(wire.device, wire.near)[0]["flows"] == 0
+        assert status.show(wire.device, wire.near)[0]["flows"] == 0
         assert "clsact" not in run(f"tc -n {wire.near} qdisc show dev {wire.device}")
 
 
@@ -49,12 +49,12 @@ def test_auto_takes_tc_on_veth_and_says_why(wire: Wire) -> None:
 
 @HOOKS
 def test_a_tap_is_shown(wire: Wire, hook: str) -> None:
-    assert tap.show(wire.device, wire.near) == []
+    assert status.show(wire.device, wire.near) == []
     with Tap(wire.device, TapSettings(hook=hook, first_n=7), netns=wire.near) as opened:
         opened.start()
         with wire.raw() as sender:
             sender.send(UDP)
-        (shown,) = tap.show(wire.device, wire.near)
+        (shown,) = status.show(wire.device, wire.near)
 
     assert (shown["device"], shown["ifindex"], shown["first_n"]) == (wire.device, 2, 7)
     assert (shown["mode"], shown["hook"], shown["pid"]) == ("tc", hook, os.getpid())
@@ -101,7 +101,7 @@ def test_a_dot_in_the_name(wire: Wire) -> None:
     run(f"ip -n {wire.near} link set {wire.device} name eth0.100")
     with Tap("eth0.100", netns=wire.near) as opened:
         opened.start()
-        assert tap.show("eth0.100", wire.near)[0]["device"] == "eth0.100"
+        assert status.show("eth0.100", wire.near)[0]["device"] == "eth0.100"
     assert wire.leftovers() == []
 
 
@@ -136,7 +136,7 @@ def test_two_devices_have_a_tap_each(wire: Wire) -> None:
         one.start()
         other.start()
         assert one.mirror_ifindex != other.mirror_ifindex
-        assert [shown["device"] for shown in tap.show() if shown["ifindex"] == 1] == ["lo"]
+        assert [shown["device"] for shown in status.show() if shown["ifindex"] == 1] == ["lo"]
     assert wire.leftovers() == []
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from kernel_fixtures import HOOKS, LINUX, Wire, consumer, kill, run
 
-from etcpipe.kernel import journal, netns, tap
+from etcpipe.kernel import journal, netns, status
 from etcpipe.kernel.journal import PINS
 from etcpipe.kernel.tap import Tap, TapSettings
 
@@ -26,7 +26,7 @@ def mirrors(wire: Wire) -> list[str]:
 
 
 def flows(opened: Tap) -> int:
-    return tap.show(opened.device, opened.netns)[0]["flows"]
+    return status.show(opened.device, opened.netns)[0]["flows"]
 
 
 @HOOKS
@@ -51,7 +51,7 @@ def test_the_next_tap_adopts_what_a_killed_one_left(wire: Wire, hook: str) -> No
     kill(consumer(wire.device, wire.near, hook))
     with wire.raw() as sender:
         sender.send(UDP)  # traffic goes on, and is tracked, with nobody there
-    assert tap.show(wire.device, wire.near)[0]["pid"] is None
+    assert status.show(wire.device, wire.near)[0]["pid"] is None
 
     with Tap(wire.device, TapSettings(hook=hook), netns=wire.near) as opened:
         opened.start()
@@ -104,21 +104,21 @@ def test_a_kept_tap_goes_on_and_is_adopted(wire: Wire) -> None:
         first.start()
     with wire.raw() as sender:
         sender.send(UDP)
-    (shown,) = tap.show(wire.device, wire.near)
+    (shown,) = status.show(wire.device, wire.near)
     assert (shown["pid"], shown["counters"]["PACKETS_NO_CONSUMER"] >= 1) == (None, True)
 
     with Tap(wire.device, netns=wire.near, keep=True) as second:
         second.start()
         assert second.adopted and second.mode == "tc"
-    assert tap.detach(wire.device, wire.near)
-    assert not tap.detach(wire.device, wire.near)
+    assert status.detach(wire.device, wire.near)
+    assert not status.detach(wire.device, wire.near)
     assert wire.leftovers() == []
 
 
 def test_detach_ends_a_living_tap(wire: Wire) -> None:
     with Tap(wire.device, netns=wire.near) as opened:
         opened.start()
-        assert tap.detach(wire.device, wire.near)
+        assert status.detach(wire.device, wire.near)
         assert not opened.alive()
     assert wire.leftovers() == []
 
@@ -161,9 +161,9 @@ def test_what_was_left_on_another_device_stays(wire: Wire, killed: str) -> None:
     run(f"ip -n {wire.near} link set {killed} name renamed0")
     with Tap(wire.device, netns=wire.near) as opened:
         opened.start()
-        (left,) = tap.show(killed, wire.near)
+        (left,) = status.show(killed, wire.near)
         assert (left["pid"], left["mode"]) == (None, "tc")
-    assert tap.detach(killed, wire.near)
+    assert status.detach(killed, wire.near)
     assert files_of(netns.inode(wire.near)) == [] == mirrors(wire)
 
 
@@ -206,5 +206,5 @@ def test_detach_all_forgets_namespaces_that_are_gone(
     shutil.move(journal.RUN / str(inode), tmp_path)
     monkeypatch.setattr(journal, "RUN", tmp_path)
     (tmp_path / str(inode) / "other0.lock").touch()
-    assert tap.detach_all() == ["gone0"]
+    assert status.detach_all() == ["gone0"]
     assert list(tmp_path.iterdir()) == [] == files_of(inode)

@@ -14,7 +14,7 @@ from etcpipe.errors import (
     UnsupportedError,
     UsageError,
 )
-from etcpipe.kernel import bpf, checks, netns, tap
+from etcpipe.kernel import bpf, checks, netns, status
 from etcpipe.kernel.tap import Tap, TapSettings
 
 pytestmark = pytest.mark.root
@@ -54,10 +54,10 @@ def test_another_consumer_is_refused_by_its_pid(wire: Wire) -> None:
         message = rf"{wire.device}: already attached by pid {other.pid};.* etcpipe detach"
         with pytest.raises(DataplaneError, match=message), Tap(wire.device, netns=wire.near):
             pass
-        assert tap.show(wire.device, wire.near)[0]["pid"] == other.pid
+        assert status.show(wire.device, wire.near)[0]["pid"] == other.pid
     finally:
         kill(other)
-        tap.detach(wire.device, wire.near)
+        status.detach(wire.device, wire.near)
     assert wire.leftovers() == []
 
 

@@ -42,8 +42,14 @@ def tags(programs: dict[str, int]) -> dict[str, str]:
     return {name: bpf.program_info(fd)[2] for name, fd in programs.items()}
 
 
-def detach(device: str, namespace: str | None) -> bool:
-    """Remove one tap; returns whether there was one."""
+def detach(device: str, namespace: str | None = None) -> bool:
+    """Remove a device's tap, whoever made it; returns whether there was one.
+
+    A consumer that still runs finds its tap no longer alive and ends.
+
+    Args:
+        namespace: name or path of the device's network namespace, None for this one.
+    """
     checks.capabilities()
     state = journal.read(journal.run_path(netns.inode(namespace), device, ".json"))
     if state is None:
@@ -53,7 +59,7 @@ def detach(device: str, namespace: str | None) -> bool:
 
 
 def detach_all() -> list[str]:
-    """Remove all taps; returns their devices' names."""
+    """Remove all taps of this machine, in all namespaces; returns their devices' names."""
     checks.capabilities()
     states = journal.read_all()
     for state in states:
@@ -70,8 +76,12 @@ def remove(state: Journal) -> None:
         Lock(state.netns_inode, state.device).sweep()
 
 
-def show(device: str | None, namespace: str | None) -> list[dict]:
-    """Return taps as plain dicts, see tap.show()."""
+def show(device: str | None = None, namespace: str | None = None) -> list[dict]:
+    """Return the taps of this machine, or that of one device, as plain dicts.
+
+    Each has device, ifindex, netns (inode), mode, mode_reason, hook, loader, pid of the
+    consumer or None, since (ISO 8601), first_n, settings, filter, counters and flows in the table.
+    """
     checks.capabilities()
     states = journal.read_all()
     if device is not None:

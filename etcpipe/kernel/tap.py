@@ -30,7 +30,7 @@ from etcpipe.kernel.settings import TapSettings
 from etcpipe.kernel.sweeper import Sweeper
 from etcpipe.layout import FLOW_KEY, FLOW_STATE
 
-__all__ = ["Tap", "TapSettings", "detach", "detach_all", "show"]
+__all__ = ["Tap", "TapSettings"]
 
 log = logging.getLogger(__name__)
 
@@ -331,25 +331,3 @@ class Tap:
             self._journal.remove()
         if self._lock:
             self._lock.release()
-
-
-def detach(device: str, netns: str | None = None) -> bool:
-    """Remove a device's tap, whoever made it. Returns False if there is none.
-
-    A consumer that still runs finds its tap no longer alive and ends.
-    """
-    return status.detach(device, netns)
-
-
-def detach_all() -> list[str]:
-    """Remove all taps of this machine, in all namespaces; returns their devices' names."""
-    return status.detach_all()
-
-
-def show(device: str | None = None, netns: str | None = None) -> list[dict]:
-    """Return the taps of this machine, or that of one device, as plain dicts.
-
-    Each has device, ifindex, netns (inode), mode, mode_reason, hook, loader, pid of the
-    consumer or None, since (ISO 8601), first_n, settings, counters and flows in the table.
-    """
-    return status.show(device, netns)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from time import sleep, time
 from typing import Any
 
-from etcpipe.kernel import tap
+from etcpipe.kernel import status
+from etcpipe.kernel.first_packets import STAGE_OF
 from etcpipe.outputs.histogram import quantile
-from etcpipe.outputs.losses import STAGE_OF
 from etcpipe.outputs.watch import read_reports
 from etcpipe.verdict import UNKNOWN
 
@@ -20,13 +20,13 @@ RENEWAL_S = 2.0
 def look(device: str | None, namespace: str | None, inode: int | None) -> dict[Place, Look]:
     """Return taps by (inode of the namespace, device), each as it is now.
 
-    A look is what tap.show() says, and under "report" what the consumer says, if one runs.
+    A look is what status.show() says, and under "report" what the consumer says, if one runs.
 
     Args:
-        device, namespace: as tap.show() takes them.
+        device, namespace: as status.show() takes them.
         inode: of the namespace that is asked for, None: all.
     """
-    shown = [one for one in tap.show(device, namespace) if inode in (None, one["netns"])]
+    shown = [one for one in status.show(device, namespace) if inode in (None, one["netns"])]
     places = [(one["netns"], one["device"]) for one in shown]
     reports = {(r["netns"], r["device"]): r for r in read_reports(places)}
     now = time()

@@ -15,7 +15,7 @@ from prometheus_client.core import (
 )
 
 from etcpipe import __version__
-from etcpipe.outputs.losses import STAGE_OF
+from etcpipe.kernel.first_packets import STAGE_OF
 from etcpipe.outputs.tally import SPANS
 from etcpipe.outputs.watch import told_apart
 

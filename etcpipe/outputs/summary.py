@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from etcpipe.kernel import taken
+from etcpipe.kernel import first_packets
 from etcpipe.outputs.table import Table, milliseconds
 from etcpipe.verdict import UNKNOWN, VerdictBatch
 
@@ -88,10 +88,11 @@ def counter_lines(counters: Mapping[str, int]) -> list[str]:
 def loss_line(counters: Mapping[str, int], lost: Mapping[str, int], capture: str = "afxdp") -> str:
     """Return in one line what a tap saw, captured that way and lost, by reason."""
     settled = counters.get("PACKETS_SETTLED", 0)
+    taken, done = first_packets.taken(counters, capture), first_packets.participle(capture)
     losses = ", ".join(f"{words(name)} {n:,}" for name, n in lost.items()) or "none"
     return (
         f"packets: {counters['PACKETS_SEEN']:,} seen, {counters['PACKETS_FIRST_N']:,} among the "
-        f"first of their flow, {taken.count(counters, capture):,} {taken.word(capture)}"
+        f"first of their flow, {taken:,} {done}"
         f"{f', {settled:,} settled' if settled else ''}; lost: {losses}"
     )
 

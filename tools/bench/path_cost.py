@@ -22,12 +22,11 @@ import numpy as np
 import paired
 from packet_cost import NO_DEVICE, undisturbed
 
-from etcpipe.kernel import netns, programs
+from etcpipe.kernel import first_packets, netns, programs
 from etcpipe.kernel.build import Build
 from etcpipe.kernel.tap import Tap, TapSettings
 from etcpipe.lab.network import ip
 from etcpipe.layout import CONSTANTS
-from etcpipe.live_tap import LOSSES
 from etcpipe.ring import BATCH_MAX, Ring
 
 HERE = Path(__file__).parent
@@ -193,7 +192,7 @@ def _drain_once(tap: Tap, ring: Ring, sender: Sender, packets: int, drain: Drain
         drain.sent_kpps.append(1e6 / sender.ns(process))
     counters = tap.counters()
     counters |= {f"RING_{name.upper()}": n for name, n in ring.statistics().items()}
-    lost = {name: counters[name] for name in LOSSES if counters.get(name)}
+    lost = first_packets.lost(counters)
     p50, p99 = np.percentile(_waits(stamps, ends), [50, 99]) / 1e6
     drain.cpu_ns.append(used_ns / arrived)
     drain.p50_ms.append(float(p50))

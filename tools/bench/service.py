@@ -17,7 +17,7 @@ import bed as beds
 import common
 from common import Goal, Report, Samples, Table
 
-from etcpipe.kernel import netns, tap
+from etcpipe.kernel import netns, status
 
 RSS_GOAL, SHOW_GOAL_S = 150e6, 0.100
 FIRST_N = 10
@@ -59,13 +59,13 @@ class Service:
     def flows(self) -> int:
         """Return how many flows the table holds."""
         with netns.enter(self._bed.router):
-            (shown,) = tap.show(self._bed.device)
+            (shown,) = status.show(self._bed.device)
         return shown["flows"]
 
     def counter(self, name: str) -> int:
         """Return one of the tap's counters."""
         with netns.enter(self._bed.router):
-            (shown,) = tap.show(self._bed.device)
+            (shown,) = status.show(self._bed.device)
         return shown["counters"].get(name, 0)
 
     def show_s(self) -> float:
