@@ -48,13 +48,18 @@ def test_a_row_takes_neither_less_than_a_part_nor_more_than_all():
     assert told((20, 100_000), (100, 10_000_000)).fixed_ns == 0
 
 
+def test_a_slow_moment_is_soon_forgotten():
+    cost = told(*LINE * 5, (60, 900_000), (60, 500 * MS))
+    assert cost.fixed_ns + 60 * cost.row_ns == pytest.approx(900_000 * 13 / 12, rel=0.01)
+
+
 def budget(latency_ms, fixed_ns=FIXED_NS, row_ns=ROW_NS):
-    """A budget of two stages, that saw turns with batches of 20 and of 100 rows."""
+    """A budget of two stages: a first turn, then such with batches of 20 and of 100 rows."""
     made = TurnBudget(latency_ms, 2)
-    for size in (20, 100):
+    for size in (1, 20, 100):
         for _ in range(2):
             made.judged(size)
-        made.turned(2 * (fixed_ns + size * row_ns))
+        made.turned(2 * (fixed_ns + size * row_ns) if size > 1 else 100 * MS)
     return made
 
 

@@ -16,6 +16,8 @@ TURNS_REMEMBERED = 200
 SPREAD_LEAST = 0.2
 # A row takes at least this part of what a batch of mean size takes for each of its rows.
 ROW_LEAST = 0.1
+# A slow moment counts as so many times what the line says, once it is of enough batches.
+SLOW_MOST, BATCHES_LEAST = 2, 10
 # So many are always taken: a slow moment must not be the last thing that is known of turns.
 ROWS_LEAST = 16
 
@@ -34,6 +36,8 @@ class BatchCost:
 
     def add(self, rows: float, took_ns: float) -> None:
         """Count a batch."""
+        if self._sums[0] >= BATCHES_LEAST:
+            took_ns = min(took_ns, SLOW_MOST * (self.fixed_ns + self.row_ns * rows))
         keep = 1 - 1 / TURNS_REMEMBERED
         new = (1.0, rows, rows * rows, took_ns, rows * took_ns)
         self._sums = [keep * old + one for old, one in zip(self._sums, new, strict=True)]
@@ -56,6 +60,7 @@ class TurnBudget:
         self._stages = stages
         self._cost = BatchCost()
         self._judged = self._batches = 0  # in this turn so far
+        self._is_first = True
 
     @property
     def rows(self) -> float:
@@ -76,9 +81,10 @@ class TurnBudget:
         self._batches += 1
 
     def turned(self, took_ns: int) -> None:
-        """Count the turn that ends here."""
-        if self._batches:
+        """Count the turn that ends here; the first one, which makes what others use, does not."""
+        if self._batches and not self._is_first:
             self._cost.add(self._judged / self._batches, took_ns / self._batches)
+        self._is_first &= not self._batches
         self._judged = self._batches = 0
 
     def room(self, waiting: int, room: int) -> int:
