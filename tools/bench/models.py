@@ -1,7 +1,7 @@
 """Compares models on the tasks of a labelled bundle, over seeds, on captures held out.
 
     python tools/bench/models.py BUNDLE --tasks tls_org,iscx_vpn --archs lightgbm,knn,df30_lite
-        [--repeats 5] [--rounds 8] [--rows-max 4000] [--work DIR] [--json]
+        [--against NAME] [--repeats 5] [--rounds 8] [--rows-max 4000] [--work DIR] [--json]
 
 A bundle has tasks.csv, which says of each labelled flow whether it is to train or to test; no
 capture is on both sides. Every unit (task, model, seed) is kept in the working folder, so
@@ -148,8 +148,8 @@ def view_of(arch: str) -> str:
     return "stats" if arch == TREES else ARCHS[arch.partition(":")[0]].view
 
 
-def summarise(task: Task, units: dict[str, list[dict]]) -> dict[str, dict]:
-    """Return macro-F1 over seeds of each model, and its difference to the trees'.
+def summarise(task: Task, units: dict[str, list[dict]], against: str) -> dict[str, dict]:
+    """Return macro-F1 over seeds of each model, and its difference to that of one of them.
 
     The interval of the difference resamples captures, with the votes of all seeds together.
     """
@@ -166,13 +166,11 @@ def summarise(task: Task, units: dict[str, list[dict]]) -> dict[str, dict]:
             "seeds": len(runs),
             "fit_s": float(np.mean([one["fit_s"] for one in units[arch]])),
         }
-        if arch != TREES and TREES in said:
-            pairs = min(len(runs), len(said[TREES]))
-            many = [np.concatenate(one[:pairs]) for one in (runs, said[TREES])]
+        if arch != against and against in said:
+            pairs = min(len(runs), len(said[against]))
+            many = [np.concatenate(one[:pairs]) for one in (runs, said[against])]
             repeated = np.tile(label, pairs), np.tile(capture, pairs)
-            found[arch]["beyond_trees"] = evaluate.difference(
-                repeated[0], *many, repeated[1], classes, 1
-            )
+            found[arch]["beyond"] = evaluate.difference(repeated[0], *many, repeated[1], classes, 1)
     return found
 
 
@@ -184,6 +182,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="of training, at most")
     parser.add_argument("--pretrain-rounds", type=int, default=5)
     parser.add_argument("--rows-max", type=int, default=4000, help="flows that are learnt from")
+    parser.add_argument("--against", default=TREES, help="which of them others are compared with")
     options = parser.parse_args()
     seeds = 1 if options.quick else options.repeats or 5
     report = Report("models", "Models by task", {"torch": common.package("torch")})
@@ -192,7 +191,7 @@ def main() -> None:
         for arch in options.archs.split(","):
             task = read_task(options.bundle, options.work, name, view_of(arch))
             units[arch] = [_unit(options, task, arch, seed) for seed in range(1, seeds + 1)]
-        _add(report, task, summarise(task, units))
+        _add(report, task, summarise(task, units, options.against), options.against)
     report.notes.append(
         f"at most {options.rows_max} flows learnt from, {options.rounds or 'the usual'} rounds; "
         "the deviation is over seeds, the interval by captures of the first seed"
@@ -209,14 +208,14 @@ def _unit(options, task: Task, arch: str, seed: int) -> dict:
     return json.loads(kept.read_text())
 
 
-def _add(report: Report, task: Task, found: dict[str, dict]) -> None:
+def _add(report: Report, task: Task, found: dict[str, dict], against: str) -> None:
     table = Table(
         f"{task.name}: {len(task.names)} classes, {len(task.train)} flows to learn from, "
         f"{len(task.test)} judged",
-        ["model", "macro-F1", "interval", "beyond the trees", "fit"],
+        ["model", "macro-F1", "interval", f"beyond {against}", "fit"],
     )
     for arch, one in found.items():
-        beyond = one.get("beyond_trees")
+        beyond = one.get("beyond")
         shown = f"{beyond[0]:+.3f} ({beyond[1]:+.3f} to {beyond[2]:+.3f})" if beyond else ""
         low, high = one["interval"]
         table.rows.append(
