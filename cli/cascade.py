@@ -91,6 +91,7 @@ def fit(ctx: click.Context, models: tuple[str, ...], **options: Any) -> None:
             "give MODELS and then DATA, a folder: etcpipe cascade fit lightgbm recordings/"
         )
     output: Path = options["output"]
+    check_suffix(output, ".toml", "a cascade's file")
     if not output.absolute().parent.is_dir():
         raise click.BadParameter(f"no folder {output.parent}", ctx, param_hint="-o")
     fits, reports = import_for_training("cascade.fit", "cascade.report")

@@ -354,6 +354,13 @@ def test_fit_and_show_on_the_command_line(tmp_path):
     assert json.loads(told.output)["stages"][-1]["rule"] is None
 
 
+def test_a_file_that_could_not_be_attached_is_refused_before_any_work(tmp_path):
+    args = ["cascade", "fit", "lightgbm", str(tmp_path), "-o", str(tmp_path / "cascade.txt")]
+    refused = CliRunner().invoke(cli, args)
+    assert isinstance(refused.exception, UsageError)
+    assert "a cascade's file ends in .toml" in str(refused.exception)
+
+
 def test_stages_in_a_model_file_are_shown_and_listed():
     shown = CliRunner().invoke(cli, ["-j", "cascade", "show"], catch_exceptions=False)
     depths = [stage["packets"] for stage in json.loads(shown.output)["stages"]]
