@@ -101,7 +101,7 @@ def run(
     """
     scorer = model.scorer(regroup)
     waiting: list[FlowBatch] = []
-    for ready in _ready(source, regroup):
+    for ready in completed(source, regroup):
         if len(ready):
             waiting.append(ready)
         if sum(map(len, waiting)) >= rows_min:
@@ -110,7 +110,7 @@ def run(
     yield from judge(concatenate([*waiting, regroup.flush()]), model, source, now_ns, scorer)
 
 
-def _ready(source: Source, regroup: Regroup) -> Iterator[FlowBatch]:
+def completed(source: Source, regroup: Regroup) -> Iterator[FlowBatch]:
     """Yield the flows that each batch completes, where it can with two batches at a time."""
     if regroup.is_ahead and hasattr(source, "ahead"):
         yield from _ahead(cast(Lender, source), regroup)

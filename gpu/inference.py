@@ -229,7 +229,7 @@ def cuda_errors() -> Iterator[None]:
 
     try:
         yield
-    except (cuda.runtime.CUDARuntimeError, cuda.memory.OutOfMemoryError) as error:
+    except (RuntimeError, cuda.memory.OutOfMemoryError) as error:  # of CUDA's two interfaces
         raise EngineError(" ".join(str(error).split())) from error
 
 

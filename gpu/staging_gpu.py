@@ -76,9 +76,9 @@ class CupyCuda:
     def register(self, address: int, size: int) -> int:
         try:
             self._runtime.hostRegister(address, size, PORTABLE | MAPPED)
+            return self._runtime.pointerGetAttributes(address).devicePointer
         except self._runtime.CUDARuntimeError as error:
             raise UnsupportedError(f"cudaHostRegister: {error}") from error
-        return self._runtime.pointerGetAttributes(address).devicePointer
 
     def unregister(self, address: int) -> None:
         with suppress(self._runtime.CUDARuntimeError):  # after a failure all is gone anyway

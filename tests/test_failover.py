@@ -5,7 +5,7 @@ import pytest
 from cuda_shim import ShimDevice
 from frames import rows_of
 from lazy_cuda import LazyCuda
-from test_ahead import FakeRing, batches, regroup_on, tap_source, while_there_are_packets
+from test_cuda_ahead import FakeRing, batches, regroup_on, tap_source, while_there_are_packets
 from test_inference_verdicts import file  # noqa: F401  a fixture
 from test_scorer import regroup_for, source
 
@@ -64,7 +64,7 @@ def failing(regroup, fails_at=None):
 def calls_until_the_end() -> int:
     regroup, ring = regroup_on(None), FakeRing(batches(3), [])
     cuda = failing(regroup, 1_000_000)
-    for _ in pipeline._ready(tap_source(ring, while_there_are_packets(ring)), regroup):
+    for _ in pipeline.completed(tap_source(ring, while_there_are_packets(ring)), regroup):
         pass
     return 1_000_000 - cuda.left[0]
 
@@ -74,7 +74,7 @@ def run(fails_at: int):
     regroup, ring = regroup_on(None), FakeRing(batches(3), [])
     failing(regroup, fails_at)
     source = tap_source(ring, while_there_are_packets(ring))
-    rows = [row for flows in pipeline._ready(source, regroup) for row in rows_of([flows])]
+    rows = [row for flows in pipeline.completed(source, regroup) for row in rows_of([flows])]
     return rows, rows_of([regroup.flush()]), regroup, ring
 
 

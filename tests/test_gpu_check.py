@@ -137,6 +137,14 @@ def test_without_a_gpu_it_says_so_and_tries_nothing(tmp_path: Path) -> None:
     assert {step["status"] for step in report["steps"]} == {"not tried"}
 
 
+def test_scripts_find_the_sources_where_nothing_is_installed(
+    check: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "first")
+    check.find_sources()
+    assert os.environ["PYTHONPATH"] == f"first:{SCRIPT.parents[1]}"
+
+
 def test_what_a_bare_machine_lacks_is_used_from_the_pack(
     check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

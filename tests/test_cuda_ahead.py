@@ -90,7 +90,7 @@ def test_rows_and_accounts_are_those_of_one_batch_at_a_time(late, full):
     ring = FakeRing(batches(3), [rng.random() < FULL[full] for _ in range(99)])
     regroup = regroup_on(LazyCuda(ShimDevice(), late))
     source = tap_source(ring, while_there_are_packets(ring))
-    rows = [row for flows in pipeline._ready(source, regroup) for row in rows_of([flows])]
+    rows = [row for flows in pipeline.completed(source, regroup) for row in rows_of([flows])]
     expected, rest, counters = rows_one_at_a_time(3)
     assert rows == expected
     assert rows_of([regroup.flush()]) == rest
@@ -98,6 +98,21 @@ def test_rows_and_accounts_are_those_of_one_batch_at_a_time(late, full):
     assert not ring.out and not ring.waiting
     assert ring.most_out == (1 if full == "never" else LENT_MAX)
     assert regroup._backend._device.copied_because == ""
+
+
+@pytest.mark.gpu
+def test_on_hardware_rows_are_those_of_one_batch_at_a_time():
+    from etcpipe.gpu.cuda_cupy import CupyDevice
+
+    ring, regroup = FakeRing(batches(3), []), regroup_on(None)
+    regroup._backend = Backend(regroup.settings, CupyDevice())
+    source = tap_source(ring, while_there_are_packets(ring))
+    rows = [row for flows in pipeline.completed(source, regroup) for row in rows_of([flows])]
+    expected, rest, counters = rows_one_at_a_time(3)
+    assert rows == expected
+    assert rows_of([regroup.flush()]) == rest
+    assert regroup.counters == counters
+    assert not ring.out and ring.most_out == LENT_MAX
 
 
 def test_frames_that_go_back_before_their_event_would_be_noticed(monkeypatch):
@@ -112,7 +127,7 @@ def test_frames_that_go_back_before_their_event_would_be_noticed(monkeypatch):
         return staged
 
     monkeypatch.setattr(regroup, "stage", stage_and_give_back)
-    rows = [row for flows in pipeline._ready(source, regroup) for row in rows_of([flows])]
+    rows = [row for flows in pipeline.completed(source, regroup) for row in rows_of([flows])]
     assert rows != rows_one_at_a_time(3)[0]
 
 
@@ -126,7 +141,7 @@ def test_a_lone_batch_is_done_with_before_another_is_waited_for():
         taken.append(came)
         return bool(ring.waiting)
 
-    for _ in pipeline._ready(tap_source(ring, goes_on), regroup):
+    for _ in pipeline.completed(tap_source(ring, goes_on), regroup):
         came += 1
     assert taken == list(range(len(batches(4)) + 1))
 
@@ -151,7 +166,7 @@ def test_who_stops_gets_what_was_on_its_way_and_what_the_ring_still_holds():
     wanted = iter([True])
     source = tap_source(ring, lambda: next(wanted, False))
     regroup = regroup_on(LazyCuda(ShimDevice()))
-    rows = [row for flows in pipeline._ready(source, regroup) for row in rows_of([flows])]
+    rows = [row for flows in pipeline.completed(source, regroup) for row in rows_of([flows])]
     assert rows == rows_one_at_a_time(6)[0]
     assert not ring.out and not ring.waiting
 
@@ -160,7 +175,7 @@ def test_who_leaves_with_batches_on_their_way_leaves_nothing_undone():
     ring = FakeRing(batches(7), [])
     cuda = LazyCuda(ShimDevice())
     regroup = regroup_on(cuda)
-    ready = pipeline._ready(tap_source(ring), regroup)
+    ready = pipeline.completed(tap_source(ring), regroup)
     next(ready)
     assert len(ring.out) == 1  # and the rows of another are on their way
     ready.close()
