@@ -202,6 +202,15 @@ def test_every_round_has_every_case_in_an_order_of_its_own(bench_tools: None) ->
     assert len(orders) > 5
 
 
+def test_the_price_of_networks_is_taken_of_all_in_turns() -> None:
+    pytest.importorskip("torch", reason="networks need etcpipe[torch]")
+    names = ["traffic_moe_tiny", "dense_active_tiny"]
+    report = json.loads(script("network_price", "--quick", "--json", "--archs", ",".join(names)))
+    took = report["results"]["random"]
+    assert list(took) == names
+    assert all(len(values) == 2 and min(values) > 0 for values in took.values())
+
+
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("iperf3"), reason="needs iperf3")
