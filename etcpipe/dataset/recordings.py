@@ -64,8 +64,8 @@ def find_recordings(
     if (folder / "tasks.csv").exists():
         return list(_bundle(folder, task, part))
     raise UsageError(
-        f"{folder}: no labelled captures: they have a labels.csv (as `etcpipe lab record` writes),"
-        " or a tasks.csv with flows.csv"
+        f"{folder}: no labels.csv there, as `etcpipe lab record` writes, and no tasks.csv with"
+        " flows.csv"
     )
 
 
