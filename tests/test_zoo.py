@@ -10,7 +10,7 @@ import torch
 
 from etcpipe.gpu.views import VIEWS
 from etcpipe.zoo import ARCHS
-from etcpipe.zoo.layers import MultiHead
+from etcpipe.zoo.layers import Block, MultiHead, SwiGlu
 from etcpipe.zoo.matec import Matec
 
 # Those of size base are the same graphs as small ones.
@@ -102,6 +102,15 @@ def reach(module, tokens):
 
 def test_attention_mixes_packets():
     assert reach(MultiHead(432, 3), torch.randn(1, 3, 432)).all()
+
+
+def test_what_is_asked_for_the_first_token_alone_is_what_all_get():
+    block = Block(32, 4, SwiGlu(32, 8)).eval()
+    tokens, shown = torch.randn(5, 9, 32), torch.rand(5, 9) > 0.4
+    shown[:, 0] = True
+    with torch.inference_mode():
+        first, every = block.of_first(tokens, shown), block(tokens, shown)
+    torch.testing.assert_close(first, every[:, :1])
 
 
 def test_attention_with_heads_split_as_published_does_not():

@@ -13,12 +13,13 @@ import argparse
 import csv
 import platform
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from train_default import public_labels
 
-from etcpipe import pretrain, train
+from etcpipe import family_choice, pretrain, train
 from etcpipe.dataset import (
     Dataset,
     Input,
@@ -114,6 +115,7 @@ def _card(dataset: Dataset, result: train.Result, settings: train.Settings) -> s
         "high": report["macro_f1_interval"][1],
         "above_trees": _above(report, train.TREES),
         "pretraining": _on_pretraining(report),
+        **_on_families(report["families"], family_choice.of_labels(dataset.classes)),
         "loads": "; ".join(", ".join(f"{share:.2f}" for share in one["load"]) for one in experts),
         "dead": sum(one["dead"] for one in experts),
         "dropped": report["static"]["dropped"],
@@ -128,6 +130,16 @@ def _card(dataset: Dataset, result: train.Result, settings: train.Settings) -> s
 def _above(report: dict[str, Any], name: str) -> str:
     difference, low, high = report["above_baselines"][name]
     return f"{difference:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def _on_families(worth: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {
+        "family_threshold": worth["threshold"],
+        "families": ", ".join(f"`{one}`" for one in names),
+        "told": worth["told"],
+        "told_right": worth["right"],
+        "strange_wrong": worth["strange_wrong"],
+    }
 
 
 def _on_pretraining(report: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 FAR = -1e4  # instead of infinity, which half precision does not have
 
@@ -37,23 +38,51 @@ class MultiHead(nn.Module):
         self.inputs = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
 
-    def forward(
-        self, tokens: torch.Tensor, shown: torch.Tensor | None = None, asking: int | None = None
-    ) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, shown: torch.Tensor | None = None) -> torch.Tensor:
         """Return (flows, tokens, width) of the same.
 
         Args:
             shown: (flows, tokens) bool, tokens that may be attended to; None for all.
-            asking: so many tokens are answered, the first ones; None for all.
         """
-        flows, count, width = tokens.shape
-        split = self.inputs(tokens).reshape(flows, count, 3, self.heads, width // self.heads)
-        queries, keys, values = split.permute(2, 0, 3, 1, 4).unbind(0)
-        weights = (queries[:, :, :asking] * self.scale) @ keys.transpose(-1, -2)
+        flows, count, _ = tokens.shape
+        # Two-dimensional and one by one: engines add the bias on the way, and split nothing.
+        flat = tokens.flatten(0, 1)
+        queries, keys, values = (
+            functional.linear(flat, weight, bias)
+            .reshape(flows, count, self.heads, -1)
+            .transpose(1, 2)
+            for weight, bias in self._inputs()
+        )
+        mixed = self._weights(queries @ keys.transpose(-1, -2), shown) @ values
+        return self.output(mixed.transpose(1, 2).reshape(flows * count, -1)).reshape(tokens.shape)
+
+    def of_first(self, tokens: torch.Tensor, shown: torch.Tensor | None = None) -> torch.Tensor:
+        """Return (flows, 1, width), what forward() has for each flow's first token.
+
+        Its one question is taken to the tokens, and its answer to a value, so that no other
+        token needs keys and values: what they add to all scores alike cancels out.
+        """
+        (to_query, bias), (to_key, _), (to_value, value_bias) = self._inputs()
+        query = functional.linear(tokens[:, 0], to_query, bias).unflatten(1, (self.heads, -1))
+        question = (query.transpose(0, 1) @ self._by_head(to_key)).transpose(0, 1)
+        weights = self._weights((question @ tokens.transpose(1, 2))[:, :, None], shown)
+        mixed = (weights.squeeze(2) @ tokens).transpose(0, 1)
+        values = (mixed @ self._by_head(to_value).transpose(1, 2)).transpose(0, 1)
+        return self.output(values.flatten(1) + value_bias)[:, None]
+
+    def _inputs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return weight and bias of queries, keys and values."""
+        return list(zip(self.inputs.weight.chunk(3), self.inputs.bias.chunk(3), strict=True))
+
+    def _by_head(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight.reshape(self.heads, -1, weight.shape[1])
+
+    def _weights(self, scores: torch.Tensor, shown: torch.Tensor | None) -> torch.Tensor:
+        """Return weights of (flows, heads, asking, tokens) scores, that sum up to 1."""
+        scores = scores * self.scale
         if shown is not None:
-            weights = weights + FAR * (~shown)[:, None, None, :].to(weights.dtype)
-        mixed = (weights.softmax(dim=-1) @ values).transpose(1, 2)
-        return self.output(mixed.flatten(2))
+            scores = scores + FAR * (~shown)[:, None, None, :].to(scores.dtype)
+        return scores.softmax(dim=-1)
 
 
 class SwiGlu(nn.Module):
@@ -67,7 +96,7 @@ class SwiGlu(nn.Module):
 
     def forward(self, tokens: torch.Tensor, shown: torch.Tensor | None = None) -> torch.Tensor:
         """Return (flows, tokens, width) of the same."""
-        return self.down(nn.functional.silu(self.gate(tokens)) * self.up(tokens))
+        return self.down(functional.silu(self.gate(tokens)) * self.up(tokens))
 
 
 class Block(nn.Module):
@@ -79,12 +108,12 @@ class Block(nn.Module):
         self.attention = MultiHead(width, heads)
         self.dense = dense
 
-    def forward(
-        self, tokens: torch.Tensor, shown: torch.Tensor | None = None, asking: int | None = None
-    ) -> torch.Tensor:
-        """Return (flows, tokens, width) of the same, of the first `asking`; see MultiHead."""
-        mixed = self.attention(self.norms[0](tokens), shown, asking)
-        tokens = tokens[:, :asking] + mixed
-        return tokens + self.dense(
-            self.norms[1](tokens), None if shown is None else shown[:, :asking]
-        )
+    def forward(self, tokens: torch.Tensor, shown: torch.Tensor | None = None) -> torch.Tensor:
+        """Return (flows, tokens, width) of the same; see MultiHead."""
+        tokens = tokens + self.attention(self.norms[0](tokens), shown)
+        return tokens + self.dense(self.norms[1](tokens), shown)
+
+    def of_first(self, tokens: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+        """Return (flows, 1, width), what forward() has for each flow's first token."""
+        first = tokens[:, :1] + self.attention.of_first(self.norms[0](tokens), shown)
+        return first + self.dense(self.norms[1](first), shown[:, :1])

@@ -136,7 +136,7 @@ class Encoder(nn.Module):
         *layers, last = self.layers
         for layer in layers:
             tokens = layer(tokens, shown)
-        return self.norm(last(tokens, shown, 1)[:, 0])
+        return self.norm(last.of_first(tokens, shown)[:, 0])
 
     def _embedded(
         self, values: torch.Tensor, numbers: torch.Tensor, came: torch.Tensor
