@@ -4,8 +4,8 @@ A CUDA context in which a kernel or a copy failed answers nothing any more. So w
 then is gone, and what the host has goes on:
 
     batches that were not regrouped   by the CPU; no packet is counted twice
-    rows on the GPU                   are lost, counted as GPU_LOST; later packets of their flows
-                                      open new ones
+    rows on the GPU                   are lost, counted as GPU_LOST; later packets of their flows,
+                                      and of those that were answered, open new ones
     rows that came out                are judged; "unknown" where their scores did not come
 """
 

@@ -112,7 +112,7 @@ def test_a_gpu_that_does_not_fail_loses_nothing():
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
-def test_each_flow_is_answered_once_and_without_scores_it_is_unknown(gpu, file, share):  # noqa: F811
+def test_each_row_is_answered_once_and_without_scores_it_is_unknown(gpu, file, share):  # noqa: F811
     calls = None
     for fails_at in (1_000_000, None):
         model = load(file, device="gpu")
