@@ -14,7 +14,7 @@ from pathlib import Path
 
 import seccomp
 
-PR_SET_NO_NEW_PRIVS, PR_SET_MDWE, MDWE_REFUSE_EXEC_GAIN = 38, 65, 1
+PR_SET_MDWE, MDWE_REFUSE_EXEC_GAIN = 65, 1
 # LimitMEMLOCK=infinity is the manager's to give; this right stands for it.
 MEMLOCK = "+ipc_lock"
 

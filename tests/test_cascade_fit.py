@@ -29,11 +29,6 @@ def few_trees(monkeypatch):
     monkeypatch.setattr(trees, "TREES_MAX", 30)
 
 
-def scores_of(probabilities):
-    """Scores whose softmax is these probabilities."""
-    return np.log(np.array(probabilities))
-
-
 def test_area_of_error_against_uncertainty_by_hand():
     uncertainty = np.array([0.1, 0.2, 0.3, 0.3])
     wrong = np.array([False, True, False, True])
