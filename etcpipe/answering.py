@@ -1,16 +1,20 @@
 """What answers the flows of a tap, and how another model or cascade takes its place."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
 
+import numpy as np
+
 from etcpipe import model as models
 from etcpipe import pipeline
+from etcpipe.batch import FlowBatch
 from etcpipe.cascade import serving
 from etcpipe.cascade.beside import BesideKernel, SureRows
 from etcpipe.cascade.gathered import KernelCascade
+from etcpipe.cascade.lanes import Lanes
 from etcpipe.cascade.life import CascadeInService
 from etcpipe.cascade.runtime import Runtime
 from etcpipe.cascade.serving import CascadeModel
@@ -53,6 +57,8 @@ class Answering:
     ):
         self.stage0 = stage0
         self._sure_rows: SureRows | None = None
+        self._lanes: Lanes | None = None
+        self._hear: Callable[[], object] = lambda: None
         self._settings, self._raw_len, self._device = settings, raw_len, device
         self._serving: CascadeInService | ModelInService | KernelCascade
         if isinstance(model, CascadeModel):
@@ -71,8 +77,10 @@ class Answering:
         """Yield verdicts on what a source brings, as they are made, until it ends."""
         if isinstance(self._serving, CascadeInService):
             stages: pipeline.Stages = self._serving
+            self._lanes = regroup
             if self._sure_rows:
-                stages = BesideKernel(self._serving, self._sure_rows, self._stage0_now)
+                stages = beside = BesideKernel(self._serving, self._sure_rows, self._stage0_now)
+                self._hear = beside.hear
             return pipeline.serve(source, regroup, stages, eager=False, now_ns=monotonic_ns)
         return pipeline.run(source, regroup, self._serving, now_ns=monotonic_ns)
 
@@ -97,7 +105,8 @@ class Answering:
         Raises:
             UsageError: it does not fit what was attached, or is not as load() gives it.
         """
-        check_fits(model, self._replaceable().active, self._settings, self._raw_len)
+        raw_len = None if self._lanes else self._raw_len
+        check_fits(model, self._replaceable().active, self._settings, raw_len)
         if isinstance(self._serving, CascadeInService) != isinstance(model, CascadeModel):
             raise UsageError(f"{model}: a cascade takes a cascade's place, a model a model's")
         if self.stage0 and isinstance(model, CascadeModel):
@@ -105,6 +114,7 @@ class Answering:
 
     def replace(self, model: Any) -> None:
         """Let a model that check() passed answer from now on."""
+        self._make_rows_for(model)
         self._replaceable().replace(model)
         self._follow(model)
 
@@ -119,9 +129,29 @@ class Answering:
         Raises:
             UsageError: there is none.
         """
-        model = self._replaceable().roll_back()
+        serving = self._replaceable()
+        if serving.previous:
+            self._make_rows_for(serving.previous)
+        model = serving.roll_back()
         self._follow(model)
         return model
+
+    def _make_rows_for(self, model: AnyModel) -> None:
+        """Have rows made that a cascade sees, of flows that begin from now on."""
+        serving, lanes = self._serving, self._lanes
+        if not (
+            lanes and isinstance(serving, CascadeInService) and isinstance(model, CascadeModel)
+        ):
+            return
+        if lanes.serves(model):
+            return
+        add = serving.keep_taking(lambda: lanes.has_older)
+
+        def take(flows: FlowBatch, depth: np.ndarray | None) -> None:
+            self._hear()  # no row may be judged of a flow that the kernel answered
+            add(flows, monotonic_ns(), depth)
+
+        lanes.change(model, take)
 
     def _follow(self, model: AnyModel) -> None:
         """Let the kernel's stage be that of the cascade that answers."""

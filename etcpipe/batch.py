@@ -1,7 +1,7 @@
 """The two tables that move through the pipeline: packets in, flows out of regrouping."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -58,6 +58,11 @@ class PacketBatch:
         start = int(self.offset[i])
         return self.memory[start : start + int(self.captured[i])]
 
+    def select(self, packets: np.ndarray) -> "PacketBatch":
+        """Return some packets, (packets,) bool; their frames are not copied."""
+        columns = {name: getattr(self, name)[packets] for name in _PACKET_COLUMNS}
+        return replace(self, **columns)
+
     def heads(self, rows: np.ndarray) -> np.ndarray:
         """Copy the first bytes of each frame into rows, zeros beyond what was captured.
 
@@ -81,6 +86,9 @@ class PacketBatch:
     def _addresses(self) -> tuple[int, int, int, int]:
         where = self.memory.ctypes.data, len(self.memory)
         return *where, self.offset.ctypes.data, self.captured.ctypes.data
+
+
+_PACKET_COLUMNS = [one.name for one in fields(PacketBatch)][1:-2]  # all but memory and the rest
 
 
 @dataclass(frozen=True)

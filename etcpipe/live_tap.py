@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from math import inf
 from os import PathLike
 from time import monotonic
@@ -13,8 +14,11 @@ from etcpipe.answering import Answering
 from etcpipe.batch import PacketBatch
 from etcpipe.cascade.beside import SureRows
 from etcpipe.cascade.gathered import KernelCascade
+from etcpipe.cascade.lanes import Lanes
+from etcpipe.cascade.serving import CascadeModel
 from etcpipe.cascade.stage0 import KernelStage
 from etcpipe.errors import DataplaneError, UsageError
+from etcpipe.gpu.regroup import Regroup
 from etcpipe.kernel import first_packets, tap
 from etcpipe.kernel import netns as namespaces
 from etcpipe.kernel.features_source import FeatureRows, FeatureSource
@@ -60,16 +64,11 @@ class Live:
         self._tap = opened(device, settings, keep=keep)
         self._raw_len = max(model.raw_len, shadow.raw_len if shadow else 0)
         self._regroup: Any = None  # FeatureRows, where the kernel gathers features
-        if settings.capture != "features" and not isinstance(model, KernelCascade):
-            self._regroup = regroup_for(
-                model,
-                settings.first_n,
-                wait_s,
-                settings.parse,
-                compute,
-                threads=settings.queues,
-                raw_len=self._raw_len,
-            )
+        if isinstance(model, CascadeModel):
+            make = partial(self._rows_for, wait_s)
+            self._regroup = Lanes(make, model, self._tap.flows_begun)
+        elif isinstance(model, Model) and settings.capture != "features":
+            self._regroup = self._rows_for(wait_s, model)
         self._answering = Answering(model, settings, self._raw_len, compute, stage0)
         if shadow:
             self.set_shadow(shadow)
@@ -81,6 +80,19 @@ class Live:
         self._stopping = False
         self._end = inf
         self._check_at = 0.0
+
+    def _rows_for(self, wait_s: float | None, model: AnyModel) -> Regroup:
+        """Return what makes rows for a model."""
+        settings = self._tap.settings
+        return regroup_for(
+            model,
+            settings.first_n,
+            wait_s,
+            settings.parse,
+            self.compute,
+            threads=settings.queues,
+            raw_len=max(model.raw_len, self._raw_len),
+        )
 
     @property
     def mode(self) -> str:

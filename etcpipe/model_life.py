@@ -109,12 +109,12 @@ class ModelInService(InService[Model]):
 
 
 def check_fits(
-    model: "AnyModel", active: "AnyModel", settings: "TapSettings", raw_len: int
+    model: "AnyModel", active: "AnyModel", settings: "TapSettings", raw_len: int | None
 ) -> None:
     """Check that a model or cascade can take over from another while rows are being filled.
 
     Args:
-        raw_len: bytes of each packet that rows hold.
+        raw_len: bytes of each packet that rows hold; None: rows can be made as it needs them.
 
     Raises:
         UsageError: it cannot; only a new start can bring it in.
@@ -135,17 +135,16 @@ def _gathered(model: "AnyModel") -> tuple[Any, ...]:
 
 
 def check_rows_fit(
-    model: "AnyModel", active: "AnyModel", first_n: int, raw_len: int, count: str
+    model: "AnyModel", active: "AnyModel", first_n: int, raw_len: int | None, count: str
 ) -> None:
     """Check that a model or cascade can look at the rows that were made for another one.
 
     Raises:
         UsageError: it cannot, and why.
     """
-    wanted: dict[str, tuple[Any, Any]] = {
-        "mask": (model.mask, active.mask),
-        "packets that count": (model.count, count),
-    }
+    wanted: dict[str, tuple[Any, Any]] = {"packets that count": (model.count, count)}
+    if raw_len is not None:
+        wanted["mask"] = model.mask, active.mask
     for what, (needed, there) in wanted.items():
         if needed != there:
             raise UsageError(f"model {model} needs {what} {needed!r}, attached is {there!r}")
@@ -154,7 +153,7 @@ def check_rows_fit(
             f"model {model} needs {model.first_n} packets of a flow, attached with {first_n}: "
             f"attach anew with --first {model.first_n}"
         )
-    if model.raw_len > raw_len:
+    if raw_len is not None and model.raw_len > raw_len:
         raise UsageError(
             f"model {model} needs {model.raw_len} bytes of a packet, rows have {raw_len}: "
             "attach anew with this model"

@@ -64,35 +64,35 @@ class BesideKernel:
         self._told: list[np.ndarray] = []
         self._left: list[np.ndarray] = []
 
-    def add(self, flows: FlowBatch, now_ns: int = 0, depth: np.ndarray | None = None) -> None:
-        """Take rows, see Runtime.add()."""
-        self._hear()
-        self._serving.add(flows, now_ns, depth)
-
-    def poll(
-        self, now_ns: int = 0, records: Records | None = None, flush: bool = False
-    ) -> list[VerdictBatch]:
-        """Return verdicts that are ready, the kernel's first; see Runtime.poll()."""
-        self._hear()
-        return [*self._verdicts(now_ns, records), *self._serving.poll(now_ns, records, flush)]
-
-    def drain(self, now: Callable[[], int], records: Records | None = None) -> list[VerdictBatch]:
-        """Return the verdicts on all rows that were added or told."""
-        self._hear()
-        return [*self._verdicts(now(), records), *self._serving.drain(now, records)]
-
-    def left(self) -> np.ndarray:
-        """Return (flows,) uint64, ids answered since the last call while they go on."""
-        left, self._left = [*self._left, self._serving.left()], []
-        return np.concatenate(left)
-
-    def _hear(self) -> None:
+    def hear(self) -> None:
         """Take what the kernel told: rows of these flows that come from now on are not needed."""
         entries = self._rows.receive()
         if len(entries):
             entries = entries[self._serving.settle(entries["flow_id"])]
             self._told.append(entries)
             self._left.append(entries["flow_id"].copy())
+
+    def add(self, flows: FlowBatch, now_ns: int = 0, depth: np.ndarray | None = None) -> None:
+        """Take rows, see Runtime.add()."""
+        self.hear()
+        self._serving.add(flows, now_ns, depth)
+
+    def poll(
+        self, now_ns: int = 0, records: Records | None = None, flush: bool = False
+    ) -> list[VerdictBatch]:
+        """Return verdicts that are ready, the kernel's first; see Runtime.poll()."""
+        self.hear()
+        return [*self._verdicts(now_ns, records), *self._serving.poll(now_ns, records, flush)]
+
+    def drain(self, now: Callable[[], int], records: Records | None = None) -> list[VerdictBatch]:
+        """Return the verdicts on all rows that were added or told."""
+        self.hear()
+        return [*self._verdicts(now(), records), *self._serving.drain(now, records)]
+
+    def left(self) -> np.ndarray:
+        """Return (flows,) uint64, ids answered since the last call while they go on."""
+        left, self._left = [*self._left, self._serving.left()], []
+        return np.concatenate(left)
 
     def _verdicts(self, now_ns: int, records: Records | None) -> list[VerdictBatch]:
         told, self._told = self._told, []

@@ -1,11 +1,13 @@
 """A cascade in service: another one takes its place between two batches of packets.
 
-Regrouping stays as it is. Flows of which a row was taken before the change belong to the stages
-that took it: their later rows go there, and these stages are kept until the last of them is
-answered. All other rows go to the new stages. So each flow is answered once, by one cascade.
+Flows of which a row was taken before the change belong to the stages that took it: their later
+rows go there, and these stages are kept until the last of them is answered. All other rows go to
+the new stages. So each flow is answered once, by one cascade.
 
-Rows come at the depths that regrouping began with. A stage that waits for N packets is asked at
-the first of these that is N or more; what it sees of the row is up to its model.
+Regrouping stays as it is, unless the rows that it makes are not enough (lanes.py): then all flows
+that had begun stay with the stages of that time. Rows come at the depths that regrouping began
+with. A stage that waits for N packets is asked at the first of these that is N or more; what it
+sees of the row is up to its model.
 """
 
 from collections import Counter
@@ -27,6 +29,9 @@ LEAVING_MAX = 4
 SLOTS_AT_ONCE = 1024
 
 
+Take = Callable[[FlowBatch, int, np.ndarray | None], None]  # as CascadeInService.add()
+
+
 class CascadeInService(InService[CascadeModel]):
     """What pipeline.serve() takes as its runtime; all methods are for the thread that runs it."""
 
@@ -34,6 +39,7 @@ class CascadeInService(InService[CascadeModel]):
         """Begin with a cascade; `start` returns the runtime of one."""
         super().__init__(active)
         self._start = start
+        self._has_older_rows = lambda: False
         self._runtime = start(active)
         self._leaving: list[_Leaving] = []
         self._past: Counter[str] = Counter()  # of runtimes that are gone
@@ -66,18 +72,31 @@ class CascadeInService(InService[CascadeModel]):
         Returns:
             (flows,) bool, which were not answered here before.
         """
-        return self._runtime.states.settle(flow_id)
+        is_new = ~self._are_answered(flow_id)
+        self._runtime.states.settle(flow_id[is_new])
+        return is_new
 
     def add(self, flows: FlowBatch, now_ns: int = 0, depth: np.ndarray | None = None) -> None:
         """Take rows, see Runtime.add()."""
-        for one in self._leaving:
-            is_theirs = one.runtime.states.has_begun(flows.flow_id)
-            if not is_theirs.any():
-                continue
-            theirs = None if depth is None else depth[is_theirs]
-            one.runtime.add(flows.select(is_theirs), now_ns, theirs)
-            flows, depth = flows.select(~is_theirs), None if depth is None else depth[~is_theirs]
-        self._runtime.add(flows, now_ns, depth)
+        _add(self._runtimes(), flows, now_ns, depth)
+
+    def keep_taking(self, has_more: Callable[[], bool]) -> Take:
+        """Return what takes rows for the stages of now, whatever replaces them.
+
+        Args:
+            has_more: whether such rows may come.
+        """
+        self._has_older_rows, runtimes = has_more, self._runtimes()
+
+        def take(flows: FlowBatch, now_ns: int, depth: np.ndarray | None) -> None:
+            wanted = ~self._are_answered(flows.flow_id)
+            depth = None if depth is None else depth[wanted]
+            _add(runtimes, flows.select(wanted), now_ns, depth)
+
+        return take
+
+    def _are_answered(self, flow_id: np.ndarray) -> np.ndarray:
+        return np.any([one.states.are_answered(flow_id) for one in self._runtimes()], axis=0)
 
     def poll(
         self, now_ns: int = 0, records: Records | None = None, flush: bool = False
@@ -92,7 +111,8 @@ class CascadeInService(InService[CascadeModel]):
     def left(self) -> np.ndarray:
         """Return (flows,) uint64, ids answered since the last call while they go on."""
         left = [runtime.left() for runtime in self._runtimes()]
-        for one in [one for one in self._leaving if one.has_answered()]:
+        leaving = [] if self._has_older_rows() else self._leaving
+        for one in [one for one in leaving if one.has_answered()]:
             self._leaving.remove(one)
             self._past.update(one.runtime.counters)
             one.runtime.close()
@@ -108,6 +128,18 @@ class CascadeInService(InService[CascadeModel]):
 
     def _each(self, call: Callable[[Runtime], list[VerdictBatch]]) -> list[VerdictBatch]:
         return [verdicts for runtime in self._runtimes() for verdicts in call(runtime)]
+
+
+def _add(runtimes: list[Runtime], flows: FlowBatch, now_ns: int, depth: np.ndarray | None) -> None:
+    """Give rows to the runtime that began with their flow, of others to the newest."""
+    for runtime in runtimes[:-1]:
+        is_theirs = runtime.states.has_begun(flows.flow_id)
+        if not is_theirs.any():
+            continue
+        theirs = None if depth is None else depth[is_theirs]
+        runtime.add(flows.select(is_theirs), now_ns, theirs)
+        flows, depth = flows.select(~is_theirs), None if depth is None else depth[~is_theirs]
+    runtimes[-1].add(flows, now_ns, depth)
 
 
 class _Leaving:

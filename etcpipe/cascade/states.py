@@ -93,13 +93,15 @@ class FlowStates:
             slots, state = slots[~refused], state.compress(~refused)
         self._words[slots] = state.view(np.uint64).reshape(-1, WORDS)
 
-    def settle(self, flow_id: np.ndarray) -> np.ndarray:
-        """Note flows as answered; return (flows,) bool, which were not."""
-        is_new = self.status_of(flow_id) != DONE
-        state = np.full(np.count_nonzero(is_new), _BLANK)
-        state["flow_id"], state["status"] = flow_id[is_new], DONE
+    def are_answered(self, flow_id: np.ndarray) -> np.ndarray:
+        """Return (flows,) bool, which flows have their final answer."""
+        return self.status_of(flow_id) == DONE
+
+    def settle(self, flow_id: np.ndarray) -> None:
+        """Note flows as answered, by whomever."""
+        state = np.full(len(flow_id), _BLANK)
+        state["flow_id"], state["status"] = flow_id, DONE
         self.put(state)
-        return is_new
 
     def clear(self, flow_id: np.ndarray) -> None:
         """Forget flows that have their answer."""

@@ -218,6 +218,15 @@ class Tap:
         bpf.lookup(self._maps["flows"], np.asarray(keys, FLOW_KEY), states)
         return states
 
+    def flows_begun(self) -> np.ndarray:
+        """Return (processors,) uint64, how many flows each has begun.
+
+        Of n processors, the flow with id i is number i // n of processor i % n.
+        """
+        begun = np.zeros((1, bpf.possible_cpus()), np.uint64)
+        bpf.lookup(self._maps["flow_ids"], np.zeros(1, np.uint32), begun)
+        return begun[0]
+
     def alive(self) -> bool:
         """Return whether the device and the mirror pair are still there."""
         if self._presence is None:
