@@ -18,6 +18,7 @@ from etcpipe.cascade.lanes import Lanes
 from etcpipe.cascade.life import CascadeInService
 from etcpipe.cascade.runtime import Runtime
 from etcpipe.cascade.serving import CascadeModel
+from etcpipe.cascade.shadowed import ShadowedStages
 from etcpipe.cascade.stage0 import KernelStage
 from etcpipe.cascade.stages import SUFFIX as CASCADE_SUFFIX
 from etcpipe.cascade.workers import Threads
@@ -26,9 +27,10 @@ from etcpipe.kernel.settings import TapSettings
 from etcpipe.model import Model
 from etcpipe.model_choice import AnyModel
 from etcpipe.model_life import ModelInService, check_fits, check_rows_fit
+from etcpipe.shadow import Shadow
 from etcpipe.verdict import VerdictBatch
 
-NO_SHADOW = "no shadow beside a cascade, whose flows end early: compare models by --model, --shadow"
+NO_SHADOW = "no shadow beside --stage0 kernel: the kernel ends flows by itself, attach without it"
 
 
 class Answering:
@@ -64,6 +66,7 @@ class Answering:
         if isinstance(model, CascadeModel):
             model.warm_up()
             self._serving = CascadeInService(model, _runtime_of)
+            self._stages = ShadowedStages(self._serving)
         elif isinstance(model, KernelCascade):
             self._serving = model
         else:
@@ -76,7 +79,7 @@ class Answering:
     def verdicts(self, source: pipeline.Source, regroup: Any) -> Iterator[VerdictBatch]:
         """Yield verdicts on what a source brings, as they are made, until it ends."""
         if isinstance(self._serving, CascadeInService):
-            stages: pipeline.Stages = self._serving
+            stages: pipeline.Stages = self._stages
             self._lanes = regroup
             if self._sure_rows:
                 stages = beside = BesideKernel(self._serving, self._sure_rows, self._stage0_now)
@@ -105,7 +108,7 @@ class Answering:
         Raises:
             UsageError: it does not fit what was attached, or is not as load() gives it.
         """
-        raw_len = None if self._lanes else self._raw_len
+        raw_len = None if self._lanes and not self._shadow else self._raw_len
         check_fits(model, self._replaceable().active, self._settings, raw_len)
         if isinstance(self._serving, CascadeInService) != isinstance(model, CascadeModel):
             raise UsageError(f"{model}: a cascade takes a cascade's place, a model a model's")
@@ -149,6 +152,8 @@ class Answering:
 
         def take(flows: FlowBatch, depth: np.ndarray | None) -> None:
             self._hear()  # no row may be judged of a flow that the kernel answered
+            if depth is None:
+                self._stages.complete(flows)
             add(flows, monotonic_ns(), depth)
 
         lanes.change(model, take)
@@ -168,7 +173,7 @@ class Answering:
         Raises:
             UsageError: it does not fit what was attached; its classes may be others.
         """
-        if not isinstance(self._serving, ModelInService):
+        if self.stage0 or isinstance(self._serving, KernelCascade):
             raise UsageError(NO_SHADOW)
         if self._settings.capture == "features":
             raise UsageError("a shadow sees packets: take another --capture than features")
@@ -179,13 +184,26 @@ class Answering:
             self._raw_len,
             self._settings.count,
         )
-        self._serving.set_shadow(model)
+        if isinstance(self._serving, CascadeInService):
+            self._stages.set_shadow(model)
+        else:
+            self._serving.set_shadow(model)
+
+    @property
+    def _shadow(self) -> Shadow | None:
+        if isinstance(self._serving, CascadeInService):
+            return self._stages.shadow
+        return self._serving.shadow if isinstance(self._serving, ModelInService) else None
+
+    def need_packets(self, flow_id: np.ndarray) -> np.ndarray:
+        """Return (flows,) bool, of which answered ones a shadow wants to see more packets."""
+        if isinstance(self._serving, CascadeInService) and self._shadow:
+            return self._stages.need_packets(flow_id)
+        return np.zeros(len(flow_id), bool)
 
     def shadow_report(self) -> dict[str, Any] | None:
         """Return how the shadow's answers compare, see Shadow.report(); None without one."""
-        if not isinstance(self._serving, ModelInService) or self._serving.shadow is None:
-            return None
-        return self._serving.shadow.report()
+        return self._shadow.report() if self._shadow else None
 
     @property
     def counters(self) -> dict[str, int]:
@@ -195,6 +213,8 @@ class Answering:
     def close(self) -> None:
         """End its threads."""
         self._serving.close()
+        if isinstance(self._serving, CascadeInService):
+            self._stages.close()
 
     def _replaceable(self) -> CascadeInService | ModelInService:
         if isinstance(self._serving, KernelCascade):

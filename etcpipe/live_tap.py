@@ -329,11 +329,12 @@ class Live:
         """Write each verdict where the kernel programs find it by the flow's slot.
 
         A final one also ends the copying of its flow's packets, so it is written even where it
-        says nothing else: what came of them would be late, the flow's row is closed.
+        says nothing else: what came of them would be late, the flow's row is closed; but a
+        shadow beside a cascade waits for the whole of it.
         """
         flow_id, label = verdicts.flows.flow_id, verdicts.label
         action = self._acts.actions(verdicts)
-        final = verdicts.event != EVENT_EARLY
+        final = (verdicts.event != EVENT_EARLY) & ~self._answering.need_packets(flow_id)
         told = (label >= 0) | (action > 0) | final
         words = verdict_words(flow_id, label, action, final)
         slots = (flow_id % np.uint64(len(self._tap.verdicts))).astype(np.int64)

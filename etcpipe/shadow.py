@@ -42,11 +42,14 @@ class Shadow:
 
     def ask(self, verdicts: VerdictBatch) -> None:
         """Compare with verdicts, some time later; returns at once."""
-        if not len(verdicts):
-            return
-        said = [verdicts.name(i) for i in range(len(verdicts))]
+        if len(verdicts):
+            said = [verdicts.name(i) for i in range(len(verdicts))]
+            self.compare(verdicts.flows, said)
+
+    def compare(self, flows: FlowBatch, said: list[str]) -> None:
+        """Compare with what was said of flows, by name, some time later; returns at once."""
         try:
-            self._waiting.put_nowait((verdicts.flows, said))
+            self._waiting.put_nowait((flows, said))
         except queue.Full:
             self._skip(len(said))
 

@@ -10,11 +10,12 @@ import time
 import captures
 import numpy as np
 import pytest
-from command import Running, fails
+from command import Running
 from kernel_fixtures import Wire, wire
 
 from etcpipe import live
 from etcpipe.cascade.stages import Cascade, Rule, Stage
+from etcpipe.errors import UsageError
 from etcpipe.layout import VERDICT_CONSTANTS
 from etcpipe.verdict import EVENTS
 
@@ -113,11 +114,32 @@ def test_a_policy_acts_on_the_early_answer_and_the_revised_one_takes_it_back(
     assert told == [("early", "large", 1), ("revised", "unknown", 0)]
 
 
-def test_a_cascade_has_no_shadow(wire, cascade, tmp_path):
-    shadow = write_model(tmp_path / "shadow.onnx", 4)
-    line = fails(
-        *("-n", wire.near, "attach", wire.device, "--cascade", cascade, "--shadow", shadow),
-        status=2,
+def test_a_shadow_beside_a_cascade_sees_whole_rows(wire, tmp_path):
+    """Small flows seem large by their first packet, and are unknown by four."""
+    first, last, shadow = (
+        write_model(tmp_path / f"{name}.onnx", n).name
+        for name, n in (("first", 1), ("last", 4), ("shadow", 4))
     )
-    assert line.startswith("no shadow beside a cascade")
-    assert wire.leftovers() == []
+    stages = (Stage(1, first, rule=Rule("threshold", 0.5)), Stage(4, last))
+    Cascade(stages, wait_s=600.0).save(tmp_path / "c.toml")
+    said = {}
+    with live.attach(
+        wire.device, cascade=tmp_path / "c.toml", shadow=tmp_path / shadow, netns=wire.near
+    ) as tap:
+
+        def end_once_compared() -> None:
+            if tap.shadow_report()["flows"] == len(PORTS):
+                tap.stop()
+
+        tap.at_checks(end_once_compared)
+        send(wire, dict.fromkeys(PORTS, 4))
+        for verdicts in tap:
+            for i, flow in enumerate(verdicts.flows.flow_id.tolist()):
+                assert flow not in said
+                said[flow] = verdicts.name(i), int(verdicts.packets_used[i])
+        report, counters = tap.shadow_report(), tap.counters()
+    assert list(said.values()) == [("large", 1)] * len(PORTS)
+    assert (report["agreed"], report["skipped"]) == (2, 0)
+    assert report["differences"] == [{"active": "large", "shadow": "unknown", "flows": 2}]
+    assert counters["PACKETS_SETTLED"] == counters["REGROUP_LEFT"] == 0
+    assert counters["PACKETS_FIRST_N"] == counters["REGROUP_STORED"] == 4 * len(PORTS)

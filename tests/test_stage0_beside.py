@@ -3,6 +3,7 @@
 # ruff: noqa: F401, F811  (wire is a fixture, imported and then taken as an argument)
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import captures
@@ -17,6 +18,7 @@ from etcpipe import live
 from etcpipe.cascade.serving import load
 from etcpipe.cascade.stage0 import KernelStage
 from etcpipe.cascade.stages import Cascade, Rule, Stage
+from etcpipe.errors import UsageError
 from etcpipe.gpu.views import VIEWS, schema_hash
 from etcpipe.kernel import bpf
 from etcpipe.kernel import settings as tap_settings
@@ -177,6 +179,52 @@ def test_a_flow_has_one_answer_though_its_copies_come_after_the_kernel_s(wire, c
         send(wire, [packet(LARGE)] * DEPTH)
         answers.until((lambda: len(answers.said) == 1, lambda: None), (has_closed, tap.stop))
     assert answers.said == {LARGE: ("large", 0, DEPTH, True)}
+
+
+def test_flows_that_the_kernel_ends_have_no_shadow(cascade, tmp_path):
+    with pytest.raises(UsageError, match="no shadow beside --stage0 kernel"):
+        live.attach("lo", cascade=cascade, stage0="kernel", shadow=tmp_path / "second.onnx")
+
+
+def test_another_first_stage_takes_the_kernel_s_place_if_it_sees_the_same(wire, cascade, tmp_path):
+    """The same trees, sure of nothing; others judge after another number of packets."""
+    stages = load(cascade).cascade.stages
+    never = replace(stages[0], rule=Rule(probability=1.1))
+    Cascade((never, *stages[1:])).save(tmp_path / "never.toml")
+    (tmp_path / "deeper").mkdir()
+    deeper = save(tmp_path / "deeper", depth=2)
+    with live.attach(
+        wire.device,
+        cascade=cascade,
+        stage0="kernel",
+        netns=wire.near,
+        mode="tc",
+        wait_s=NEVER_IDLE_S,
+    ) as tap:
+        answers = Answers(tap)
+
+        def change() -> None:
+            tap.set_model(tap.load_model(tmp_path / "never.toml"))
+            send(wire, [packet(SMALL)] * LAST)
+
+        def back() -> None:
+            tap.roll_back_model()
+            with pytest.raises(
+                UsageError, match="the kernel judges after 3: attach"
+            ):
+                tap.set_model(tap.load_model(deeper))
+            send(wire, [packet(BETWEEN)] * LAST)
+
+        send(wire, [packet(LARGE)] * DEPTH)
+        answers.until(
+            (lambda: len(answers.said) == 1, change),
+            (lambda: len(answers.said) == 2, back),
+            (lambda: len(answers.said) == 3, tap.stop),
+        )
+        counters = tap.counters()
+    assert answers.said[LARGE] == ("large", 0, DEPTH, True)
+    assert answers.said[SMALL][1:] == (2, LAST, False)
+    assert (counters["FLOWS_TREE_SURE"], counters["FLOWS_TREE_UNSURE"]) == (1, 2)
 
 
 def loaded(tmp_path: Path, object_name: str, **settings: object):

@@ -1,0 +1,89 @@
+"""A shadow beside a cascade: another model, asked about whole rows, as it would be alone.
+
+A cascade answers flows by less than the shadow wants to see. So where there is one, flows that were
+answered go on: their packets are copied and regrouped until their row is complete, and then the
+cascade's answer is compared with the shadow's. The cascade's own answers are the same.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from etcpipe.batch import FlowBatch
+from etcpipe.cascade.answers import Records
+from etcpipe.model import Model
+from etcpipe.pipeline import Stages
+from etcpipe.shadow import Shadow
+from etcpipe.verdict import VerdictBatch
+
+
+class ShadowedStages:
+    """What pipeline.serve() takes as its runtime: stages, and perhaps a shadow beside them.
+
+    Attributes:
+        shadow: None until set_shadow().
+    """
+
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
+        self.shadow: Shadow | None = None
+        self._answered: dict[int, str] = {}  # of flows whose row is not complete
+        self._complete: dict[int, FlowBatch] = {}  # rows of flows that have no answer
+
+    def set_shadow(self, model: Model) -> None:
+        """Ask a model too from the next batch on; see Shadow."""
+        self.close()
+        self.shadow = Shadow(model)
+
+    def add(self, flows: FlowBatch, now_ns: int = 0, depth: np.ndarray | None = None) -> None:
+        """Take rows, see Runtime.add()."""
+        if depth is None:
+            self.complete(flows)
+        self._stages.add(flows, now_ns, depth)
+
+    def poll(
+        self, now_ns: int = 0, records: Records | None = None, flush: bool = False
+    ) -> list[VerdictBatch]:
+        """Return verdicts that are ready, see Runtime.poll()."""
+        return self._noted(self._stages.poll(now_ns, records, flush))
+
+    def drain(self, now: Callable[[], int], records: Records | None = None) -> list[VerdictBatch]:
+        """Return the verdicts on all rows that were added."""
+        return self._noted(self._stages.drain(now, records))
+
+    def left(self) -> np.ndarray:
+        """Return (flows,) uint64, answered ones that need no more rows: none with a shadow."""
+        left = self._stages.left()
+        return left[:0] if self.shadow else left
+
+    def complete(self, flows: FlowBatch) -> None:
+        """Compare what was said of flows whose rows are complete now, or remember the rows."""
+        if not self.shadow:
+            return
+        ids = flows.flow_id.tolist()
+        is_answered = np.array([one in self._answered for one in ids], bool)
+        if is_answered.any():
+            said = [self._answered.pop(one) for one in ids if one in self._answered]
+            self.shadow.compare(flows.select(is_answered), said)
+        for i in np.flatnonzero(~is_answered).tolist():
+            self._complete[ids[i]] = flows.select(np.array([i]))
+
+    def need_packets(self, flow_id: np.ndarray) -> np.ndarray:
+        """Return (flows,) bool, which were answered before their row was complete."""
+        return np.array([one in self._answered for one in flow_id.tolist()], bool)
+
+    def close(self) -> None:
+        """End the shadow."""
+        if self.shadow:
+            self.shadow.close()
+
+    def _noted(self, said: list[VerdictBatch]) -> list[VerdictBatch]:
+        for verdicts in said if self.shadow else []:
+            final = verdicts.final()
+            for i, flow in enumerate(final.flows.flow_id.tolist()):
+                row = self._complete.pop(flow, None)
+                if row is None:
+                    self._answered[flow] = final.name(i)
+                elif self.shadow:
+                    self.shadow.compare(row, [final.name(i)])
+        return said
