@@ -1,25 +1,28 @@
 """Two batches out at a time: frames go back behind their event, and nobody waits for a batch."""
 
 import random
+import time
 from collections import deque
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from cuda_shim import ShimDevice
-from frames import rows_of, split
+from frames import ether, ipv4, rows_of, split, udp
 from lazy_cuda import LazyCuda
 from test_regroup_agree import random_packets
+from test_ring import pair  # noqa: F401  a fixture
 from test_staging_regroup import in_umem
+from xsk_redirect import Redirect
 
 from etcpipe import pipeline
-from etcpipe.batch import PacketBatch
+from etcpipe.batch import PacketBatch, concatenate
 from etcpipe.capture import Capture
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.gpu.regroup_gpu import Backend
 from etcpipe.gpu.staging import StagedDevice
 from etcpipe.live_source import AHEAD_MAX, TapSource
-from etcpipe.ring import LENT_MAX, Ring
+from etcpipe.ring import BATCH_MAX, LENT_MAX, Ring
 
 PACKETS, BATCH = 600, 60
 FULL = {"always": 1.0, "now and then": 0.5, "never": 0.0}  # that another batch is there
@@ -203,3 +206,33 @@ def test_batches_of_a_capture_keep_their_frames_while_the_next_one_is_out(tmp_pa
             got.append(frames(before))
         before = batch
     assert [*got, frames(before)] == expected
+
+
+@pytest.mark.root
+def test_packets_of_a_ring_come_out_whole_though_their_frames_are_used_again(pair):  # noqa: F811
+    flows, depth, frames = 1024, 4, 2 * BATCH_MAX
+    sent = [(flow, rank) for rank in range(depth) for flow in range(1, flows + 1)]
+    rounds = [sent[:frames], sent[frames:], []]
+    regroup = Regroup(depth, 40, slots=2048, mask="none", device="reference")
+    regroup._backend = Backend(regroup.settings, StagedDevice(LazyCuda(ShimDevice())))
+    ring = Ring(pair.ifindex, frames=frames, ring_size=frames, idle_s=2)
+
+    def goes_on() -> bool:
+        packets = rounds.pop(0)
+        for i, (flow, rank) in enumerate(packets):
+            if i % 64 == 0:
+                time.sleep(0.002)  # no faster than a veth's queue is surely emptied
+            frame = ether(ipv4(17, udp(b"%d/%d" % (flow, rank))))
+            pair.send(frame, flow_id=flow, rank=rank, wire_len=len(frame))
+        return bool(packets)
+
+    with Redirect(pair.ifindex) as redirect, ring:
+        redirect.bind(ring.fd)
+        found = list(pipeline.completed(tap_source(ring, goes_on), regroup))
+        assert not any(ring.statistics().values())
+    assert regroup._backend._device.copied_because == ""
+    rows = concatenate(found)
+    assert sorted(rows.flow_id.tolist()) == list(range(1, flows + 1))
+    for flow, packets in zip(rows.flow_id.tolist(), rows.raw, strict=True):
+        payloads = [bytes(packet[28:]).rstrip(b"\0") for packet in packets]
+        assert payloads == [b"%d/%d" % (flow, rank) for rank in range(depth)]
