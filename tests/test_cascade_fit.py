@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from labelled import EVERY, made_up, write_recordings
 
 from etcpipe import dataset as datasets
-from etcpipe.cascade import calibrate, choose, curves, stages
+from etcpipe.cascade import by_class, calibrate, choose, curves, stages
 from etcpipe.cascade.choose import Candidate, Flows
 from etcpipe.cascade.stages import Rule
 from etcpipe.cascade.walk import Step, figures, oracle_steps, random_steps, walk
@@ -128,9 +128,52 @@ def test_class_thresholds_pass_on_where_it_helps():
     said = np.repeat([0, 1], 100)
     confidence = np.tile(np.linspace(0, 1, 100), 2)
     helps_class_1 = np.where((said == 1) & (confidence < 0.5), 1.0, 0.0)
-    found = choose.class_thresholds(said, confidence, helps_class_1, share=0.25)
+    found = by_class.class_thresholds(said, confidence, helps_class_1, share=0.25)
     assert found[0] == 0.0  # nobody of class 0 goes on
     assert found[1] == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_class_with_few_flows_follows_the_others():
+    said = np.repeat([0, 1], [200, 2])
+    confidence = np.concatenate([np.linspace(0, 1, 200), [0.2, 0.9]])
+    label = np.where(confidence < 0.5, 2, said)  # wrong below a half, whatever is said
+    label[-2] = 1  # but for one lucky flow of the class with two
+    later = np.where(confidence < 0.5, 2, said)
+    found = by_class.thresholds(label, said, later, confidence, share=0.5)
+    assert found[0] == pytest.approx(0.5, abs=0.03)
+    assert found[1] == 0.9  # alone, it would have passed on neither
+
+
+def test_thresholds_by_class_are_tried_on_captures_that_they_were_not_fitted_to():
+    rng = np.random.default_rng(1)
+    label = rng.integers(0, 2, 400)
+    fast = np.eye(2)[label] * rng.random((400, 1)) * 3 + rng.random((400, 2))
+    slow = np.eye(2)[label] * 6.0
+
+    def search(label):
+        offered = [Candidate("fast", 1, fast, 5.0), Candidate("slow", 10, slow, 50.0)]
+        ready = {1: np.zeros(400), 10: np.full(400, 2.0)}
+        return choose.Search(offered, flows_of(label, ready), "per_class")
+
+    plain = search(label)
+    tried = plain._part == 0
+    otherwise = search(np.where(tried, 1 - label, label))
+    sure = [one._sure_by_class(0, 1, 0.3) for one in (plain, otherwise)]
+    assert (sure[0][tried] == sure[1][tried]).all()
+    assert (sure[0][~tried] != sure[1][~tried]).any()
+    assert 0.6 < sure[0].mean() < 0.8
+
+
+def test_a_stage_that_passes_nobody_on_is_the_last():
+    label = np.tile([0, 1], 50)
+    right, wrong = np.eye(2)[label] * 6.0, np.eye(2)[1 - label] * 6.0
+    offered = [Candidate("fast", 1, right, 5.0), Candidate("slow", 10, wrong, 50.0)]
+    flows = flows_of(label, {1: np.zeros(100), 10: np.full(100, 2.0)})
+    plan = choose.Plan(
+        (0, 1), (0.5,), figures(walk([Step(label, label >= 0, label, 1.0)]), label, 2, 1)
+    )
+    (only,) = choose.settle(plan, offered, flows, "per_class")
+    assert only.candidate == 0 and only.rule is None
 
 
 def flows_of(label, ready, classes=("a", "b")):

@@ -2,7 +2,8 @@
 
 Every chain of up to three candidates is tried with every combination of shares of flows that its
 stages pass on; etcpipe.cascade.pick takes one of them. A share becomes a threshold, which is what
-the cascade's file holds.
+the cascade's file holds; or one for each class, which are tried on captures that they were not
+fitted to: there are so many of them that they would fit the flows at hand too well.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from itertools import combinations, product
 
 import numpy as np
 
-from etcpipe.cascade import calibrate, curves
+from etcpipe.cascade import by_class, calibrate
 from etcpipe.cascade.stages import Rule
 from etcpipe.cascade.walk import Figures, Step, Walk, figures, walk
 from etcpipe.errors import UsageError
@@ -20,6 +21,8 @@ STAGES_MAX = 3
 SHARES = tuple(i / 20 for i in range(1, 20))
 SHARES_OF_THREE = tuple(i / 10 for i in range(1, 10))
 RULES = ("threshold", "per_class", "target")
+# Parts of the captures; thresholds by class are fitted to all but one and tried on that.
+PARTS = 4
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Plan:
-    """A chain of candidates, the share of flows that each passes on, and what that gives."""
+    """A chain of candidates, the share of flows that each passes on, and what that gives.
+
+    Attributes:
+        shares: of the flows that reach a stage; by class, of all flows.
+    """
 
     chain: tuple[int, ...]
     shares: tuple[float, ...]
@@ -91,9 +98,16 @@ class Settled:
 class Search:
     """Every plan that is tried, on calibration flows."""
 
-    def __init__(self, candidates: Sequence[Candidate], flows: Flows) -> None:
+    def __init__(
+        self, candidates: Sequence[Candidate], flows: Flows, rule: str = "threshold"
+    ) -> None:
+        """Make it for a name of RULES."""
         self._candidates, self._flows = candidates, flows
         self._views = [_View(one, flows) for one in candidates]
+        self._is_by_class = rule == "per_class"
+        _, capture = np.unique(flows.capture, return_inverse=True)
+        self._part = np.random.default_rng(1).permutation(capture.max() + 1)[capture] % PARTS
+        self._sure: dict[tuple[int, int, float], np.ndarray] = {}  # by class
 
     def plans(self) -> list[Plan]:
         """Return all plans with what they give."""
@@ -113,12 +127,32 @@ class Search:
 
     def _walk(self, chain: Sequence[int], shares: Sequence[float]) -> Walk:
         steps, open_ = [], np.ones(len(self._flows.label), bool)
-        for i, share in zip(chain, (*shares, 0.0), strict=True):
+        for place, (i, share) in enumerate(zip(chain, (*shares, 0.0), strict=True)):
             view = self._views[i]
-            sure = view.confidence >= threshold_of(view.confidence[open_], share)
+            if self._is_by_class and place + 1 < len(chain):
+                sure = self._sure_by_class(i, chain[place + 1], share)
+            else:
+                sure = view.confidence >= threshold_of(view.confidence[open_], share)
             steps.append(Step(view.said, sure, view.ready_s, view.us))
             open_ = open_ & ~sure
         return walk(steps)
+
+    def _sure_by_class(self, i: int, later: int, share: float) -> np.ndarray:
+        """Return (flows,) bool, by thresholds that were fitted to other captures."""
+        key = i, later, share
+        if key not in self._sure:
+            view, after, label = self._views[i], self._views[later].said, self._flows.label
+            sure = np.zeros(len(label), bool)
+            for part in range(PARTS):
+                fits, tries = self._part != part, self._part == part
+                least = np.full(len(self._flows.classes), threshold_of(view.confidence, share))
+                fitted = by_class.thresholds(
+                    label[fits], view.said[fits], after[fits], view.confidence[fits], share
+                )
+                least[list(fitted)] = list(fitted.values())
+                sure[tries] = (view.confidence >= least[view.said])[tries]
+            self._sure[key] = sure
+        return self._sure[key]
 
 
 class _View:
@@ -166,15 +200,18 @@ def settle(
     chain = [candidates[i] for i in plan.chain]
     settled: list[Settled] = []
     reached = np.ones(len(flows.label), bool)
-    for i, one in enumerate(chain):
+    for place, (i, one) in enumerate(zip(plan.chain, chain, strict=True)):
         temperature = calibrate.fit_temperature(one.scores, flows.label, reached)
-        if i == len(chain) - 1:
-            return [*settled, Settled(plan.chain[i], temperature, None)]
         probabilities = calibrate.probabilities_of(one.scores, temperature)
-        later = chain[i + 1].scores.argmax(axis=1)
-        rule = _rule(kind, plan.shares[i], probabilities[reached], later[reached], flows, reached)
-        settled.append(Settled(plan.chain[i], temperature, rule))
-        reached = reached & ~is_sure(rule, probabilities, flows.classes)
+        goes_on = np.zeros(len(reached), bool)
+        if place + 1 < len(chain):
+            later = chain[place + 1].scores.argmax(axis=1)
+            rule = _rule(kind, plan.shares[place], probabilities, later, flows, reached)
+            goes_on = reached & ~is_sure(rule, probabilities, flows.classes)
+        if not goes_on.any():  # by class it may be none
+            return [*settled, Settled(i, temperature, None)]
+        settled.append(Settled(i, temperature, rule))
+        reached = goes_on
     raise UsageError("a cascade needs a stage")
 
 
@@ -192,55 +229,17 @@ def _rule(
     reached: np.ndarray,
 ) -> Rule:
     confidence = probabilities.max(axis=1)
-    threshold = _rounded(threshold_of(confidence, share))
+    if kind == "per_class":
+        said = probabilities.argmax(axis=1)
+        least = by_class.thresholds(flows.label, said, later, confidence, share)
+        named = {flows.classes[i]: _rounded(value) for i, value in least.items()}
+        return Rule("per_class", _rounded(threshold_of(confidence, share)), named)
+    threshold = _rounded(threshold_of(confidence[reached], share))
     if kind == "threshold":
         return Rule("threshold", threshold)
-    if kind == "target":
-        return Rule("target", threshold, share=share)
-    said = probabilities.argmax(axis=1)
-    worth = curves.oracle_worth(flows.label[reached], said, later)
-    by_class = class_thresholds(said, confidence, worth, share)
-    named = {flows.classes[i]: _rounded(value) for i, value in by_class.items()}
-    return Rule("per_class", threshold, named)
+    return Rule("target", threshold, share=share)
 
 
 def _rounded(threshold: float) -> float:
     """Return the threshold as float32 has it: what the runtime compares with."""
     return float(np.float32(threshold))
-
-
-def class_thresholds(
-    said: np.ndarray, confidence: np.ndarray, worth: np.ndarray, share: float
-) -> dict[int, float]:
-    """Return a threshold for each class said, so that `share` of flows goes where it helps most.
-
-    Each class passes on its unsurest flows as long as a flow's worth is above a price that is
-    the same for all; the price is the one at which about `share` of all flows goes on.
-
-    Args:
-        said: (flows,) int, the class.
-        confidence: (flows,), its probability.
-        worth: (flows,), what passing the flow on gains: 1, 0 or -1.
-    """
-    orders = {
-        int(i): np.flatnonzero(said == i)[np.argsort(confidence[said == i], kind="stable")]
-        for i in np.unique(said)
-    }
-
-    def counts(price: float) -> dict[int, int]:
-        return {
-            i: int(np.argmax(np.concatenate([[0.0], np.cumsum(worth[order] - price)])))
-            for i, order in orders.items()
-        }
-
-    low, high = -1.0, 1.0
-    for _ in range(30):
-        price = (low + high) / 2
-        if sum(counts(price).values()) > share * len(said):
-            low = price
-        else:
-            high = price
-    return {
-        i: float(confidence[orders[i][n]]) if n < len(orders[i]) else 2.0
-        for i, n in counts(high).items()
-    }

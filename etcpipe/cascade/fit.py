@@ -116,7 +116,7 @@ def fit(
     on_step("choosing", len(made), len(made))
     ours, theirs = flows.select(chooses), flows.select(~chooses)
     calibrating = [one.select(chooses) for one in offered]
-    search = choose.Search(calibrating, ours)
+    search = choose.Search(calibrating, ours, target.rule)
     plans, slow = search.plans(), slowest(offered)
     lead = Lead(ours, offered[slow].scores[chooses].argmax(axis=1), how.seed)
     choice = pick(

@@ -24,12 +24,12 @@ from etcpipe.serving import bench, plots, recorded, report
 DEPTHS = (1, 2, 3, 5, 10)
 
 
-def fitted(train: list[Recording], file: Path, models_: str, target: str) -> None:
+def fitted(train: list[Recording], file: Path, models_: str, goal: fit.Target) -> None:
     """Write a cascade of models at DEPTHS, and the slow one to compare with."""
     wanted = [candidates.parse(name, DEPTHS) for name in models_.split()]
     views = candidates.views_of(wanted)
     rows = read_at_depths(train, DEPTHS, Input(), views)
-    how, goal = candidates.Training(), fit.Target(target)
+    how = candidates.Training()
     result = fit.fit(wanted, rows, how, goal, lambda what, done, total: common.progress(what))
     fit.write(result, file, with_slow=True)
 
@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--test", type=Path, help="recordings to serve")
     parser.add_argument("--models", default="lightgbm_tok", help="to train, at all depths")
     parser.add_argument("--target", default="f1", help="as etcpipe cascade fit has it (f1)")
+    parser.add_argument("--rule", default="threshold", help="as etcpipe cascade fit has it")
     parser.add_argument("--seconds", type=float, default=0.5, help="of each load (0.5)")
     parser.add_argument("--plot", type=Path, help="folder for pictures")
     args = parser.parse_args()
@@ -75,9 +76,10 @@ def main() -> None:
         parser.error("give a BUNDLE, or --train and --test")
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     args.work.mkdir(parents=True, exist_ok=True)
-    file = args.work / f"serving-{name}-{args.target}-{args.models.replace(' ', '+')}.toml"
+    how = f"{args.target}-{args.rule}-{args.models.replace(' ', '+')}"
+    file = args.work / f"serving-{name}-{how}.toml"
     if not file.exists():
-        fitted(parts[0], file, args.models, args.target)
+        fitted(parts[0], file, args.models, fit.Target(args.target, args.rule))
     settings = bench.Settings(seconds=args.seconds)
     if args.quick:
         settings = replace(settings, loads=(0.5, 1.5), seconds=0.2)
