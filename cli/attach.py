@@ -36,7 +36,7 @@ EXIT_DEGRADED = 3
     "--stage0",
     type=click.Choice(["user", "kernel"]),
     default="user",
-    help="Where the cascade's first stage is; kernel: trees there, no packet is copied.",
+    help="Where the cascade's first stage is; kernel: trees there, sure flows are copied no more.",
 )
 @click.option(
     "--point",

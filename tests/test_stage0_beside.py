@@ -209,9 +209,7 @@ def test_another_first_stage_takes_the_kernel_s_place_if_it_sees_the_same(wire, 
 
         def back() -> None:
             tap.roll_back_model()
-            with pytest.raises(
-                UsageError, match="the kernel judges after 3: attach"
-            ):
+            with pytest.raises(UsageError, match="the kernel judges after 3: attach"):
                 tap.set_model(tap.load_model(deeper))
             send(wire, [packet(BETWEEN)] * LAST)
 

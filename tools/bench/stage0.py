@@ -45,7 +45,13 @@ COMPARED = tuple(
 )
 GENERAL, NONE = "general: packets copied into a ring", "tracked, one packet of ten marked"
 SURE, UNSURE = (f"{len(FEW)} columns, trees judge each flow: {what}" for what in ("sure", "unsure"))
-LEAST = {SURE: 0.0, UNSURE: 2.0}  # probability that is sure
+BESIDE_DEPTH = 3
+BESIDE_SURE, BESIDE_UNSURE = (
+    f"copied, trees judge each flow by {BESIDE_DEPTH} packets: {what}"
+    for what in ("sure", "unsure")
+)
+# probability that is sure
+LEAST = {SURE: 0.0, UNSURE: 2.0, BESIDE_SURE: 0.0, BESIDE_UNSURE: 2.0}
 CASES = {
     NONE: {"first_n": 1},
     GENERAL: {"capture": "ringbuf"},
@@ -53,6 +59,8 @@ CASES = {
     f"{len(ALL)} columns, medians among them": {"capture": "features", "features": ALL},
     SURE: {"capture": "features", "features": FEW, "tree_depth": DEPTH},
     UNSURE: {"capture": "features", "features": FEW, "tree_depth": DEPTH},
+    BESIDE_SURE: {"capture": "ringbuf", "features": FEW, "tree_depth": BESIDE_DEPTH},
+    BESIDE_UNSURE: {"capture": "ringbuf", "features": FEW, "tree_depth": BESIDE_DEPTH},
 }
 
 
@@ -78,7 +86,8 @@ def forest() -> tuple[dict[str, np.ndarray], int]:
     contents = trees.to_onnx(fitted, len(FEW), about)
     found = {}
     for case, least in LEAST.items():
-        made = Trees(contents, FEW, DEPTH, plan_for(FEW, DEPTH, 1.0, 65536))
+        depth = settings_of(case).tree_depth
+        made = Trees(contents, FEW, depth, plan_for(FEW, depth, 1.0, 65536))
         found[case] = made.record(1.0, np.full(CLASSES, least), range(1, CLASSES + 1))
     return found, made.steps
 
@@ -96,16 +105,21 @@ class Taps:
             self._target = packet_cost.map_of(handle, "xdp_targets")
             made, self.steps = forest()
             self.loaded: dict[str, Loaded] = {}
-            self._rings: dict[str, RingBuffer] = {}
+            self._rings: dict[str, list[RingBuffer]] = {case: [] for case in CASES}
             for case in CASES:
                 loaded = programs.load(Build(settings_of(case), NO_DEVICE, 0))
                 stack.callback(loaded.close)
                 if case in made:
                     bpf.update(loaded.maps["trees"], np.zeros(1, np.uint32), made[case])
                 self.loaded[case] = loaded
-                if "capture" in CASES[case]:
-                    ring = RingBuffer(loaded.maps["packet_records"], RING, idle_s=0.001)
-                    self._rings[case] = stack.enter_context(ring)
+                sizes = settings_of(case)
+                for name, size in (
+                    ("packet_records", RING if "capture" in CASES[case] else 0),
+                    ("tree_records", sizes.tree_records_bytes if sizes.judges_beside else 0),
+                ):
+                    if size:
+                        ring = RingBuffer(loaded.maps[name], size, idle_s=0.001)
+                        self._rings[case].append(stack.enter_context(ring))
             self._stack = stack.pop_all()
         return self
 
@@ -114,10 +128,10 @@ class Taps:
 
     def measure(self, case: str, first: int) -> tuple[int, int]:
         """Return ns a packet of new flows from `first` on, and of a program that only passes."""
-        ring = self._rings.get(case)
         records = np.zeros(4096, np.dtype([("flow_id", "u8"), ("ready_ns", "u8")]))
-        while ring and ring.copy(records):  # what the repeat before left
-            pass
+        for ring in self._rings[case]:
+            while ring.copy(records):  # what the repeat before left
+                pass
         floor = self._time(self._pass, first)
         return self._time(self.loaded[case].programs["xdp_matched"], first), floor
 
@@ -148,10 +162,15 @@ def share(folder: Path, task: str | None) -> Table:
     """Return which part of flows of held-out captures is answered in the kernel, and how well."""
     table = Table(
         f"Flows answered in the kernel: every third capture of {task or folder.name} held out",
-        ["packets", "sure from", "flows", "never leave the kernel", "right of those", "of all"],
+        [
+            *("packets", "sure from", "flows", "never leave the kernel", "right of those"),
+            *("of all", f"copied of the first {DEPTH}"),
+        ],
     )
+    recordings = find_recordings(folder, task)
+    whole = read(recordings, Input(first_n=DEPTH)).columns(("s_pkt_cnt", "d_pkt_cnt"))
     for depth in STAGE_DEPTHS:
-        rows = read(find_recordings(folder, task), Input(first_n=depth), depth=depth)
+        rows = read(recordings, Input(first_n=DEPTH), depth=depth)
         numbers = rows.columns(COMPARED)
         held_out = rows.capture % 3 == 0
         classes = len(rows.classes)
@@ -159,10 +178,13 @@ def share(folder: Path, task: str | None) -> Table:
         fitted = trees.fit(numbers[~held_out], rows.label[~held_out], classes, 0, rounds)
         found = calibrated(fitted.scores(numbers[held_out]), 1.0)
         right = found.argmax(axis=1) == rows.label[held_out]
+        packets = whole[held_out].sum(axis=1)
         for least in (0.5, 0.7, 0.9):
             sure = found.max(axis=1) >= least
             inside = f"{right[sure].mean():.3f}" if sure.any() else "-"
+            copies = np.where(sure & (packets >= depth), depth - 1, packets).sum() / packets.sum()
             shares = [f"{100 * sure.mean():.1f} %", inside, f"{right.mean():.3f}"]
+            shares.append(f"{100 * copies:.1f} %")
             table.rows.append([str(depth), f"{least}", f"{len(right):,}", *shares])
     return table
 
@@ -197,13 +219,17 @@ def main() -> None:
         ratio = f"{general / min(values):.2f}"
         costs.rows.append([case, str(min(values)), Samples(values).text(0), ratio])
     few = next(values for case, values in net.items() if case.endswith("columns"))
-    outcome = Table("Trees", ["measure", "sure", "unsure"])
+    outcome = Table("Trees", ["measure", "sure", "unsure", "copied, sure", "copied, unsure"])
     took = [f"{DEPTH * (min(net[case]) - min(few)):,}" for case in (SURE, UNSURE)]
-    flows = [f"{counters[case][f'FLOWS_TREE_{case.split()[-1].upper()}']:,}" for case in LEAST]
+    judged = [f"{counters[case][f'FLOWS_TREE_{case.split()[-1].upper()}']:,}" for case in LEAST]
+    copied = [
+        counters[case]["PACKETS_CLONED"] / counters[case]["PACKETS_FIRST_N"] for case in LEAST
+    ]
     outcome.rows = [
-        ["nodes on the longest way", str(steps), str(steps)],
-        ["ns a flow, from its packet to the answer", *took],
-        ["flows counted so", *flows],
+        ["nodes on the longest way", *[str(steps)] * 4],
+        ["ns a flow, from its packet to the answer", *took, "", ""],
+        ["flows counted so", *judged],
+        [f"of {DEPTH} packets a flow, copied", *[f"{100 * part:.0f} %" for part in copied]],
     ]
     loads = Table("Load time, ms", ["loader", "median (min .. max, MAD)"])
     times = load_times(3)

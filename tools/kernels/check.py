@@ -46,6 +46,7 @@ VARIANTS = {
     "tap --capture features": {"capture": "features", "features": FEW},
     "tap --capture features, all columns": {"capture": "features", "features": ALL, "first_n": 50},
     "tap --stage0 kernel": {"capture": "features", "features": FEW, "tree_depth": 3},
+    "tap --stage0 kernel beside copies": {"features": FEW, "tree_depth": 3},
     "forward": XDP_WIRE,
     "forward --capture features": {**XDP_WIRE, "capture": "features", "features": FEW},
     "forward --capture ringbuf": {**XDP_WIRE, "capture": "ringbuf"},
@@ -58,6 +59,7 @@ FILES = (
     "test_settled.py",  # and that a final one ends the copies of its flow
     "test_kernel_features_live.py",  # what the kernel gathers of flows
     "test_stage0_live.py",  # trees that judge in the kernel
+    "test_stage0_beside.py",  # and beside copies
     "test_tap_traffic.py",  # live taps whose counters must be exact
     "test_forward.py",
     "test_forward_tc.py",
