@@ -86,14 +86,13 @@ class TapSource:
         """See etcpipe.pipeline.Lender: another batch comes early where a full one is there."""
         for batch in self:
             yield batch
-            for _ in range(AHEAD_MAX if len(batch) else 0):
+            for _ in range(AHEAD_MAX):
                 another = self._ring.lend() if isinstance(self._ring, Ring) else None
                 if another is None:
                     break
                 self._show(another)
                 yield another
-            if len(batch):
-                yield self._nothing
+            yield self._nothing
 
     def release(self, batch: PacketBatch) -> None:
         if isinstance(self._ring, Ring):

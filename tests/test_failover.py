@@ -83,7 +83,7 @@ def test_wherever_it_fails_packets_and_rows_are_counted_once(caplog):
     before = [row for part in batches(3) for row in rows_of([expected.add(part)])]
     calls = calls_until_the_end()
     assert calls > 100
-    for fails_at in range(0, calls, 7):
+    for fails_at in range(0, calls, 11):
         caplog.clear()
         rows, rest, regroup, ring = run(fails_at)
         counters = regroup.counters
@@ -111,7 +111,7 @@ def test_a_gpu_that_does_not_fail_loses_nothing():
     assert regroup.counters == {**expected.counters, GPU_LOST: 0}
 
 
-@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_each_row_is_answered_once_and_without_scores_it_is_unknown(gpu, file, share):  # noqa: F811
     calls = None
     for fails_at in (1_000_000, None):
