@@ -148,23 +148,9 @@ class Model:
             start_ns: the packets' clock now, to tell how long rows queued; None offline.
             scorer: has the scores of these flows next, see scorer().
         """
-        answers = self.answers(flows, scorer)
-        n = len(flows)
-        return verdicts_on(
-            flows,
-            records,
-            start_ns,
-            classes=self.labels,
-            models=self.models,
-            label=answers.label,
-            probability=answers.probability,
-            runner_up=answers.runner_up,
-            stage=np.zeros(n, np.uint8),
-            depth=np.full(n, self.first_n, np.uint16),
-            packets_used=answers.packets_used,
-            source=sources(flows),
-            infer_ns=np.full(n, answers.took_ns // max(n, 1), np.uint64),
-        )
+        answers, source = self.answers(flows, scorer), sources(flows)
+        said_by = self.labels, self.models, self.first_n
+        return verdicts_of(flows, records, start_ns, answers, source, *said_by)
 
     def answers(self, flows: FlowBatch, scorer: "Scorer | None" = None) -> Answers:
         """Return what the model says of complete flows, and nothing else; see verdicts()."""
@@ -220,6 +206,40 @@ def verdicts_on(
         wait_ns=waits_ns(flows),
         queue_ns=np.maximum(queued, 0).astype(np.uint64),
         **columns,
+    )
+
+
+def verdicts_of(
+    flows: FlowBatch,
+    records: np.ndarray,
+    start_ns: int | None,
+    answers: Answers,
+    source: np.ndarray,
+    classes: tuple[str, ...],
+    models: tuple[str, ...],
+    depth: int,
+) -> VerdictBatch:
+    """Return the verdicts that a first stage's answers on flows are, see verdicts_on().
+
+    Args:
+        source: (flows,) uint8, index into SOURCES.
+        depth: packets that the stage waits for.
+    """
+    n = len(flows)
+    return verdicts_on(
+        flows,
+        records,
+        start_ns,
+        classes=classes,
+        models=models,
+        label=answers.label,
+        probability=answers.probability,
+        runner_up=answers.runner_up,
+        stage=np.zeros(n, np.uint8),
+        depth=np.full(n, depth, np.uint16),
+        packets_used=answers.packets_used,
+        source=source,
+        infer_ns=np.full(n, answers.took_ns // max(n, 1), np.uint64),
     )
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from etcpipe.model_choice import AnyModel
 
 
+ANEW = "attach anew with its file as --model or --cascade"
+
 AModel = TypeVar("AModel", bound="AnyModel")
 
 
@@ -122,10 +124,10 @@ def check_fits(
     if model.classes != active.classes:
         raise UsageError(
             f"model {model} has other classes than {active}: verdicts in the kernel and in "
-            "outputs are numbered by them, attach anew"
+            f"outputs are numbered by them, {ANEW}"
         )
     if settings.capture == "features" and _gathered(model) != _gathered(active):
-        raise UsageError(f"model {model} has other columns than the kernel gathers: attach anew")
+        raise UsageError(f"model {model} has other columns than the kernel gathers: {ANEW}")
     check_rows_fit(model, active, settings.first_n, raw_len, settings.count)
 
 
@@ -147,7 +149,9 @@ def check_rows_fit(
         wanted["mask"] = model.mask, active.mask
     for what, (needed, there) in wanted.items():
         if needed != there:
-            raise UsageError(f"model {model} needs {what} {needed!r}, attached is {there!r}")
+            raise UsageError(
+                f"model {model} needs {what} {needed!r}, attached is {there!r}: {ANEW}"
+            )
     if model.first_n > first_n:
         raise UsageError(
             f"model {model} needs {model.first_n} packets of a flow, attached with {first_n}: "
@@ -155,6 +159,5 @@ def check_rows_fit(
         )
     if raw_len is not None and model.raw_len > raw_len:
         raise UsageError(
-            f"model {model} needs {model.raw_len} bytes of a packet, rows have {raw_len}: "
-            "attach anew with this model"
+            f"model {model} needs {model.raw_len} bytes of a packet, rows have {raw_len}: {ANEW}"
         )

@@ -15,7 +15,7 @@ from etcpipe.errors import UsageError
 from etcpipe.kernel.features_plan import FeaturePlan
 from etcpipe.kernel.stage0_trees import Trees
 from etcpipe.layout import VERDICT_CONSTANTS
-from etcpipe.model import Answers, verdicts_on
+from etcpipe.model import Answers, verdicts_of
 from etcpipe.verdict import SOURCE_KERNEL, UNKNOWN, VerdictBatch
 
 if TYPE_CHECKING:
@@ -85,23 +85,9 @@ class KernelStage:
         self, flows: FlowBatch, entries: np.ndarray, records: np.ndarray, now_ns: int
     ) -> VerdictBatch:
         """Return the verdicts on flows that the kernel was sure of."""
-        answers = self.answers(entries)
-        n = len(flows)
-        return verdicts_on(
-            flows,
-            records,
-            now_ns,
-            classes=self._labels,
-            models=self._models,
-            label=answers.label,
-            probability=answers.probability,
-            runner_up=answers.runner_up,
-            stage=np.zeros(n, np.uint8),
-            depth=answers.packets_used,
-            packets_used=answers.packets_used,
-            source=np.full(n, SOURCE_KERNEL, np.uint8),
-            infer_ns=np.zeros(n, np.uint64),
-        )
+        answers, source = self.answers(entries), np.full(len(flows), SOURCE_KERNEL, np.uint8)
+        said_by = self._labels, self._models, self.depth
+        return verdicts_of(flows, records, now_ns, answers, source, *said_by)
 
     def _label_of(self, classes: np.ndarray) -> np.ndarray:
         label = classes.astype(np.int16)
