@@ -11,7 +11,7 @@ The idea is that of Traffic-MoE (arXiv 2601.00357, abstract); shapes and trainin
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -136,7 +136,7 @@ class Encoder(nn.Module):
         *layers, last = self.layers
         for layer in layers:
             tokens = layer(tokens, shown)
-        return self.norm(last.of_first(tokens, shown)[:, 0])
+        return self.norm(cast(Block, last).of_first(tokens, shown)[:, 0])
 
     def _embedded(
         self, values: torch.Tensor, numbers: torch.Tensor, came: torch.Tensor
