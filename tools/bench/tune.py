@@ -1,6 +1,6 @@
 """How fast a search finds the front: a small space that is measured whole, and each way to search.
 
-    .venv/bin/python tools/bench/tune.py RECORDINGS... [--task TASK] [--columns NAME...] [--plot PNG]
+    .venv/bin/python tools/bench/tune.py RECORDINGS... [--task TASK] [--columns NAME...] [--plot P]
 
 Six columns, 1 to 50 packets and one decision tree: 3,150 points. Error is 1 - macro-F1 when
 captures are held out, cost is modelled as work that columns share, in ns a flow. The table of
