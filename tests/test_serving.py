@@ -87,8 +87,8 @@ def slow_judge(flows):
 def stages(second=judge, **settings):
     first = Stage(1, "first", rule=Rule(probability=0.9), **settings)
     return [
-        Serving(first, judge, CLASSES, "first@1"),
-        Serving(Stage(3, "second", **settings), second, CLASSES, "second@1"),
+        Serving(first, judge, CLASSES, "first@1", latency_ms=60_000),
+        Serving(Stage(3, "second", **settings), second, CLASSES, "second@1", latency_ms=60_000),
     ]
 
 
