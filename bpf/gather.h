@@ -250,7 +250,8 @@ NO_UNROLL
 	for (i = 0; i < FIRST_N_MAX; i++) {
 		if (i >= n || mark->rank + i >= SETTING(first_n))
 			break;
-		lost += gather_next(skb, mark, flow, i) == GATHER_LOST;
+		/* its sign: Linux 6.1 would walk each way through a branch here */
+		lost += (__u32)gather_next(skb, mark, flow, i) >> 31;
 	}
 	return lost;
 }
