@@ -22,9 +22,10 @@ def main() -> None:
 
     runtime.use()
     from etcpipe.cli.command import run
+    from etcpipe.cli.stopper import interrupt
 
     if interruptible:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(sys.argv[1:]))
 

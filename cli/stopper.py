@@ -1,10 +1,21 @@
-"""Signals that end a long run: in good order the first time, at once the second time."""
+"""Signals that end a long run: in good order the first time, at once the second time.
+
+Python drops what a signal's handler raises while certain callbacks run, those at the end of an
+import among them. So that a signal came is remembered, and looked at again where a run begins.
+"""
 
 import signal
 from collections.abc import Callable
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_came: list[int] = []  # before there was a Stopper
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Handle a signal by KeyboardInterrupt, which the next Stopper raises again if it was lost."""
+    _came.append(number)
+    raise KeyboardInterrupt
 
 
 class Stopper:
@@ -23,8 +34,10 @@ class Stopper:
         self._before: dict[signal.Signals, object] = {}
 
     def stops(self, stop: Callable[[], object]) -> None:
-        """From now on a signal calls this."""
+        """From now on a signal calls this; at once, if what it raised before was lost."""
         self._stop = stop
+        if self._ignores:
+            stop()
 
     def hangs_up(self, call: Callable[[], object]) -> None:
         """From now on SIGHUP calls this, and ends nothing."""
@@ -35,6 +48,8 @@ class Stopper:
         self._ignores = True
 
     def __enter__(self) -> "Stopper":
+        if _came:
+            raise KeyboardInterrupt
         self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 

@@ -81,6 +81,7 @@ def frames() -> list[bytes]:
 
 
 FRAMES = frames()
+BURST = 50_000
 
 
 @pytest.fixture(scope="module")
@@ -267,17 +268,23 @@ def test_instructions_of_live_captures_are_refused(tap: Bench) -> None:
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_no_packet_falls_between_two_filters(tap: Bench, program: str) -> None:
     """Many packets while the filter changes among ones that all want them."""
-    runs, changes = 200_000, 0
+    runs = changes = 0
     filters.replace(tap.loaded.maps, None)
-    before = tap.counters()
-    flood = threading.Thread(
-        target=bpf.time_run, args=(tap.loaded.programs[program], FRAMES[0], runs)
-    )
-    flood.start()
-    while flood.is_alive():
+    before, over = tap.counters(), threading.Event()
+
+    def flood() -> None:
+        nonlocal runs
+        while not over.is_set():
+            bpf.time_run(tap.loaded.programs[program], FRAMES[0], BURST)
+            runs += BURST
+
+    flooding = threading.Thread(target=flood)
+    flooding.start()
+    while runs < 4 * BURST or changes <= 3:
         filters.replace(tap.loaded.maps, ("tcp", "ip", "port 443", None)[changes % 4])
         changes += 1
-    flood.join()
+    over.set()
+    flooding.join()
     after = tap.counters()
     moved = {name: after[name] - before[name] for name in after}
     assert changes > 3

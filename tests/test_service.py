@@ -13,6 +13,7 @@ from kernel_fixtures import Wire
 from waiting import until, waits_of
 
 from etcpipe import service
+from etcpipe.cli import stopper as stopper_module
 from etcpipe.cli.service import default_output
 from etcpipe.cli.stopper import Stopper
 from etcpipe.kernel import filters
@@ -117,6 +118,24 @@ def test_verdicts_of_a_service_have_a_file_in_its_log_folder(manager, monkeypatc
     assert default_output("eth0") == ("/var/log/etcpipe/eth0.jsonl",)
     monkeypatch.delenv("NOTIFY_SOCKET")
     assert default_output("eth0") == ()
+
+
+def lose(call) -> None:
+    """Call as Python does at the end of an import: what is raised is dropped."""
+    with pytest.raises(KeyboardInterrupt):
+        call()
+
+
+def test_an_interrupt_that_was_lost_ends_the_run_when_it_begins(monkeypatch):
+    monkeypatch.setattr(stopper_module, "_came", [])
+    stopped = []
+    with Stopper() as stopper:
+        lose(lambda: signal.raise_signal(signal.SIGINT))
+        stopper.stops(lambda: stopped.append(1))
+    assert stopped == [1]
+    lose(lambda: stopper_module.interrupt(signal.SIGINT, None))
+    with pytest.raises(KeyboardInterrupt):
+        Stopper().__enter__()
 
 
 def test_a_hang_up_ends_nothing_once_it_means_reload():
