@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import bed as beds
 import paired
@@ -77,13 +77,17 @@ def measure(
 def _standing(
     bed: beds.Bed, consumer: beds.Consumer, program: int | None, is_awake: bool
 ) -> Iterator[None]:
-    if not is_awake:
-        consumer.signal(signal.SIGSTOP)
+    rests = nullcontext() if is_awake else resting(consumer)
+    stands = nullcontext() if program is None else beds.attached(bed, program)
+    with rests, stands:
+        yield
+
+
+@contextmanager
+def resting(consumer: beds.Consumer) -> Iterator[None]:
+    """Stop a consumer for the length of the block."""
+    consumer.signal(signal.SIGSTOP)
     try:
-        if program is None:
-            yield
-        else:
-            with beds.attached(bed, program):
-                yield
+        yield
     finally:
         consumer.signal(signal.SIGCONT)

@@ -10,6 +10,7 @@ and the first packets of all flows accounted for.
 """
 
 import os
+import socket
 import subprocess
 import time
 from collections import Counter
@@ -22,13 +23,16 @@ import bed as beds
 import common
 import forward
 import paired
+import slices
 from common import Goal, Report, Samples, Table
 
+from etcpipe.kernel import bpf, hooks, netns
 from etcpipe.lab.network import ip
 
 STREAMS = (1, 8, 32, 128, 512)
 SECONDS = 1.5
 START_S = 0.5  # of a transfer, which does not count
+IN_TURN_S, QUICK_IN_TURN_S = 15, 2  # of a transfer with both boxes in turn
 GOAL = 1.1
 CLIENT, SERVER = "10.89.0.1", "10.89.0.2"
 # what a wire by XDP asks of a veth's far end; the same for everybody
@@ -186,6 +190,48 @@ def measure(options, offloads: str, cases: list[str]) -> Series:
     return Series(offloads, cases, options.streams, runs)
 
 
+@contextmanager
+def redirected(bed: beds.Bed, program_fd: int) -> Iterator[None]:
+    """Have the tracker send packets on for the length of the block, in front of the bridge."""
+    with netns.enter(bed.router), ExitStack() as stack:
+        for port in ("p0", "p1"):
+            ifindex = socket.if_nametoindex(port)
+            link = bpf.link_create(program_fd, ifindex, hooks.TCX["ingress"])
+            stack.callback(os.close, link)
+            stack.callback(bpf.link_detach, link)
+        yield
+
+
+def measure_in_turn(options, offloads: str) -> dict[int, paired.Interval]:
+    """Return the ratio of the wire by TC to the bridge by streams, both within one transfer.
+
+    Two transfers differ by more than the boxes do. So the ports are a bridge's all the time, and
+    the tracker, which sends packets past it, stands on their hooks every other slice.
+    """
+    ratios = {}
+    cpus = (0, os.cpu_count() - 1)
+    for n in options.streams:
+        gbits: dict[str, list[float]] = {BRIDGE: [], TC: []}
+        common.progress(f"{offloads}, in turn: {n} streams")
+        with ExitStack() as stack:
+            bed = stack.enter_context(wire_bed(offloads))
+            stack.enter_context(bridged(bed, options.work))
+            consumer = stack.enter_context(beds.Consumer(bed, "--forward", "p1"))
+            slices.take_off(bed)
+            fd = stack.enter_context(slices.tracker(bed))
+            seconds = START_S + options.in_turn_s + slices.ROUNDS_MIN * slices.ROUND_S
+            meter = stack.enter_context(bed.transfer(n, seconds, cpus, options.fifo))
+            time.sleep(START_S)
+            end = time.monotonic() + options.in_turn_s
+            while time.monotonic() < end or len(gbits[TC]) < slices.ROUNDS_MIN:
+                for _, case in paired.shuffled(list(gbits), 1):
+                    with redirected(bed, fd) if case == TC else slices.resting(consumer):
+                        time.sleep(slices.SETTLE_S)
+                        gbits[case].append(meter.gbits(slices.SLICE_S))
+        ratios[n] = paired.ratio(gbits[TC], gbits[BRIDGE])
+    return ratios
+
+
 def throughput_table(series: Series) -> Table:
     """Return Gbit/s of every case and its ratio to the bridge."""
     columns = ["box", *(f"{n} stream{'s' * (n > 1)}" for n in series.streams)]
@@ -244,7 +290,12 @@ def main() -> None:
         "iperf3": common.tool_version(["iperf3", "--version"], r"iperf ([\d.]+)"),
         "Open vSwitch": common.tool_version(["ovs-vswitchd", "--version"], r"([\d.]+)"),
     }
+    options.in_turn_s = QUICK_IN_TURN_S if options.quick else IN_TURN_S
     report = Report("wire", "A wire between two hosts", versions)
+    in_turn = Table(
+        f"{TC} / {BRIDGE}, in turn within one transfer",
+        ["packets", *(f"{n} stream{'s' * (n > 1)}" for n in options.streams)],
+    )
     for offloads, wanted in CASES.items():
         cases = [case for case in wanted if case != OVS or versions["Open vSwitch"]]
         series = measure(options, offloads, cases)
@@ -258,6 +309,19 @@ def main() -> None:
             }
             for (case, n), run in series.runs.items()
         }
+        ratios = measure_in_turn(options, offloads)
+        in_turn.rows.append([offloads, *(ratio.text() for ratio in ratios.values())])
+        report.goals += [
+            Goal(
+                f"{offloads}, in turn: {TC} / {BRIDGE}, {n} streams",
+                f">= {GOAL}",
+                one.text(),
+                one.median >= GOAL,
+            )
+            for n, one in ratios.items()
+            if not options.quick
+        ]
+    report.tables.append(in_turn)
     report.notes = [
         f"iperf3, client to server, {options.seconds:g} s after the first {START_S:g} s; "
         f"{options.repeats} repeats of all boxes and numbers of streams in random order. "
