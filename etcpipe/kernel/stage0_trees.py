@@ -41,13 +41,11 @@ class Input:
         record: struct tree_input.
         scale: the column is value / count / scale, or value / scale.
         counts: that a mean may be of; (1,) of other values.
-        can_miss: it is MISSING where the count is 0.
     """
 
     record: np.ndarray
     scale: float
     counts: range
-    can_miss: bool
 
     def shown(self, value: int, count: int) -> np.float32:
         """Return the column, in the definition's order of operations."""
@@ -62,21 +60,21 @@ def input_of(column: str, plan: FeaturePlan, depth: int) -> Input:
     """
     once = range(1, 2)
     if column == "dur":
-        return Input(_record("TREE_DURATION"), _NS, once, False)
+        return Input(_record("TREE_DURATION"), _NS, once)
     if column == "proto":
-        return Input(_record("TREE_PROTOCOL"), 1.0, once, False)
+        return Input(_record("TREE_PROTOCOL"), 1.0, once)
     if column in HANDSHAKE:
         start, end = (plan.at[word] + side for word, side in HANDSHAKE[column])
-        return Input(_record("TREE_BETWEEN", at=start, to=end), _NS, once, True)
+        return Input(_record("TREE_BETWEEN", at=start, to=end), _NS, once)
     if column.removesuffix("_cnt") in FLAGS:
         byte = len(FLAGS) - 1 - FLAGS.index(column.removesuffix("_cnt"))
-        return Input(_record("TREE_FLAG", at=plan.at["FLAGS"], to=byte), 1.0, once, False)
+        return Input(_record("TREE_FLAG", at=plan.at["FLAGS"], to=byte), 1.0, once)
     letter, _, rest = column.partition("_")
     side = list(SIDES).index(letter) if letter in SIDES else 0
     if rest == "pkt_cnt":
-        return Input(_record("TREE_PACKETS", side=side), 1.0, once, False)
+        return Input(_record("TREE_PACKETS", side=side), 1.0, once)
     if rest == "port":
-        return Input(_record("TREE_PORT", side=side), 1.0, once, False)
+        return Input(_record("TREE_PORT", side=side), 1.0, once)
     quantity, _, statistic = rest.partition("_")
     if quantity in QUANTITY_WORDS and statistic in ("sum", "mean", "min", "max"):
         return _statistic(plan, side, quantity, statistic, depth)
@@ -92,7 +90,7 @@ def _statistic(plan: FeaturePlan, side: int, quantity: str, statistic: str, dept
     count = "TREE_OF_FLOW" if is_sum else _COUNTS.get(quantity, "TREE_OF_PACKETS")
     record = _record("TREE_WORD", count, is_mean=is_mean, side=side, at=plan.at[word] + side)
     counts = range(1, depth + 1) if is_mean else range(1, 2)
-    return Input(record, _NS if quantity == "iat" else 1.0, counts, not is_sum)
+    return Input(record, _NS if quantity == "iat" else 1.0, counts)
 
 
 def _record(value: str, count: str = "TREE_OF_FLOW", **fields: int) -> np.ndarray:
