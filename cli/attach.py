@@ -14,7 +14,7 @@ from etcpipe.cli.tracking import tracking_options
 from etcpipe.errors import EtcpipeError
 
 if TYPE_CHECKING:
-    from etcpipe.live_tap import Live
+    from etcpipe.live.tap import Live
     from etcpipe.outputs import Sink
     from etcpipe.outputs.live import LiveOutputs
     from etcpipe.outputs.summary import Summary
@@ -134,8 +134,8 @@ def attach(
       etcpipe -n blue attach veth0 --duration 60 -o flows.csv
       etcpipe attach eth0 -o /var/log/etcpipe/eve.jsonl -o prometheus://127.0.0.1:9617
     """
-    from etcpipe import live
-    from etcpipe.live_requests import Requests
+    from etcpipe.live import attach as live
+    from etcpipe.live.requests import Requests
     from etcpipe.outputs.live import LiveOutputs
     from etcpipe.outputs.summary import Summary, loss_line
     from etcpipe.outputs.targets import Targets

@@ -115,7 +115,7 @@ def _models_of(front: Path) -> list[str]:
 
 def _fit(names: list[str], data: Path, options: dict[str, Any]) -> Any:
     from etcpipe import dataset as datasets
-    from etcpipe.fitting import Fitting
+    from etcpipe.training.fitting import Fitting
 
     candidates, fits, rows_at = import_for_training(
         "cascade.candidates", "cascade.fit", "cascade.rows"

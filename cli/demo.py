@@ -10,7 +10,7 @@ from etcpipe.cli.common import Verb, is_json, print_json
 if TYPE_CHECKING:
     from etcpipe.demo import Report
     from etcpipe.lab import Lab
-    from etcpipe.live_tap import Live
+    from etcpipe.live.tap import Live
 
 
 @click.command(cls=Verb)

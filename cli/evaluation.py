@@ -89,7 +89,7 @@ def eval(  # the verb's name
     from etcpipe import model as models
 
     loaded = models.load(model)
-    datasets, model_eval = import_for_training("dataset", "model_eval")
+    datasets, model_eval = import_for_training("dataset", "evaluation.model_eval")
     shapings = _shapings(shape)
     if (depths or shape) and any(datasets.is_folder(path) for path in data):
         what = "--depths" if depths else "--shape"
@@ -124,7 +124,7 @@ def eval(  # the verb's name
 def _write(report: dict[str, Any], plot: Path | None, html: Path | None) -> None:
     """Write what was asked for, and note in the report what was drawn."""
     if plot:
-        from etcpipe import plots
+        from etcpipe.evaluation import plots
 
         report["plots"] = [str(path) for path in plots.draw(report, plot)]
     if html:
@@ -156,7 +156,7 @@ class _Refit:
     """Studies that fit models of the same kind again, on folds of the data."""
 
     def __init__(self, loaded: Any, dataset: Any, given: Any, seed: int, progress: Steps) -> None:
-        (trains,) = import_for_training("train")
+        (trains,) = import_for_training("training.train")
         arch = loaded.description.scores.get("arch", trains.TREES)
         settings = trains.Settings(given, mask=loaded.mask, seed=seed, arch=arch)
         self._learner, _ = trains.learners_of(dataset, settings)
@@ -164,20 +164,22 @@ class _Refit:
         self._seed, self._progress = seed, progress
 
     def open_set(self) -> dict[str, Any]:
-        (open_sets,) = import_for_training("open_set")
+        (open_sets,) = import_for_training("evaluation.open_set")
         mask = self._model.mask
         return open_sets.measure(
             self._dataset, self._learner, mask, seed=self._seed, on_step=self._progress
         )
 
     def few_shot(self) -> dict[int, Any]:
-        (few_shots,) = import_for_training("few_shot")
+        (few_shots,) = import_for_training("evaluation.few_shot")
         return few_shots.measure(
             self._dataset, self._learner, seed=self._seed, on_step=self._progress
         )
 
     def shape(self, recordings: list[Any], shapings: list[Any]) -> dict[str, Any]:
-        shape_eval, model_eval = import_for_training("shape_eval", "model_eval")
+        shape_eval, model_eval = import_for_training(
+            "evaluation.shape_eval", "evaluation.model_eval"
+        )
         model, seed = self._model, self._seed
         views = (model.view.name,)
         reading = shape_eval.Reading(recordings, self._input, model.mask, views, seed)

@@ -7,9 +7,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from etcpipe import plots
 from etcpipe.cli.evaluation_text import as_text
 from etcpipe.errors import OutputError
+from etcpipe.evaluation import plots
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from etcpipe.cli.common import defaulted
-from etcpipe.fitting import Fitting
+from etcpipe.training.fitting import Fitting
 
 OPTIONS = (
     defaulted(

@@ -155,7 +155,7 @@ def roll_back(ctx: click.Context, device: str) -> None:
 
 
 def _ask(ctx: click.Context, device: str, action: str, path: str | None = None) -> None:
-    from etcpipe.live_requests import ask
+    from etcpipe.live.requests import ask
 
     answer = ask(device, option(ctx, "netns"), action, path)
     if is_json(ctx):

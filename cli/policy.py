@@ -11,7 +11,7 @@ from etcpipe.cli.common import Device, Group, Verb, is_json, option, print_json,
 if TYPE_CHECKING:
     import numpy as np
 
-    from etcpipe.policy import Policy
+    from etcpipe.policy.rules import Policy
 
 
 @click.group(cls=Group)
@@ -31,7 +31,7 @@ def check(ctx: click.Context, file: str, model: str | None) -> None:
       etcpipe policy check policy.toml
     """
     from etcpipe import model as models
-    from etcpipe import policy as policies
+    from etcpipe.policy import rules as policies
 
     rules = policies.load(file)
     labels = models.load(model).labels
@@ -59,8 +59,8 @@ def apply(ctx: click.Context, file: str, device: str, dry_run: bool) -> None:
       etcpipe policy apply policy.toml eth0 --dry-run
       etcpipe policy apply policy.toml eth0
     """
-    from etcpipe import policy as policies
-    from etcpipe import policy_apply
+    from etcpipe.policy import apply as policy_apply
+    from etcpipe.policy import rules as policies
 
     rules = _fitted(policies.load(file))
     namespace = option(ctx, "netns")
@@ -77,7 +77,7 @@ def apply(ctx: click.Context, file: str, device: str, dry_run: bool) -> None:
 
 def _fitted(rules: "Policy") -> "Policy":
     """Return a policy with queues that this kernel has, and say if they are others than asked."""
-    from etcpipe import policy_apply
+    from etcpipe.policy import apply as policy_apply
 
     fitted = policy_apply.fitted(rules)
     if rules.tree and fitted.tree and fitted.tree.leaf != rules.tree.leaf:
@@ -102,7 +102,7 @@ def undo(ctx: click.Context, device: str) -> None:
     Example:
       etcpipe policy undo eth0
     """
-    from etcpipe import policy_apply
+    from etcpipe.policy import apply as policy_apply
 
     policy_apply.undo(device, option(ctx, "netns"))
 
@@ -117,7 +117,7 @@ def show(ctx: click.Context, device: str) -> None:
     Example:
       etcpipe policy show eth0
     """
-    from etcpipe import policy_apply
+    from etcpipe.policy import apply as policy_apply
 
     shown = policy_apply.show(device, option(ctx, "netns"))
     if is_json(ctx):
@@ -162,7 +162,7 @@ def _explained(rows: list[dict]) -> list[str]:
 
 def _tree_lines(tree: dict[str, Any]) -> list[str]:
     from etcpipe.outputs.table import Table
-    from etcpipe.policy_tree import rate_text
+    from etcpipe.policy.tree import rate_text
 
     table = Table(["class", "id", ">rate", ">ceil", ">packets", ">bytes", ">drops", ">waiting"])
     return table.lines(

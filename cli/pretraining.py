@@ -12,8 +12,8 @@ from etcpipe.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from etcpipe.dataset import Dataset
-    from etcpipe.pretrained import Pretrained
-    from etcpipe.train import Settings
+    from etcpipe.training.pretrained import Pretrained
+    from etcpipe.training.train import Settings
 
 
 def learn(
@@ -26,7 +26,7 @@ def learn(
         UnsupportedError: PyTorch or the device is not there.
     """
     try:
-        from etcpipe import pretrain
+        from etcpipe.training import pretrain
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise

@@ -13,7 +13,7 @@ from etcpipe.cli.stopper import Stopper
 from etcpipe.errors import EtcpipeError
 
 if TYPE_CHECKING:
-    from etcpipe.live_tap import Live
+    from etcpipe.live.tap import Live
 
 
 def is_service() -> bool:
@@ -99,8 +99,8 @@ class Reload:
 
     def _apply(self, wanted: dict[str, Any]) -> list[str]:
         """Do what can be done now and return its names; what was done counts as what is."""
-        from etcpipe import policy as policies
         from etcpipe.kernel import filters
+        from etcpipe.policy import rules as policies
 
         # All faults come first: what is taken is taken whole.
         rules = policies.load(wanted["policy"]) if wanted["policy"] else None

@@ -13,11 +13,11 @@ from etcpipe.cli.fitting import fitting_options
 from etcpipe.cli.progress import Steps
 from etcpipe.cli.reading import TASK_OPTION, import_for_training, input_of, input_options, read_data
 from etcpipe.cli.splitting import split_options
-from etcpipe.fitting import VIEW_TREES, Fitting
+from etcpipe.training.fitting import VIEW_TREES, Fitting
 from etcpipe.zoo import ARCHS
 
 if TYPE_CHECKING:
-    from etcpipe.train import Result
+    from etcpipe.training.train import Result
 
 
 @click.command(cls=Verb, short_help="Train a model from labelled captures.")
@@ -87,7 +87,9 @@ def train(
         raise click.BadParameter(f"no folder {output.parent}", ctx, param_hint="-o")
     if not pretrain:
         check_suffix(output, ".onnx", "a model file")
-    datasets, trains, choice = import_for_training("dataset", "train", "family_choice")
+    datasets, trains, choice = import_for_training(
+        "dataset", "training.train", "training.family_choice"
+    )
     of_families = choice.parsed(families)
     network = ARCHS.get(arch)
     first = first or (network.first_n if network else None)

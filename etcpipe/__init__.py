@@ -1,7 +1,7 @@
 """Real-time classification of encrypted traffic, from the wire to a verdict.
 
     classify()  the flows of captures       etcpipe/offline.py
-    attach()    the traffic of a device     etcpipe/live.py
+    attach()    the traffic of a device     etcpipe/live/attach.py
 
 Both give batches of verdicts (etcpipe.verdict.VerdictBatch). All that is raised on purpose
 derives from etcpipe.errors.EtcpipeError.
@@ -11,14 +11,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from etcpipe.live import attach
+    from etcpipe.live.attach import attach
     from etcpipe.offline import classify
 
 __all__ = ["attach", "classify"]
 __version__ = "0.1.0"
 
 # They pull in NumPy and the engines: imported when they are used.
-_MODULES = {"attach": "etcpipe.live", "classify": "etcpipe.offline"}
+_MODULES = {"attach": "etcpipe.live.attach", "classify": "etcpipe.offline"}
 
 
 def __getattr__(name: str):

@@ -9,9 +9,9 @@ from statistics import median
 
 import numpy as np
 
-from etcpipe import live
 from etcpipe.families import names_of
 from etcpipe.lab import Lab, Session, label_of
+from etcpipe.live import attach as live
 from etcpipe.outputs.eve import endpoints
 from etcpipe.verdict import EVENT_EARLY, UNKNOWN, VerdictBatch
 

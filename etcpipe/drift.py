@@ -20,7 +20,7 @@ import numpy as np
 from etcpipe.dataset import Dataset
 from etcpipe.errors import UsageError
 from etcpipe.model import Model, is_refused
-from etcpipe.train_report import rounded
+from etcpipe.training.report import rounded
 from etcpipe.verdict import UNKNOWN
 
 # Looked at where a model does not say which statistics count most.
@@ -59,7 +59,7 @@ def reference(
 
 def of_model(model: Model, dataset: Dataset, like: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what a model makes of flows, in the bins of a reference, or in bins of their own."""
-    from etcpipe.model_eval import model_rows
+    from etcpipe.evaluation.model_eval import model_rows
 
     probabilities = model.infer(model_rows(model, dataset))
     if like is None:

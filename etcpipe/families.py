@@ -5,7 +5,7 @@ probable enough for a verdict, but the classes of a family are together, the ver
 family: `https` instead of `https_page`, as nDPI says TLS where it cannot say TLS.YouTube.
 
 A class is in one family at most. The model file says which families there are
-(etcpipe/model_file.py); a training takes them from etcpipe/family_choice.py.
+(etcpipe/model_file.py); a training takes them from etcpipe/training/family_choice.py.
 """
 
 from collections.abc import Mapping, Sequence

@@ -4,7 +4,7 @@
     PacketBatch  FlowBatch    tensor     scores     VerdictBatch
 
 A source yields batches of packets, each with its flow's id and its rank in the flow: live
-from the kernel (etcpipe/live_tap.py), offline from captures (etcpipe/capture.py). Everything
+from the kernel (etcpipe/live/tap.py), offline from captures (etcpipe/capture.py). Everything
 behind it is the same code, so both give the same answers. A cascade (etcpipe/cascade) stands in
 the model's place: it has rows of flows that go on too, and ends those that it is sure of.
 Where a GPU regroups and runs the model, views and scores are made there (gpu/scorer_gpu.py),

@@ -2,7 +2,7 @@
 
 A verdict carries one probability, that of its label. Rules of a policy may name several classes and
 ask how probable these are together, so while such a policy acts, models leave all of them here
-(etcpipe/model.py), and who publishes verdicts takes them by the flow (etcpipe/live_tap.py).
+(etcpipe/model.py), and who publishes verdicts takes them by the flow (etcpipe/live/tap.py).
 """
 
 import numpy as np

@@ -9,8 +9,8 @@ import pytest
 from captures import ACK, CLIENT6, PSH, SERVER6, ether
 from kernel_fixtures import LINUX, LOADERS_MOSTLY, Bench, bench
 
-from etcpipe import policy
 from etcpipe.kernel import bpf
+from etcpipe.policy import rules as policy
 
 pytestmark = pytest.mark.root
 

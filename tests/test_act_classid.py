@@ -14,9 +14,9 @@ from command import ROOT
 from kernel_fixtures import HOOKS, NEEDS_TCX, Wire, run
 from test_act_live import FAR, NEAR, PORT, judge
 
-from etcpipe import policy
 from etcpipe.kernel import bpf, netns
 from etcpipe.kernel.tap import Tap, TapSettings
+from etcpipe.policy import rules as policy
 
 pytestmark = [
     pytest.mark.root,

@@ -8,10 +8,10 @@ import pytest
 from kernel_fixtures import NEEDS_TCX, Wire
 from waiting import until
 
-from etcpipe import policy
 from etcpipe.kernel import netns
 from etcpipe.kernel.tap import Tap, TapSettings
 from etcpipe.layout import FLOW_KEY
+from etcpipe.policy import rules as policy
 
 pytestmark = pytest.mark.root
 

@@ -10,7 +10,7 @@ from etcpipe.cli.command import cli
 from etcpipe.errors import ModelError, UsageError
 
 pytest.importorskip("lightgbm", reason="training needs etcpipe[train]")
-from etcpipe import trees
+from etcpipe.training import trees
 
 
 @pytest.fixture(autouse=True)

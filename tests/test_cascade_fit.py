@@ -16,9 +16,10 @@ from etcpipe.dataset import Input
 from etcpipe.errors import UsageError
 
 pytest.importorskip("lightgbm", reason="training needs etcpipe[train]")
-from etcpipe import evaluate, trees
 from etcpipe.cascade import candidates, fit, pick, report
 from etcpipe.cascade.rows import DepthRows, read_at_depths
+from etcpipe.evaluation import evaluate
+from etcpipe.training import trees
 
 
 @pytest.fixture(autouse=True)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from kernel_fixtures import wire
 
-from etcpipe import live
 from etcpipe.batch import FlowBatch, PacketBatch
 from etcpipe.capture import Capture
 from etcpipe.cascade.lanes import Lanes
 from etcpipe.cascade.stages import Cascade, Rule, Stage
 from etcpipe.gpu.regroup import Regroup
+from etcpipe.live import attach as live
 
 pytest.importorskip("onnx", reason="making models needs etcpipe[train]")
 from test_regroup_agree import random_packets

@@ -13,10 +13,10 @@ import pytest
 from command import Running
 from kernel_fixtures import Wire, wire
 
-from etcpipe import live
 from etcpipe.cascade.stages import Cascade, Rule, Stage
 from etcpipe.errors import UsageError
 from etcpipe.layout import VERDICT_CONSTANTS
+from etcpipe.live import attach as live
 from etcpipe.verdict import EVENTS
 
 pytest.importorskip("onnx", reason="making models needs etcpipe[train]")

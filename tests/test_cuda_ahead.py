@@ -21,7 +21,7 @@ from etcpipe.capture import Capture
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.gpu.regroup_gpu import Backend
 from etcpipe.gpu.staging import StagedDevice
-from etcpipe.live_source import AHEAD_MAX, TapSource
+from etcpipe.live.source import AHEAD_MAX, TapSource
 from etcpipe.ring import BATCH_MAX, LENT_MAX, Ring
 
 PACKETS, BATCH = 600, 60

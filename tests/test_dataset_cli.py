@@ -13,8 +13,8 @@ from etcpipe.dataset import Input, open_folder
 from etcpipe.errors import UsageError
 
 pytest.importorskip("lightgbm", reason="training needs etcpipe[train]")
-from etcpipe import held_out, train, trees
 from etcpipe.dataset import report as reports
+from etcpipe.training import held_out, train, trees
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,9 @@ from etcpipe.cli.command import cli
 from etcpipe.gpu.views import VIEWS
 
 pytest.importorskip("lightgbm", reason="evaluation needs etcpipe[train]")
-from etcpipe import few_shot, occlusion, trees
-from etcpipe.learner import TreeLearner
+from etcpipe.evaluation import few_shot, occlusion
+from etcpipe.training import trees
+from etcpipe.training.learner import TreeLearner
 
 
 class Looker:

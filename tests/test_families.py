@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 from test_model import PLAIN, flow_batch, model_bytes, records
 
-from etcpipe import families, family_choice
+from etcpipe import families
 from etcpipe.demo import ClassScore
 from etcpipe.errors import UsageError
 from etcpipe.families import LabelNames
-from etcpipe.family_choice import Coarse
 from etcpipe.gpu.inference import open_runner
 from etcpipe.lab.kinds import KINDS
 from etcpipe.model import load
 from etcpipe.model_file import DESCRIPTION_KEY, parse_description
 from etcpipe.outputs import eve
 from etcpipe.shares import Shares
+from etcpipe.training import family_choice
+from etcpipe.training.family_choice import Coarse
 from etcpipe.verdict import UNKNOWN
 
 WEB = {"web": ("page", "bulk")}
@@ -195,8 +196,8 @@ def test_a_training_gives_families_that_were_held_out():
     pytest.importorskip("lightgbm", reason="training needs etcpipe[train]")
     from labelled import made_up
 
-    from etcpipe import train
     from etcpipe.dataset import Input
+    from etcpipe.training import train
 
     dataset = replace(made_up(), classes=("https_bulk", "https_page", "ssh_shell"))
     with pytest.raises(UsageError, match="'video' that is not there"):

@@ -218,7 +218,7 @@ def test_an_unknown_column_of_features_is_refused():
 
 
 def test_a_model_may_take_columns_of_features(tmp_path):
-    trees = pytest.importorskip("etcpipe.trees")
+    trees = pytest.importorskip("etcpipe.training.trees")
     columns = ("pkt1_size", "d_payload_std", "burst_cnt", "gap_max", "dur")
     schema = schema_hash(VIEWS["features"], 50, "strict", columns)
     description = Description("own", ("a", "b"), "features", columns, schema, first_n=50)

@@ -14,11 +14,11 @@ from kernel_fixtures import NEEDS_FORWARD, run
 from waiting import until
 from wires import CLIENT, PORT, SERVER, SETTLE_S, connected, exchange, transferred, udp, wire
 
-from etcpipe import policy
 from etcpipe.errors import DataplaneError, UnsupportedError, UsageError
 from etcpipe.kernel import journal, netns, status
 from etcpipe.kernel.forward import Forward
 from etcpipe.kernel.tap import TapSettings
+from etcpipe.policy import rules as policy
 
 pytestmark = [pytest.mark.root, NEEDS_FORWARD]
 

@@ -6,8 +6,9 @@ import pytest
 from kernel_fixtures import NEEDS_FORWARD, run
 from wires import PORT, connected, exchange, transferred, udp, wire
 
-from etcpipe import live, policy
 from etcpipe.errors import UsageError
+from etcpipe.live import attach as live
+from etcpipe.policy import rules as policy
 
 pytestmark = [pytest.mark.root, NEEDS_FORWARD]
 

@@ -31,7 +31,7 @@ def test_no_rows_are_no_error_for_a_recurrent_network():
     torch = pytest.importorskip("torch", reason="networks need etcpipe[torch]")
     from etcpipe.gpu.views import VIEWS, schema_hash
     from etcpipe.model_file import Description
-    from etcpipe.network_export import to_onnx
+    from etcpipe.training.network_export import to_onnx
     from etcpipe.zoo import ARCHS
 
     arch = ARCHS["bilstm_att"]

@@ -53,7 +53,7 @@ def test_a_plan_is_built(plan_size, name):
 @pytest.mark.parametrize("name", [name for name in ARCHS if not name.endswith(SAME + LARGE)])
 def test_a_plan_is_built_of_the_zoo(plan_size, name):
     pytest.importorskip("torch", reason="needs etcpipe[torch]")
-    from etcpipe.network_export import to_onnx
+    from etcpipe.training.network_export import to_onnx
 
     arch = ARCHS[name]
     schema = schema_hash(VIEWS[arch.view], arch.first_n)

@@ -13,7 +13,6 @@ pytest.importorskip("onnx", reason="making models needs etcpipe[train]")
 pytest.importorskip("lightgbm", reason="training needs etcpipe[train]")
 
 from etcpipe import offline
-from etcpipe import trees as training
 from etcpipe.batch import FlowBatch, rows_of
 from etcpipe.cascade import serving
 from etcpipe.cascade.stages import Cascade, Stage
@@ -24,6 +23,7 @@ from etcpipe.gpu.views import VIEWS, schema_hash
 from etcpipe.model import Model, load
 from etcpipe.model_file import Description
 from etcpipe.shares import Shares
+from etcpipe.training import trees as training
 
 LAB = sorted((Path(__file__).parent / "data/lab").glob("*.pcap"))
 COLUMNS = ("s_bytes_mean", "d_bytes_mean", "s_pkt_cnt", "s_bytes_max")

@@ -15,7 +15,6 @@ from real_captures import real_captures
 from test_kernel_features import FEATURES, NAMES, assert_equal
 from waiting import stop_after
 
-from etcpipe import live
 from etcpipe.batch import FlowBatch, concatenate
 from etcpipe.capture import Capture
 from etcpipe.gpu.regroup import Regroup
@@ -25,6 +24,7 @@ from etcpipe.kernel.features_plan import FeaturePlan, plan_for
 from etcpipe.kernel.features_rows import Gathered
 from etcpipe.kernel.features_source import ROUND_S, FeatureSource
 from etcpipe.layout import CONSTANTS
+from etcpipe.live import attach as live
 
 pytestmark = pytest.mark.root
 

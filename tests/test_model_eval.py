@@ -7,17 +7,18 @@ import pytest
 from click.testing import CliRunner
 from labelled import EVERY, made_up, write_recordings
 
-from etcpipe import evaluate
 from etcpipe.cli import families_text
 from etcpipe.cli.command import cli
 from etcpipe.dataset import Input
 from etcpipe.errors import UsageError
+from etcpipe.evaluation import evaluate
 from etcpipe.families import LabelNames
 from etcpipe.gpu.views import VIEWS
 
 pytest.importorskip("lightgbm", reason="evaluation needs etcpipe[train]")
-from etcpipe import model_eval, open_set, train, trees
-from etcpipe.learner import TreeLearner
+from etcpipe.evaluation import model_eval, open_set
+from etcpipe.training import train, trees
+from etcpipe.training.learner import TreeLearner
 
 
 class Sayer:

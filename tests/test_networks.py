@@ -13,19 +13,20 @@ pytest.importorskip("lightgbm", reason="training needs etcpipe[train]")
 pytest.importorskip("torch", reason="networks need etcpipe[torch]")
 import torch
 
-from etcpipe import checkpoints, evaluate, networks, train, trees
-from etcpipe.checkpoints import Checkpoint
 from etcpipe.cli.command import cli
 from etcpipe.dataset import Input
 from etcpipe.errors import ModelError, UnsupportedError, UsageError
-from etcpipe.fitting import Fitting
+from etcpipe.evaluation import evaluate
 from etcpipe.gpu.inference import open_runner
 from etcpipe.gpu.views import VIEWS, schema_hash
-from etcpipe.learner import Lesson
 from etcpipe.model import load
 from etcpipe.model_file import Description
-from etcpipe.network_export import to_onnx
-from etcpipe.network_steps import Rows, Steps
+from etcpipe.training import checkpoints, networks, train, trees
+from etcpipe.training.checkpoints import Checkpoint
+from etcpipe.training.fitting import Fitting
+from etcpipe.training.learner import Lesson
+from etcpipe.training.network_export import to_onnx
+from etcpipe.training.network_steps import Rows, Steps
 from etcpipe.zoo import ARCHS, Arch
 
 LAB = Path(__file__).parent / "data" / "lab"

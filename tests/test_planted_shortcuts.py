@@ -16,7 +16,7 @@ from etcpipe import dataset as datasets
 from etcpipe.dataset import STATS, Input
 
 pytest.importorskip("lightgbm", reason="training needs etcpipe[train]")
-from etcpipe import trees
+from etcpipe.training import trees
 
 VIEWS = ("raw", "image", "tok", "packet")
 FLOWS, PAIRS = 20, 2

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from command import run
 
-from etcpipe import policy, policy_action
 from etcpipe.errors import UsageError
-from etcpipe.policy import Decider, parse, verdict_words
+from etcpipe.policy import action as policy_action
+from etcpipe.policy import rules as policy
+from etcpipe.policy.rules import Decider, parse, verdict_words
 
 CLASSES = ("https_bulk", "https_page", "ssh", "unknown")
 

@@ -11,8 +11,8 @@ from test_model import flow_batch, model_bytes, records
 from etcpipe import classify
 from etcpipe.errors import UsageError
 from etcpipe.model import load
-from etcpipe.policy import parse
-from etcpipe.policy_live import Acts
+from etcpipe.policy.live import Acts
+from etcpipe.policy.rules import parse
 
 PAGE, BULK, SSH, WEB, UNKNOWN = 0, 1, 2, 3, -1
 

@@ -7,12 +7,12 @@ import pytest
 from command import ROOT, run
 
 from etcpipe import model as models
-from etcpipe import policy as policies
 from etcpipe.errors import UsageError
 from etcpipe.layout import VERDICT_CONSTANTS
-from etcpipe.policy import verdict_words
-from etcpipe.policy_apply import fitted
-from etcpipe.policy_change import change
+from etcpipe.policy import rules as policies
+from etcpipe.policy.apply import fitted
+from etcpipe.policy.change import change
+from etcpipe.policy.rules import verdict_words
 
 TREE = """
 [tree]

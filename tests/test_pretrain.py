@@ -13,14 +13,14 @@ pytest.importorskip("torch", reason="networks need etcpipe[torch]")
 import torch
 
 from etcpipe import dataset as datasets
-from etcpipe import network_steps, pretrain, pretrained, train, trees
 from etcpipe.cli.command import cli
 from etcpipe.dataset import Input
 from etcpipe.errors import ModelError, UsageError
-from etcpipe.fitting import Fitting
 from etcpipe.gpu.mask import HIDDEN
 from etcpipe.gpu.tokens import NO_BYTE, PAYLOAD, TOKENS
 from etcpipe.model import load
+from etcpipe.training import network_steps, pretrain, pretrained, train, trees
+from etcpipe.training.fitting import Fitting
 from etcpipe.zoo import ARCHS
 from etcpipe.zoo.masked_fields import MaskedFields, hide, is_wanted
 

@@ -10,7 +10,7 @@ from captures import ether
 from kernel_fixtures import LOADERS_MOSTLY, NEEDS_FORWARD, Bench, bench
 
 from etcpipe.kernel import bpf
-from etcpipe.policy import verdict_words
+from etcpipe.policy.rules import verdict_words
 
 pytestmark = pytest.mark.root
 

@@ -10,11 +10,11 @@ import captures
 import pytest
 from kernel_fixtures import Wire, wire
 
-from etcpipe import live
 from etcpipe.capture import Capture
 from etcpipe.cascade.life import CascadeInService
 from etcpipe.cascade.stages import Cascade, Rule, Stage
-from etcpipe.live_tap import Live
+from etcpipe.live import attach as live
+from etcpipe.live.tap import Live
 from etcpipe.verdict import VerdictBatch
 
 pytest.importorskip("onnx", reason="making models needs etcpipe[train]")

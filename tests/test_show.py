@@ -13,9 +13,9 @@ from test_bpf_tap import ipv4
 from test_flow_account import quiet
 from test_lifetime import FAR, NEAR, tracked
 
-from etcpipe import policy
 from etcpipe.kernel.tap import Tap, TapSettings
 from etcpipe.layout import PACKET_COUNTERS
+from etcpipe.policy import rules as policy
 
 pytestmark = pytest.mark.root
 

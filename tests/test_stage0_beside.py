@@ -14,7 +14,6 @@ from kernel_fixtures import bench, wire
 from test_settled_live import NEVER_IDLE_S, Watched, send
 from test_stage0_live import CLASSES, OBJECTS, write_trees
 
-from etcpipe import live
 from etcpipe.cascade.serving import load
 from etcpipe.cascade.stage0 import KernelStage
 from etcpipe.cascade.stages import Cascade, Rule, Stage
@@ -23,6 +22,7 @@ from etcpipe.gpu.views import VIEWS, schema_hash
 from etcpipe.kernel import bpf
 from etcpipe.kernel import settings as tap_settings
 from etcpipe.kernel.features_plan import plan_for
+from etcpipe.live import attach as live
 from etcpipe.model_file import DIGEST_KEY, NO_DIGEST, Description, seal
 from etcpipe.verdict import SOURCE_KERNEL, VerdictBatch
 

@@ -11,7 +11,6 @@ from test_kernel_features_live import frames_of, table_of
 from test_tree_kernel import COLUMNS, probabilities, random_trees
 from waiting import stop_after
 
-from etcpipe import live
 from etcpipe.cascade.stages import Cascade, Rule, Stage
 from etcpipe.errors import UnsupportedError, UsageError
 from etcpipe.gpu.views import VIEWS, schema_hash
@@ -20,11 +19,12 @@ from etcpipe.kernel.features_plan import plan_for
 from etcpipe.kernel.features_rows import Gathered
 from etcpipe.kernel.stage0_trees import Trees
 from etcpipe.layout import VERDICT_CONSTANTS
+from etcpipe.live import attach as live
 from etcpipe.model_file import Description
 from etcpipe.verdict import SOURCE_KERNEL
 
 pytest.importorskip("lightgbm", reason="training needs etcpipe[train]")
-from etcpipe import trees
+from etcpipe.training import trees
 
 pytestmark = pytest.mark.root
 

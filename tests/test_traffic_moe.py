@@ -14,15 +14,16 @@ from onnx import numpy_helper
 pytest.importorskip("torch", reason="networks need etcpipe[torch]")
 import torch
 
-from etcpipe import evaluate, networks
-from etcpipe.checkpoints import Checkpoint
 from etcpipe.cli.command import cli
 from etcpipe.dataset import Dataset, Input, find_recordings, read
-from etcpipe.fitting import Fitting
+from etcpipe.evaluation import evaluate
 from etcpipe.gpu.inference import open_runner
-from etcpipe.learner import Lesson
 from etcpipe.model import find, load
-from etcpipe.network_export import to_onnx
+from etcpipe.training import networks
+from etcpipe.training.checkpoints import Checkpoint
+from etcpipe.training.fitting import Fitting
+from etcpipe.training.learner import Lesson
+from etcpipe.training.network_export import to_onnx
 from etcpipe.zoo import ARCHS
 
 LAB = Path(__file__).parent / "data" / "lab"

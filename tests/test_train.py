@@ -8,18 +8,18 @@ from click.testing import CliRunner
 from labelled import EVERY, SERVERS, made_up, write_capture, write_recordings
 
 from etcpipe import dataset as datasets
-from etcpipe import evaluate
 from etcpipe.cli.command import cli
 from etcpipe.dataset import STATS, Input
 from etcpipe.errors import UsageError
-from etcpipe.fitting import VIEW_TREES
+from etcpipe.evaluation import evaluate
 from etcpipe.gpu.inference import open_runner
 from etcpipe.gpu.views import VIEWS
 from etcpipe.model import load
+from etcpipe.training.fitting import VIEW_TREES
 
 pytest.importorskip("lightgbm", reason="training needs etcpipe[train]")
-from etcpipe import held_out, train, trees
 from etcpipe.model_file import Description
+from etcpipe.training import held_out, train, trees
 
 SETTINGS = train.Settings(Input(), folds=3)
 

@@ -14,7 +14,7 @@ from kernel_fixtures import Wire, run
 from etcpipe.kernel import bpf, journal, netns
 from etcpipe.kernel.tap import Tap, TapSettings
 from etcpipe.layout import FLOW_KEY, FLOW_STATE
-from etcpipe.policy import verdict_words
+from etcpipe.policy.rules import verdict_words
 
 pytestmark = [
     pytest.mark.root,

@@ -15,7 +15,7 @@ from kernel_fixtures import Wire, wire
 
 from etcpipe.gpu.views import VIEWS, schema_hash
 from etcpipe.model_file import Description
-from etcpipe.network_export import to_onnx
+from etcpipe.training.network_export import to_onnx
 from etcpipe.zoo import ARCHS
 
 pytestmark = pytest.mark.root

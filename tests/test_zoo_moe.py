@@ -11,7 +11,7 @@ from torch import nn
 from etcpipe.gpu.inference import open_runner
 from etcpipe.gpu.tokens import NO_BYTE, TOKENS
 from etcpipe.model_file import Description
-from etcpipe.network_export import to_onnx
+from etcpipe.training.network_export import to_onnx
 from etcpipe.zoo import ARCHS
 from etcpipe.zoo.moe import MixtureOfExperts, capacity
 from etcpipe.zoo.traffic_moe import SIZES, TrafficMoe

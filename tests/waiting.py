@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from etcpipe.live_tap import Live
+    from etcpipe.live.tap import Live
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:

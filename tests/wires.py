@@ -13,11 +13,11 @@ import pytest
 from kernel_fixtures import mapped, run
 from waiting import until
 
-from etcpipe import policy
 from etcpipe.kernel import netns
 from etcpipe.kernel.forward import Forward
 from etcpipe.kernel.tap import TapSettings
 from etcpipe.layout import FLOW_KEY
+from etcpipe.policy import rules as policy
 from etcpipe.ring import Ring
 from etcpipe.ringbuf import RingBuffer
 

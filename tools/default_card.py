@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from default_cascade import Answers, Stages
 
-from etcpipe import evaluate, train, train_report, trees
 from etcpipe.cascade.choose import Settled
 from etcpipe.cascade.rows import DepthRows, read_at_depths
 from etcpipe.dataset import STATS, Dataset, bundle_recordings
+from etcpipe.evaluation import evaluate
+from etcpipe.training import report as train_report
+from etcpipe.training import train, trees
 from etcpipe.verdict import UNKNOWN
 
 TEMPLATE = Path(__file__).with_name("default_card.md.in")

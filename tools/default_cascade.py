@@ -11,9 +11,9 @@ from etcpipe.cascade.choose import Candidate, Flows, Settled
 from etcpipe.cascade.pick import SLACK, Choice, Lead, pick
 from etcpipe.cascade.rows import DepthRows, rows_for
 from etcpipe.cascade.stages import Cascade, Stage
-from etcpipe.held_out import deal_folds
 from etcpipe.model import is_refused, opened
-from etcpipe.train import Result
+from etcpipe.training.held_out import deal_folds
+from etcpipe.training.train import Result
 
 TARGET = "slow-share"
 
@@ -52,7 +52,7 @@ class Stages:
     """Trained models at several depths, and what they said of flows that were held out."""
 
     def __init__(self, rows: DepthRows, results: dict[int, Result]):
-        """Take what etcpipe.train.train() gave at each depth, deepest last."""
+        """Take what etcpipe.training.train.train() gave at each depth, deepest last."""
         deepest = rows.deepest
         self._dataset = deepest
         self.models = [

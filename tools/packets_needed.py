@@ -8,10 +8,10 @@ RECORDINGS must hold enough of each flow: `etcpipe lab record --first 128`.
 import argparse
 from pathlib import Path
 
-from etcpipe import evaluate
 from etcpipe.dataset import Input, find_recordings, read
-from etcpipe.held_out import judge
-from etcpipe.learner import TreeLearner
+from etcpipe.evaluation import evaluate
+from etcpipe.training.held_out import judge
+from etcpipe.training.learner import TreeLearner
 
 FIRST = (3, 5, 10, 16, 24, 32, 48, 64)
 SHOWN = ("ssh_shell", "ssh_transfer", "https_bulk", "https_page", "video_hls")

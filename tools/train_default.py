@@ -21,11 +21,11 @@ import numpy as np
 from default_card import SAME_KIND, Facts
 from default_cascade import Stages
 
-from etcpipe import train
 from etcpipe.cascade import bundle
 from etcpipe.cascade.choose import Settled
 from etcpipe.cascade.rows import DepthRows, read_at_depths
 from etcpipe.dataset import Input, bundle_recordings, find_recordings
+from etcpipe.training import train
 from etcpipe.verdict import UNKNOWN
 
 MODELS = Path(__file__).parent.parent / "etcpipe" / "models"

@@ -19,7 +19,6 @@ from typing import Any
 
 from train_default import public_labels
 
-from etcpipe import family_choice, pretrain, train
 from etcpipe.dataset import (
     Dataset,
     Input,
@@ -31,7 +30,8 @@ from etcpipe.dataset import (
     is_folder,
     open_folder,
 )
-from etcpipe.fitting import Fitting
+from etcpipe.training import family_choice, pretrain, train
+from etcpipe.training.fitting import Fitting
 
 CARD = Path(__file__).with_name("traffic_moe_card.md.in")
 MODELS = Path(__file__).parent.parent / "etcpipe" / "models"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from etcpipe import evaluate
 from etcpipe.errors import UsageError
+from etcpipe.evaluation import evaluate
 from etcpipe.model import calibrated
 
 BOOTSTRAPS = 1000

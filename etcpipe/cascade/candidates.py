@@ -1,7 +1,7 @@
 """The models that a cascade may be made of: trained here at each depth, or files.
 
-What is trained is judged on captures that were held out, as in etcpipe.train, and then fitted
-to all; a file is judged as it is, on flows that it must not have been trained on.
+What is trained is judged on captures that were held out, as in etcpipe.training.train, and then
+fitted to all; a file is judged as it is, on flows that it must not have been trained on.
 """
 
 from collections.abc import Sequence
@@ -11,17 +11,18 @@ from pathlib import Path
 import numpy as np
 
 from etcpipe import model as models
-from etcpipe import model_bench, train
+from etcpipe import model_bench
 from etcpipe.cascade.choose import Candidate
 from etcpipe.cascade.rows import DepthRows, rows_for
 from etcpipe.dataset import Dataset
 from etcpipe.errors import UsageError
-from etcpipe.fitting import VIEW_TREES, Fitting
+from etcpipe.evaluation.model_eval import check_unseen
 from etcpipe.gpu.views import VIEWS
-from etcpipe.held_out import OnStep, deal_folds, sides_of
-from etcpipe.learner import Learner, Tell
 from etcpipe.model import Model
-from etcpipe.model_eval import check_unseen
+from etcpipe.training import train
+from etcpipe.training.fitting import VIEW_TREES, Fitting
+from etcpipe.training.held_out import OnStep, deal_folds, sides_of
+from etcpipe.training.learner import Learner, Tell
 from etcpipe.zoo import ARCHS
 
 # Flows of one call when a model's cost is measured, and for how long.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from etcpipe import evaluate
+from etcpipe.evaluation import evaluate
 
 SHARES = tuple(i / 20 for i in range(21))
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from etcpipe import evaluate
 from etcpipe.cascade import calibrate, candidates, choose, curves
 from etcpipe.cascade.candidates import Made, Training, Wanted
 from etcpipe.cascade.choose import Candidate, Flows, Plan, Settled
@@ -20,7 +19,8 @@ from etcpipe.cascade.rows import DepthRows
 from etcpipe.cascade.stages import Cascade, Stage
 from etcpipe.cascade.walk import Figures, Step, figures, oracle_steps, random_steps, walk
 from etcpipe.errors import OutputError
-from etcpipe.held_out import OnStep, deal_folds
+from etcpipe.evaluation import evaluate
+from etcpipe.training.held_out import OnStep, deal_folds
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from etcpipe.model import Answers, verdicts_of
 from etcpipe.verdict import SOURCE_KERNEL, UNKNOWN, VerdictBatch
 
 if TYPE_CHECKING:
-    from etcpipe.policy import Decider
+    from etcpipe.policy.rules import Decider
 
 
 class KernelStage:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from etcpipe import evaluate
+from etcpipe.evaluation import evaluate
 
 EARLY_S = 0.016
 

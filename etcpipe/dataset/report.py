@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from etcpipe import evaluate, trees
 from etcpipe.dataset.payload import KINDS
 from etcpipe.dataset.rows import STATS, Dataset
-from etcpipe.held_out import OnStep, Side, deal_folds, sides_of
+from etcpipe.evaluation import evaluate
+from etcpipe.training import trees
+from etcpipe.training.held_out import OnStep, Side, deal_folds, sides_of
 
 # Packets that a duplicate shares with another flow, and below which a flow is short.
 SAME_PACKETS = 10

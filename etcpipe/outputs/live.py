@@ -14,7 +14,7 @@ from etcpipe.outputs.watch import Watch
 from etcpipe.verdict import VerdictBatch
 
 if TYPE_CHECKING:
-    from etcpipe.live_tap import Live
+    from etcpipe.live.tap import Live
 
 
 class LiveOutputs:

@@ -21,7 +21,7 @@ from etcpipe.outputs.talkers import Talkers
 from etcpipe.outputs.tally import Tally
 
 if TYPE_CHECKING:
-    from etcpipe.live_tap import Live
+    from etcpipe.live.tap import Live
 
 log = logging.getLogger(__name__)
 

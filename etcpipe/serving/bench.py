@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from etcpipe import evaluate
 from etcpipe.cascade.serving import CascadeModel, Serving
 from etcpipe.cascade.walk import EARLY_S
+from etcpipe.evaluation import evaluate
 from etcpipe.model import Model
 from etcpipe.serving import arrivals, baselines
 from etcpipe.serving.arrivals import Schedule

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from etcpipe import evaluate
 from etcpipe.errors import UsageError
+from etcpipe.evaluation import evaluate
 from etcpipe.gpu.inference import Runner, open_runner
 from etcpipe.gpu.views import VIEWS, schema_hash
-from etcpipe.held_out import deal_folds
 from etcpipe.model_file import Description
-from etcpipe.train import made_at
+from etcpipe.training.held_out import deal_folds
+from etcpipe.training.train import made_at
 from etcpipe.tune import models
 from etcpipe.tune.cost import Cost, Profiler
 from etcpipe.tune.data import LabelledFlows

@@ -4,9 +4,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from etcpipe import trees
 from etcpipe.errors import UsageError
 from etcpipe.model_file import Description
+from etcpipe.training import trees
 from etcpipe.tune.space import ModelKind
 
 # A leaf's share of a class that it never saw, so that its logarithm is a number.
@@ -101,7 +101,7 @@ class DecisionTree:
 
 
 class Boosted:
-    """Boosted trees of etcpipe.trees."""
+    """Boosted trees of etcpipe.training.trees."""
 
     def __init__(self, fitted: trees.Trees) -> None:
         self._fitted = fitted

@@ -14,7 +14,6 @@ import time
 
 import numpy as np
 
-from etcpipe import trees
 from etcpipe.batch import FlowBatch, PacketBatch
 from etcpipe.cascade.runtime import Runtime
 from etcpipe.cascade.serving import Serving
@@ -24,6 +23,7 @@ from etcpipe.gpu.regroup import Regroup
 from etcpipe.gpu.views import VIEWS, schema_hash
 from etcpipe.layout import CONSTANTS
 from etcpipe.model_file import Description
+from etcpipe.training import trees
 
 CLASSES = tuple(f"class{i}" for i in range(8))
 BYTES = 128  # of a packet: 1024 features

@@ -47,7 +47,7 @@ from etcpipe.kernel.ebpf import (
 from etcpipe.kernel.settings import TapSettings
 from etcpipe.kernel.sweeper import Sweeper
 from etcpipe.layout import ACTION, FLOW_KEY, FLOW_STATE
-from etcpipe.policy import verdict_words
+from etcpipe.policy.rules import verdict_words
 
 NO_DEVICE = 0x7FFFFFF0
 SLOTS = 65536

@@ -22,7 +22,7 @@ from path_cost import PACKETS_A_FLOW, Sender
 from etcpipe.kernel import netns
 from etcpipe.kernel.tap import Tap, TapSettings
 from etcpipe.layout import CONSTANTS
-from etcpipe.policy import verdict_words
+from etcpipe.policy.rules import verdict_words
 from etcpipe.ring import Ring
 from etcpipe.ringbuf import RingBuffer
 

@@ -23,9 +23,10 @@ import numpy as np
 from common import Report, Table
 
 from etcpipe import dataset as datasets
-from etcpipe import evaluate, pretrained, train
-from etcpipe.fitting import Fitting
-from etcpipe.learner import Learner
+from etcpipe.evaluation import evaluate
+from etcpipe.training import pretrained, train
+from etcpipe.training.fitting import Fitting
+from etcpipe.training.learner import Learner
 from etcpipe.zoo import ARCHS
 
 TREES = train.TREES
@@ -84,7 +85,7 @@ def read_task(bundle: Path, work: Path, name: str, view: str) -> Task:
 
 def pretrained_on(bundle: Path, work: Path, arch: str, rounds: int) -> pretrained.Pretrained:
     """Return an encoder that saw no capture of any task's test side; made once."""
-    from etcpipe import pretrain
+    from etcpipe.training import pretrain
 
     kept = work / f"{arch}-{rounds}.npz"
     if not kept.exists():
@@ -132,7 +133,7 @@ def learner_of(options, task: Task, arch: str, seed: int) -> Learner:
         return train.learners_of(task.dataset, settings)[0]
     if start not in STARTS:
         raise SystemExit(f"bench: {arch}: behind the colon comes {' or '.join(STARTS)}")
-    from etcpipe.network_learner import NetworkLearner
+    from etcpipe.training.network_learner import NetworkLearner
 
     weights = pretrained_on(options.bundle, options.work, name, options.pretrain_rounds)
     judged = np.unique(task.dataset.capture[task.test])

@@ -22,7 +22,7 @@ from etcpipe.gpu.inference import open_runner
 from etcpipe.gpu.tokens import TOKENS
 from etcpipe.gpu.views import VIEWS
 from etcpipe.model_file import Description
-from etcpipe.network_export import to_onnx
+from etcpipe.training.network_export import to_onnx
 from etcpipe.zoo import ARCHS
 from etcpipe.zoo.traffic_moe import DIRECTION
 

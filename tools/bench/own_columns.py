@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from etcpipe import evaluate, trees
 from etcpipe.dataset import Dataset, Input, find_recordings
+from etcpipe.evaluation import evaluate
 from etcpipe.gpu.views import VIEWS, compute
-from etcpipe.held_out import deal_folds
+from etcpipe.training import trees
+from etcpipe.training.held_out import deal_folds
 from etcpipe.tune.data import read_flows
 
 FLOWS_MAX = 6000

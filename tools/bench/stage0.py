@@ -20,7 +20,6 @@ import packet_cost
 from common import Report, Samples, Table
 from packet_cost import NO_DEVICE, SOURCE_AT, WALK
 
-from etcpipe import trees
 from etcpipe.dataset import Input, find_recordings, read
 from etcpipe.gpu.features import STATS_COLUMNS
 from etcpipe.gpu.views import VIEWS, schema_hash
@@ -32,6 +31,7 @@ from etcpipe.kernel.stage0_trees import CONSTANTS, Trees
 from etcpipe.model import calibrated
 from etcpipe.model_file import Description
 from etcpipe.ringbuf import RingBuffer
+from etcpipe.training import trees
 
 DEPTH, FLOWS, ROUNDS, CLASSES = 10, 1000, 8, 4
 RING = 1 << 26

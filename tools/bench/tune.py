@@ -20,9 +20,9 @@ from zlib import crc32
 import numpy as np
 from scipy import stats
 
-from etcpipe import evaluate
 from etcpipe.dataset import Input, find_recordings
-from etcpipe.held_out import deal_folds
+from etcpipe.evaluation import evaluate
+from etcpipe.training.held_out import deal_folds
 from etcpipe.tune import baselines, models
 from etcpipe.tune.cato import Cato
 from etcpipe.tune.data import LabelledFlows, read_flows

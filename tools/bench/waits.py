@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from etcpipe import evaluate
 from etcpipe.dataset import Input, find_recordings
+from etcpipe.evaluation import evaluate
 from etcpipe.gpu.views import VIEWS
 from etcpipe.tune import models
 from etcpipe.tune.cost import Profiler

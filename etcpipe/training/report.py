@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from etcpipe import evaluate
 from etcpipe.dataset import Dataset
-from etcpipe.held_out import Judged
+from etcpipe.evaluation import evaluate
+from etcpipe.training.held_out import Judged
 
 
 def on_classes(dataset: Dataset, predicted: np.ndarray, seed: int) -> dict[str, Any]:

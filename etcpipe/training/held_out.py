@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from etcpipe import trees
 from etcpipe.dataset import STATS, Dataset
 from etcpipe.errors import UsageError
-from etcpipe.learner import Learner, Tell
+from etcpipe.training import trees
+from etcpipe.training.learner import Learner, Tell
 from etcpipe.verdict import UNKNOWN
 
 OnStep = Callable[[str, int, int], None]

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from etcpipe import evaluate, family_choice, occlusion
 from etcpipe.dataset import STATS, Dataset, Input, Recording, read
 from etcpipe.errors import UsageError
+from etcpipe.evaluation import evaluate, occlusion
 from etcpipe.model import Model, is_refused
-from etcpipe.train_report import rounded
+from etcpipe.training import family_choice
+from etcpipe.training.report import rounded
 from etcpipe.verdict import UNKNOWN
 
 BINS = 15
@@ -98,7 +99,7 @@ def f1_at_depths(
 
 
 def without_parts(model: Model, dataset: Dataset, seed: int = 1) -> dict[str, dict[str, Any]]:
-    """Return what each part of the input is worth to a model, see etcpipe.occlusion.
+    """Return what each part of the input is worth to a model, see etcpipe.evaluation.occlusion.
 
     Raises:
         UsageError: the flows were read otherwise than the model's input.

@@ -5,7 +5,6 @@ from os import PathLike
 from typing import Any
 
 from etcpipe import model as models
-from etcpipe import policy as policies
 from etcpipe.cascade import serving
 from etcpipe.cascade.gathered import KernelCascade, is_gatherable
 from etcpipe.cascade.serving import CascadeModel
@@ -13,8 +12,9 @@ from etcpipe.cascade.stage0 import KernelStage
 from etcpipe.errors import UsageError
 from etcpipe.kernel import filters, tap
 from etcpipe.kernel.features_source import features_of
-from etcpipe.live_tap import Live
+from etcpipe.live.tap import Live
 from etcpipe.model_choice import AnyModel, depth_for, load, model_of_point
+from etcpipe.policy import rules as policies
 
 
 def attach(

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from etcpipe import evaluate
 from etcpipe.dataset import STATS, Dataset
 from etcpipe.errors import UsageError
-from etcpipe.held_out import OnStep, deal_folds, side_for_strangers, sides_of
-from etcpipe.learner import Learner
+from etcpipe.evaluation import evaluate
+from etcpipe.training.held_out import OnStep, deal_folds, side_for_strangers, sides_of
+from etcpipe.training.learner import Learner
 from etcpipe.verdict import UNKNOWN
 
 SCORES = ("msp", "energy", "mahalanobis", "knn")

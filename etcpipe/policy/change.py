@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from etcpipe.layout import VERDICT_CONSTANTS
-from etcpipe.policy import Policy, Rule
+from etcpipe.policy.rules import Policy, Rule
 
 _SHIFT = np.uint64(VERDICT_CONSTANTS["VERDICT_ACTION_SHIFT"])
 _NUMBERS = np.uint64(VERDICT_CONSTANTS["ACTIONS_MAX"] - 1)

@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from etcpipe.checkpoints import Checkpoint
 from etcpipe.dataset import Dataset, Input
 from etcpipe.errors import UsageError
-from etcpipe.fitting import Fitting
 from etcpipe.gpu.views import VIEWS, schema_hash
-from etcpipe.learner import Tell, tell_nobody
-from etcpipe.network_rounds import Quality, Rounds
-from etcpipe.network_steps import LossOf, Rows, Steps, choose_device, repeatable
-from etcpipe.networks import SCORED_AT_ONCE
-from etcpipe.pretrained import Pretrained, digests
+from etcpipe.training.checkpoints import Checkpoint
+from etcpipe.training.fitting import Fitting
+from etcpipe.training.learner import Tell, tell_nobody
+from etcpipe.training.network_rounds import Quality, Rounds
+from etcpipe.training.network_steps import LossOf, Rows, Steps, choose_device, repeatable
+from etcpipe.training.networks import SCORED_AT_ONCE
+from etcpipe.training.pretrained import Pretrained, digests
 from etcpipe.zoo import ARCHS
 from etcpipe.zoo.network import ZooNetwork
 

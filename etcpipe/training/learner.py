@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from etcpipe import trees
 from etcpipe.dataset import STATS, Dataset
 from etcpipe.model_file import Description
+from etcpipe.training import trees
 
 Tell = Callable[[str], None]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from etcpipe.checkpoints import Checkpoint
-from etcpipe.learner import Tell
-from etcpipe.network_steps import LossOf, Rows, Steps
+from etcpipe.training.checkpoints import Checkpoint
+from etcpipe.training.learner import Tell
+from etcpipe.training.network_steps import LossOf, Rows, Steps
 from etcpipe.zoo.network import ZooNetwork
 
 Quality = tuple[float, float]

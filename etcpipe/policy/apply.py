@@ -14,12 +14,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from etcpipe import live_requests
 from etcpipe.errors import DataplaneError, UsageError
 from etcpipe.kernel import checks, journal, links, netns
+from etcpipe.live import requests as live_requests
 from etcpipe.outputs.watch import read_reports
-from etcpipe.policy import Policy
-from etcpipe.policy_tree import LEAVES, Tree, undo_command
+from etcpipe.policy.rules import Policy
+from etcpipe.policy.tree import LEAVES, Tree, undo_command
 
 SUFFIX = ".tree"
 # what tc says of a kind of queue that the kernel lacks; the latter before Linux 4.16

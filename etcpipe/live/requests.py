@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etcpipe import model as models
-from etcpipe import policy as policies
 from etcpipe.errors import DataplaneError, EtcpipeError, UsageError
 from etcpipe.kernel import checks, journal, netns
 from etcpipe.kernel.journal import Lock
+from etcpipe.policy import rules as policies
 
 if TYPE_CHECKING:
-    from etcpipe.live_tap import Live
+    from etcpipe.live.tap import Live
     from etcpipe.model_choice import AnyModel
 
 log = logging.getLogger(__name__)

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from etcpipe import evaluate
 from etcpipe.dataset import Dataset
-from etcpipe.held_out import OnStep, deal_folds, sides_of
-from etcpipe.learner import Learner
-from etcpipe.train_report import rounded
+from etcpipe.evaluation import evaluate
+from etcpipe.training.held_out import OnStep, deal_folds, sides_of
+from etcpipe.training.learner import Learner
+from etcpipe.training.report import rounded
 
 SHOTS = (1, 5, 10, 50)
 DRAWS = 5

@@ -1,26 +1,26 @@
-"""Networks of the zoo as a Learner of etcpipe.train."""
+"""Networks of the zoo as a Learner of etcpipe.training.train."""
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from etcpipe import network_export, networks
-from etcpipe.checkpoints import Checkpoint
 from etcpipe.dataset import Dataset
 from etcpipe.errors import ModelError, UsageError
-from etcpipe.fitting import Fitting
 from etcpipe.gpu.views import VIEWS, schema_hash
-from etcpipe.learner import Learner, Lesson
 from etcpipe.model_file import Description
-from etcpipe.networks import Network
-from etcpipe.pretrained import Pretrained, check_disjoint
-from etcpipe.pretrained import load as load_pretrained
+from etcpipe.training import network_export, networks
+from etcpipe.training.checkpoints import Checkpoint
+from etcpipe.training.fitting import Fitting
+from etcpipe.training.learner import Learner, Lesson
+from etcpipe.training.networks import Network
+from etcpipe.training.pretrained import Pretrained, check_disjoint
+from etcpipe.training.pretrained import load as load_pretrained
 from etcpipe.zoo import ARCHS
 from etcpipe.zoo.network import ZooNetwork
 
 if TYPE_CHECKING:
-    from etcpipe.train import Settings
+    from etcpipe.training.train import Settings
 
 
 # Flows on which what static dispatch drops is counted.

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from etcpipe import evaluate
-from etcpipe.checkpoints import Checkpoint
-from etcpipe.fitting import Fitting
-from etcpipe.learner import Lesson
-from etcpipe.network_rounds import Quality, Rounds
-from etcpipe.network_steps import LossOf, Rows, Steps, choose_device, repeatable
-from etcpipe.trees import class_weights
+from etcpipe.evaluation import evaluate
+from etcpipe.training.checkpoints import Checkpoint
+from etcpipe.training.fitting import Fitting
+from etcpipe.training.learner import Lesson
+from etcpipe.training.network_rounds import Quality, Rounds
+from etcpipe.training.network_steps import LossOf, Rows, Steps, choose_device, repeatable
+from etcpipe.training.trees import class_weights
 from etcpipe.zoo import Arch
 from etcpipe.zoo.network import ZooNetwork
 
@@ -23,7 +23,7 @@ SCORED_AT_ONCE = 256
 
 @dataclass
 class Network:
-    """A fitted network; a Fitted of etcpipe.learner.
+    """A fitted network; a Fitted of etcpipe.training.learner.
 
     Attributes:
         module: on the CPU, not training.

@@ -7,7 +7,7 @@
 
 The first rule that a verdict fulfils counts: without min_probability one that names its label, else
 one whose classes are probable enough together. docs/policy.md explains the actions. A [tree] may
-stand beside the rules: queues for them, see etcpipe/policy_tree.py.
+stand beside the rules: queues for them, see etcpipe/policy/tree.py.
 """
 
 import re
@@ -21,11 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from etcpipe import policy_action, policy_tree, toml_text
+from etcpipe import toml_text
 from etcpipe.errors import UsageError
 from etcpipe.families import LabelNames, names_of
 from etcpipe.layout import ACTION, VERDICT_CONSTANTS
-from etcpipe.policy_tree import Tree
+from etcpipe.policy import action as policy_action
+from etcpipe.policy import tree as policy_tree
+from etcpipe.policy.tree import Tree
 from etcpipe.verdict import UNKNOWN
 
 RULES_MAX = VERDICT_CONSTANTS["ACTIONS_MAX"] - 1

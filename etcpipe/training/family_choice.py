@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from etcpipe import evaluate, families
+from etcpipe import families
 from etcpipe.errors import UsageError
+from etcpipe.evaluation import evaluate
 from etcpipe.families import Members
 from etcpipe.model import is_refused
 from etcpipe.verdict import UNKNOWN

@@ -1,7 +1,7 @@
 """Training: from labelled flows to a model file.
 
 Calibration, the threshold for "unknown" and all reported scores come from flows whose
-captures were held out (etcpipe.held_out); the model that is written is then fitted to all.
+captures were held out (etcpipe.training.held_out); the model that is written is then fitted to all.
 """
 
 import os
@@ -11,18 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from etcpipe import drift, evaluate, family_choice, runtime
-from etcpipe import train_report as report
+from etcpipe import drift, runtime
 from etcpipe.dataset import Dataset, Input
 from etcpipe.errors import ModelError, UnsupportedError, UsageError
+from etcpipe.evaluation import evaluate
 from etcpipe.families import Members
-from etcpipe.fitting import VIEW_TREES, Fitting
 from etcpipe.gpu.inference import Runner, open_runner
 from etcpipe.gpu.views import MASKS, VIEWS, schema_hash
-from etcpipe.held_out import Judged, OnStep, judge
-from etcpipe.learner import Fitted, Learner, TreeLearner, ViewTreeLearner
 from etcpipe.model import calibrated, is_refused
 from etcpipe.model_file import Description
+from etcpipe.training import family_choice, report
+from etcpipe.training.fitting import VIEW_TREES, Fitting
+from etcpipe.training.held_out import Judged, OnStep, judge
+from etcpipe.training.learner import Fitted, Learner, TreeLearner, ViewTreeLearner
 
 FOLDS = 5
 TREES = "lightgbm"
@@ -141,7 +142,7 @@ def learners_of(dataset: Dataset, settings: Settings) -> tuple[Learner, dict[str
             raise UsageError(f"the rows were read under mask {dataset.mask}, not {settings.mask}")
         return ViewTreeLearner(view, settings.seed), {TREES: trees}
     try:
-        from etcpipe.network_learner import learners
+        from etcpipe.training.network_learner import learners
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise

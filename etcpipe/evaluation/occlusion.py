@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from etcpipe import evaluate
+from etcpipe.evaluation import evaluate
 from etcpipe.model import Model
-from etcpipe.train_report import rounded
+from etcpipe.training.report import rounded
 
 # Columns of statistics by what they are made of; the first that matches counts.
 _QUANTITIES = {

@@ -4,7 +4,7 @@ import numpy as np
 
 from etcpipe.cascade.gathered import KernelCascade
 from etcpipe.model_choice import AnyModel
-from etcpipe.policy import Decider, Policy
+from etcpipe.policy.rules import Decider, Policy
 from etcpipe.shares import Shares
 from etcpipe.verdict import VerdictBatch
 

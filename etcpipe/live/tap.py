@@ -24,12 +24,12 @@ from etcpipe.kernel import netns as namespaces
 from etcpipe.kernel.features_source import FeatureRows, FeatureSource
 from etcpipe.kernel.forward import Forward
 from etcpipe.kernel.guard import no_interrupt
-from etcpipe.live_source import TapSource, open_ring
+from etcpipe.live.source import TapSource, open_ring
 from etcpipe.model import Model
 from etcpipe.model_choice import AnyModel, regroup_for
-from etcpipe.policy import Policy, verdict_words
-from etcpipe.policy_change import change
-from etcpipe.policy_live import Acts
+from etcpipe.policy.change import change
+from etcpipe.policy.live import Acts
+from etcpipe.policy.rules import Policy, verdict_words
 from etcpipe.verdict import EVENT_EARLY, VerdictBatch
 
 # How often the loop looks whether the device is still there, in seconds.

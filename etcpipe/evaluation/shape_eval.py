@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from etcpipe import evaluate
 from etcpipe.dataset import Dataset, Input, Recording, read
-from etcpipe.held_out import OnStep, Side, deal_folds, sides_of
-from etcpipe.learner import Learner
+from etcpipe.evaluation import evaluate
 from etcpipe.shaping import Shaper, Shaping, parse
 from etcpipe.shaping.shaper import packets_wanted
-from etcpipe.train_report import rounded
+from etcpipe.training.held_out import OnStep, Side, deal_folds, sides_of
+from etcpipe.training.learner import Learner
+from etcpipe.training.report import rounded
 
 Score = Callable[[Dataset], float]
 

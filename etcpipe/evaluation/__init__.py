@@ -1,0 +1,1 @@
+"""What models are worth: scores, calibration, and what they look at."""

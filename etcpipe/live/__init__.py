@@ -1,0 +1,1 @@
+"""Classification of live traffic: a tap on a device, from attach to detach."""

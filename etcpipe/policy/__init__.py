@@ -1,0 +1,1 @@
+"""Policies: what a verdict does to its flow's packets, by tc."""

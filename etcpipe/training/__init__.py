@@ -1,0 +1,1 @@
+"""Training: from labelled flows to a model file, by trees or networks."""
