@@ -33,14 +33,13 @@ def score(
         capture: (flows,) int, flows of one capture are resampled together, since they
             are not independent.
     """
-    by_capture = _by_capture(label, predicted, capture, classes)
-    confusion = by_capture.sum(axis=0)
-    low, high = np.quantile(_resampled(by_capture, seed), [0.025, 0.975])
+    confusion = confusion_matrix(label, predicted, classes)
+    low, high = interval(resampled_f1(label, predicted, capture, classes, seed))
     return Scores(
         confusion,
         macro_f1(confusion),
-        float(low),
-        float(high),
+        low,
+        high,
         float(np.trace(confusion) / max(confusion.sum(), 1)),
     )
 
@@ -57,22 +56,27 @@ def difference(
 
     Both are resampled together, capture by capture: the interval is of the difference.
     """
-    one, other = (_by_capture(label, said, capture, classes) for said in (first, second))
-    low, high = np.quantile(_resampled(one, seed) - _resampled(other, seed), [0.025, 0.975])
-    return macro_f1(one.sum(axis=0)) - macro_f1(other.sum(axis=0)), float(low), float(high)
+    one, other = (resampled_f1(label, said, capture, classes, seed) for said in (first, second))
+    f1, other_f1 = (macro_f1(confusion_matrix(label, said, classes)) for said in (first, second))
+    return f1 - other_f1, *interval(one - other)
 
 
-def _by_capture(
-    label: np.ndarray, predicted: np.ndarray, capture: np.ndarray, classes: int
+def interval(resampled: np.ndarray) -> tuple[float, float]:
+    """Return the bounds of 95 % of what resampling gave."""
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def resampled_f1(
+    label: np.ndarray, predicted: np.ndarray, capture: np.ndarray, classes: int, seed: int
 ) -> np.ndarray:
-    """Return (captures, classes, classes) int64, a confusion matrix each."""
+    """Return (BOOTSTRAPS,) macro-F1 of captures drawn with replacement.
+
+    The same seed draws the same captures, whatever was predicted.
+    """
     by_capture = np.zeros((int(capture.max()) + 1, classes, classes), np.int64)
     np.add.at(by_capture, (capture, label, predicted), 1)
-    return by_capture[np.unique(capture)]
-
-
-def _resampled(by_capture: np.ndarray, seed: int) -> np.ndarray:
-    """Return (BOOTSTRAPS,) macro-F1 of captures drawn with replacement."""
+    by_capture = by_capture[np.unique(capture)]
     rng = np.random.default_rng(seed)
     chance = np.full(len(by_capture), 1 / len(by_capture))
     drawn = rng.multinomial(len(by_capture), chance, BOOTSTRAPS)

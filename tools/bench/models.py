@@ -8,12 +8,14 @@ capture is on both sides. Every unit (task, model, seed) is kept in the working 
 that an interrupted run goes on where it was. --rows-max bounds the flows that are learnt
 from, drawn by seed; all flows of the test side are judged.
 
-A model NAME:tuned begins with an encoder that was pre-trained, once for all tasks, on the
-bundle's captures that are on no task's test side; NAME:frozen leaves that encoder as it is.
+NAME@20 trains for at most 20 rounds, whatever --rounds says. A model NAME:tuned begins with an
+encoder that was pre-trained, once for all tasks, on the bundle's captures that are on no task's
+test side; NAME:frozen leaves that encoder as it is.
 """
 
 import csv
 import json
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,10 +126,10 @@ def run_unit(options, task: Task, learner: Learner, seed: int) -> dict:
     return {"said": said.tolist(), "fit_s": took, "rounds": fitted.rounds, "learnt": len(chosen)}
 
 
-def learner_of(options, task: Task, arch: str, seed: int) -> Learner:
+def learner_of(options, task: Task, arch: str, seed: int, rounds: int | None) -> Learner:
     """Return what learns: a model, or one that begins with a pre-trained encoder."""
     name, _, start = arch.partition(":")
-    fitting = Fitting(rounds=options.rounds)
+    fitting = Fitting(rounds=rounds)
     settings = train.Settings(datasets.Input(FIRST_N), seed=seed, arch=name, fitting=fitting)
     if not start:
         return train.learners_of(task.dataset, settings)[0]
@@ -146,32 +148,32 @@ def learner_of(options, task: Task, arch: str, seed: int) -> Learner:
 
 def view_of(arch: str) -> str:
     """Return the view that a model learns from."""
-    return "stats" if arch == TREES else ARCHS[arch.partition(":")[0]].view
+    return "stats" if arch == TREES else ARCHS[re.split("[:@]", arch)[0]].view
 
 
 def summarise(task: Task, units: dict[str, list[dict]], against: str) -> dict[str, dict]:
-    """Return macro-F1 over seeds of each model, and its difference to that of one of them.
+    """Return macro-F1 of each model, the mean over its seeds, and its difference to one of them.
 
-    The interval of the difference resamples captures, with the votes of all seeds together.
+    Intervals are of the means: captures are resampled, the same ones for every model and seed.
     """
     label, capture = task.label[task.test], task.dataset.capture[task.test]
-    classes, found = len(task.names), {}
-    said = {arch: [np.array(one["said"]) for one in runs] for arch, runs in units.items()}
-    for arch, runs in said.items():
-        f1 = [evaluate.macro_f1(evaluate.confusion_matrix(label, one, classes)) for one in runs]
-        interval = evaluate.score(label, runs[0], capture, classes, 1)
+    classes, found, resampled = len(task.names), {}, {}
+    for arch, runs in units.items():
+        said = [np.array(one["said"]) for one in runs]
+        f1 = [evaluate.macro_f1(evaluate.confusion_matrix(label, one, classes)) for one in said]
+        draws = [evaluate.resampled_f1(label, one, capture, classes, 1) for one in said]
+        resampled[arch] = np.mean(draws, axis=0)
         found[arch] = {
             "macro_f1": float(np.mean(f1)),
             "deviation": float(np.std(f1)),
-            "interval": [interval.low, interval.high],
+            "interval": evaluate.interval(resampled[arch]),
             "seeds": len(runs),
-            "fit_s": float(np.mean([one["fit_s"] for one in units[arch]])),
+            "fit_s": float(np.mean([one["fit_s"] for one in runs])),
         }
-        if arch != against and against in said:
-            pairs = min(len(runs), len(said[against]))
-            many = [np.concatenate(one[:pairs]) for one in (runs, said[against])]
-            repeated = np.tile(label, pairs), np.tile(capture, pairs)
-            found[arch]["beyond"] = evaluate.difference(repeated[0], *many, repeated[1], classes, 1)
+    for arch in found.keys() - {against} if against in found else ():
+        beyond = found[arch]["macro_f1"] - found[against]["macro_f1"]
+        between = evaluate.interval(resampled[arch] - resampled[against])
+        found[arch]["beyond"] = (beyond, *between)
     return found
 
 
@@ -195,16 +197,18 @@ def main() -> None:
         _add(report, task, summarise(task, units, options.against), options.against)
     report.notes.append(
         f"at most {options.rows_max} flows learnt from, {options.rounds or 'the usual'} rounds; "
-        "the deviation is over seeds, the interval by captures of the first seed"
+        "mean and deviation over seeds; intervals are of the means, by captures"
     )
     report.show(options.json)
 
 
 def _unit(options, task: Task, arch: str, seed: int) -> dict:
-    kept = options.work / f"{task.name}-{arch}-{seed}-{options.rounds}-{options.rows_max}.json"
+    arch, _, own = arch.partition("@")
+    rounds = int(own) if own else options.rounds
+    kept = options.work / f"{task.name}-{arch}-{seed}-{rounds}-{options.rows_max}.json"
     if not kept.exists():
         common.progress(f"{task.name} {arch} seed {seed}")
-        unit = run_unit(options, task, learner_of(options, task, arch, seed), seed)
+        unit = run_unit(options, task, learner_of(options, task, arch, seed, rounds), seed)
         kept.write_text(json.dumps(unit))
     return json.loads(kept.read_text())
 
