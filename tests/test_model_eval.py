@@ -117,6 +117,24 @@ def test_distances_tell_a_class_that_is_far_and_none_that_is_not(monkeypatch, is
     assert set(found["without"]) == {"class0", "class1", "class2"}
 
 
+class Embedding(TreeLearner):
+    """Trees whose fits are said to embed flows: by their statistic a direction and a length."""
+
+    def embed(self, fitted, rows):
+        turned = rows[:, self.columns.index("s_bytes_mean")] / 20_000
+        return np.stack([np.cos(turned), np.sin(turned)], axis=1) * (1 + turned[:, None])
+
+
+def test_what_a_fit_embeds_is_judged_by_distance_too(monkeypatch):
+    monkeypatch.setattr(trees, "TREES_MAX", 5)
+    found = open_set.measure(three_blobs(True), Embedding("strict", 1), "strict", folds=2)
+    areas = found["without"]["class2"]
+    assert areas["embedded_mahalanobis"] == {"area_under_roc": 1.0, "fpr95": 0.0}
+    assert areas["embedded_knn"] == {"area_under_roc": 1.0, "fpr95": 0.0}
+    trees_alone = open_set.measure(three_blobs(True), TreeLearner("strict", 1), "strict", folds=2)
+    assert set(trees_alone["fpr95"]) == {"msp", "energy", "mahalanobis", "knn"}
+
+
 def test_mahalanobis_by_hand():
     """Two classes around 0 and 10 in one column of variance 1, the other column constant."""
     learnt = np.array([[-1, 5], [1, 5], [9, 5], [11, 5]], float)

@@ -9,6 +9,7 @@ pytest.importorskip("torch", reason="networks need etcpipe[torch]")
 import torch
 
 from etcpipe.gpu.views import VIEWS
+from etcpipe.training import networks
 from etcpipe.zoo import ARCHS
 from etcpipe.zoo.layers import Block, MultiHead, SwiGlu
 from etcpipe.zoo.matec import Matec
@@ -91,6 +92,18 @@ def test_an_answer_does_not_depend_on_the_batch(name):
         together, alone = module(rows), torch.cat([module(row[None]) for row in rows])
     assert together.shape == (4, 16)
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NOT_THE_LARGEST)
+def test_what_is_embedded_is_what_the_scores_are_made_of(name):
+    module, rows = ARCHS[name].build(16), rows_of(name)
+    embedded = networks.embed(module, rows.numpy())
+    if name == "knn":
+        assert embedded is None
+        return
+    with torch.inference_mode():
+        scores = module.last_layer()(torch.tensor(embedded))
+    np.testing.assert_allclose(scores, networks.score(module, rows.numpy()), rtol=1e-4, atol=1e-5)
 
 
 def reach(module, tokens):

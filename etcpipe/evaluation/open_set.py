@@ -4,12 +4,14 @@
     energy        log of the sum of exp(scores), higher where any class has a high score
     mahalanobis   minus the distance to the nearest class mean, under a shared covariance
     knn           minus the distance to the tenth nearest flow that was learnt from
+    embedded_...  the last two again, of networks
 
-The last two look at statistics of packets, under the model's mask, each column divided by its
-deviation. In every score more means better known.
+Distances are between statistics of packets, under the model's mask, each column divided by its
+deviation; embedded ones between what the last layer of the network takes, for neighbours at
+length 1. In every score more means better known.
 
 Sources: Hendrycks and Gimpel, ICLR 2017; Liu et al., NeurIPS 2020 (energy); Lee et al.,
-NeurIPS 2018 (Mahalanobis); Sun et al., ICML 2022 (nearest neighbours).
+NeurIPS 2018 (Mahalanobis); Sun et al., ICML 2022 (nearest neighbours, at length 1).
 """
 
 from typing import Any
@@ -23,7 +25,6 @@ from etcpipe.training.held_out import OnStep, deal_folds, side_for_strangers, si
 from etcpipe.training.learner import Learner
 from etcpipe.verdict import UNKNOWN
 
-SCORES = ("msp", "energy", "mahalanobis", "knn")
 NEIGHBOUR = 10
 
 
@@ -65,44 +66,62 @@ def measure(
         seen = side.seen & (dataset.label != i)
         names, label = np.unique(dataset.label[seen], return_inverse=True)
         fitted = learner.fit(rows[seen], label, len(names), f"open-set-without-{i}")
-        judged = [
-            _scores(fitted.scores(rows[flows]), statistics[flows], statistics[seen], label)
-            for flows in (known, strange)
-        ]
-        without[name] = {score: _separation(judged[0][score], judged[1][score]) for score in SCORES}
+        embedded = learner.embed(fitted, rows[seen])
+        judged = []
+        for flows in (known, strange):
+            scores = _by_scores(fitted.scores(rows[flows]))
+            scores |= _by_statistics(statistics[flows], statistics[seen], label)
+            if embedded is not None:
+                scores |= _by_embedding(learner.embed(fitted, rows[flows]), embedded, label)
+            judged.append(scores)
+        without[name] = {
+            score: _separation(of_known, judged[1][score]) for score, of_known in judged[0].items()
+        }
     if not without:
         raise UsageError("no class has flows in the part held out: record more captures")
+    return {**_means(without), "without": without}
+
+
+def _means(without: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
+    found = list(without.values())
     means = {
         figure: {
-            score: round(float(np.mean([one[score][figure] for one in without.values()])), 4)
-            for score in SCORES
+            score: round(float(np.mean([one[score][figure] for one in found])), 4)
+            for score in found[0]
         }
         for figure in ("area_under_roc", "fpr95")
     }
     areas = means["area_under_roc"]
-    return {**means, "best": max(areas, key=lambda name: areas[name]), "without": without}
+    return {**means, "best": max(areas, key=lambda name: areas[name])}
 
 
-def _scores(
-    scores: np.ndarray, rows: np.ndarray, learnt: np.ndarray, label: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Return (flows,) of every score.
-
-    Args:
-        scores: (flows, classes), of the fit.
-        rows: (flows, columns) statistics of the same flows.
-        learnt, label: statistics and classes of the flows that were learnt from.
-    """
+def _by_scores(scores: np.ndarray) -> dict[str, np.ndarray]:
+    """Return (flows,) of what the fit's own (flows, classes) scores say."""
     highest = scores.max(axis=1)
     energy = highest + np.log(np.exp(scores - highest[:, None]).sum(axis=1))
+    return {"msp": np.exp(highest - energy), "energy": energy}
+
+
+def _by_statistics(
+    rows: np.ndarray, learnt: np.ndarray, label: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return (flows,) of both distances of (flows, columns) rows to those learnt from."""
     spread = learnt.std(axis=0)
     spread[spread == 0] = 1
+    rows, learnt = rows / spread, learnt / spread
+    return {"mahalanobis": mahalanobis(rows, learnt, label), "knn": _nearest(rows, learnt)}
+
+
+def _by_embedding(rows: np.ndarray, learnt: np.ndarray, label: np.ndarray) -> dict[str, np.ndarray]:
+    """Return (flows,) of both distances of (flows, width) rows to those learnt from."""
     return {
-        "msp": np.exp(highest - energy),
-        "energy": energy,
-        "mahalanobis": mahalanobis(rows / spread, learnt / spread, label),
-        "knn": _nearest(rows / spread, learnt / spread),
+        "embedded_mahalanobis": mahalanobis(rows, learnt, label),
+        "embedded_knn": _nearest(_at_length_1(rows), _at_length_1(learnt)),
     }
+
+
+def _at_length_1(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(min=1e-12)
 
 
 def mahalanobis(rows: np.ndarray, learnt: np.ndarray, label: np.ndarray) -> np.ndarray:

@@ -97,6 +97,13 @@ class Learner(ABC):
     def facts(self, fitted: Any, rows: np.ndarray) -> dict[str, Any]:
         """Return what the report says of the model that is written, fitted to these rows."""
 
+    def embed(self, fitted: Any, rows: np.ndarray) -> np.ndarray | None:
+        """Return (flows, width) float, what a fit makes of rows before it scores classes.
+
+        None for a kind of model that makes nothing of them.
+        """
+        return None
+
     @abstractmethod
     def export(self, fitted: Any, description: Description) -> bytes:
         """Return the contents of a model file."""

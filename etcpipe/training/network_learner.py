@@ -82,6 +82,11 @@ class NetworkLearner(Learner):
         facts = {"parameters": fitted.parameters(), "trained_on": self._device}
         return facts | fitted.module.facts() | fitted.module.static_facts(rows[:CHECKED_MAX])
 
+    def embed(self, fitted: Network, rows: np.ndarray) -> np.ndarray | None:
+        """Return (flows, width) float64, what the network's last layer takes; None without one."""
+        embedded = networks.embed(fitted.module, rows)
+        return None if embedded is None else embedded.astype(np.float64)
+
     def export(self, fitted: Network, description: Description) -> bytes:
         return network_export.to_onnx(fitted.module, description)
 

@@ -55,6 +55,17 @@ def score(module: ZooNetwork, rows: np.ndarray) -> np.ndarray:
     return torch.cat(parts).numpy()
 
 
+def embed(module: ZooNetwork, rows: np.ndarray) -> np.ndarray | None:
+    """Return (flows, width) float32, what the layer that scores classes takes; None without one."""
+    last = module.last_layer()
+    if last is None:
+        return None
+    parts: list[torch.Tensor] = []
+    with last.register_forward_pre_hook(lambda layer, taken: parts.append(taken[0].float().cpu())):
+        score(module, rows)
+    return torch.cat(parts).numpy()
+
+
 def fit(
     arch: Arch,
     lesson: Lesson,

@@ -27,6 +27,11 @@ class ZooNetwork(nn.Module):
             progress: of the training, 0 to 1.
         """
 
+    def last_layer(self) -> nn.Linear | None:
+        """Return what gives the scores: the linear layer that was made last; None without any."""
+        linear = [one for one in self.modules() if isinstance(one, nn.Linear)]
+        return linear[-1] if linear else None
+
     def learning_rates(self, rate: float) -> list[dict[str, Any]]:
         """Return groups of parameters with the learning rate of each."""
         return [{"params": [one for one in self.parameters() if one.requires_grad], "lr": rate}]
