@@ -71,8 +71,7 @@ def measure(
         for flows in (known, strange):
             scores = _by_scores(fitted.scores(rows[flows]))
             scores |= _by_statistics(statistics[flows], statistics[seen], label)
-            if embedded is not None:
-                scores |= _by_embedding(learner.embed(fitted, rows[flows]), embedded, label)
+            scores |= _by_embedding(learner.embed(fitted, rows[flows]), embedded, label)
             judged.append(scores)
         without[name] = {
             score: _separation(of_known, judged[1][score]) for score, of_known in judged[0].items()
@@ -112,8 +111,12 @@ def _by_statistics(
     return {"mahalanobis": mahalanobis(rows, learnt, label), "knn": _nearest(rows, learnt)}
 
 
-def _by_embedding(rows: np.ndarray, learnt: np.ndarray, label: np.ndarray) -> dict[str, np.ndarray]:
-    """Return (flows,) of both distances of (flows, width) rows to those learnt from."""
+def _by_embedding(
+    rows: np.ndarray | None, learnt: np.ndarray | None, label: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return (flows,) of both distances of (flows, width) rows; nothing where none are made."""
+    if rows is None or learnt is None:
+        return {}
     return {
         "embedded_mahalanobis": mahalanobis(rows, learnt, label),
         "embedded_knn": _nearest(_at_length_1(rows), _at_length_1(learnt)),
