@@ -98,9 +98,21 @@ class Work:
         return judge(flows)
 
 
-def served(process, rate, latency_ms):
+class Unsteady(Work):
+    """A processor on which one batch of twenty takes 1.5 ms more."""
+
+    def __init__(self):
+        super().__init__()
+        self._chance = np.random.default_rng(1)
+
+    def judge(self, flows):
+        self.ns += 1_500_000 * int(self._chance.random() < 0.05)
+        return super().judge(flows)
+
+
+def served(process, rate, latency_ms, work=None):
     """(flows,) ms of queue and inference, and the share of lesser answers: 0.2 s of arrivals."""
-    work, flows = Work(), recorded(400)
+    work, flows = work or Work(), recorded(400)
     ours = [
         replace(one, judge=work.judge, latency_ms=latency_ms, stage=replace(one.stage, packets=n))
         for one, n in zip(stages(), (1, 3), strict=True)
@@ -117,6 +129,27 @@ def served(process, rate, latency_ms):
 def test_answers_come_in_time_whatever_comes(process, rate):
     took_ms, _ = served(process, rate, latency_ms=5)
     assert np.percentile(took_ms, 99) < 5
+
+
+@pytest.mark.parametrize(("process", "rate"), [("poisson", 45_000), ("bursty", 30_000)])
+def test_answers_come_in_time_on_a_processor_that_is_not_steady(process, rate):
+    took_ms, _ = served(process, rate, latency_ms=5, work=Unsteady())
+    assert np.percentile(took_ms, 99) < 5
+
+
+def test_late_rows_shorten_turns_and_others_lengthen_them_again():
+    made = budget(5)
+    planned = made.planned_ns
+    for took_ns in (2_000_000, 4_000_000):  # at most 6 ms for a row: half of them waited above 5
+        made.judged(100)
+        made.turned(took_ns)
+    assert made.planned_ns == pytest.approx(
+        planned * np.exp(-0.004 * 100 * (0.5 - 0.0025)), rel=0.01
+    )
+    for _ in range(2000):
+        made.judged(100)
+        made.turned(2_000_000)
+    assert made.planned_ns == planned == 0.9 * 2_500_000
 
 
 def test_nobody_is_turned_away_while_there_is_time():

@@ -87,6 +87,7 @@ class Runtime:
         self._spent_ns = 0  # of this turn so far
         self._placing_ns = 0  # processor time of placing rows that no batch has accounted for
         self._tell_early = early
+        self._finished: list[tuple[np.ndarray, int | None]] = []  # places, and why if not judged
         self._verdicts: list[VerdictBatch] = []
         self._left: list[np.ndarray] = []
         self._counters = dict.fromkeys(COUNTERS, 0)
@@ -138,6 +139,7 @@ class Runtime:
         if depth is not None and (depth[1:] < depth[:-1]).any():
             places = places[np.argsort(depth, kind="stable")]  # a flow's rows in their order
         self._place(places, now_ns)
+        self._tell(now_ns)  # before others are put there
         took_ns = self._clock() - began_ns
         self._placing_ns += took_ns
         self._spent_ns += took_ns
@@ -162,6 +164,7 @@ class Runtime:
             self._collect(now_ns)
             self._take_up(now_ns)
             has_begun = True
+        self._tell(now_ns)
         if has_begun:
             took_ns = self._spent_ns + self._clock() - began_ns
             self._turn_ns += (took_ns - self._turn_ns) // TURNS_REMEMBERED
@@ -207,7 +210,7 @@ class Runtime:
         if len(placed.aside):
             self._parked.append(placed.aside)
         self._count("CASCADE_SKIPPED", placed.skipped)
-        self._finish(placed.refused, "CASCADE_UNJUDGED", now_ns)
+        self._finish(placed.refused, "CASCADE_UNJUDGED")
         for stage, is_over, rows in placed.queued:
             self._enqueue(stage, rows, now_ns, due_ns, is_over)
 
@@ -237,7 +240,7 @@ class Runtime:
             return places
         is_full = queue.room <= np.count_nonzero(taken)
         why = "CASCADE_QUEUE_FULL" if is_full else "CASCADE_HELD"
-        self._finish(places[~taken], why, now_ns)
+        self._finish(places[~taken], why)
         return places[taken]
 
     def _room(self, stage: int) -> int:
@@ -292,43 +295,40 @@ class Runtime:
         sure = None if is_last else self._decide[job.stage](answers.label, answers.probability)
         answered = self._steps.answer(job.rows.places, job.stage, answers, sure)
         if len(answered.told):
-            self._emit(answered.told, now_ns, EVENT_EARLY, batch=job.rows.flows)
+            self._emit(answered.told, now_ns, EVENT_EARLY)
             self._count("CASCADE_EARLY", len(answered.told))
         why = "CASCADE_LAST" if is_last else "CASCADE_SURE"
-        self._finish(answered.sure, why, now_ns, job.rows.flows)
+        self._finish(answered.sure, why)
         if len(answered.at_once):
             self._enqueue(job.stage + 1, answered.at_once, now_ns, job.rows.due_ns)
 
-    def _finish(
-        self, places: np.ndarray, why: str, now_ns: int, batch: FlowBatch | None = None
-    ) -> None:
-        """Make the verdicts on flows: they are answered.
-
-        Args:
-            batch: their rows, perhaps with others.
-        """
+    def _finish(self, places: np.ndarray, why: str) -> None:
+        """End flows with the answers that they have; _tell() makes the verdicts."""
         if not len(places):
             return
-        is_degraded = why not in ("CASCADE_SURE", "CASCADE_LAST")
-        source = SOURCE_DEGRADED if is_degraded else None
-        said = self._emit(places, now_ns, EVENT_VERDICT, source, batch)
+        is_judged = why in ("CASCADE_SURE", "CASCADE_LAST")
+        self._finished.append((places, None if is_judged else SOURCE_DEGRADED))
         self._count(why, len(places))
-        if self._tell_early:
-            self._count("CASCADE_REVISED", int((said["event"] == EVENT_REVISED).sum()))
         self._left.append(self._steps.leave(places))
 
+    def _tell(self, now_ns: int) -> None:
+        """Make the verdicts on flows that ended since: their rows are still in their places."""
+        finished, self._finished = self._finished, []
+        for source in (None, SOURCE_DEGRADED):
+            parts = [places for places, why in finished if why == source]
+            if not parts:
+                continue
+            places = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            said = self._emit(places, now_ns, EVENT_VERDICT, source)
+            if self._tell_early:
+                self._count("CASCADE_REVISED", int((said["event"] == EVENT_REVISED).sum()))
+
     def _emit(
-        self,
-        places: np.ndarray,
-        now_ns: int,
-        event: int,
-        source: int | None = None,
-        batch: FlowBatch | None = None,
+        self, places: np.ndarray, now_ns: int, event: int, source: int | None = None
     ) -> np.ndarray:
         """Make verdicts on rows, see Steps.verdicts(), and return what they say."""
-        whole = batch is not None and len(batch) == len(places)
-        flows = batch if batch is not None and whole else self._rows.flows(places)
         said = self._steps.verdicts(places, now_ns, event, source)
+        flows = self._rows.flows(places)
         self._verdicts.append(verdicts_of(flows, said, self._wording, self._records))
         return said
 

@@ -3,13 +3,16 @@
 A row comes in the middle of a turn, waits for its end, and is answered at the end of the next
 one: no turn may take longer than half of that time. What a turn takes is known from those before
 it, with all that is done to place, judge and answer its rows: a part for each of its batches, and
-one for each row.
+one for each row. Some turns take longer than that says. How long turns are planned follows from
+how many rows were late for it: one of four hundred may be.
 """
 
-from math import inf
+from math import exp, inf
 
-# Of the time that a row may wait for two turns, what they are planned to take.
-TURNS_SHARE = 0.9
+# Of the time that a row may wait for two turns, what they are planned to take: at most, and least.
+TURNS_SHARE, TURNS_SHARE_LEAST = 0.9, 0.3
+# Rows that may be late, and what one of them takes off that share.
+LATE_MOST, LATE_STEP = 0.0025, 0.004
 # The line is through the last two hundred turns or so: what single small ones take says little.
 TURNS_REMEMBERED = 200
 # No line is seen in batches of next to the same size.
@@ -56,11 +59,17 @@ class TurnBudget:
 
     def __init__(self, latency_ms: float, stages: int) -> None:
         """Make one for turns that have a batch of each stage."""
-        self._most_ns = TURNS_SHARE * latency_ms * 1e6 / 2
+        self._latency_ns, self._share = latency_ms * 1e6, TURNS_SHARE
+        self._before_ns = 0.0  # what the turn before took
         self._stages = stages
         self._cost = BatchCost()
         self._judged = self._batches = 0  # in this turn so far
         self._is_first = True
+
+    @property
+    def planned_ns(self) -> float:
+        """What a turn may take."""
+        return self._share * self._latency_ns / 2
 
     @property
     def rows(self) -> float:
@@ -72,7 +81,7 @@ class TurnBudget:
         if not self._cost.row_ns:
             return inf
         fixed_ns = self._stages * self._cost.fixed_ns
-        left_ns = max(self._most_ns, 2 * fixed_ns) - fixed_ns
+        left_ns = max(self.planned_ns, 2 * fixed_ns) - fixed_ns
         return max(left_ns / self._cost.row_ns, ROWS_LEAST)
 
     def judged(self, rows: int) -> None:
@@ -84,8 +93,20 @@ class TurnBudget:
         """Count the turn that ends here; the first one, which makes what others use, does not."""
         if self._batches and not self._is_first:
             self._cost.add(self._judged / self._batches, took_ns / self._batches)
+            self._plan(took_ns)
         self._is_first &= not self._batches
         self._judged = self._batches = 0
+
+    def _plan(self, took_ns: int) -> None:
+        """Plan shorter turns if rows were late, longer ones if none were.
+
+        Rows came at any time of the turn before, and were answered at the end of this one.
+        """
+        over_ns = self._before_ns + took_ns - self._latency_ns
+        late = min(max(over_ns / self._before_ns, 0.0), 1.0) if self._before_ns else 0.0
+        step = LATE_STEP * self._judged * (LATE_MOST - late)
+        self._share = min(max(self._share * exp(step), TURNS_SHARE_LEAST), TURNS_SHARE)
+        self._before_ns = took_ns
 
     def room(self, waiting: int, room: int) -> int:
         """Return how many more rows may come.
