@@ -153,6 +153,7 @@ def import_for_training(*names: str) -> list[ModuleType]:
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("etcpipe"):
             raise
+        extra = "tune" if error.name == "optuna" else "train"
         raise UnsupportedError(
-            f"training needs {error.name}: {runtime.remedy_for('train')}"
+            f"this needs {error.name}, which is not installed: {runtime.remedy_for(extra)}"
         ) from error

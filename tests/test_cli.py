@@ -255,6 +255,13 @@ def test_full_disk_on_standard_output_is_one_line():
     assert (done.returncode, done.stderr) == (1, "etcpipe: No space left on device\n")
 
 
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch, capfd):
+    monkeypatch.delitem(sys.modules, "etcpipe.tune.study", raising=False)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert command.run(["tune", "tests/data/lab", "-o", "nowhere"]) == 5
+    assert "etcpipe[tune]" in capfd.readouterr().err
+
+
 def test_doctor_finds_each_thing_once():
     done = run("-j", "doctor")
     assert done.returncode in (0, 4, 5)
