@@ -11,7 +11,7 @@ from etcpipe.cli.reading import TASK_OPTION, import_for_training, input_options,
 from etcpipe.cli.splitting import split_options
 
 EXIT_DEGRADED = 3
-VIEWS = ("raw", "raw1500", "packet", "image", "tok")
+VIEWS = ("raw", "raw1500", "packet", "image", "tok", "bits")
 
 
 @click.group(cls=Group, short_help="Build datasets of labelled captures, and look them over.")

@@ -1,6 +1,6 @@
 """The CUDA source as one folder, which nvcc, NVRTC and a host compiler read alike.
 
-The packet parser, the tracker's rules, masks, columns and tokens are not written again: the
+The packet parser, the tracker's rules, masks, columns, tokens and bits are not written again: the
 kernel's and the native extension's C files are taken as they are, with the three changes
 that make C device code in C++.
 """
@@ -24,6 +24,7 @@ SHARED = (
     "feature_lanes.c",
     "feature_rows.c",
     "tokens.c",
+    "bits.c",
     "regroup_counters.h",
 )
 OWN = (

@@ -9,7 +9,7 @@ from etcpipe.errors import ModelError
 from etcpipe.gpu.inference import infer_on_host
 
 # Names of ONNX tensor types that models of ours take.
-DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int8)": "int8"}
 
 _ERRORS_ONLY = 3
 onnxruntime.set_default_logger_severity(_ERRORS_ONLY)

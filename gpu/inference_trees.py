@@ -47,7 +47,7 @@ class TreesRunner:
             raise ValueError("trees that are not judged in C") from error
         self.metadata = graph.metadata
         self.input_shape: tuple[int | str | None, ...] = graph.input_shape
-        self.input_dtype = "float32"
+        self.input_dtype = graph.input_dtype
 
     def infer(self, rows: np.ndarray) -> np.ndarray:
         rows = np.ascontiguousarray(rows)

@@ -13,7 +13,7 @@ MODEL_GRAPH, MODEL_METADATA = 7, 14
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 1, 5, 11, 12
 METADATA_KEY, METADATA_VALUE = 1, 2
 VALUE_TYPE, TYPE_TENSOR, TENSOR_ELEMENT, TENSOR_SHAPE, SIZE_VALUE = 2, 1, 1, 2, 1
-FLOAT = 1
+ELEMENTS = {1: "float32", 2: "uint8", 3: "int8"}
 NODE_OPERATOR, NODE_ATTRIBUTE = 4, 5
 ATTRIBUTE_NAME = 1
 ATTRIBUTE_FLOATS, ATTRIBUTE_INTS, ATTRIBUTE_STRINGS = 7, 8, 9
@@ -34,7 +34,8 @@ class Ensemble(NamedTuple):
         attributes: of the trees, by name.
         constants: tensors of int64 by name.
         metadata: what the file says beside the graph, by key.
-        input_shape: of one row, which is of float32.
+        input_shape: of one row.
+        input_dtype: as NumPy names it.
     """
 
     operators: tuple[str, ...]
@@ -42,6 +43,7 @@ class Ensemble(NamedTuple):
     constants: dict[str, np.ndarray]
     metadata: dict[str, str]
     input_shape: tuple[int, ...]
+    input_dtype: str
 
 
 def read(contents: bytes) -> Ensemble:
@@ -72,16 +74,17 @@ def read(contents: bytes) -> Ensemble:
     inputs, outputs = ([v for n, v in graph if n == one] for one in (GRAPH_INPUT, GRAPH_OUTPUT))
     if len(inputs) != 1 or len(outputs) != 1:
         raise ValueError(f"{len(inputs)} inputs and {len(outputs)} outputs")
-    return Ensemble(tuple(operators), attributes, constants, metadata, _row_shape(inputs[0]))
+    return Ensemble(tuple(operators), attributes, constants, metadata, *_row_of(inputs[0]))
 
 
-def _row_shape(value: bytes) -> tuple[int, ...]:
-    """Return the shape of one row of an input, of which the first size counts the rows."""
+def _row_of(value: bytes) -> tuple[tuple[int, ...], str]:
+    """Return shape and dtype of one row of an input, of which the first size counts the rows."""
     tensor = _first(_first(value, VALUE_TYPE), TYPE_TENSOR)
-    if (TENSOR_ELEMENT, FLOAT) not in _fields(tensor):
-        raise ValueError("takes no float32")
+    kind = next((one for number, one in _fields(tensor) if number == TENSOR_ELEMENT), 0)
+    if kind not in ELEMENTS:
+        raise ValueError(f"takes none of {', '.join(ELEMENTS.values())}")
     sizes = [dict(_fields(size)) for _, size in _fields(_first(tensor, TENSOR_SHAPE))]
-    return tuple(int(size[SIZE_VALUE]) for size in sizes[1:])
+    return tuple(int(size[SIZE_VALUE]) for size in sizes[1:]), ELEMENTS[kind]
 
 
 def _attribute(message: bytes) -> Attribute:

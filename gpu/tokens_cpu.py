@@ -64,10 +64,10 @@ def _tokens(
         raw: (packets, RAW_LEN) uint8 from the IP header on, kept of them valid.
         headers: (packets,) bytes from the IP header to the payload.
     """
-    is_ipv6 = raw[:, 0] >> 4 == 6
     source = np.full((len(raw), TOKENS), _NOWHERE)
-    source[:, IP:TRANSPORT] = np.where(is_ipv6[:, None], _ipv6_places(), np.arange(TRANSPORT))
-    transport = np.where(is_ipv6, _behind_extensions(raw, kept), (raw[:, 0] & 0x0F) * 4)
+    places = np.where(is_ipv6(raw)[:, None], _ipv6_places(), np.arange(TRANSPORT))
+    source[:, IP:TRANSPORT] = places
+    transport = transport_at(raw, kept)
     is_tcp, is_udp = protocol == TCP, protocol == UDP
     source[is_tcp, TRANSPORT:PAYLOAD] = transport[is_tcp, None] + np.arange(20)
     udp = (headers - _UDP_HEADER)[is_udp, None]
@@ -89,6 +89,20 @@ def _ipv6_places() -> np.ndarray:
     places = np.full(TRANSPORT, _NOWHERE)
     places[[0, 1, 4, 5, 8]] = [0, 1, 2, 3, 7]  # version, class, flow label for the id, hop limit
     return places
+
+
+def is_ipv6(raw: np.ndarray) -> np.ndarray:
+    """Return (packets,) bool, of bytes from the IP header on."""
+    return raw[:, 0] >> 4 == 6
+
+
+def transport_at(raw: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Return (packets,) where the transport header begins, if there is one.
+
+    Args:
+        raw: (packets, ...) uint8 from the IP header on, kept of them valid.
+    """
+    return np.where(is_ipv6(raw), _behind_extensions(raw, kept), (raw[:, 0] & 0x0F) * 4)
 
 
 def _behind_extensions(raw: np.ndarray, kept: np.ndarray) -> np.ndarray:

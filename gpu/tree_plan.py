@@ -64,8 +64,9 @@ class Plan:
             base[:] = given["base_values"]
         self._arrays = picked.astype(np.uint32), branches, leaves, weights, nodes.sizes, base
         addresses = (array.ctypes.data for array in self._arrays)
+        kind = CONSTANTS[f"TREES_{ensemble.input_dtype.upper()}"]
         sizes = len(picked), len(nodes.sizes), self.classes
-        self._record = np.array((*addresses, *sizes, 0), PLAN)
+        self._record = np.array((*addresses, *sizes, kind), PLAN)
         self.address = self._record.ctypes.data
 
 
@@ -130,6 +131,7 @@ def _leaves(given: dict[str, Any], nodes: _Nodes) -> tuple[np.ndarray, np.ndarra
 def _check(ensemble: onnx_trees.Ensemble) -> None:
     given: dict[str, Any] = ensemble.attributes
     _require(list(ensemble.operators) in _OPERATORS)
+    _require(ensemble.input_dtype == "float32" or "Cast" in ensemble.operators)
     _require({*given["nodes_modes"]} <= {b"LEAF", b"BRANCH_LEQ"})
     _require(given.get("aggregate_function", b"SUM") == b"SUM")
     _require(given.get("post_transform", b"NONE") == b"NONE")

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * The model inputs from rows as regroup_gather() wrote them: gpu/views.py declares them,
- * gpu/views_cpu.py and features_cpu.py are the definitions. Columns and tokens are computed by
+ * gpu/views_cpu.py and features_cpu.py are the definitions. Columns, tokens and bits are computed by
  * the C of the native extension. Products and sums are rounded each by itself, so that the same
  * bits come out.
  */
@@ -15,6 +15,7 @@
 #define LANE ((int)lane_id())
 #define LANES WARP
 #include "tokens.c"
+#include "bits.c"
 
 #define IMAGE_HEADER 80
 
@@ -146,25 +147,40 @@ KERNEL(256) view_image(const struct view_input *input, const struct view_output 
 	}
 }
 
-/* A warp a flow: the fields of its packets in fixed places. */
-KERNEL(256) view_tok(const struct view_input *input, const struct view_output *output)
+static inline __device__ struct kept_flows kept_of(const struct view_input *input)
 {
-	const struct token_flows flows = {
+	const struct kept_flows flows = {
 		(const struct flow_key *)input->key,
 		(const struct packet_fields *)input->packets,
 		(const __u8 *)input->raw,
-		(float *)output->rows,
 		input->first_n,
 		input->raw_len,
 		input->depth,
 	};
 
+	return flows;
+}
+
+/* A warp a flow: the fields of its packets in fixed places. */
+KERNEL(256) view_tok(const struct view_input *input, const struct view_output *output)
+{
+	const struct kept_flows flows = kept_of(input);
+
 	for (__u64 flow = grid_warp(); flow < input->flows; flow += grid_warps()) {
 		float *gap = (float *)output->rows + flow * TOK_PACKETS * TOK_ROW + TOK_GAP;
 		double gaps_us[TOK_PACKETS];
 
-		tokens_of_flow(&flows, flow, gaps_us);
+		tokens_of_flow(&flows, flow, (float *)output->rows, gaps_us);
 		if (lane_id() < TOK_PACKETS)
 			gap[lane_id() * TOK_ROW] = gap_number(gaps_us[lane_id()]);
 	}
+}
+
+/* A warp a flow: the bits of its packets' headers. */
+KERNEL(256) view_bits(const struct view_input *input, const struct view_output *output)
+{
+	const struct kept_flows flows = kept_of(input);
+
+	for (__u64 flow = grid_warp(); flow < input->flows; flow += grid_warps())
+		bits_of_flow(&flows, flow, (int8_t *)output->rows);
 }

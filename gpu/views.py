@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 
 from etcpipe.batch import FlowBatch
-from etcpipe.gpu import tokens
+from etcpipe.gpu import bits, tokens
 from etcpipe.gpu.features import FEATURE_COLUMNS, MISSING, STATS_COLUMNS, Column
 
 # Fields that a mask hides; the bytes of the raw view follow the same masks (gpu/mask.py).
@@ -158,6 +158,15 @@ VIEWS: dict[str, View] = {
             packets=tokens.PACKETS,
             raw_len=tokens.RAW_LEN,
         ),
+        View(
+            "bits",
+            "bits of the headers of the first 10 packets as nPrint lays them out (gpu/bits.py)",
+            "int8",
+            (bits.PACKETS, 8 * bits.BYTES),
+            tuple(Column(*texts) for texts in bits.column_texts()),
+            packets=bits.PACKETS,
+            raw_len=bits.RAW_LEN,
+        ),
     )
 }
 
@@ -178,7 +187,7 @@ def compute(
     Raises:
         ValueError: depth below 1, an unknown column, or flows without the bytes that it shows.
     """
-    from etcpipe.gpu import features_native, tokens_native, views_cpu
+    from etcpipe.gpu import bits_native, features_native, tokens_native, views_cpu
 
     if depth < 1:
         raise ValueError(f"depth is {depth}, a view needs at least one packet")
@@ -190,6 +199,8 @@ def compute(
         return views_cpu.image(flows, depth)
     if view.name == "tok":
         return tokens_native.tok(flows, depth)
+    if view.name == "bits":
+        return bits_native.bits(flows, depth)
     return views_cpu.raw(view, flows, depth)
 
 

@@ -28,6 +28,7 @@ KERNELS = {
     "packet": "view_raw",
     "image": "view_image",
     "tok": "view_tok",
+    "bits": "view_bits",
 }
 INPUTS = ("key", "initiator", "packets", "raw")
 

@@ -9,6 +9,7 @@
 #define ETCPIPE_WIRE_CUH
 
 #ifdef __CUDACC_RTC__
+typedef signed char int8_t;
 typedef unsigned char uint8_t;
 typedef unsigned short uint16_t;
 typedef unsigned int uint32_t;

@@ -10,7 +10,7 @@ from test_regroup_agree import random_packets
 from test_tokens import random_flows
 
 from etcpipe.batch import FlowBatch, concatenate
-from etcpipe.gpu import features_cpu, tokens_cpu, views_cpu
+from etcpipe.gpu import bits_cpu, features_cpu, tokens_cpu, views_cpu
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.gpu.tokens import META, TOKENS
 from etcpipe.gpu.views import MASKS, VIEWS, compute
@@ -94,6 +94,15 @@ def test_tok(on, ranks, depth):
 
 
 @pytest.mark.parametrize("on", ON)
+@pytest.mark.parametrize("depth", [1, 3, 12])
+@pytest.mark.parametrize("ranks", [1, 4, 12])
+def test_bits(on, ranks, depth):
+    flows = random_flows(200, np.random.default_rng(ranks * 100 + depth), ranks)
+    got = on_device(on, "bits", flows, depth)
+    assert np.array_equal(got, bits_cpu.bits(flows, depth))
+
+
+@pytest.mark.parametrize("on", ON)
 def test_images_of_any_bytes(on):
     flows = random_flows(200, np.random.default_rng(5), raw_len=370)
     # headers no longer than packets, as regrouping makes them
@@ -148,6 +157,6 @@ def test_what_does_not_fit_is_refused():
         on_device("shim", "stats", flows, 0)
     with pytest.raises(ValueError, match="no_such"):
         on_device("shim", "stats", flows, 1, ["no_such"])
-    for name, needs in (("raw", 1000), ("image", 360), ("tok", 144)):
+    for name, needs in (("raw", 1000), ("image", 360), ("tok", 144), ("bits", 144)):
         with pytest.raises(ValueError, match=f"{name} needs {needs}"):
             on_device("shim", name, flows, 1)

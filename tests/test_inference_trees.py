@@ -28,6 +28,7 @@ from etcpipe.training import trees as training
 LAB = sorted((Path(__file__).parent / "data/lab").glob("*.pcap"))
 COLUMNS = ("s_bytes_mean", "d_bytes_mean", "s_pkt_cnt", "s_bytes_max")
 N = 4
+RAW_LEN = VIEWS["image"].raw_len
 
 
 def description(view="stats", classes=3, **changes) -> Description:
@@ -44,15 +45,15 @@ def description(view="stats", classes=3, **changes) -> Description:
 
 
 def flows_at_random(n: int, seed: int = 0) -> FlowBatch:
-    """Flows of no to N packets, with bytes that tok looks at."""
+    """Flows of no to N packets, with their bytes."""
     rng = np.random.default_rng(seed)
-    flows = rows_of(n, N, 144)
+    flows = rows_of(n, N, RAW_LEN)
     packets, there = flows.packets, np.arange(N) < rng.integers(0, N + 1, n)[:, None]
     packets["present"] = there
     packets["ip_len"] = np.where(there, rng.integers(40, 1500, (n, N)), 0)
     packets["direction"] = rng.integers(0, 2, (n, N)) * there
     packets["timestamp_ns"] = np.cumsum(rng.integers(1, 10**9, (n, N)), axis=1) * there
-    packets["raw_len"] = np.where(there, 144, 0)
+    packets["raw_len"] = np.where(there, RAW_LEN, 0)
     flows.raw[:] = rng.integers(0, 256, flows.raw.shape) * there[:, :, None]
     flows.raw[:, :, 0] = np.where(there, 0x45, 0)
     flows.key["protocol"] = 6
@@ -119,7 +120,7 @@ def assert_agree(model: Model, in_c: Model, flows: FlowBatch) -> None:
     assert in_c.infer(rows) == pytest.approx(model.infer(rows), abs=2e-6)
 
 
-@pytest.mark.parametrize("view", ["stats", "tok"])
+@pytest.mark.parametrize("view", ["stats", "tok", "bits", "image"])
 @pytest.mark.parametrize(("classes", "rounds"), [(2, 1), (3, 20), (21, 6)])
 def test_labels_are_those_of_onnx_runtime(tmp_path, view, classes, rounds):
     about = description(view, classes)

@@ -18,7 +18,7 @@ from etcpipe.dataset import STATS, Input
 pytest.importorskip("lightgbm", reason="training needs etcpipe[train]")
 from etcpipe.training import trees
 
-VIEWS = ("raw", "image", "tok", "packet")
+VIEWS = ("raw", "image", "tok", "packet", "bits")
 FLOWS, PAIRS = 20, 2
 DAY_NS = 86_400 * 10**9
 

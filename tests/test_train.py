@@ -236,6 +236,7 @@ def test_folder_without_labels_is_refused(tmp_path):
     "arch, shape",
     [
         ("lightgbm_tok", (10, 72)),
+        pytest.param("lightgbm_bits", (10, 1536), marks=pytest.mark.exhaustive),
         pytest.param("lightgbm_packet", (1, 1500), marks=pytest.mark.exhaustive),
     ],
 )

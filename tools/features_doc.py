@@ -3,6 +3,8 @@
 .venv/bin/python tools/features_doc.py > docs/features.md
 """
 
+from itertools import groupby
+
 from etcpipe.gpu.features_states import STATES
 from etcpipe.gpu.views import MASKS, MISSING, VIEWS, Column, View
 
@@ -33,6 +35,20 @@ What a model may not see. The bytes of `raw` follow the same masks by parsed fie
 {masks}
 """
 
+# What a view's summary cannot say.
+NOTES = {
+    "bits": """A part stands at its greatest length; a column is a bit, highest first: 0, 1, or -1
+where the packet has no such header, option or byte. `nprint -4 -6 -t -u -p 24` has these
+columns by these names. Other than nPrint:
+
+- bytes are masked as those of `raw`: what `strict` makes zero in a header (addresses, ports,
+  sequence numbers, IP id, TTL, TOS, window, checksums, values of options) is zeros, and hidden
+  payload is ones;
+- a row has the first ten packets that count beside each other; one that never came is all -1;
+- TCP and UDP stand in their places behind extension headers of IPv6, which have no columns;
+- there is no ICMP, as it makes no flows here; what a capture cut off is -1.""",
+}
+
 KEPT = """Whoever computes columns keeps the states that they name, and those that these build on:
 no others. Fields are those of `struct packet_fields` (`bpf/etcpipe.h`). All are whole numbers;
 what is a mean, a deviation, a share or an entropy is finished from them afterwards.
@@ -56,6 +72,7 @@ def section(view: View) -> str:
     """Return the part of the page about one view."""
     shape = " x ".join(map(str, view.shape))
     lines = ["", f"## {view.name}: {shape} {view.dtype}", "", _sentence(view.summary)]
+    lines += ["", NOTES[view.name]] if view.name in NOTES else []
     if view.name == "features":
         columns = view.columns[len(VIEWS["stats"].columns) :]
         lines += ["", f"The {len(VIEWS['stats'].columns)} columns of `stats`, then:"]
@@ -65,13 +82,21 @@ def section(view: View) -> str:
         has_states = "kept of a flow | " if view.is_choice else ""
         lines += ["", f"| column | unit | what it is | {has_states}hidden with |"]
         lines += ["| --- | --- | --- | --- |" + " --- |" * view.is_choice]
-        lines += [_row(one, view.is_choice) for one in columns]
+        lines += [_row(alike, view.is_choice) for alike in _alike(columns)]
     return "\n".join([*lines, ""])
 
 
-def _row(column: Column, has_states: bool) -> str:
+def _alike(columns: tuple[Column, ...]) -> list[list[Column]]:
+    """Return columns in their order, those together of which the same is said."""
+    return [list(group) for _, group in groupby(columns, lambda one: (one.unit, one.formula))]
+
+
+def _row(alike: list[Column], has_states: bool) -> str:
+    """Return the line of a column, or of several of which the same is said."""
+    column = alike[0]
+    name = f"`{column.name}`" if len(alike) == 1 else f"`{column.name}` to `{alike[-1].name}`"
     states = " ".join(f"`{name}`" for name in column.needs) + " | " if has_states else ""
-    return f"| `{column.name}` | {column.unit} | {column.formula} | {states}{column.field} |"
+    return f"| {name} | {column.unit} | {column.formula} | {states}{column.field} |"
 
 
 def states() -> str:

@@ -12,7 +12,7 @@ PyMODINIT_FUNC PyInit__native(void)
 {
 	PyMethodDef *tables[] = { xsk_methods, pcap_methods, tracker_methods, regroup_methods,
 				  filter_methods, ringbuf_methods, heads_methods, gather_methods,
-				  feature_methods, token_methods, tree_methods,
+				  feature_methods, packet_view_methods, tree_methods,
 				  cascade_methods, cascade_rows_methods,
 				  cascade_verdict_methods, address_methods };
 	PyObject *native = PyModule_Create(&module);

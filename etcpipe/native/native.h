@@ -26,7 +26,7 @@ extern PyMethodDef ringbuf_methods[];
 extern PyMethodDef heads_methods[];
 extern PyMethodDef feature_methods[];
 extern PyMethodDef gather_methods[];
-extern PyMethodDef token_methods[];
+extern PyMethodDef packet_view_methods[];
 extern PyMethodDef tree_methods[];
 extern PyMethodDef address_methods[];
 extern PyMethodDef cascade_methods[];

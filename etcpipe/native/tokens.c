@@ -1,54 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tokens.h"
 
-#include <netinet/in.h>
-#include <stdbool.h>
-#include <stddef.h>
-
 #define TRANSPORT 20
 #define PAYLOAD 40
 #define TOK_RAW_LEN 144		/* 60 + 60 + TOK_BYTES - PAYLOAD */
 #define NO_BYTE 256.0f
-#define UDP_HEADER 8
-#define EXTENSIONS_MAX 6
-
-/* On a GPU the lanes of a warp take the same way and share the bytes. */
-#ifndef LANES
-#define LANE 0
-#define LANES 1
-#endif
-
-/* A packet's bytes from the IP header on, of which `kept` are there. */
-struct kept_bytes {
-	const uint8_t *raw;
-	int kept;
-};
-
-static bool is_extension(uint8_t kind)
-{
-	return kind == IPPROTO_HOPOPTS || kind == IPPROTO_ROUTING || kind == IPPROTO_FRAGMENT ||
-	       kind == IPPROTO_AH || kind == IPPROTO_DSTOPTS;
-}
-
-/* Where what follows the extension headers of IPv6 begins. */
-static int behind_extensions(const struct kept_bytes *bytes)
-{
-	const uint8_t *raw = bytes->raw;
-	uint8_t kind = raw[6];
-	int at = 40, i, size;
-
-	for (i = 0; i < EXTENSIONS_MAX && is_extension(kind) && at + 2 <= bytes->kept; i++) {
-		if (kind == IPPROTO_FRAGMENT)
-			size = 8;
-		else if (kind == IPPROTO_AH)
-			size = (raw[at + 1] + 2) * 4;
-		else
-			size = (raw[at + 1] + 1) * 8;
-		kind = raw[at];
-		at += size;
-	}
-	return at;
-}
 
 /* Write tokens @first .. @end - 1 from the bytes at @source on, as far as these are there. */
 static inline void put_bytes(float *row, int first, int end, const struct kept_bytes *bytes,
@@ -71,9 +27,9 @@ static inline void put_none(float *row, int first, int end)
 }
 
 /* All but tokens 2, 3 and 9, which packet_fields have. */
-static inline void put_ip_header(float *row, const struct kept_bytes *bytes, bool is_ipv6)
+static inline void put_ip_header(float *row, const struct kept_bytes *bytes)
 {
-	if (is_ipv6) {
+	if (is_ipv6(bytes)) {
 		put_bytes(row, 0, 2, bytes, 0);		/* version, class */
 		put_bytes(row, 4, 6, bytes, 2);		/* flow label for the id */
 		put_none(row, 6, 8);
@@ -87,13 +43,12 @@ static inline void put_ip_header(float *row, const struct kept_bytes *bytes, boo
 }
 
 static inline void put_transport_header(float *row, const struct kept_bytes *bytes,
-					uint8_t protocol, bool is_ipv6, int headers)
+					uint8_t protocol, int headers)
 {
 	int udp = headers - UDP_HEADER;
 
 	if (protocol == IPPROTO_TCP) {
-		put_bytes(row, TRANSPORT, PAYLOAD, bytes,
-			  is_ipv6 ? behind_extensions(bytes) : (bytes->raw[0] & 0x0f) * 4);
+		put_bytes(row, TRANSPORT, PAYLOAD, bytes, transport_at(bytes));
 	} else if (protocol == IPPROTO_UDP) {
 		put_bytes(row, TRANSPORT, TRANSPORT + 4, bytes, udp);
 		put_none(row, TRANSPORT + 4, PAYLOAD - 4);
@@ -111,12 +66,11 @@ static inline void put_tokens(float *row, const struct packet_fields *packet, co
 			      uint8_t protocol, int headers)
 {
 	struct kept_bytes bytes = { raw, packet->raw_len };
-	bool is_ipv6 = raw[0] >> 4 == 6;
 
 	if (bytes.kept > TOK_RAW_LEN)
 		bytes.kept = TOK_RAW_LEN;
-	put_ip_header(row, &bytes, is_ipv6);
-	put_transport_header(row, &bytes, protocol, is_ipv6, headers);
+	put_ip_header(row, &bytes);
+	put_transport_header(row, &bytes, protocol, headers);
 	if (LANE != 0)
 		return;
 	row[2] = packet->ip_len >> 8 & 0xff;
@@ -166,12 +120,12 @@ static inline double gap_us(const struct packet_fields *first, const struct pack
 	return now > then ? (now - then) / 1e3 : 0;
 }
 
-void tokens_of_flow(const struct token_flows *flows, uint64_t flow, double *gaps_us)
+void tokens_of_flow(const struct kept_flows *flows, uint64_t flow, float *rows, double *gaps_us)
 {
 	const struct packet_fields *packets = flows->packets + flow * flows->ranks;
 	const struct packet_fields *first = NULL;
 	const uint8_t *raw = flows->raw + flow * flows->ranks * flows->raw_len;
-	float *row = flows->rows + flow * TOK_PACKETS * TOK_ROW;
+	float *row = rows + flow * TOK_PACKETS * TOK_ROW;
 	struct packets_before before = { NULL, 0, 0 };
 	uint32_t rank;
 
@@ -184,7 +138,7 @@ void tokens_of_flow(const struct token_flows *flows, uint64_t flow, double *gaps
 			put_no_packet(row);
 			continue;
 		}
-		headers = (int)packet->ip_len - (int)packet->payload_len;
+		headers = headers_len(packet);
 		first = first ? first : packet;
 		if (before.last) {
 			gaps_us[rank] = gap_us(first, before.last, packet);

@@ -34,7 +34,7 @@ typedef int32_t masks_t __attribute__((vector_size(LANES * sizeof(int32_t))));
 /* Of one batch; addresses come from etcpipe/gpu/inference_trees.py, which keeps the arrays alive. */
 struct work {
 	const struct tree_plan *plan;
-	const float *rows;			/* [flows][features] */
+	const char *rows;			/* [flows][features] of the plan's kind */
 	const struct packet_fields *packets;	/* [flows][ranks] */
 	const int32_t *family_of;		/* [classes], -1: none */
 	struct tree_answer *answers;		/* [flows]; NULL: scores are asked for */
@@ -65,19 +65,30 @@ static __u32 bits_of(float value)
 	return bits;
 }
 
+static float number_at(const char *row, __u32 place, __u32 kind)
+{
+	if (kind == TREES_UINT8)
+		return ((const uint8_t *)row)[place];
+	if (kind == TREES_INT8)
+		return ((const int8_t *)row)[place];
+	return ((const float *)row)[place];
+}
+
 /* Picks numbers out of rows; lanes that are left over repeat the first row. */
-static void pick(const struct work *work, const float *first, int lanes, numbers_t *picked)
+static void pick(const struct work *work, long long flow, int lanes, numbers_t *picked)
 {
 	const __u32 *places = (const __u32 *)(uintptr_t)work->plan->picked;
+	long long size = work->plan->kind == TREES_FLOAT32 ? sizeof(float) : 1;
 	float *numbers = (float *)picked;
 	__u32 i;
 	int lane;
 
 	for (lane = 0; lane < LANES; lane++) {
-		const float *row = first + (lane < lanes ? lane : 0) * work->features;
+		long long of = flow + (lane < lanes ? lane : 0);
+		const char *row = work->rows + of * work->features * size;
 
 		for (i = 0; i < work->plan->numbers; i++)
-			numbers[i * LANES + lane] = row[places[i]];
+			numbers[i * LANES + lane] = number_at(row, places[i], work->plan->kind);
 	}
 }
 
@@ -203,7 +214,7 @@ static void judge(const struct work *work, numbers_t *picked, masks_t *left)
 
 	for (first = 0; first < work->flows; first += LANES) {
 		lanes = work->flows - first < LANES ? work->flows - first : LANES;
-		pick(work, work->rows + first * work->features, lanes, picked);
+		pick(work, first, lanes, picked);
 		strike(work->plan, picked, left);
 		for (lane = 0; lane < lanes; lane++) {
 			add_up(work->plan, (const int32_t *)left + lane, scores);
@@ -250,7 +261,7 @@ static PyObject *py_score(PyObject *module, PyObject *args)
 	if (!PyArg_ParseTuple(args, "KKKLL", &plan, &rows, &scores, &work.flows, &work.features))
 		return NULL;
 	work.plan = (const struct tree_plan *)(uintptr_t)plan;
-	work.rows = (const float *)(uintptr_t)rows;
+	work.rows = (const char *)(uintptr_t)rows;
 	work.scores = (float *)(uintptr_t)scores;
 	return judge_unlocked(&work);
 }
@@ -267,7 +278,7 @@ static PyObject *py_judge(PyObject *module, PyObject *args)
 			      &work.family_threshold))
 		return NULL;
 	work.plan = (const struct tree_plan *)(uintptr_t)plan;
-	work.rows = (const float *)(uintptr_t)rows;
+	work.rows = (const char *)(uintptr_t)rows;
 	work.packets = (const struct packet_fields *)(uintptr_t)packets;
 	work.family_of = (const int32_t *)(uintptr_t)family_of;
 	work.answers = (struct tree_answer *)(uintptr_t)answers;

@@ -12,6 +12,13 @@
 #define TREES_NUMBERS_MAX 4096
 #define TREE_LEAVES_MAX 32
 
+/* How the numbers of a row are written. */
+enum trees_kind {
+	TREES_FLOAT32,
+	TREES_UINT8,
+	TREES_INT8,
+};
+
 /* A branch: where !(number <= value), no leaf on its side of "yes" can be the flow's. */
 struct tree_branch {
 	__u32 value;		/* a float32's bits */
@@ -46,7 +53,7 @@ struct tree_plan {
 	__u32 numbers;
 	__u32 trees;
 	__u32 classes;
-	__u32 pad;
+	__u32 kind;		/* enum trees_kind */
 };
 
 /* What a model says of a flow: columns of etcpipe.verdict.Answers. */

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Trees that read all numbers of a view instead of statistics, by their name of --arch.
-VIEW_TREES = {"lightgbm_tok": "tok", "lightgbm_packet": "packet", "lightgbm_raw": "raw"}
+VIEW_TREES = {f"lightgbm_{view}": view for view in ("tok", "bits", "packet", "raw")}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,28 @@
+"""What C takes of flows for a view of packets' fields (etcpipe/native/packet_views.c)."""
+
+import numpy as np
+
+from etcpipe import _native
+from etcpipe.batch import FlowBatch
+from etcpipe.layout import FLOW_KEY, PACKET_FIELDS
+
+
+class KeptPackets:
+    """Arrays of flows as C reads them; alive as long as this is.
+
+    Attributes:
+        arguments: addresses, sizes and depth, as all views of packets' fields begin.
+
+    Raises:
+        ValueError: regrouping kept fewer bytes a packet than `needed` of the view `name`.
+    """
+
+    def __init__(self, flows: FlowBatch, depth: int, name: str, needed: int) -> None:
+        kept = flows.raw.shape[2]
+        if kept < needed:
+            raise ValueError(f"the flows keep {kept} bytes a packet, {name} needs {needed}")
+        self._keys = np.ascontiguousarray(flows.key, FLOW_KEY)
+        self._packets = np.ascontiguousarray(flows.packets, PACKET_FIELDS)
+        self._raw = np.ascontiguousarray(flows.raw, np.uint8)
+        addresses = self._keys.ctypes.data, self._packets.ctypes.data, _native.address(self._raw)
+        self.arguments: tuple[int, ...] = (*addresses, *self._raw.shape, depth)
