@@ -21,14 +21,16 @@ from etcpipe.cascade.rows import read_at_depths
 from etcpipe.dataset import Input, Recording
 from etcpipe.serving import bench, plots, recorded, report
 
-DEPTHS = (1, 2, 3, 5, 10)
+DEPTHS = "1,2,3,5,10"
 
 
-def fitted(train: list[Recording], file: Path, models_: str, goal: fit.Target) -> None:
-    """Write a cascade of models at DEPTHS, and the slow one to compare with."""
-    wanted = [candidates.parse(name, DEPTHS) for name in models_.split()]
+def fitted(
+    train: list[Recording], file: Path, models_: str, depths: tuple[int, ...], goal: fit.Target
+) -> None:
+    """Write a cascade of models at some depths, and the slow one to compare with."""
+    wanted = [candidates.parse(name, depths) for name in models_.split()]
     views = candidates.views_of(wanted)
-    rows = read_at_depths(train, DEPTHS, Input(), views)
+    rows = read_at_depths(train, depths, Input(), views)
     how = candidates.Training()
     result = fit.fit(wanted, rows, how, goal, lambda what, done, total: common.progress(what))
     fit.write(result, file, with_slow=True)
@@ -62,6 +64,7 @@ def main() -> None:
     parser.add_argument("--train", type=Path, help="recordings to learn from, for a bundle")
     parser.add_argument("--test", type=Path, help="recordings to serve")
     parser.add_argument("--models", default="lightgbm_tok", help="to train, at all depths")
+    parser.add_argument("--depths", default=DEPTHS, help=f"packets of stages ({DEPTHS})")
     parser.add_argument("--target", default="f1", help="as etcpipe cascade fit has it (f1)")
     parser.add_argument("--rule", default="threshold", help="as etcpipe cascade fit has it")
     parser.add_argument("--seconds", type=float, default=0.5, help="of each load (0.5)")
@@ -77,9 +80,11 @@ def main() -> None:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     args.work.mkdir(parents=True, exist_ok=True)
     how = f"{args.target}-{args.rule}-{args.models.replace(' ', '+')}"
+    how += "" if args.depths == DEPTHS else f"-{args.depths}"
     file = args.work / f"serving-{name}-{how}.toml"
     if not file.exists():
-        fitted(parts[0], file, args.models, fit.Target(args.target, args.rule))
+        depths = tuple(map(int, args.depths.split(",")))
+        fitted(parts[0], file, args.models, depths, fit.Target(args.target, args.rule))
     settings = bench.Settings(seconds=args.seconds)
     if args.quick:
         settings = replace(settings, loads=(0.5, 1.5), seconds=0.2)
