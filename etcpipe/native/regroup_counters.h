@@ -15,7 +15,7 @@ enum regroup_counter {
 	REGROUP_LOST,
 	REGROUP_EVICTED,
 	REGROUP_POOL_FULL,
-	REGROUP_LEFT,	/* not on a GPU, which makes no early rows */
+	REGROUP_LEFT,
 	N_REGROUP_COUNTERS,
 };
 
