@@ -8,9 +8,9 @@
 
 #include "etcpipe.h"
 
-#ifndef __always_inline
+/* linux/stddef.h makes it a mere hint, which libbpf's headers mend only since 0.4. */
+#undef __always_inline
 #define __always_inline inline __attribute__((always_inline))
-#endif
 
 #ifdef __BPF__
 #define UNROLL _Pragma("unroll")
