@@ -25,20 +25,33 @@ def bench_tools(monkeypatch):
         sys.modules.pop(name, None)
 
 
+def judged_by_all():
+    """A task of two classes, all of whose flows are judged."""
+    dataset = made_up(classes=2, flows=200)
+    every = np.arange(len(dataset))
+    task = import_module("models").Task
+    return task("made up", dataset, dataset.label, ("a", "b"), every[:0], every)
+
+
 def test_intervals_are_of_the_mean_over_seeds():
     """A model that is right with one seed and wrong with the other has a mean between them."""
-    models, dataset = import_module("models"), made_up(classes=2, flows=200)
-    every = np.arange(len(dataset))
-    task = models.Task("made up", dataset, dataset.label, ("a", "b"), every[:0], every)
-    right, wrong = dataset.label.tolist(), (1 - dataset.label).tolist()
+    models, task = import_module("models"), judged_by_all()
+    right, wrong = task.label.tolist(), (1 - task.label).tolist()
     units = {
         "half": [{"said": right, "fit_s": 1.0}, {"said": wrong, "fit_s": 3.0}],
         "right": [{"said": right, "fit_s": 1.0}],
     }
     found = models.summarise(task, units, "right")
     assert (found["half"]["macro_f1"], found["half"]["deviation"]) == (0.5, 0.5)
-    assert found["half"]["interval"] == (0.5, 0.5) and found["half"]["fit_s"] == 2.0
-    assert found["half"]["beyond"] == (-0.5, -0.5, -0.5) and "beyond" not in found["right"]
+    assert found["half"]["interval"] == (0.0, 1.0) and found["half"]["fit_s"] == 2.0
+    assert found["half"]["beyond"] == (-0.5, -1.0, 0.0) and "beyond" not in found["right"]
+
+
+def test_models_that_fail_with_the_same_seed_are_level():
+    models, task = import_module("models"), judged_by_all()
+    runs = [{"said": said.tolist(), "fit_s": 1.0} for said in (task.label, 1 - task.label)]
+    found = models.summarise(task, {"one": runs, "other": runs}, "one")
+    assert found["other"]["beyond"] == (0.0, 0.0, 0.0)
 
 
 def test_shaping_is_measured_in_the_columns_that_were_asked_for(tmp_path):
