@@ -14,6 +14,9 @@ from etcpipe.errors import EtcpipeError
 
 pytest.importorskip("lightgbm", reason="a search needs etcpipe[tune]")
 pytest.importorskip("optuna", reason="a search needs etcpipe[tune]")
+pytest.importorskip("sklearn", reason="a search needs etcpipe[tune]")
+from threadpoolctl import threadpool_info, threadpool_limits
+
 from etcpipe.model import load
 from etcpipe.tune import finish, job, study
 from etcpipe.tune import front as fronts
@@ -119,6 +122,35 @@ def test_everything_that_was_asked_for_is_written(recordings, tmp_path, priced):
     assert all(len(one["share"]) == 12 for one in searches.values())
     shown = CliRunner().invoke(cli, ["tune", "show", str(folder)])
     assert "ALL at 6: point" in shown.stdout and "limits: cpu_ns 200" in shown.stdout
+
+
+def test_costs_are_of_one_model_and_one_thread(recordings, tmp_path, monkeypatch):
+    seen = []
+
+    class Watched(Priced):
+        def measure(self, columns, depth, model, key, wait_s):
+            threads = {pool["num_threads"] for pool in threadpool_info()}
+            seen.append((key, model, threads))
+            return super().measure(columns, depth, model, key, wait_s)
+
+    monkeypatch.setattr(job, "Profiler", Watched)
+    with threadpool_limits(2):
+        done = tune(recordings, "-o", tmp_path / "best", "--budget", 3)
+    assert done.exit_code == 0, done.exception
+    again = [id(model) for key, model, _ in seen if not key]
+    assert len(again) == finish.REPEATS * len(set(again))
+    assert all(threads == {1} for _, _, threads in seen)
+
+
+def test_models_name_the_families_that_train_names(tmp_path, priced):
+    labels = write_recordings(tmp_path) / "labels.csv"
+    labels.write_text(
+        labels.read_text().replace("small", "ssh_shell").replace("large", "ssh_transfer")
+    )
+    done = tune(tmp_path, "-o", tmp_path / "best", "--budget", 3)
+    assert done.exit_code == 0, done.exception
+    point = load_point(f"{tmp_path}/best#0")
+    assert load(point.model).description.families == {"ssh": ("ssh_shell", "ssh_transfer")}
 
 
 def test_a_search_for_latency_chooses_the_wait_too(recordings, tmp_path, priced):

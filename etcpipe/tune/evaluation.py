@@ -4,7 +4,6 @@ Captures are dealt into folds. One is put aside for the end, so that the scores 
 of flows that no step of the search has seen; the others are judged in turn by fits to the rest.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ from etcpipe.evaluation import evaluate
 from etcpipe.gpu.inference import Runner, open_runner
 from etcpipe.gpu.views import VIEWS, schema_hash
 from etcpipe.model_file import Description
+from etcpipe.training.family_choice import of_labels
 from etcpipe.training.held_out import deal_folds
 from etcpipe.training.train import made_at
 from etcpipe.tune import models
@@ -123,19 +123,21 @@ class Evaluator:
     seed: int = 1
     has_throughput: bool = False
     disturbed: int = field(default=0, init=False)
+    _seen: dict[Choice, models.Fitted] = field(default_factory=dict, init=False, repr=False)
+    _runners: dict[Choice, Runner] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, choice: Choice) -> Measured:
         """Return what a choice gives: F1 of the folds, and the cost of the last fold's fit."""
-        error, fitted = self._error(choice)
-        cost = self.cost(choice, fitted, keep=True)
+        error, fitted = self.error(choice)
+        cost = self.cost(choice, self._runner(choice, fitted), keep=True)
+        return self.measured(choice, error, cost)
+
+    def measured(self, choice: Choice, error: float, cost: Cost) -> Measured:
+        """Return a choice with its error and what it costs."""
         others = {name: getattr(cost, name) for name in (*COSTS, "cpu_ns_mad")}
         return Measured(choice, error, others[self.objective], others)
 
-    def most_accurate(self, choices: Sequence[Choice]) -> Choice:
-        """Return the choice of the highest F1, whatever it costs."""
-        return min(choices, key=lambda one: self._error(one)[0])
-
-    def _error(self, choice: Choice) -> tuple[float, models.Fitted]:
+    def error(self, choice: Choice) -> tuple[float, models.Fitted]:
         """Return 1 - macro-F1 of the folds, judged in turn, and the last fit."""
         rows, label, parts = self.rows(choice), self.flows.dataset.label, self.parts
         said = np.zeros(len(label), np.int64)
@@ -158,29 +160,38 @@ class Evaluator:
         kind = self.space.models[choice.model]
         return models.fit(kind, rows[seen], label[seen], classes, self.seed)
 
-    def cost(self, choice: Choice, fitted: models.Fitted, keep: bool) -> Cost:
-        """Return what a fitted choice costs.
+    def fit_seen(self, choice: Choice) -> models.Fitted:
+        """Return the model of a choice, fitted to all flows but those that were put aside."""
+        if choice not in self._seen:
+            self._seen[choice] = self.fit(choice, self.rows(choice), ~self.parts.is_test)
+        return self._seen[choice]
+
+    def runner_seen(self, choice: Choice) -> Runner:
+        """Return what runs the model of fit_seen()."""
+        if choice not in self._runners:
+            self._runners[choice] = self._runner(choice, self.fit_seen(choice))
+        return self._runners[choice]
+
+    def cost(self, choice: Choice, runner: Runner, keep: bool) -> Cost:
+        """Return what a choice costs.
 
         Args:
+            runner: of its fitted model.
             keep: in the profiler's cache, and take it from there.
         """
         key = f"{self.space.models[choice.model]} seed {self.seed}" if keep else ""
         cost = self.profiler.measure(
-            self.space.names(choice),
-            choice.depth,
-            self._runner(choice, fitted),
-            key,
-            self.space.wait_s(choice),
+            self.space.names(choice), choice.depth, runner, key, self.space.wait_s(choice)
         )
         self.disturbed += cost.is_disturbed
         return cost
 
-    def flows_per_s(self, choice: Choice, fitted: models.Fitted) -> float:
-        """Return the zero-loss throughput of one core with a fitted choice."""
+    def flows_per_s(self, choice: Choice) -> float:
+        """Return the zero-loss throughput of one core with the model of fit_seen()."""
         found = self.profiler.throughput(
             self.space.names(choice),
             choice.depth,
-            self._runner(choice, fitted),
+            self.runner_seen(choice),
             wait_s=self.space.wait_s(choice),
         )
         return found.flows_per_s
@@ -191,8 +202,8 @@ class Evaluator:
 
     def judge(self, choice: Choice) -> Score:
         """Return the score on the captures that were put aside, by a fit to all others."""
-        rows, is_test = self.rows(choice), self.parts.is_test
-        said = self.fit(choice, rows, ~is_test).scores(rows[is_test]).argmax(axis=1)
+        is_test = self.parts.is_test
+        said = self.fit_seen(choice).scores(self.rows(choice)[is_test]).argmax(axis=1)
         dataset = self.flows.dataset
         found = evaluate.score(
             dataset.label[is_test],
@@ -205,8 +216,8 @@ class Evaluator:
 
     def calibrate(self, choice: Choice) -> float:
         """Return the temperature of a choice's model, by the captures that were put aside."""
-        rows, is_test = self.rows(choice), self.parts.is_test
-        scores = self.fit(choice, rows, ~is_test).scores(rows[is_test])
+        is_test = self.parts.is_test
+        scores = self.fit_seen(choice).scores(self.rows(choice)[is_test])
         return evaluate.fit_temperature(scores, self.flows.dataset.label[is_test])
 
     def describe(
@@ -230,6 +241,7 @@ class Evaluator:
             count=settings.count,
             wait_s=self.space.wait_s(choice),
             temperature=temperature,
+            families=of_labels(dataset.classes),
             data=dataset.digest(),
             created=made_at(),
             scores=scores or {},

@@ -67,15 +67,14 @@ def measure_again(evaluator: Evaluator, measured: Sequence[Measured], tell: Tell
 def _final(evaluator: Evaluator, one: Measured, cost: Cost) -> Final:
     """Return a point judged, and with its throughput if the evaluator is to measure it."""
     if evaluator.has_throughput:
-        fitted = evaluator.fit(one.choice, evaluator.rows(one.choice), ~evaluator.parts.is_test)
-        cost = replace(cost, flows_per_s=evaluator.flows_per_s(one.choice, fitted))
+        cost = replace(cost, flows_per_s=evaluator.flows_per_s(one.choice))
     return Final(one, cost, evaluator.judge(one.choice))
 
 
 def repeated_cost(evaluator: Evaluator, choice: Choice) -> Cost:
     """Return the median of REPEATS measurements that were not disturbed, if there is one."""
-    fitted = evaluator.fit(choice, evaluator.rows(choice), ~evaluator.parts.is_test)
-    costs = [evaluator.cost(choice, fitted, keep=False) for _ in range(REPEATS)]
+    runner = evaluator.runner_seen(choice)
+    costs = [evaluator.cost(choice, runner, keep=False) for _ in range(REPEATS)]
     calm = [one for one in costs if not one.is_disturbed] or costs
     times = np.array([one.cpu_ns for one in calm])
     middle = calm[int(np.argsort(times)[len(times) // 2])]
@@ -174,6 +173,8 @@ def fixed_choices(
 def _fixed(evaluator: Evaluator, features: tuple[int, ...], depth: int, number: int) -> Point:
     plain = replace(evaluator.space.everything(depth), features=features)
     kinds = range(len(evaluator.space.models))
-    choice = evaluator.most_accurate([replace(plain, model=kind) for kind in kinds])
+    choices = [replace(plain, model=kind) for kind in kinds]
+    error, choice = min((evaluator.error(one)[0], one) for one in choices)
     cost = repeated_cost(evaluator, choice)
-    return _point(evaluator, _final(evaluator, evaluator(choice), cost), number)
+    measured = evaluator.measured(choice, error, cost)
+    return _point(evaluator, _final(evaluator, measured, cost), number)

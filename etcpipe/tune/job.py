@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from etcpipe.dataset import Input
 from etcpipe.errors import UsageError
@@ -150,8 +151,9 @@ def _space(flows: LabelledFlows, parts: Parts, settings: Settings) -> tuple[Spac
     return space, Prior(space, information[chosen])
 
 
+@threadpool_limits.wrap(limits=1)
 def search(one: Search, on_measured: Callable[[Sequence[Measured], float], None]) -> None:
-    """Measure points until the budget is spent, or Ctrl-C.
+    """Measure points until the budget is spent, or Ctrl-C; libraries compute in one thread.
 
     Args:
         on_measured: called with all that was measured and the hypervolume of it.
@@ -181,6 +183,7 @@ def covered(measured: Sequence[Measured], space: Space) -> float:
     return hypervolume(values, (1.0, 1.0 + 1e-9))
 
 
+@threadpool_limits.wrap(limits=1)
 def complete(
     one: Search, tell: Tell, read_whole: Callable[[], LabelledFlows] | None = None
 ) -> Front:

@@ -19,6 +19,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from threadpoolctl import threadpool_limits
 
 from etcpipe.errors import OutputError, UsageError
 from etcpipe.tune.baselines import parameters_of, suggest
@@ -240,6 +241,7 @@ def search_together(
             one.join()
 
 
+@threadpool_limits.wrap(limits=1)
 def _take_part(work: Work, seed: int) -> None:
     """Search in a process of its own; a trial that is cut off counts for nothing."""
     study = Study(work.folder, work.space)
