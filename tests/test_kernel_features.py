@@ -73,7 +73,9 @@ def test_any_columns_at_any_depth_are_the_definition_s(flows, depth, columns, pr
     batch = flow_batch(flows, protocol)
     if protocol == UDP:
         batch.packets["tcp_flags"] = batch.packets["tcp_window"] = 0
-    assert_equal(rows_of(batch, depth, columns), compute(FEATURES, batch, depth, columns), columns)
+    rows = rows_of(batch, depth, columns)
+    assert rows.shape == (len(flows), len(columns))
+    assert_equal(rows, compute(FEATURES, batch, depth, columns), columns)
 
 
 def regrouped(path, depth: int, count: str) -> list[FlowBatch]:
@@ -86,7 +88,9 @@ def regrouped(path, depth: int, count: str) -> list[FlowBatch]:
 def test_all_columns_on_real_captures(path):
     random = np.random.default_rng(7)
     depth = int(random.integers(1, 51))
-    for batch in regrouped(path, depth, "all"):
+    batches = regrouped(path, depth, "all")
+    assert batches
+    for batch in batches:
         for columns in (NAMES, tuple(random.choice(NAMES, 10, replace=False))):
             ours, defined = (
                 rows_of(batch, depth, columns),
