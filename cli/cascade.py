@@ -59,6 +59,20 @@ def cascade() -> None:
     0.01,
     "Macro-F1 that may be lost, by the lower end of its interval.",
 )
+@click.option(
+    "--speed-up",
+    default=0.0,
+    type=click.FloatRange(0),
+    metavar="X",
+    help="Half of the flows are answered X times sooner than by the model that waits longest.",
+)
+@click.option(
+    "--of-oracle",
+    default=0.0,
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Of what an oracle of the same stages answers within 16 ms, at least.",
+)
 @defaulted("--rule", click.Choice(RULES), "threshold", "How a stage knows that it is sure.")
 @row_options
 @click.option("--folds", default=3, type=click.IntRange(2), help="Of captures.")
@@ -137,7 +151,9 @@ def _fit(names: list[str], data: Path, options: dict[str, Any]) -> Any:
             options["mask"],
             lambda done, total: progress("reading", done, total),
         )
-        target = fits.Target(options["target"], options["rule"], options["slack"])
+        target = fits.Target(
+            *(options[name] for name in ("target", "rule", "slack", "speed_up", "of_oracle"))
+        )
         return fits.fit(wanted, rows, how, target, progress)
 
 

@@ -127,7 +127,7 @@ def test_class_thresholds_pass_on_where_it_helps():
     said = np.repeat([0, 1], 100)
     confidence = np.tile(np.linspace(0, 1, 100), 2)
     helps_class_1 = np.where((said == 1) & (confidence < 0.5), 1.0, 0.0)
-    found = by_class.class_thresholds(said, confidence, helps_class_1, share=0.25)
+    found = by_class.class_thresholds(said, confidence, helps_class_1, classes=2)
     assert found[0] == 0.0  # nobody of class 0 goes on
     assert found[1] == pytest.approx(0.5, abs=0.02)
 
@@ -138,7 +138,9 @@ def test_a_class_with_few_flows_follows_the_others():
     label = np.where(confidence < 0.5, 2, said)  # wrong below a half, whatever is said
     label[-2] = 1  # but for one lucky flow of the class with two
     later = np.where(confidence < 0.5, 2, said)
-    found = by_class.thresholds(label, said, later, confidence, share=0.5)
+    early, late = np.ones(202), np.zeros(202)
+    answers = by_class.Said(said, confidence, early), by_class.Said(later, confidence, late)
+    (found,) = by_class.thresholds(label, answers, price=0.1, classes=3)
     assert found[0] == pytest.approx(0.5, abs=0.03)
     assert found[1] == 0.9  # alone, it would have passed on neither
 
@@ -157,7 +159,7 @@ def test_thresholds_by_class_are_tried_on_captures_that_they_were_not_fitted_to(
     plain = search(label)
     tried = plain._part == 0
     otherwise = search(np.where(tried, 1 - label, label))
-    sure = [one._sure_by_class(0, 1, 0.3) for one in (plain, otherwise)]
+    sure = [one._sure_by_class((0, 1), 0.05)[0] for one in (plain, otherwise)]
     assert (sure[0][tried] == sure[1][tried]).all()
     assert (sure[0][~tried] != sure[1][~tried]).any()
     assert 0.6 < sure[0].mean() < 0.8
@@ -278,6 +280,35 @@ def test_where_no_plan_surely_keeps_the_f1_the_nearest_is_taken_and_that_is_said
     _, choice = picked(offered, flows, "early", slack=0.01)
     assert not choice.holds and choice.plan.chain == (0, 1) and choice.low < -0.01
     assert picked(offered, flows, "f1", slack=0.01)[1].plan.chain == (1,)
+
+
+def test_what_is_asked_for_is_reached_surely_or_refused():
+    offered, flows = two_candidates()
+    search = choose.Search(offered, flows, "per_class")
+    lead = pick.Lead(flows, offered[1].scores.argmax(axis=1))
+    plan = next(one for one in search.plans() if (one.chain, one.shares) == ((0, 1), (0.01,)))
+
+    def is_reached(slow_s=2.0, **asked):
+        return fit.Target(**asked).is_reached(plan, search, lead, slow_s)
+
+    # of 80 flows that an oracle answers at once, 60 are known and 20 were guessed: three quarters,
+    # and two thirds surely
+    assert plan.figures.early == 0.6
+    assert is_reached(of_oracle=0.65)
+    assert not is_reached(of_oracle=0.7)
+    assert is_reached(speed_up=40.5)  # 60 of 100 are surely half of them
+    assert not is_reached(speed_up=40.5, slow_s=1e-4)
+    with pytest.raises(UsageError, match="ask for less"):
+        pick.pick(search.plans(), "early", 1, lambda plan: (0.0, 0.0), reaches=lambda plan: False)
+
+
+def test_the_least_share_is_that_of_captures_drawn_anew():
+    flows = flows_of(np.zeros(400, int), {1: np.zeros(400)}, ("a",))
+    lead = pick.Lead(flows, flows.label)
+    every, most = np.ones(400, bool), np.arange(400) % 10 > 0
+    assert lead.least_share(every, every) == 1
+    # 1.96 standard deviations of 400 draws below 0.9
+    assert lead.least_share(most, every) == pytest.approx(0.9 - 1.96 * 0.015, abs=0.006)
 
 
 @pytest.mark.parametrize("kind", choose.RULES)

@@ -1,31 +1,64 @@
 """Thresholds by class: which answers go on, where some classes are told sooner than others.
 
-A class that the next stage tells better passes on its unsure flows, others do not. Many classes
-have few flows to learn that from, so what they show is mixed with what all flows show at the same
-confidence.
+A stage passes a flow on where what follows is right more often, by more than waiting is worth: so
+the last threshold is fitted first, and each one before it to what those after it do. A class that
+later stages tell better passes on its unsure flows, others do not. Many classes have few flows to
+learn that from, so what they show is mixed with what all flows show at the same confidence.
 """
 
-import numpy as np
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from etcpipe.cascade import curves
+import numpy as np
 
 # A class with so many flows counts as much as all others do at its confidence.
 OTHERS = 20
 # Confidence at which all flows are looked at together, in parts with as many flows.
 PARTS, PART_LEAST = 15, 10
+# What is tried: how many right answers are given for one that is not kept waiting.
+PRICES = (0.01, 0.03, 0.06, 0.12, 0.18, 0.25, 0.4)
+
+
+class Said(NamedTuple):
+    """What a stage says of flows.
+
+    Attributes:
+        label: (flows,) int, the class.
+        confidence: (flows,), its probability.
+        kept: (flows,), what answering here rather than later is worth, in prices.
+    """
+
+    label: np.ndarray
+    confidence: np.ndarray
+    kept: np.ndarray
+
+    def select(self, chosen: np.ndarray) -> "Said":
+        """Return it of some flows."""
+        return Said(*(column[chosen] for column in self))
+
+    def is_sure(self, least: np.ndarray) -> np.ndarray:
+        """Return (flows,) bool, by thresholds of classes."""
+        return self.confidence >= least[self.label]
 
 
 def thresholds(
-    label: np.ndarray, said: np.ndarray, later: np.ndarray, confidence: np.ndarray, share: float
-) -> dict[int, float]:
-    """Return a threshold for each class said, so that about `share` of these flows goes on.
+    label: np.ndarray, stages: Sequence[Said], price: float, classes: int
+) -> list[np.ndarray]:
+    """Return for each stage but the last (classes + 1,), from which probability on it answers.
 
     Args:
-        label, said, later: (flows,) int, the true class, the stage's and the next one's.
-        confidence: (flows,), the probability of the class said.
+        label: (flows,) int, the true class.
+        price: right answers that are given for one that is kept.
     """
-    worth = curves.oracle_worth(label, said, later)
-    return class_thresholds(said, confidence, _shrunk(worth, said, confidence), share)
+    *earlier, last = stages
+    following = (last.label == label) + price * last.kept
+    found: list[np.ndarray] = []
+    for one in reversed(earlier):
+        here = (one.label == label) + price * one.kept
+        worth = _shrunk(following - here, one.label, one.confidence)
+        found.insert(0, class_thresholds(one.label, one.confidence, worth, classes))
+        following = np.where(one.is_sure(found[0]), here, following)
+    return found
 
 
 def _shrunk(worth: np.ndarray, said: np.ndarray, confidence: np.ndarray) -> np.ndarray:
@@ -40,35 +73,26 @@ def _shrunk(worth: np.ndarray, said: np.ndarray, confidence: np.ndarray) -> np.n
 
 
 def class_thresholds(
-    said: np.ndarray, confidence: np.ndarray, worth: np.ndarray, share: float
-) -> dict[int, float]:
-    """Return a threshold for each class said, so that `share` of flows goes where it helps most.
+    said: np.ndarray, confidence: np.ndarray, worth: np.ndarray, classes: int
+) -> np.ndarray:
+    """Return (classes + 1,), thresholds below which passing flows on gains most; 2: of all.
 
-    Each class passes on its unsurest flows as long as a flow's worth is above a price that is
-    the same for all; the price is the one at which about `share` of all flows goes on.
+    The last one is of all together, and of classes that are never said.
 
     Args:
         said: (flows,) int, the class.
         confidence: (flows,), its probability.
-        worth: (flows,), what passing the flow on gains: 1, 0 or -1.
+        worth: (flows,), what passing the flow on gains.
     """
-    orders = {
-        int(i): np.flatnonzero(said == i)[np.argsort(confidence[said == i], kind="stable")]
-        for i in np.unique(said)
-    }
-    gains = {i: np.concatenate([[0.0], np.cumsum(worth[order])]) for i, order in orders.items()}
+    order = np.argsort(confidence, kind="stable")
+    found = np.full(classes + 1, _best(confidence[order], worth[order]))
+    for i in np.unique(said):
+        its = order[said[order] == i]
+        found[i] = _best(confidence[its], worth[its])
+    return found
 
-    def counts(price: float) -> dict[int, int]:
-        return {i: int(np.argmax(gain - price * np.arange(len(gain)))) for i, gain in gains.items()}
 
-    low, high = -1.0, 1.0
-    for _ in range(30):
-        price = (low + high) / 2
-        if sum(counts(price).values()) > share * len(said):
-            low = price
-        else:
-            high = price
-    return {
-        i: float(confidence[orders[i][n]]) if n < len(orders[i]) else 2.0
-        for i, n in counts(high).items()
-    }
+def _best(confidence: np.ndarray, worth: np.ndarray) -> float:
+    """Return the threshold of flows in the order of their confidence."""
+    passed_on = int(np.argmax(np.concatenate([[0.0], np.cumsum(worth)])))
+    return float(confidence[passed_on]) if passed_on < len(confidence) else 2.0

@@ -1,11 +1,13 @@
 """Fitting a cascade: candidates in, its stages, their thresholds and what they give out.
 
 Half of the captures choose (temperatures, stages, thresholds), the other half tells what was
-chosen is worth. No flow is judged by a model that was fitted to its capture.
+chosen is worth. Temperatures and thresholds are then fitted to all of them for the file, as models
+are. No flow is judged by a model that was fitted to its capture.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from os.path import relpath
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from etcpipe.cascade.choose import Candidate, Flows, Plan, Settled
 from etcpipe.cascade.pick import SLACK, Choice, Lead, check_target, pareto, pick
 from etcpipe.cascade.rows import DepthRows
 from etcpipe.cascade.stages import Cascade, Stage
-from etcpipe.cascade.walk import Figures, Step, figures, oracle_steps, random_steps, walk
+from etcpipe.cascade.walk import EARLY_S, Figures, Step, figures, oracle_steps, random_steps, walk
 from etcpipe.errors import OutputError
 from etcpipe.evaluation import evaluate
 from etcpipe.training.held_out import OnStep, deal_folds
@@ -31,11 +33,23 @@ class Target:
         target: a name of pick.TARGETS.
         rule: a name of choose.RULES.
         slack: macro-F1 that may be lost against the model that waits longest.
+        speed_up: how many times sooner than that one half of the flows have their answer.
+        of_oracle: share of what an oracle of the same stages answers within walk.EARLY_S.
     """
 
     target: str = "f1"
     rule: str = "threshold"
     slack: float = SLACK
+    speed_up: float = 0.0
+    of_oracle: float = 0.0
+
+    def is_reached(self, plan: Plan, search: choose.Search, lead: Lead, slow_s: float) -> bool:
+        """Has a plan that speed-up and that share, surely? slow_s is the slow model's median."""
+        took_s = search.walked(plan).latency_s
+        if self.speed_up and lead.least_share(took_s <= slow_s / self.speed_up, took_s >= 0) < 0.5:
+            return False
+        early = search.oracle(plan).latency_s <= EARLY_S
+        return not self.of_oracle or lead.least_share(took_s <= EARLY_S, early) >= self.of_oracle
 
 
 @dataclass(frozen=True)
@@ -71,7 +85,8 @@ class Result:
             "random", "oracle", and each candidate alone.
         lead: on the same flows, by how much the cascade's macro-F1 is above that of the model
             that waits longest, and the 95 % interval by captures.
-        stages: of the cascade, in order.
+        stages: of the cascade, in order, as half of the captures fitted them.
+        settled: as all did.
         flows: how many chose and how many tested.
     """
 
@@ -81,6 +96,7 @@ class Result:
     test: dict[str, Figures]
     lead: tuple[float, float, float]
     stages: list[StageReport]
+    settled: list[Settled]
     flows: tuple[int, int]
     wait_s: float
 
@@ -116,8 +132,9 @@ def fit(
     on_step("choosing", len(made), len(made))
     ours, theirs = flows.select(chooses), flows.select(~chooses)
     calibrating = [one.select(chooses) for one in offered]
-    search = choose.Search(calibrating, ours, target.rule)
+    search = choose.Search(calibrating, ours, target.rule, target.target)
     plans, slow = search.plans(), slowest(offered)
+    slow_s = float(np.median(ours.ready_s[offered[slow].packets]))
     lead = Lead(ours, offered[slow].scores[chooses].argmax(axis=1), how.seed)
     choice = pick(
         plans,
@@ -125,14 +142,17 @@ def fit(
         slow,
         lambda plan: lead.interval(search.said(plan)),
         target.slack,
+        lambda plan: target.is_reached(plan, search, lead, slow_s),
     )
-    settled = choose.settle(choice.plan, calibrating, ours, target.rule)
+    settle = partial(choose.settle, choice.plan, kind=target.rule, target=target.target)
+    settled = settle(calibrating, ours)
     testing = [one.select(~chooses) for one in offered]
     front = pareto(plans, target.target)
     stages, test = judge(settled, testing, theirs, how.seed)
     sizes = int(chooses.sum()), int((~chooses).sum())
     ahead = ahead_of(settled, testing, theirs, how.seed)
-    return Result(made, front, choice, test, ahead, stages, sizes, rows.input.wait_s)
+    final = settle(offered, flows)
+    return Result(made, front, choice, test, ahead, stages, final, sizes, rows.input.wait_s)
 
 
 def ahead_of(
@@ -229,16 +249,16 @@ def write(result: Result, path: Path, with_slow: bool = False) -> Cascade:
         OutputError: a file cannot be written.
     """
     stages = []
-    for one in result.stages:
-        made = result.made[one.settled.candidate]
+    for one in result.settled:
+        made = result.made[one.candidate]
         model = made.path or path.with_name(f"{path.stem}-{made.file_name}")
         _write(made, model)
         stages.append(
             Stage(
-                one.candidate.packets,
+                made.candidate.packets,
                 relpath(model.absolute(), path.absolute().parent),
-                one.settled.temperature,
-                one.settled.rule,
+                one.temperature,
+                one.rule,
             )
         )
     if with_slow:

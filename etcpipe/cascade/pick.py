@@ -4,6 +4,8 @@ Of thousands of plans, the one that looks best owes part of that to the flows th
 at with: on a public task, a plan that kept the slow model's macro-F1 on the flows that chose it
 was 0.031 below on others. So a plan counts as keeping the F1 only if the lower end of the 95 %
 interval of its difference does, with captures drawn anew for both at once (a paired bootstrap).
+What else is asked of a plan, a speed-up or a share of what an oracle answers early, must hold as
+surely.
 """
 
 from collections.abc import Callable, Sequence
@@ -62,6 +64,19 @@ class Lead:
         low, high = np.quantile(self._macro_f1(said) - self._reference, [0.025, 0.975])
         return float(low), float(high)
 
+    def least_share(self, some: np.ndarray, of: np.ndarray) -> float:
+        """Return how many of some flows are others at least, as surely as interval() says.
+
+        Args:
+            some, of: (flows,) bool.
+        """
+        counted = (
+            np.bincount(self._capture, one, self._drawn.shape[1]).astype(np.float64)
+            for one in (some, of)
+        )
+        part, whole = (self._drawn @ one for one in counted)
+        return float(np.quantile(part / np.maximum(whole, 1), 0.025))
+
     def _macro_f1(self, said: np.ndarray) -> np.ndarray:
         """Return (DRAWS,) float64, as evaluate.macro_f1 of each draw."""
         right = self._drawn @ self._counts(said, (said == self._label).astype(np.float64))
@@ -84,6 +99,7 @@ def pick(
     slowest: int,
     interval: Callable[[Plan], tuple[float, float]],
     slack: float = SLACK,
+    reaches: Callable[[Plan], bool] = lambda plan: True,
 ) -> Choice:
     """Return the best plan for a target that surely keeps the F1, else the one nearest to that.
 
@@ -93,13 +109,19 @@ def pick(
             is nothing else.
         interval: of a plan's macro-F1 above the slowest candidate's, see Lead.
         slack: macro-F1 that may be lost.
+        reaches: says of a plan whether it has what else is asked for.
 
     Raises:
-        UsageError: no such target.
+        UsageError: no such target, or no plan has what is asked for.
     """
     check_target(target)
     measure = TARGETS[target]
     offered = [one for one in plans if target == "f1" or one.chain != (slowest,)] or list(plans)
+    offered = [one for one in offered if reaches(one)]
+    if not offered:
+        raise UsageError(
+            "no cascade of these models is surely that early: ask for less, or offer others"
+        )
     reference = next(one.figures.macro_f1 for one in plans if one.chain == (slowest,))
     nearest: Choice | None = None
     for plan in sorted(offered, key=lambda one: (measure(one.figures), -one.figures.macro_f1)):

@@ -67,6 +67,10 @@ def main() -> None:
     parser.add_argument("--depths", default=DEPTHS, help=f"packets of stages ({DEPTHS})")
     parser.add_argument("--target", default="f1", help="as etcpipe cascade fit has it (f1)")
     parser.add_argument("--rule", default="threshold", help="as etcpipe cascade fit has it")
+    parser.add_argument("--speed-up", type=float, default=0.0, help="as etcpipe cascade fit has it")
+    parser.add_argument(
+        "--of-oracle", type=float, default=0.0, help="as etcpipe cascade fit has it"
+    )
     parser.add_argument("--seconds", type=float, default=0.5, help="of each load (0.5)")
     parser.add_argument("--plot", type=Path, help="folder for pictures")
     args = parser.parse_args()
@@ -79,7 +83,8 @@ def main() -> None:
         parser.error("give a BUNDLE, or --train and --test")
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     args.work.mkdir(parents=True, exist_ok=True)
-    how = f"{args.target}-{args.rule}-{args.models.replace(' ', '+')}"
+    goal = fit.Target(args.target, args.rule, fit.SLACK, args.speed_up, args.of_oracle)
+    how = "-".join(map(str, vars(goal).values())) + f"-{args.models.replace(' ', '+')}"
     how += "" if args.depths == DEPTHS else f"-{args.depths}"
     file = args.work / f"serving-{name}-{how}.toml"
     if not file.exists():
