@@ -19,8 +19,8 @@ import numpy as np
 
 from etcpipe.dataset import Dataset
 from etcpipe.errors import UsageError
+from etcpipe.evaluation.evaluate import rounded
 from etcpipe.model import Model, is_refused
-from etcpipe.training.report import rounded
 from etcpipe.verdict import UNKNOWN
 
 # Looked at where a model does not say which statistics count most.

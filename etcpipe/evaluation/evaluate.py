@@ -171,3 +171,8 @@ def choose_threshold(right: np.ndarray, unknown: np.ndarray, keep: float = 0.95)
     )
     gain = [(right >= t).mean() + (unknown < t).mean() for t in candidates]
     return float(np.float32(candidates[int(np.argmax(gain))]))
+
+
+def rounded(value: float) -> float:
+    """Return a figure as reports carry it."""
+    return round(float(value), 4)

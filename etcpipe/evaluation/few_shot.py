@@ -7,9 +7,9 @@ import numpy as np
 
 from etcpipe.dataset import Dataset
 from etcpipe.evaluation import evaluate
+from etcpipe.evaluation.evaluate import rounded
 from etcpipe.training.held_out import OnStep, deal_folds, sides_of
 from etcpipe.training.learner import Learner
-from etcpipe.training.report import rounded
 
 SHOTS = (1, 5, 10, 50)
 DRAWS = 5

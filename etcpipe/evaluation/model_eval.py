@@ -8,9 +8,9 @@ import numpy as np
 from etcpipe.dataset import STATS, Dataset, Input, Recording, read
 from etcpipe.errors import UsageError
 from etcpipe.evaluation import evaluate, occlusion
+from etcpipe.evaluation.evaluate import rounded
 from etcpipe.model import Model, is_refused
 from etcpipe.training import family_choice
-from etcpipe.training.report import rounded
 from etcpipe.verdict import UNKNOWN
 
 BINS = 15

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from etcpipe.evaluation import evaluate
+from etcpipe.evaluation.evaluate import rounded
 from etcpipe.model import Model
-from etcpipe.training.report import rounded
 
 # Columns of statistics by what they are made of; the first that matches counts.
 _QUANTITIES = {

@@ -85,7 +85,7 @@ def _means(without: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
     found = list(without.values())
     means = {
         figure: {
-            score: round(float(np.mean([one[score][figure] for one in found])), 4)
+            score: evaluate.rounded(float(np.mean([one[score][figure] for one in found])))
             for score in found[0]
         }
         for figure in ("area_under_roc", "fpr95")
@@ -145,6 +145,6 @@ def _nearest(rows: np.ndarray, learnt: np.ndarray) -> np.ndarray:
 
 def _separation(known: np.ndarray, strange: np.ndarray) -> dict[str, float]:
     return {
-        "area_under_roc": round(evaluate.area_under_roc(known, strange), 4),
-        "fpr95": round(evaluate.false_positives_at_95(known, strange), 4),
+        "area_under_roc": evaluate.rounded(evaluate.area_under_roc(known, strange)),
+        "fpr95": evaluate.rounded(evaluate.false_positives_at_95(known, strange)),
     }

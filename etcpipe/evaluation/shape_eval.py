@@ -16,11 +16,11 @@ import numpy as np
 
 from etcpipe.dataset import Dataset, Input, Recording, read
 from etcpipe.evaluation import evaluate
+from etcpipe.evaluation.evaluate import rounded
 from etcpipe.shaping import Shaper, Shaping, parse
 from etcpipe.shaping.shaper import packets_wanted
 from etcpipe.training.held_out import OnStep, Side, deal_folds, sides_of
 from etcpipe.training.learner import Learner
-from etcpipe.training.report import rounded
 
 Score = Callable[[Dataset], float]
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from etcpipe.dataset import Dataset
 from etcpipe.evaluation import evaluate
+from etcpipe.evaluation.evaluate import rounded
 from etcpipe.training.held_out import Judged
 
 
@@ -82,7 +83,3 @@ def on_baselines(dataset: Dataset, judged: Judged, seed: int) -> dict[str, Any]:
         },
         "shortcut": evaluate.is_above_chance(confusions["ids_only"]),
     }
-
-
-def rounded(value: float) -> float:
-    return round(float(value), 4)

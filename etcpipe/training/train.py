@@ -40,7 +40,7 @@ class Settings:
         mask: what the model may not see, a name of gpu.views.MASKS.
         seed: makes folds, fits and intervals repeatable.
         folds: into how many parts the captures are dealt; at most the captures of a class.
-        arch: "lightgbm", or a name of fitting.VIEW_TREES or zoo.ARCHS.
+        arch: TREES, or a name of fitting.VIEW_TREES or zoo.ARCHS.
         fitting: how networks are fitted; trees ignore it.
         split: what no two of the folds share, a name of dataset.SPLITS.
         families: classes by family; None: as the labels tell, see family_choice.of_labels().
@@ -51,7 +51,7 @@ class Settings:
     mask: str = "strict"
     seed: int = 1
     folds: int = FOLDS
-    arch: str = "lightgbm"
+    arch: str = TREES
     fitting: Fitting = field(default_factory=Fitting)
     split: str = "capture"
     families: Members | None = None
@@ -218,7 +218,9 @@ def _report(
         "split": settings.split,
         "folds": int(judged.fold.max()) + 1,
         "rounds": judged.rounds,
-        "calibration_error": report.rounded(evaluate.calibration_error(cut.probability, cut.right)),
+        "calibration_error": evaluate.rounded(
+            evaluate.calibration_error(cut.probability, cut.right)
+        ),
         "unknown": report.on_unknown(cut.sure, cut.right, cut.strange_sure, cut.threshold),
         "families": cut.on_families,
         **report.on_baselines(dataset, judged, settings.seed),
