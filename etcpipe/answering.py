@@ -14,7 +14,7 @@ from etcpipe.batch import FlowBatch
 from etcpipe.cascade import serving
 from etcpipe.cascade.beside import BesideKernel, SureRows
 from etcpipe.cascade.gathered import KernelCascade
-from etcpipe.cascade.lanes import Lanes
+from etcpipe.cascade.lanes import Lanes, Take
 from etcpipe.cascade.life import CascadeInService
 from etcpipe.cascade.runtime import Runtime
 from etcpipe.cascade.serving import CascadeModel
@@ -60,6 +60,7 @@ class Answering:
         self.stage0 = stage0
         self._sure_rows: SureRows | None = None
         self._lanes: Lanes | None = None
+        self._source: pipeline.Source | None = None
         self._hear: Callable[[], object] = lambda: None
         self._settings, self._raw_len, self._device = settings, raw_len, device
         self._serving: CascadeInService | ModelInService | KernelCascade
@@ -78,14 +79,15 @@ class Answering:
 
     def verdicts(self, source: pipeline.Source, regroup: Any) -> Iterator[VerdictBatch]:
         """Yield verdicts on what a source brings, as they are made, until it ends."""
+        self._source, self._lanes = source, regroup if isinstance(regroup, Lanes) else None
         if isinstance(self._serving, CascadeInService):
             stages: pipeline.Stages = self._stages
-            self._lanes = regroup
             if self._sure_rows:
                 stages = beside = BesideKernel(self._serving, self._sure_rows, self._stage0_now)
                 self._hear = beside.hear
             return pipeline.serve(source, regroup, stages, eager=False, now_ns=monotonic_ns)
-        return pipeline.run(source, regroup, self._serving, now_ns=monotonic_ns)
+        others = self._serving.others if isinstance(self._serving, ModelInService) else list
+        return pipeline.run(source, regroup, self._serving, now_ns=monotonic_ns, others=others)
 
     def load(self, file: str | PathLike[str]) -> AnyModel:
         """Return what replace() takes of a file, ready to answer; from any thread.
@@ -140,14 +142,18 @@ class Answering:
         return model
 
     def _make_rows_for(self, model: AnyModel) -> None:
-        """Have rows made that a cascade sees, of flows that begin from now on."""
+        """Have rows made that a model or cascade sees, of flows that begin from now on."""
         serving, lanes = self._serving, self._lanes
-        if not (
-            lanes and isinstance(serving, CascadeInService) and isinstance(model, CascadeModel)
-        ):
+        if lanes is None or lanes.serves(model):
             return
-        if lanes.serves(model):
-            return
+        if isinstance(serving, CascadeInService):
+            lanes.change(model, self._taken_by_stages(serving, lanes))
+        elif isinstance(serving, ModelInService) and self._source:
+            judge = serving.keep_judging(self._source, monotonic_ns)
+            lanes.change(model, lambda flows, depth: judge(flows))
+
+    def _taken_by_stages(self, serving: CascadeInService, lanes: Lanes) -> Take:
+        """Return what hands rows to the stages of now, whatever replaces them."""
         add = serving.keep_taking(lambda: lanes.has_older)
 
         def take(flows: FlowBatch, depth: np.ndarray | None) -> None:
@@ -156,7 +162,7 @@ class Answering:
                 self._stages.complete(flows)
             add(flows, monotonic_ns(), depth)
 
-        lanes.change(model, take)
+        return take
 
     def _follow(self, model: AnyModel) -> None:
         """Let the kernel's stage be that of the cascade that answers."""

@@ -2,17 +2,22 @@
 
 Both happen between two batches of packets. The tap, its flow table and the rows that are
 being filled stay as they are, so no packet is lost and each flow is answered once, by the
-model that was active when its row was complete. A cascade's place: etcpipe/cascade/life.py.
+model that was active when its row was complete. Where the rows that are made are not enough for
+the other model, flows that had begun are answered by the one before (etcpipe/cascade/lanes.py).
+A cascade's place: etcpipe/cascade/life.py.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
-from etcpipe.batch import FlowBatch
+from etcpipe import pipeline
+from etcpipe.batch import FlowBatch, FlowRecords
 from etcpipe.errors import UsageError
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.model import Model
+from etcpipe.pipeline import Clock
 from etcpipe.shadow import Shadow
 from etcpipe.verdict import VerdictBatch
 
@@ -67,6 +72,7 @@ class ModelInService(InService[Model]):
         self.shadow: Shadow | None = None
         self._regroup: Regroup | None = None
         self._scorer: Scorer | None = None
+        self._others: list[VerdictBatch] = []
 
     def scorer(self, regroup: Regroup) -> None:
         """Begin to judge what comes out of regrouping; see Model.scorer()."""
@@ -86,6 +92,20 @@ class ModelInService(InService[Model]):
         if self.shadow:
             self.shadow.ask(verdicts)
         return verdicts
+
+    def keep_judging(self, records: FlowRecords, now_ns: Clock) -> Callable[[FlowBatch], None]:
+        """Return what judges rows by the model of now, whatever replaces it; see others()."""
+        model = self.active
+
+        def take(flows: FlowBatch) -> None:
+            self._others += pipeline.judge(flows, model, records, now_ns)
+
+        return take
+
+    def others(self) -> list[VerdictBatch]:
+        """Return the verdicts by models that were replaced, since the last call."""
+        found, self._others = self._others, []
+        return found
 
     def replace(self, model: Model) -> None:
         """See InService.replace()."""

@@ -91,6 +91,7 @@ def run(
     model: Judge,
     rows_min: int = 1,
     now_ns: Clock | None = None,
+    others: Callable[[], list[VerdictBatch]] = list,
 ) -> Iterator[VerdictBatch]:
     """Yield verdicts as flows become ready, until the source ends.
 
@@ -98,6 +99,7 @@ def run(
         rows_min: ready flows that are worth a call of the model: 1 where a verdict is
             waited for, more where throughput counts.
         now_ns: the packets' clock, to tell how long rows queued; None offline.
+        others: returns verdicts on rows that regrouping handed elsewhere, since the last call.
     """
     scorer = model.scorer(regroup)
     waiting: list[FlowBatch] = []
@@ -107,7 +109,9 @@ def run(
         if sum(map(len, waiting)) >= rows_min:
             yield from judge(concatenate(waiting), model, source, now_ns, scorer)
             waiting.clear()
+        yield from others()
     yield from judge(concatenate([*waiting, regroup.flush()]), model, source, now_ns, scorer)
+    yield from others()
 
 
 def completed(source: Source, regroup: Regroup) -> Iterator[FlowBatch]:

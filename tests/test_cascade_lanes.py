@@ -15,6 +15,7 @@ from etcpipe.cascade.lanes import Lanes
 from etcpipe.cascade.stages import Cascade, Rule, Stage
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.live import attach as live
+from etcpipe.verdict import VerdictBatch
 
 pytest.importorskip("onnx", reason="making models needs etcpipe[train]")
 from test_regroup_agree import random_packets
@@ -118,6 +119,51 @@ def test_a_model_of_whole_packets_takes_over_from_one_that_keeps_none(wire, tmp_
         BETWEEN: ("large", 0, LAST, False),
         SMALL: ("small", 1, LAST, False),
     }
+
+
+class AnswersByModel(Answers):
+    """Which model answered, and of how many packets, by port."""
+
+    def __init__(self, tap: live.Live):
+        super().__init__(tap)
+        self.models: dict[int, list[tuple[str, int]]] = {}
+
+    def _note(self, verdicts: VerdictBatch) -> None:
+        super()._note(verdicts)
+        name = verdicts.models[0].partition("@")[0]
+        for flow_id, used in zip(verdicts.flows.flow_id, verdicts.packets_used, strict=True):
+            by_port = self.models.setdefault(self.ports[int(flow_id)], [])
+            by_port.append((name, int(used)))
+
+
+@pytest.mark.root
+def test_one_model_of_whole_packets_takes_over_from_one_that_keeps_none(wire, tmp_path):
+    first = tmp_path / write_trees(tmp_path / "first.onnx", LAST)
+    raw = tmp_path / write_raw(tmp_path / "raw.onnx")
+    with live.attach(
+        wire.device, model=first, netns=wire.near, mode="tc", wait_s=NEVER_IDLE_S
+    ) as tap:
+        answers = AnswersByModel(tap)
+
+        def change() -> None:
+            tap.set_model(tap.load_model(raw))
+            send(wire, [packet(LARGE)] * 6 + [packet(BETWEEN)] * LAST)
+
+        def back() -> None:
+            tap.roll_back_model()
+            send(wire, [packet(SMALL)] * LAST)
+
+        send(wire, [packet(LARGE)] * 4)
+        answers.until(
+            (lambda: answers.stored() == 4, change),
+            (lambda: len(answers.said) == 2, back),
+            (lambda: len(answers.said) == 3, tap.stop),
+        )
+        answers.assert_exact(settled=0)
+        assert tap._regroup.counters["REGROUP_FLOWS"] == 3
+    # each by who was there when it began, with all of its packets, and once
+    names = {LARGE: f"at{LAST}", BETWEEN: "raw10", SMALL: f"at{LAST}"}
+    assert answers.models == {port: [(name, LAST)] for port, name in names.items()}
 
 
 def test_an_older_regrouping_goes_when_its_flows_are_done():

@@ -113,6 +113,22 @@ def test_models_tell_all_only_while_a_rule_asks(model):
     assert model.shares is None
 
 
+def test_what_a_replaced_model_still_says_is_read_by_its_own_families(model, tmp_path):
+    families = {"shell": ("ssh",), "web": ("page", "bulk")}
+    file = tmp_path / "other.onnx"
+    file.write_bytes(
+        model_bytes(OF_THREE.__class__(**{**vars(OF_THREE), "families": families}), MATRIX)
+    )
+    acts = Acts(parse(rules(('"web"', 0))), model)
+    flows = flow_batch([[0, 0, 0], [1, 1, 1]])
+    before = model.verdicts(flows, records(flows))
+    other = load(file)
+    acts.change(acts.policy, other)
+    after = other.verdicts(flows, records(flows))
+    assert (before.label[0], after.label[0]) == (WEB, WEB + 1)
+    assert acts.actions(before).tolist() == acts.actions(after).tolist() == [1, 0]
+
+
 def test_another_model_must_have_the_families_that_rules_name(model, tmp_path):
     file = tmp_path / "plain.onnx"
     file.write_bytes(model_bytes(OF_THREE.__class__(**{**vars(OF_THREE), "families": {}}), MATRIX))

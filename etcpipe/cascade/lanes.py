@@ -1,12 +1,13 @@
-"""Regrouping in service: rows are made as another cascade needs them, from some flow on.
+"""Regrouping in service: rows are made as another model or cascade needs them, from some flow on.
 
 A flow stays with all its packets in the regrouping of the time when it began, so nothing of it is
-lost, and its rows go to the stages of that time. Ids tell which flows are older than a change:
-each processor numbers the flows that it begins one after the other (flow_id_next() of bpf/maps.h).
+lost, and its rows go to the model or stages of that time. Ids tell which flows are older than a
+change: each processor numbers the flows that it begins one after the other (flow_id_next() of
+bpf/maps.h).
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,10 @@ from etcpipe.batch import FlowBatch, PacketBatch
 from etcpipe.gpu.regroup import EarlyRows, Regroup
 
 if TYPE_CHECKING:
-    from etcpipe.cascade.serving import CascadeModel
+    from etcpipe.gpu.inference import Runner
+    from etcpipe.gpu.scorer_gpu import Scorer
+    from etcpipe.gpu.views import View
+    from etcpipe.model_choice import AnyModel
 
 # Copies that were on their way when their flow was answered have come by then.
 QUIET_NS = 1_000_000_000
@@ -25,18 +29,20 @@ Take = Callable[[FlowBatch, np.ndarray | None], None]
 
 
 class Lanes:
-    """What pipeline.serve() takes as its Regroup, while rows may come to be made otherwise.
+    """What the pipeline takes as its Regroup, while rows may come to be made otherwise.
 
     Args:
-        make: returns the Regroup that a cascade needs.
+        make: returns the Regroup that a model or cascade needs.
         model: the first one.
         begun: returns how many flows each processor has begun, (processors,) uint64.
     """
 
+    is_ahead = False  # of two batches at a time, flows would begin between two changes
+
     def __init__(
         self,
-        make: "Callable[[CascadeModel], Regroup]",
-        model: "CascadeModel",
+        make: "Callable[[AnyModel], Regroup]",
+        model: "AnyModel",
         begun: Callable[[], np.ndarray],
     ) -> None:
         self._make, self._begun = make, begun
@@ -44,13 +50,13 @@ class Lanes:
         self._older: list[_Older] = []
         self._past: Counter[str] = Counter()
 
-    def serves(self, model: "CascadeModel") -> bool:
-        """Are rows as they are made now enough for a cascade?"""
+    def serves(self, model: "AnyModel") -> bool:
+        """Are rows as they are made now enough for a model or cascade?"""
         settings = self._newest.settings
         return model.raw_len <= settings.raw_len and model.mask == settings.mask
 
-    def change(self, model: "CascadeModel", take: Take) -> None:
-        """Make rows for another cascade of flows that begin from now on.
+    def change(self, model: "AnyModel", take: Take) -> None:
+        """Make rows for another one of flows that begin from now on.
 
         Args:
             take: takes the rows of all others.
@@ -58,6 +64,11 @@ class Lanes:
         newest = self._make(model)
         self._older.append(_Older(self._newest, self._begun(), take))
         self._newest = newest
+
+    @property
+    def newest(self) -> Regroup:
+        """What makes the rows of flows that begin now."""
+        return self._newest
 
     @property
     def has_older(self) -> bool:
@@ -89,6 +100,12 @@ class Lanes:
         """End flows that need no more rows, see Regroup.leave()."""
         for regroup in self._all():
             regroup.leave(flow_id)
+
+    def scorer(
+        self, runner: "Runner", view: "View", depth: int, columns: Sequence[str]
+    ) -> "Scorer | None":
+        """See Regroup.scorer(); of the newest flows."""
+        return self._newest.scorer(runner, view, depth, columns)
 
     @property
     def counters(self) -> dict[str, int]:

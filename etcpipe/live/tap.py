@@ -15,7 +15,6 @@ from etcpipe.batch import PacketBatch
 from etcpipe.cascade.beside import SureRows
 from etcpipe.cascade.gathered import KernelCascade
 from etcpipe.cascade.lanes import Lanes
-from etcpipe.cascade.serving import CascadeModel
 from etcpipe.cascade.stage0 import KernelStage
 from etcpipe.errors import DataplaneError, UsageError
 from etcpipe.gpu.regroup import Regroup
@@ -63,12 +62,7 @@ class Live:
         opened = Forward if settings.forward else tap.Tap
         self._tap = opened(device, settings, keep=keep)
         self._raw_len = max(model.raw_len, shadow.raw_len if shadow else 0)
-        self._regroup: Any = None  # FeatureRows, where the kernel gathers features
-        if isinstance(model, CascadeModel):
-            make = partial(self._rows_for, wait_s)
-            self._regroup = Lanes(make, model, self._tap.flows_begun)
-        elif isinstance(model, Model) and settings.capture != "features":
-            self._regroup = self._rows_for(wait_s, model)
+        self._regroup: Any = self._regrouping(wait_s, model)
         self._answering = Answering(model, settings, self._raw_len, compute, stage0)
         if shadow:
             self.set_shadow(shadow)
@@ -80,6 +74,14 @@ class Live:
         self._stopping = False
         self._end = inf
         self._check_at = 0.0
+
+    def _regrouping(self, wait_s: float | None, model: AnyModel | KernelCascade) -> Any:
+        """Return what makes rows; None where the kernel gathers features, then FeatureRows do."""
+        is_one = isinstance(model, Model)
+        if isinstance(model, KernelCascade) or (is_one and self.capture == "features"):
+            return None
+        lanes = Lanes(partial(self._rows_for, wait_s), model, self._tap.flows_begun)
+        return lanes.newest if is_one and lanes.newest.is_ahead else lanes
 
     def _rows_for(self, wait_s: float | None, model: AnyModel) -> Regroup:
         """Return what makes rows for a model."""

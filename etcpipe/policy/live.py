@@ -22,6 +22,8 @@ class Acts:
 
     def __init__(self, policy: Policy | None, model: AnyModel | KernelCascade) -> None:
         self._shares: Shares | None = None
+        self._by_labels: dict[tuple[str, ...], Decider | None] = {}
+        self.policy = None
         self.change(policy, model)
 
     def change(self, policy: Policy | None, model: AnyModel | KernelCascade) -> None:
@@ -36,6 +38,9 @@ class Acts:
             self._shares = Shares(len(model.classes))
         for one in model.stage_models:
             one.shares = self._shares if adds_up else None
+        if policy is not self.policy:
+            self._by_labels.clear()
+        self._by_labels[model.labels] = decide  # a model that was replaced may still say something
         self.policy, self.decide = policy, decide
 
     def check(self, model: AnyModel) -> None:
@@ -45,9 +50,10 @@ class Acts:
 
     def actions(self, verdicts: VerdictBatch) -> np.ndarray:
         """Return (flows,) uint8, the action of each verdict, 0 for none."""
-        if self.decide is None:
+        decide = self._by_labels.get(verdicts.classes, self.decide)
+        if decide is None:
             return np.zeros(len(verdicts), np.uint8)
         shares = None
-        if self.decide.adds_up and self._shares is not None:
+        if decide.adds_up and self._shares is not None:
             shares = self._shares.of(verdicts.flows.flow_id)
-        return self.decide(verdicts.label, verdicts.probability, shares)
+        return decide(verdicts.label, verdicts.probability, shares)
