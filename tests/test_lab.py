@@ -13,6 +13,7 @@ import pytest
 
 from etcpipe.errors import LabError
 from etcpipe.lab import KINDS, MARKER, Lab, label_of, missing, read_truth, record, remove_stale_labs
+from etcpipe.lab.kinds import messages
 from etcpipe.lab.trim import PACKET_HEADER, TCP, UDP, flow_of, read_file_header, records
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
@@ -161,3 +162,17 @@ def test_a_killed_lab_is_removed_by_the_next():
 def test_record_into_no_folder_says_so(tmp_path):
     with pytest.raises(LabError, match="make it first"):
         record(tmp_path / "absent" / "x.pcap", [CHEAP])
+
+
+@pytest.mark.parametrize(
+    ("version", "first", "user"),
+    [
+        ((2, 3, 19, 1), "base_dir = /lab/run", "home=/lab/mail/%u"),
+        ((2, 4, 1), "dovecot_config_version = 2.4.0", "home = /lab/mail/%{user}"),
+    ],
+)
+def test_dovecot_is_told_in_the_words_of_its_version(version, first, user):
+    places = {"folder": "/lab", "listen": "10.0.0.1", "chain": "/lab/c", "key": "/lab/k"}
+    lines = messages.dovecot_conf(version).format(**places).split("\n")
+    assert next(filter(None, lines)) == first
+    assert any(user in line for line in lines)

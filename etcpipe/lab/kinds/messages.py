@@ -1,5 +1,7 @@
 """Small messages on long connections: MQTT over TLS, mail over IMAPS."""
 
+import re
+import subprocess
 from dataclasses import dataclass
 
 from etcpipe.lab.certificates import make_certificate
@@ -51,9 +53,17 @@ log_path = /dev/stderr
 protocols = imap
 listen = {listen}
 ssl = required
+auth_mechanisms = plain
+service imap-login {{
+  inet_listener imap {{
+    port = 0
+  }}
+}}
+"""
+# Certificate, users and where mail is: what dovecot 2.4 calls otherwise.
+DOVECOT_2_3 = """
 ssl_cert = <{chain}
 ssl_key = <{key}
-auth_mechanisms = plain
 passdb {{
   driver = static
   args = password=lab
@@ -63,12 +73,25 @@ userdb {{
   args = uid=nobody gid=nogroup home={folder}/mail/%u
 }}
 mail_location = maildir:{folder}/mail/%u
-service imap-login {{
-  inet_listener imap {{
-    port = 0
+"""
+DOVECOT_2_4 = """
+ssl_server_cert_file = {chain}
+ssl_server_key_file = {key}
+passdb static {{
+  password = lab
+}}
+userdb static {{
+  fields {{
+    uid = nobody
+    gid = nogroup
+    home = {folder}/mail/%{{user}}
   }}
 }}
+mail_driver = maildir
+mail_path = {folder}/mail/%{{user}}
 """
+# Must stand first; a newer dovecot goes by it too.
+DOVECOT_2_4_FIRST = "dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0\n"
 HEADER = "From: a@example\r\nTo: b@example\r\nSubject: message {number}\r\n\r\n{marker}"
 
 
@@ -99,7 +122,7 @@ def serve_imaps(site: Site) -> Mailbox:
     site.run(["chown", "-R", "nobody:nogroup", str(site.folder / "mail")])
     configuration = site.folder / "dovecot.conf"
     configuration.write_text(
-        DOVECOT_CONF.format(
+        dovecot_conf(dovecot_version()).format(
             folder=site.folder,
             listen=", ".join(site.addresses),
             chain=certificate.chain,
@@ -111,6 +134,19 @@ def serve_imaps(site: Site) -> Mailbox:
         *[("tcp", address, IMAPS_PORT) for address in site.addresses],
     )
     return Mailbox(messages, str(draft))
+
+
+def dovecot_version() -> tuple[int, ...]:
+    """Return the version of the dovecot that is installed: (2, 4, 1) of "2.4.1-4 (7d8c0e5759)"."""
+    said = subprocess.run(["dovecot", "--version"], capture_output=True, text=True, check=False)
+    return tuple(map(int, re.findall(r"\d+", said.stdout.partition("-")[0])))
+
+
+def dovecot_conf(version: tuple[int, ...]) -> str:
+    """Return the configuration as a version of dovecot reads it, for format()."""
+    if version < (2, 4):
+        return DOVECOT_CONF + DOVECOT_2_3
+    return DOVECOT_2_4_FIRST + DOVECOT_CONF + DOVECOT_2_4
 
 
 def visit_imaps(client: Client, mailbox: Mailbox) -> None:
