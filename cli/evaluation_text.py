@@ -64,7 +64,7 @@ def _occlusion(found: dict[str, dict[str, Any]]) -> list[str]:
 def _open_set(found: dict[str, Any]) -> list[str]:
     lines = [f"classes left out, one by one ({len(found['without'])}):"]
     for name, area in found["area_under_roc"].items():
-        lines.append(f"  {name:<12} area under ROC {area:.3f}, FPR95 {found['fpr95'][name]:.3f}")
+        lines.append(f"  {name:<20} area under ROC {area:.3f}, FPR95 {found['fpr95'][name]:.3f}")
     return lines
 
 
