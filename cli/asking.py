@@ -11,6 +11,9 @@ MODEL_HELP = (
     "A model file, or the name of one that ships (`etcpipe model list`); without: `default`."
 )
 
+FIRST_N = click.IntRange(1, 64)
+WAIT_S = click.FloatRange(0, 86400, min_open=True)
+
 MODEL = (
     click.option("-m", "--model", type=click.Path(), metavar="MODEL", help=MODEL_HELP),
     click.option(
@@ -25,14 +28,14 @@ ROWS = (
     click.option(
         "--first",
         "first_n",
-        type=int,
+        type=FIRST_N,
         metavar="N",
         help="Packets of a flow to look at; default: as the model was trained.",
     ),
     click.option(
         "--wait",
         "wait_s",
-        type=float,
+        type=WAIT_S,
         metavar="S",
         help="Judge a flow that was silent for so many seconds; default: as the model was trained.",
     ),

@@ -9,6 +9,7 @@ from signal import SIGINT
 import click
 
 from etcpipe import __version__, runtime
+from etcpipe.cli import settings
 from etcpipe.cli.common import LazyGroup
 from etcpipe.config import FOLDER
 from etcpipe.errors import EtcpipeError, PermissionDeniedError
@@ -116,6 +117,8 @@ def explain(error: BaseException) -> tuple[int, str]:
     """Return the exit status and the line that an error is worth; "" says nothing."""
     if isinstance(error, EtcpipeError):
         return error.exit_code, _one_line(str(error))
+    if isinstance(error, click.BadParameter) and (origin := _origin_of_value(error)):
+        return EXIT_USAGE, f"{origin}: {_one_line(error.message).rstrip('.')}"
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "etcpipe"
         said = _one_line(error.format_message()).rstrip(".")
@@ -145,6 +148,13 @@ def explain(error: BaseException) -> tuple[int, str]:
 
 def _common_options() -> set[str]:
     return {name for param in cli.params for name in param.opts}
+
+
+def _origin_of_value(error: click.BadParameter) -> str:
+    """Return the variable or file that a wrong value came from; "" from the command line."""
+    if error.ctx and isinstance(error.param, click.Option):
+        return settings.origin_of(error.ctx, error.param)
+    return ""
 
 
 def _explain_os(error: OSError) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etcpipe.cli import settings
-from etcpipe.errors import UsageError
+from etcpipe.errors import EtcpipeError, UsageError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -52,6 +52,14 @@ class Verb(click.Command):
         args = ["--help"] if args == ["help"] else args
         settings.prepare(self, ctx, args, with_files=self._configured)
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EtcpipeError as error:
+            if origin := settings.origin_of_fault(ctx, str(error)):
+                error.args = (f"{error} (set by {origin})",)
+            raise
 
 
 def _remember_json(ctx: click.Context, param: click.Parameter, value: bool) -> None:

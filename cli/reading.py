@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from etcpipe import runtime
+from etcpipe.cli.asking import FIRST_N, WAIT_S
 from etcpipe.cli.common import defaulted, warn
 from etcpipe.errors import UnsupportedError, UsageError
 from etcpipe.layout import COUNT_RULES
@@ -22,7 +23,7 @@ OnStep = Callable[[str, int, int], None]
 
 _FIRST_OPTION = click.option(
     "--first",
-    type=click.IntRange(1, 64),
+    type=FIRST_N,
     help="Packets of a flow; default: 10, or as many as the network takes.",
 )
 _ROW_OPTIONS = (
@@ -35,7 +36,7 @@ _ROW_OPTIONS = (
     ),
     click.option(
         "--wait",
-        type=click.FloatRange(0, min_open=True),
+        type=WAIT_S,
         default=1.0,
         metavar="S",
         help="Judge a flow when nothing came for so many seconds.",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from etcpipe.errors import ConfigError, EtcpipeError
 
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 # What an option takes, in words; all others take text.
 KINDS = ((click.types.IntParamType, "a whole number"), (click.types.FloatParamType, "a number"))
 
-# Where a context keeps the words that its verb was given.
+# Where a context keeps the words that its verb was given, and what files set for it.
 ARGS = "etcpipe.args"
+CHOSEN = "etcpipe.chosen"
 
 # Variables that no option stands behind.
 OTHER_VARIABLES = frozenset({"ETCPIPE_DEBUG"})
@@ -66,13 +68,39 @@ def prepare(
     for setting in settings:
         _check_first_word(ctx.find_root(), setting)
     section = tuple(ctx.command_path.split()[1:])
-    chosen = files.for_verb(settings, section, _device(command, ctx, args))
+    chosen = ctx.meta[CHOSEN] = files.for_verb(settings, section, _device(command, ctx, args))
     for setting in chosen.values():
         check_value(command, setting)
     ctx.default_map = {
         options[name].name or name: _as_option_takes_it(options[name], setting.value)
         for name, setting in chosen.items()
     }
+
+
+def origin_of(ctx: click.Context, option: click.Option) -> str:
+    """Return the variable, or the file and key, that set an option; "" if neither did."""
+    source = ctx.get_parameter_source(option.name or "")
+    name = long_name(option)
+    if source is ParameterSource.ENVIRONMENT:
+        return variable(ctx.auto_envvar_prefix or "", name)
+    setting = ctx.meta.get(CHOSEN, {}).get(name)
+    if source is ParameterSource.DEFAULT_MAP and setting:
+        return f"{setting.origin}: {setting.key}"
+    return ""
+
+
+def origin_of_fault(ctx: click.Context, message: str) -> str:
+    """Return what set the option that a verb's error is about; "" if that was the command line.
+
+    Such a message begins with the option's name, or has the option or its value in it.
+    """
+    for name, option in options_of(ctx.command).items():
+        value = ctx.params.get(option.name or "")
+        about = message.startswith(f"{name} ") or f"--{name} " in message
+        about = about or (isinstance(value, str) and f" {value}:" in f" {message}")
+        if about and (origin := origin_of(ctx, option)):
+            return origin
+    return ""
 
 
 def read_again(ctx: click.Context) -> dict[str, Any]:

@@ -7,13 +7,17 @@ from typing import Any
 import click
 
 from etcpipe import timeouts as times
+from etcpipe.errors import UsageError
 from etcpipe.layout import COUNT_RULES
 from etcpipe.parsing import parse_key
 
 
 def _parsed(parse: Callable[[str], Mapping[str, Any]]) -> Callable[..., Mapping[str, Any]]:
     def callback(ctx: click.Context, param: click.Parameter, text: str | None) -> Mapping[str, Any]:
-        return parse(text) if text else {}
+        try:
+            return parse(text) if text else {}
+        except UsageError as error:
+            raise click.BadParameter(str(error), ctx, param) from error
 
     return callback
 

@@ -13,7 +13,7 @@ from etcpipe.cli.fitting import fitting_options
 from etcpipe.cli.progress import Steps
 from etcpipe.cli.reading import TASK_OPTION, import_for_training, input_of, input_options, read_data
 from etcpipe.cli.splitting import split_options
-from etcpipe.training.fitting import VIEW_TREES, Fitting
+from etcpipe.training.fitting import KERNEL_TREES, VIEW_TREES, Fitting
 from etcpipe.zoo import ARCHS
 
 if TYPE_CHECKING:
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 @click.option("--name", metavar="NAME", help="The model's name; default: that of the file.")
 @click.option(
     "--arch",
-    type=click.Choice(["lightgbm", *VIEW_TREES, *ARCHS]),
+    type=click.Choice(["lightgbm", KERNEL_TREES, *VIEW_TREES, *ARCHS]),
     default="lightgbm",
     metavar="NAME",
-    help=f"lightgbm on statistics; on whole views: {', '.join(VIEW_TREES)}; or a network: "
+    help=f"lightgbm on statistics; {KERNEL_TREES}, which --stage0 kernel takes; on whole "
+    f"views: {', '.join(VIEW_TREES)}; or a network: "
     f"{', '.join(ARCHS)}.",
 )
 @click.option(

@@ -162,3 +162,39 @@ def test_every_option_has_a_variable_of_its_own():
     names = [name for name, _, _ in settings.variables(root)]
     assert len(names) == len(set(names)) > 100
     assert {"ETCPIPE_ATTACH_DEVICE", "ETCPIPE_MODEL_BENCH_BATCH", "ETCPIPE_NETNS"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("first", "abc", "{origin}: 'abc' is not a valid integer"),
+        ("wait", "-1", "{origin}: -1.0 is not in the range 0<x<=86400"),
+        ("sample", "2/3", "{origin}: sample '2/3': write 1/K, or 1/K:SEED"),
+        (
+            "filter",
+            "foo",
+            "filter 'foo': can't parse filter expression: syntax error (set by {origin}",
+        ),
+        ("model", "no.onnx", "no model no.onnx: give a .onnx file or one that ships"),
+    ],
+)
+def test_a_wrong_value_is_laid_to_the_variable_that_set_it(name, value, message, monkeypatch):
+    origin = f"ETCPIPE_CLASSIFY_{name.upper()}"
+    monkeypatch.setenv(origin, value)
+    said = fails("classify", CAPTURE, inside=True, status=1 if name == "model" else 2)
+    assert said.startswith(message.format(origin=origin))
+    assert origin in said
+
+
+def test_a_variable_of_all_verbs_is_named(monkeypatch):
+    monkeypatch.setenv("ETCPIPE_JSON", "abc")
+    said = fails("classify", CAPTURE, inside=True, status=2)
+    assert said == "ETCPIPE_JSON: 'abc' is not a valid boolean"
+
+
+def test_what_a_verb_refuses_is_laid_to_the_file_that_set_it(folder):
+    write(folder, '[classify]\nfilter = "foo"\n')
+    place = f"{folder}/etcpipe.toml: classify.filter"
+    assert fails("classify", CAPTURE, inside=True, status=2).endswith(f"(set by {place})")
+    said = fails("classify", CAPTURE, "--filter", "foo", inside=True, status=2)
+    assert said == "filter 'foo': can't parse filter expression: syntax error"
