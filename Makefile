@@ -52,7 +52,8 @@ sanitize:
 	ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc .venv/bin/python -m pytest -q \
 	tests/test_ring.py tests/test_capture*.py tests/test_tracker.py tests/test_regroup*.py \
 	tests/test_mask*.py tests/test_bpf_parsing.py tests/test_features.py tests/test_address.py \
-	tests/test_bits.py tests/test_tokens.py tests/test_cascade_pool.py tests/test_cascade_steps.py -k "not memory_of_a_pending_flow"; \
+	tests/test_bits.py tests/test_tokens.py tests/test_cascade_pool.py tests/test_cascade_steps.py \
+	-k "not memory_of_a_pending_flow"; \
 	status=$$?; $(BUILD_NATIVE); exit $$status
 	tests/fuzz/run 20
 
