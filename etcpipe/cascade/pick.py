@@ -65,7 +65,7 @@ class Lead:
         return float(low), float(high)
 
     def least_share(self, some: np.ndarray, of: np.ndarray) -> float:
-        """Return how many of some flows are others at least, as surely as interval() says.
+        """Return how many of some flows are others at least, five times of six.
 
         Args:
             some, of: (flows,) bool.
@@ -75,7 +75,7 @@ class Lead:
             for one in (some, of)
         )
         part, whole = (self._drawn @ one for one in counted)
-        return float(np.quantile(part / np.maximum(whole, 1), 0.025))
+        return float(np.quantile(part / np.maximum(whole, 1), 1 / 6))
 
     def _macro_f1(self, said: np.ndarray) -> np.ndarray:
         """Return (DRAWS,) float64, as evaluate.macro_f1 of each draw."""

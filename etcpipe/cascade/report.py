@@ -65,7 +65,7 @@ def warnings(result: Result) -> list[str]:
 
 def _plan(result: Result, plan: Plan) -> dict[str, Any]:
     chain = [str(result.made[i].candidate) for i in plan.chain]
-    return {"stages": chain, "passed_on": list(plan.shares), **vars(plan.figures)}
+    return {"stages": chain, "passed_on": list(plan.figures.passed_on), **vars(plan.figures)}
 
 
 def _stage(one: StageReport) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def _front(result: Result) -> list[str]:
             "*" if plan == taken else "",
             *_figures(plan.figures),
             " > ".join(str(result.made[i].candidate) for i in plan.chain),
-            ", ".join(f"{share:.0%}" for share in plan.shares) or "-",
+            ", ".join(f"{share:.0%}" for share in plan.figures.passed_on) or "-",
         ]
         for plan in shown
     ]

@@ -68,6 +68,15 @@ class Figures:
     us: float
     stages: tuple[float, ...]
 
+    @property
+    def passed_on(self) -> tuple[float, ...]:
+        """The share that each stage but the last passes on, of the flows that reach it."""
+        reached, shares = 1.0, []
+        for answered in self.stages[:-1]:
+            shares.append(1 - answered / reached if reached > 0 else 0.0)
+            reached -= answered
+        return tuple(shares)
+
 
 def walk(steps: Sequence[Step]) -> Walk:
     """Return what becomes of flows that go from step to step until one is sure."""
