@@ -10,9 +10,10 @@ from etcpipe.batch import FlowBatch
 from etcpipe.errors import UsageError
 from etcpipe.gpu.views import compute
 from etcpipe.kernel.features_plan import FeaturePlan, plan_for
-from etcpipe.kernel.stage0_trees import Trees, input_of, limit_of
+from etcpipe.kernel.stage0_trees import CONSTANTS, Trees, input_of, is_compared, limit_of
 from etcpipe.layout import PACKET_FIELDS
 from etcpipe.model import calibrated
+from etcpipe.model_file import Description
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -164,3 +165,29 @@ def test_what_the_kernel_cannot_do_is_said():
         contents = random_trees(random, rows, trees, depth, classes)
         with pytest.raises(UsageError, match=f"{words} are too large for the kernel"):
             Trees(contents, ("dur",), 5, plan).record(1.0, np.ones(classes), range(classes))
+
+
+@pytest.mark.parametrize("mask", ["strict", "none"])
+@pytest.mark.parametrize("classes", [2, 16])
+def test_trees_that_are_trained_for_the_kernel_fit_it(mask, classes):
+    pytest.importorskip("lightgbm", reason="training needs etcpipe[train]")
+    from etcpipe.training.learner import KernelTreeLearner
+
+    learner, random = KernelTreeLearner(mask, seed=1), np.random.default_rng(classes)
+    assert {"s_bytes_mean", "tcp_rtt"} <= set(learner.columns)
+    assert not {"s_bytes_med", "s_iat_std", "s_load"} & set(learner.columns)
+    rows = random.integers(0, 1500, (3000, len(learner.columns))).astype(np.float32)
+    # labels that nothing tells: trees grow as large as they may
+    fitted = learner.fit(rows, random.integers(0, classes, 3000), classes, "all")
+    names = tuple(f"c{i}" for i in range(classes))
+    of = Description("small", names, "stats", learner.columns, "", DEPTH)
+    plan = plan_for(learner.columns, DEPTH, 1.0, 64)
+    taken = Trees(learner.export(fitted, of), learner.columns, DEPTH, plan)
+    record = taken.record(1.0, np.full(classes, 0.9), range(classes))
+    assert record["classes_used"] == classes
+    assert 100 < taken.steps <= CONSTANTS["TREE_STEPS_MAX"]
+
+
+def test_what_takes_fractions_or_single_packets_is_not_compared():
+    assert is_compared("d_iat_mean") and is_compared("tcp_rtt")
+    assert not is_compared("d_iat_med") and not is_compared("s_load")

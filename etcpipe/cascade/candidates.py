@@ -20,7 +20,7 @@ from etcpipe.evaluation.model_eval import check_unseen
 from etcpipe.gpu.views import VIEWS
 from etcpipe.model import Model
 from etcpipe.training import train
-from etcpipe.training.fitting import VIEW_TREES, Fitting
+from etcpipe.training.fitting import KERNEL_TREES, VIEW_TREES, Fitting
 from etcpipe.training.held_out import OnStep, deal_folds, sides_of
 from etcpipe.training.learner import Learner, Tell
 from etcpipe.zoo import ARCHS
@@ -28,7 +28,7 @@ from etcpipe.zoo import ARCHS
 # Flows of one call when a model's cost is measured, and for how long.
 COST_BATCH, COST_S = 256, 0.2
 # What can be trained.
-NAMES = (train.TREES, *VIEW_TREES, *ARCHS)
+NAMES = (train.TREES, KERNEL_TREES, *VIEW_TREES, *ARCHS)
 
 
 @dataclass(frozen=True)

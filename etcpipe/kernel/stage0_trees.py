@@ -17,7 +17,7 @@ from etcpipe import runtime
 from etcpipe.errors import UnsupportedError, UsageError
 from etcpipe.gpu.features import MISSING
 from etcpipe.gpu.features_states import FLAGS, SIDES
-from etcpipe.kernel.features_plan import HANDSHAKE, QUANTITY_WORDS, FeaturePlan
+from etcpipe.kernel.features_plan import HANDSHAKE, QUANTITY_WORDS, FeaturePlan, plan_for
 from etcpipe.layout import BPF, read_header
 
 _HEADER = read_header("".join((BPF / name).read_text() for name in ("etcpipe.h", "tree_plan.h")))
@@ -82,6 +82,15 @@ def input_of(column: str, plan: FeaturePlan, depth: int) -> Input:
         f"trees in the kernel cannot compare {column}: take sums, means, extrema, counts and times"
         " (docs/kernel-stage.md)"
     )
+
+
+def is_compared(column: str) -> bool:
+    """Return whether trees in the kernel can compare a column."""
+    try:
+        input_of(column, plan_for((column,), 1, 1.0, 1), 1)
+    except UsageError:
+        return False
+    return True
 
 
 def _statistic(plan: FeaturePlan, side: int, quantity: str, statistic: str, depth: int) -> Input:
@@ -298,6 +307,6 @@ def _most(probability: float) -> int:
 def _require(condition: bool, what: str) -> None:
     if not condition:
         raise UsageError(
-            f"trees with {what} are too large for the kernel: train fewer or smaller ones"
-            " (docs/kernel-stage.md)"
+            f"trees with {what} are too large for the kernel: take lightgbm_kernel for the first"
+            " stage (docs/kernel-stage.md)"
         )

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+# Few and small trees on those statistics that the kernel compares: what --stage0 kernel takes.
+KERNEL_TREES = "lightgbm_kernel"
 # Trees that read all numbers of a view instead of statistics, by their name of --arch.
 VIEW_TREES = {f"lightgbm_{view}": view for view in ("tok", "bits", "packet", "raw")}
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from etcpipe.dataset import STATS, Dataset
+from etcpipe.kernel.stage0_trees import CONSTANTS, is_compared
 from etcpipe.model_file import Description
 from etcpipe.training import trees
 
@@ -118,6 +119,7 @@ class TreeLearner(Learner):
 
     view = STATS.name
     left_out = None
+    size = trees.USUAL
 
     def __init__(self, mask: str, seed: int) -> None:
         self.columns = STATS.column_names(mask)
@@ -128,7 +130,7 @@ class TreeLearner(Learner):
 
     def learn(self, lesson: Lesson) -> trees.Trees:
         """Return an ensemble."""
-        return fit_trees(lesson, lesson.rows, self._seed)
+        return fit_trees(lesson, lesson.rows, self._seed, self.size)
 
     def facts(self, fitted: trees.Trees, rows: np.ndarray) -> dict[str, Any]:
         gains = fitted.gains()
@@ -140,6 +142,19 @@ class TreeLearner(Learner):
 
     def export(self, fitted: trees.Trees, description: Description) -> bytes:
         return trees.to_onnx(fitted, len(self.columns), description)
+
+
+class KernelTreeLearner(TreeLearner):
+    """Few small trees on the statistics that the kernel compares: a cascade's stage there."""
+
+    # A binary tree of 8 leaves has 15 nodes, and its longest way is 5 nodes long.
+    size = trees.Size(CONSTANTS["TREE_NODES_MAX"] // 15, leaves=8, depth=4)
+
+    def __init__(self, mask: str, seed: int) -> None:
+        super().__init__(mask, seed)
+        # strict leaves fewer than the kernel takes, standard and none leave more
+        compared = [name for name in self.columns if is_compared(name)]
+        self.columns = tuple(compared[: CONSTANTS["TREE_INPUTS_MAX"]])
 
 
 @dataclass(frozen=True)
@@ -179,7 +194,9 @@ class ViewTreeLearner(Learner):
         return trees.view_to_onnx(fitted.trees, description)
 
 
-def fit_trees(lesson: Lesson, rows: np.ndarray, seed: int) -> trees.Trees:
+def fit_trees(
+    lesson: Lesson, rows: np.ndarray, seed: int, size: trees.Size = trees.USUAL
+) -> trees.Trees:
     """Return an ensemble; rows that tell when to stop are fitted too, once that is known.
 
     Args:
@@ -188,9 +205,12 @@ def fit_trees(lesson: Lesson, rows: np.ndarray, seed: int) -> trees.Trees:
     rounds = lesson.rounds
     if rounds is None:
         lesson.tell("rounds")
-        rounds = trees.fit(rows, lesson.label, lesson.classes, seed, held_out=lesson.stop).rounds
+        fitted = trees.fit(
+            rows, lesson.label, lesson.classes, seed, held_out=lesson.stop, size=size
+        )
+        rounds = fitted.rounds
     lesson.tell("fit")
-    return trees.fit(rows, lesson.label, lesson.classes, seed, rounds)
+    return trees.fit(rows, lesson.label, lesson.classes, seed, rounds, size=size)
 
 
 def _numbers(rows: np.ndarray) -> np.ndarray:

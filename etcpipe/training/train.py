@@ -21,9 +21,15 @@ from etcpipe.gpu.views import MASKS, VIEWS, schema_hash
 from etcpipe.model import calibrated, is_refused
 from etcpipe.model_file import Description
 from etcpipe.training import family_choice, report
-from etcpipe.training.fitting import VIEW_TREES, Fitting
+from etcpipe.training.fitting import KERNEL_TREES, VIEW_TREES, Fitting
 from etcpipe.training.held_out import Judged, OnStep, judge
-from etcpipe.training.learner import Fitted, Learner, TreeLearner, ViewTreeLearner
+from etcpipe.training.learner import (
+    Fitted,
+    KernelTreeLearner,
+    Learner,
+    TreeLearner,
+    ViewTreeLearner,
+)
 
 FOLDS = 5
 TREES = "lightgbm"
@@ -40,7 +46,7 @@ class Settings:
         mask: what the model may not see, a name of gpu.views.MASKS.
         seed: makes folds, fits and intervals repeatable.
         folds: into how many parts the captures are dealt; at most the captures of a class.
-        arch: TREES, or a name of fitting.VIEW_TREES or zoo.ARCHS.
+        arch: TREES, KERNEL_TREES, or a name of fitting.VIEW_TREES or zoo.ARCHS.
         fitting: how networks are fitted; trees ignore it.
         split: what no two of the folds share, a name of dataset.SPLITS.
         families: classes by family; None: as the labels tell, see family_choice.of_labels().
@@ -136,6 +142,8 @@ def learners_of(dataset: Dataset, settings: Settings) -> tuple[Learner, dict[str
     trees = TreeLearner(settings.mask, settings.seed)
     if settings.arch == TREES:
         return trees, {}
+    if settings.arch == KERNEL_TREES:
+        return KernelTreeLearner(settings.mask, settings.seed), {TREES: trees}
     if settings.arch in VIEW_TREES:
         view = VIEW_TREES[settings.arch]
         if dataset.mask != settings.mask:

@@ -27,7 +27,6 @@ _OPSETS = {"": 15, "ai.onnx.ml": 3}
 _PARAMETERS = {
     "objective": "multiclass",
     "learning_rate": 0.2,
-    "num_leaves": 15,
     "min_data_in_leaf": 5,
     "min_sum_hessian_in_leaf": 0.1,
     "feature_fraction": 0.6,
@@ -38,6 +37,24 @@ _PARAMETERS = {
     "force_row_wise": True,
     "verbosity": -1,
 }
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large an ensemble may be.
+
+    Attributes:
+        trees: in all; None: TREES_MAX.
+        leaves: of a tree.
+        depth: branches on the way to a leaf; -1: any.
+    """
+
+    trees: int | None = None
+    leaves: int = 15
+    depth: int = -1
+
+
+USUAL = Size()
 
 
 @dataclass(frozen=True)
@@ -69,17 +86,19 @@ def fit(
     seed: int,
     rounds: int | None = None,
     held_out: np.ndarray | None = None,
+    size: Size = USUAL,
 ) -> Trees:
     """Return an ensemble fitted to rows.
 
     Args:
         rows: (flows, columns) float32.
         labels: (flows,) int, 0 .. classes - 1.
-        rounds: boosting rounds, None for as many as TREES_MAX allows.
+        rounds: boosting rounds, None for as many as the size allows.
         held_out: (flows,) bool, rows to stop early on instead of fitting them.
     """
-    most = max(TREES_MAX // classes, 1) if rounds is None else rounds
+    most = max((size.trees or TREES_MAX) // classes, 1) if rounds is None else rounds
     parameters = _PARAMETERS | {"num_class": classes, "seed": seed}
+    parameters |= {"num_leaves": size.leaves, "max_depth": size.depth}
     parameters["num_threads"] = 1 if len(rows) < ROWS_A_THREAD else 0
     weights = class_weights(labels, classes)[labels]
     fitted = np.ones(len(rows), bool) if held_out is None else ~held_out
