@@ -7,12 +7,14 @@ import captures
 import numpy as np
 import pytest
 from captures import RST, SYN, ether
-from command import run
+from command import fails, run
 from kernel_fixtures import Wire
 from test_bpf_tap import ipv4
 from test_flow_account import quiet
 from test_lifetime import FAR, NEAR, tracked
 
+from etcpipe.kernel import netns
+from etcpipe.kernel.journal import run_path
 from etcpipe.kernel.tap import Tap, TapSettings
 from etcpipe.layout import PACKET_COUNTERS
 from etcpipe.policy import rules as policy
@@ -107,6 +109,19 @@ def test_what_a_filter_and_a_policy_did_is_counted(wire: Wire) -> None:
         "PACKETS_POLICY_DROP": 4,
         "FLOWS_CREATED": 2,
     }
+
+
+def test_maps_of_another_version_are_left_alone(wire: Wire) -> None:
+    with Tap(wire.device, TapSettings(), netns=wire.near) as opened:
+        opened.start()
+        path = run_path(netns.inode(wire.near), wire.device, ".json")
+        path.write_text(json.dumps({**json.loads(path.read_text()), "abi": 1}))
+        (shown,) = json.loads(run("-j", "-n", wire.near, "show", check=0).stdout)
+        followed = run("-n", wire.near, "monitor", "-c", "1", check=0).stdout
+        refused = fails("-n", wire.near, "filter", wire.device, "udp", status=1)
+    assert (shown["counters"], shown["flows"]) == ({}, 0)
+    assert wire.device in followed
+    assert refused == f"{wire.device}: another version of etcpipe made the tap: attach anew"
 
 
 def test_the_table_for_people_says_the_same(wire: Wire) -> None:

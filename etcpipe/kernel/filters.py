@@ -95,6 +95,8 @@ def set_filter(device: str, namespace: str | None, expression: str | None) -> No
         UsageError, UnsupportedError: see replace().
     """
     state = _tap(device, namespace)
+    if not state.is_readable:
+        raise DataplaneError(f"{device}: another version of etcpipe made the tap: attach anew")
     with ExitStack() as stack:
         maps = {}
         for name in ("packet_counters", *HOOKS):

@@ -60,6 +60,11 @@ class Journal:
     ready: bool = False
 
     @property
+    def is_readable(self) -> bool:
+        """Have the tap's maps the shape that this version of etcpipe knows?"""
+        return self.abi == CONSTANTS["ETCPIPE_ABI"]
+
+    @property
     def path(self) -> Path:
         return run_path(self.netns_inode, self.device, ".json")
 

@@ -57,7 +57,7 @@ def adopt(ip, state: Journal, device: links.Device, settings: TapSettings) -> Lo
 def _check_fit(ip, state: Journal, device: links.Device, settings: TapSettings) -> None:
     if not state.ready:
         raise Misfit("its set-up was interrupted")
-    if state.abi != CONSTANTS["ETCPIPE_ABI"] or _schema(state) != SCHEMA:
+    if not state.is_readable or _schema(state) != SCHEMA:
         raise Misfit(f"its maps are of another version (ABI {state.abi})")
     if not state.is_at_home():
         raise Misfit("its namespace is gone")

@@ -80,7 +80,8 @@ def show(device: str | None = None, namespace: str | None = None) -> list[dict]:
     """Return the taps of this machine, or that of one device, as plain dicts.
 
     Each has device, ifindex, netns (inode), mode, mode_reason, hook, loader, pid of the
-    consumer or None, since (ISO 8601), first_n, settings, filter, counters and flows in the table.
+    consumer or None, since (ISO 8601), first_n, settings, filter, counters and flows in the table:
+    {} and 0 of a tap that another version of etcpipe made, with records of another shape.
     """
     checks.capabilities()
     states = journal.read_all()
@@ -107,6 +108,8 @@ def _describe(state: Journal) -> dict:
         "counters": {},
         "flows": 0,
     }
+    if not state.is_readable:  # the kernel would write past what is made for our records
+        return described
     with ExitStack() as stack:
         try:
             counters_fd = _open(stack, state.pins / "map_packet_counters")
