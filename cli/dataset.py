@@ -104,6 +104,11 @@ def report_dataset(
     """Say what is wrong with DATA: duplicates, plaintext, short flows, and shortcuts.
 
     DATA is a folder of `etcpipe dataset build`, or labelled captures.
+
+    \b
+    Examples:
+      etcpipe dataset report rows/
+      etcpipe dataset report monday/ tuesday/ --folds 3
     """
     datasets, reports = import_for_training("dataset", "dataset.report")
     with Steps() as progress:

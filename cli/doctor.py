@@ -19,6 +19,11 @@ def doctor(ctx: click.Context, device: str | None) -> int:
     Exit status: 0 live traffic can be classified here, 4 only rights are
     missing, 5 something is not supported. Captures can be classified
     wherever `captures`, `engine` and `model` are ok.
+
+    \b
+    Examples:
+      etcpipe doctor
+      etcpipe doctor eth0
     """
     from dataclasses import asdict
 

@@ -40,7 +40,12 @@ def lab() -> None:
 @lab.command("list", cls=Verb)
 @click.pass_context
 def list_kinds(ctx: click.Context) -> None:
-    """List the kinds of traffic, and what each lacks here."""
+    """List the kinds of traffic, and what each lacks here.
+
+    \b
+    Example:
+      etcpipe lab list
+    """
     from etcpipe.lab import KINDS, missing
 
     if is_json(ctx):
@@ -79,6 +84,10 @@ def run(
     """Run sessions; attach to the router's device meanwhile to see them.
 
     With -j one object: where the lab is, and every session.
+
+    \b
+    Example:
+      etcpipe lab run --sessions 2 --kind ssh_shell
     """
     from etcpipe.lab import Lab
 
@@ -109,7 +118,13 @@ def run(
 @click.option("--snaplen", type=click.IntRange(64, 65535), default=1600, help="Bytes of a packet.")
 @click.pass_context
 def record(ctx: click.Context, path: str, kinds: tuple[str, ...], **options) -> None:
-    """Run sessions and write them to PATH; the labels go to labels.csv beside it."""
+    """Run sessions and write them to PATH; the labels go to labels.csv beside it.
+
+    \b
+    Examples:
+      etcpipe lab record day-1.pcap
+      etcpipe lab record day-2.pcap --seed 2 --kind openvpn --kind wireguard
+    """
     from etcpipe.lab import record as record_lab
 
     summary = record_lab(

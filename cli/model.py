@@ -20,7 +20,12 @@ def model() -> None:
 @model.command("list", cls=Verb)
 @click.pass_context
 def list_models(ctx: click.Context) -> None:
-    """List the models that come with etcpipe."""
+    """List the models that come with etcpipe.
+
+    \b
+    Example:
+      etcpipe model list
+    """
     from etcpipe import model as models
     from etcpipe.cascade import bundle
 
@@ -48,7 +53,13 @@ def list_models(ctx: click.Context) -> None:
 @click.argument("file", required=False, metavar="[FILE]")
 @click.pass_context
 def show_model(ctx: click.Context, file: str | None) -> None:
-    """Show what a model FILE is: classes, input, scores. Without FILE, the default model."""
+    """Show what a model FILE is: classes, input, scores. Without FILE, the default model.
+
+    \b
+    Examples:
+      etcpipe model show
+      etcpipe model show mine.onnx
+    """
     from dataclasses import asdict
 
     from etcpipe import model as models

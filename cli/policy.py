@@ -24,7 +24,7 @@ def policy() -> None:
 @click.option("-m", "--model", type=click.Path(), help="Model file; default: the one that ships.")
 @click.pass_context
 def check(ctx: click.Context, file: str, model: str | None) -> None:
-    """Check FILE against a model's classes, and show what its rules come to.
+    """Check one policy FILE against a model's classes, and show what its rules come to.
 
     \b
     Example:

@@ -164,6 +164,11 @@ def search(
 
     Captures are held out all the way, and some are put aside for the scores at the end. After
     Ctrl-C, --resume goes on where it was.
+
+    \b
+    Examples:
+      etcpipe tune search recordings/ -o tuned/ --budget 10m
+      etcpipe tune search recordings/ -o tuned/ --cost latency --resume
     """
     datasets, data_of_tune, job = import_for_training("dataset", "tune.data", "tune.job")
     if any(datasets.is_folder(path) for path in data):
@@ -284,7 +289,12 @@ def _print(ctx: click.Context, front: "Front", folder: Path) -> None:
 @click.argument("front", type=click.Path(exists=True, path_type=Path))
 @click.pass_context
 def show(ctx: click.Context, front: Path) -> None:
-    """Show the points of FRONT, a front.json or its folder."""
+    """Show the points of FRONT, a front.json or its folder.
+
+    \b
+    Example:
+      etcpipe tune show tuned/
+    """
     from etcpipe.tune.front import front_file, load_front
 
     _print(ctx, load_front(front), front_file(front).parent)

@@ -14,7 +14,7 @@ import pytest
 from command import ETCPIPE, LAB, ROOT, fails, run, run_inside
 
 from etcpipe import errors
-from etcpipe.cli import command, common
+from etcpipe.cli import command, common, settings
 
 SCHEMA = json.loads((files("etcpipe") / "schema" / "verdict.schema.json").read_text())
 CAPTURE = LAB / "lab-1.pcap"
@@ -48,6 +48,18 @@ def test_groups_have_the_same_manners(args, capfd):
     assert command.run(args) == 0
     assert "Usage: etcpipe lab" in capfd.readouterr().out
     assert command.run(["lab", "li"]) == 0
+
+
+def test_each_verb_shows_how_it_is_called():
+    root = click.Context(command.cli, info_name="etcpipe")
+    verbs = [one for one in settings.verbs_of(root) if not isinstance(one[1], click.Group)]
+    without = [words for words, verb in verbs if "\n    etcpipe " not in _page(verb)]
+    assert len(verbs) > 30
+    assert without == []
+
+
+def _page(verb):
+    return verb.get_help(click.Context(verb, info_name="etcpipe"))
 
 
 def test_help_imports_no_arrays():
