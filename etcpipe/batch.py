@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -75,17 +74,7 @@ class PacketBatch:
         Raises:
             ValueError: rows is not that, or a frame is not within memory.
         """
-        if rows.ndim != 2 or rows.dtype != np.uint8 or not rows.flags.c_contiguous:
-            raise ValueError(f"rows {rows.dtype} {rows.shape}: two dimensions of uint8")
-        if len(rows) < len(self):
-            raise ValueError(f"{len(rows)} rows for {len(self)} packets")
-        _native.copy_heads(*self._addresses, len(self), rows.ctypes.data, rows.shape[1])
-        return rows[: len(self)]
-
-    @cached_property
-    def _addresses(self) -> tuple[int, int, int, int]:
-        where = self.memory.ctypes.data, len(self.memory)
-        return *where, self.offset.ctypes.data, self.captured.ctypes.data
+        return rows[: _native.copy_heads(self.memory, self.offset, self.captured, rows)]
 
 
 _PACKET_COLUMNS = [one.name for one in fields(PacketBatch)][1:-2]  # all but memory and the rest

@@ -118,22 +118,18 @@ class Ring(Receiver):
         if not 1 <= max_packets <= BATCH_MAX:
             raise UsageError(f"max_packets {max_packets}: 1 to {BATCH_MAX}")
         try:
-            n = _native.xsk_receive(
-                self._xsk,
-                self._columns[0].address,
-                max_packets,
-                round(deadline_s * 1e9),
-                self._idle_ns,
+            n, has_moved = _native.xsk_receive(
+                self._xsk, self._columns[0].address, max_packets, deadline_s, self._idle_ns
             )
         except OSError as error:
             raise _explain(error, self._where) from error
         self._is_drained = n < max_packets
-        seen, self._seen = self._seen, _native.xsk_statistics(self._xsk)
-        if seen == self._seen:
-            batch = self._columns[0].live_batch(self._memory, n)
-        else:
+        if has_moved:
+            seen, self._seen = self._seen, _native.xsk_statistics(self._xsk)
             lost = _lost_between(seen, self._seen)
             batch = self._columns[0].batch(self._memory, n, lost=lost)
+        else:
+            batch = self._columns[0].live_batch(self._memory, n)
         self._lent = [batch, *[None] * (LENT_MAX - 1)]
         return batch
 

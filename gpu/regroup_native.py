@@ -1,4 +1,4 @@
-"""Regrouping in C (etcpipe/native/regroup*.c): checks arrays and hands over their addresses."""
+"""Regrouping in C (etcpipe/native/regroup*.c): hands over arrays and their addresses."""
 
 import numpy as np
 
@@ -8,8 +8,6 @@ from etcpipe.columns import DTYPES
 from etcpipe.gpu.mask import MASKS
 from etcpipe.gpu.regroup import COUNTERS, EXPIRE_MAX, GRACE_NS, EarlyRows, Settings
 
-COLUMNS = {name: np.dtype(dtype) for name, dtype in DTYPES.items()}
-BYTES = np.dtype(np.uint8)
 NO_DEPTH = np.empty(0, np.uint8)  # rows that are closed have none
 NOW_NEWEST = (1 << 64) - 1  # of etcpipe/native/regroup.h: the batch's newest packet is the time
 
@@ -37,18 +35,10 @@ class Backend:
         self._early: list[EarlyRows] = []
 
     def add(self, batch: PacketBatch, now_ns: int | None) -> FlowBatch:
-        n = len(batch)
-        _check("memory", batch.memory, BYTES, len(batch.memory))
-        columns = [getattr(batch, name) for name in COLUMNS]
-        for (name, dtype), column in zip(COLUMNS.items(), columns, strict=True):
-            _check(name, column, dtype, n)
-        addresses = _addresses(columns)
         closed = _native.regroup_add(
             self._regroup,
-            batch.memory.ctypes.data,
-            len(batch.memory),
-            addresses.ctypes.data,
-            n,
+            batch.memory,
+            [getattr(batch, name) for name in DTYPES],
             batch.link_type,
             NOW_NEWEST if now_ns is None else now_ns,
         )
@@ -102,11 +92,6 @@ class Backend:
     def _rows(self, flows: int) -> FlowBatch:
         """Return room for rows, in the order of struct flow_columns in native/regroup.h."""
         return rows_of(flows, self._settings.first_n, self._settings.raw_len, np.empty)
-
-
-def _check(name: str, column: np.ndarray, dtype: np.dtype, length: int) -> None:
-    if column.dtype != dtype or column.shape != (length,) or not column.flags.c_contiguous:
-        raise ValueError(f"{name} must be a contiguous array of {length} {dtype}")
 
 
 def _addresses(arrays: list[np.ndarray]) -> np.ndarray:

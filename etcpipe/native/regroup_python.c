@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Regrouping for gpu/regroup_native.py, which checks all arrays and keeps them alive. */
-#include "native.h"
+/* Regrouping for gpu/regroup_native.py, which keeps all arrays alive. */
+#include "array.h"
 #include "shards.h"
 
 #define CAPSULE "etcpipe._native.regroup"
@@ -43,25 +43,69 @@ static PyObject *py_new(PyObject *module, PyObject *args)
 	return capsule;
 }
 
-/* regroup_add(capsule, memory, bytes, columns, packets, link type, now) -> rows closed */
+#define COLUMN(name) { #name, sizeof(*((struct packet_columns *)0)->name) }
+
+static const struct column {
+	const char *name;
+	int item_size;
+} COLUMNS[] = {
+	COLUMN(offset), COLUMN(captured), COLUMN(wire_len), COLUMN(timestamp_ns), COLUMN(flow_id),
+	COLUMN(rank), COLUMN(direction), COLUMN(vlan), COLUMN(segment_len), COLUMN(ifindex),
+};
+
+#define N_COLUMNS (sizeof(COLUMNS) / sizeof(*COLUMNS))
+
+_Static_assert(sizeof(struct packet_columns) == N_COLUMNS * sizeof(void *), "a name each");
+
+/* Find the columns of a list, in order. Returns packets, or -1 with a Python error set. */
+static Py_ssize_t find_columns(PyObject *list, struct packet_columns *columns)
+{
+	struct array first;
+	size_t i;
+
+	if (PyList_Size(list) != N_COLUMNS) {
+		PyErr_Format(PyExc_ValueError, "a list of %zu columns", N_COLUMNS);
+		return -1;
+	}
+	if (array_find(PyList_GetItem(list, 0), &first))
+		return -1;
+	for (i = 0; i < N_COLUMNS; i++) {
+		void *numbers = array_of_unsigned(PyList_GetItem(list, i), COLUMNS[i].name,
+						  COLUMNS[i].item_size, first.shape[0]);
+
+		if (!numbers)
+			return -1;
+		((void **)columns)[i] = numbers;
+	}
+	return first.shape[0];
+}
+
+/* regroup_add(capsule, memory, columns, link type, now) -> rows closed */
 static PyObject *py_add(PyObject *module, PyObject *args)
 {
-	unsigned long long memory, memory_len, columns, now;
+	PyObject *capsule, *memory, *list;
+	struct packet_columns columns;
 	struct packet_batch batch;
-	PyObject *capsule;
+	unsigned long long now;
+	struct array bytes;
+	Py_ssize_t packets;
 	struct shards *s;
 	int64_t closed;
 
 	(void)module;
-	if (!PyArg_ParseTuple(args, "OKKKIiK", &capsule, &memory, &memory_len, &columns,
-			      &batch.packets, &batch.link_type, &now))
+	if (!PyArg_ParseTuple(args, "OOO!iK", &capsule, &memory, &PyList_Type, &list,
+			      &batch.link_type, &now))
 		return NULL;
 	s = PyCapsule_GetPointer(capsule, CAPSULE);
-	if (!s)
+	if (!s || array_find(memory, &bytes))
 		return NULL;
-	batch.memory = ADDRESS(memory);
-	batch.memory_len = memory_len;
-	batch.columns = ADDRESS(columns);
+	batch.memory_len = bytes.shape[0];
+	batch.memory = array_of_unsigned(memory, "memory", 1, batch.memory_len);
+	packets = batch.memory ? find_columns(list, &columns) : -1;
+	if (packets < 0)
+		return NULL;
+	batch.packets = packets;
+	batch.columns = &columns;
 	Py_BEGIN_ALLOW_THREADS
 	closed = shards_add(s, &batch, now);
 	Py_END_ALLOW_THREADS

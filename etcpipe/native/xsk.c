@@ -7,8 +7,8 @@
 #include "xsk.h"
 
 #include <errno.h>
-#include <linux/if_xdp.h>
 #include <poll.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -175,6 +175,14 @@ void xsk_release(struct xsk *xsk, uint32_t batch)
 		fill_put(xsk, held->address[i]);
 	held->n = 0;
 	fill_publish(xsk);
+}
+
+int xsk_statistics(const struct xsk *xsk, struct xdp_statistics *statistics)
+{
+	socklen_t len = sizeof(*statistics);
+
+	memset(statistics, 0, len);	/* before Linux 5.9 the kernel fills half of it */
+	return getsockopt(xsk->fd, SOL_XDP, XDP_STATISTICS, statistics, &len);
 }
 
 /* Why the socket is dead, as errno, or 0. ENETDOWN: the device is gone. */

@@ -6,6 +6,7 @@
 #ifndef ETCPIPE_XSK_H
 #define ETCPIPE_XSK_H
 
+#include <linux/if_xdp.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -31,6 +32,7 @@ struct xsk {
 	uint32_t rx_next;		/* our copy of the consumer index */
 	uint32_t fill_next;		/* our copy of the producer index */
 	int is_flowing;			/* the last batch had packets */
+	struct xdp_statistics told;	/* as of the last batch */
 	struct batch_frames {
 		uint32_t n;
 		uint64_t address[BATCH_MAX];
@@ -74,6 +76,9 @@ uint32_t xsk_available(const struct xsk *xsk);
  */
 uint32_t xsk_take(struct xsk *xsk, const struct packet_columns *columns, uint32_t max,
 		  uint32_t batch);
+
+/* What the kernel did not deliver since the start. Returns 0, or -1 with errno. */
+int xsk_statistics(const struct xsk *xsk, struct xdp_statistics *statistics);
 
 /* Give a batch's frames back to the kernel. */
 void xsk_release(struct xsk *xsk, uint32_t batch);

@@ -3,8 +3,8 @@
 #include "native.h"
 
 #include <errno.h>
-#include <linux/if_xdp.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 
 #include "xsk.h"
@@ -137,19 +137,39 @@ static int wait_for_batch(PyObject *capsule, uint32_t max, uint64_t deadline_ns,
 	return -1;
 }
 
+/* Did the statistics move since they were looked at last? -1 with a Python error set. */
+static int moved(struct xsk *xsk)
+{
+	struct xdp_statistics now;
+
+	if (xsk_statistics(xsk, &now)) {
+		os_error(errno, "statistics");
+		return -1;
+	}
+	if (!memcmp(&now, &xsk->told, sizeof(now)))
+		return 0;
+	xsk->told = now;
+	return 1;
+}
+
 static PyObject *receive(PyObject *self, PyObject *args)
 {
-	unsigned long long columns, deadline_ns, idle_ns;
+	unsigned long long columns, idle_ns;
+	unsigned int max, n;
 	PyObject *capsule;
-	unsigned int max;
+	double deadline_s;
+	struct xsk *xsk;
+	int has_moved;
 
 	(void)self;
-	if (!PyArg_ParseTuple(args, "OKIKK", &capsule, &columns, &max, &deadline_ns, &idle_ns))
+	if (!PyArg_ParseTuple(args, "OKIdK", &capsule, &columns, &max, &deadline_s, &idle_ns))
 		return NULL;
-	if (wait_for_batch(capsule, max, deadline_ns, idle_ns))
+	if (wait_for_batch(capsule, max, deadline_s > 0 ? deadline_s * 1e9 : 0, idle_ns))
 		return NULL;
-	return PyLong_FromUnsignedLong(xsk_take(
-		xsk_from(capsule), (const struct packet_columns *)(uintptr_t)columns, max, 0));
+	xsk = xsk_from(capsule);
+	n = xsk_take(xsk, (const struct packet_columns *)(uintptr_t)columns, max, 0);
+	has_moved = moved(xsk);
+	return has_moved < 0 ? NULL : Py_BuildValue("(II)", n, has_moved);
 }
 
 /* Is it a batch that the caller may hold? Sets a Python error if not. */
@@ -200,13 +220,12 @@ static PyObject *release(PyObject *self, PyObject *args)
 static PyObject *statistics(PyObject *self, PyObject *capsule)
 {
 	struct xsk *xsk = open_xsk_from(capsule);
-	struct xdp_statistics s = {};	/* before Linux 5.9 the kernel fills half of it */
-	socklen_t len = sizeof(s);
+	struct xdp_statistics s;
 
 	(void)self;
 	if (!xsk)
 		return NULL;
-	if (getsockopt(xsk->fd, SOL_XDP, XDP_STATISTICS, &s, &len))
+	if (xsk_statistics(xsk, &s))
 		return os_error(errno, "statistics");
 	return Py_BuildValue("(KKKK)", s.rx_dropped, s.rx_invalid_descs, s.rx_ring_full,
 			     s.rx_fill_ring_empty_descs);
@@ -234,7 +253,8 @@ PyMethodDef xsk_methods[] = {
 	{ "xsk_close", close_socket, METH_O, "xsk_close(socket); again is no error" },
 	{ "xsk_fd", descriptor, METH_O, "xsk_fd(socket) -> file descriptor" },
 	{ "xsk_receive", receive, METH_VARARGS,
-	  "xsk_receive(socket, columns, max, deadline_ns, idle_ns) -> rows; OSError(errno, step)" },
+	  "xsk_receive(socket, columns, max, deadline_s, idle_ns) -> (rows, statistics moved); "
+	  "OSError(errno, step)" },
 	{ "xsk_take_full", take_full, METH_VARARGS,
 	  "xsk_take_full(socket, columns, max, batch) -> max rows, or 0 where fewer are there" },
 	{ "xsk_release", release, METH_VARARGS,
