@@ -23,11 +23,13 @@ from etcpipe.lab.network import AddressPlan, Links, Network
 from etcpipe.lab.processes import is_listening, wait_until
 
 HERE = Path(__file__).parent
-PORT = 5201
+PORT = 5201  # of the first pair
+STREAMS_MAX = 128  # of one iperf3
 READY_WITHIN_S = 20.0
 METER_PRIORITY = 2
 SLACK_S = 1.5  # a busy machine measures a little longer than it was told
-TRAFFIC_BYTES = 10_000_000  # by then all connections are open
+TRAFFIC_BYTES = 10_000_000
+ESTABLISHED = "01"  # of /proc/net/tcp, as TCP_ESTABLISHED of include/net/tcp_states.h
 
 
 @dataclass
@@ -64,7 +66,7 @@ class Bed:
         """Send TCP from the client to the server for the length of the block.
 
         Args:
-            streams: parallel connections.
+            streams: parallel connections; a pair of iperf3 has STREAMS_MAX at most.
             seconds: that the block takes; the transfer ends by itself soon after.
             cpus: where the client and the server run.
             fifo: run both at real-time priority, so that other work disturbs them less.
@@ -72,32 +74,51 @@ class Bed:
         """
         priority = ["chrt", "-f", "1"] if fifo else []
         on_client, on_server = ([*priority, "taskset", "-c", str(cpu)] for cpu in cpus)
-        server = ["iperf3", "-s", "-1", "-p", str(PORT), "-B", self.server_address]
-        client = ["iperf3", "-c", self.server_address, "-p", str(PORT)]
-        client += ["-P", str(streams), "-t", str(math.ceil(seconds + SLACK_S))]
-        client += ["-b", f"{mbits}M"] if mbits else []
-        with _running(self.network.server, [*on_server, *server]) as receiver:
-            self._wait_for_server(receiver)
-            with _running(self.network.client, [*on_client, *client]) as sender:
-                meter = Meter(receiver)
-                with _ahead_of_both() if fifo else nullcontext():
-                    meter.wait_for_traffic()
-                    yield meter
-                sender.wait(seconds + READY_WITHIN_S)
-            receiver.wait(READY_WITHIN_S)
+        streams_of = dict(enumerate(shared(streams), PORT))
+        with ExitStack() as stack:
 
-    def _wait_for_server(self, process: subprocess.Popen) -> None:
+            def run(namespace: str, *argv: str) -> subprocess.Popen:
+                return stack.enter_context(_running(namespace, list(argv)))
+
+            servers = [run(self.network.server, *on_server, *self._server(p)) for p in streams_of]
+            for receiver, port in zip(servers, streams_of, strict=True):
+                self._wait_for_server(receiver, port)
+            how = ["-t", str(math.ceil(seconds + SLACK_S)), *(["-b", f"{mbits}M"] if mbits else [])]
+            clients = [
+                run(self.network.client, *on_client, *self._client(port), "-P", str(n), *how)
+                for port, n in streams_of.items()
+            ]
+            meter = Meter(servers[0], connections=streams + len(clients))
+            with _ahead_of_both() if fifo else nullcontext():
+                meter.wait_for_traffic()
+                yield meter
+            for process in (*clients, *servers):
+                process.wait(seconds + READY_WITHIN_S)
+
+    def _server(self, port: int) -> list[str]:
+        return ["iperf3", "-s", "-1", "-p", str(port), "-B", self.server_address]
+
+    def _client(self, port: int) -> list[str]:
+        return ["iperf3", "-c", self.server_address, "-p", str(port)]
+
+    def _wait_for_server(self, process: subprocess.Popen, port: int) -> None:
         def ready() -> bool:
-            return is_listening(self.network.server, "tcp", self.server_address, PORT)
+            return is_listening(self.network.server, "tcp", self.server_address, port)
 
         wait_until(ready, process, Path(os.devnull), READY_WITHIN_S)
+
+
+def shared(streams: int) -> list[int]:
+    """Return the streams of each pair of iperf3, as few pairs as can have so many."""
+    pairs = math.ceil(streams / STREAMS_MAX)
+    return [streams // pairs + (pair < streams % pairs) for pair in range(pairs)]
 
 
 class Meter:
     """What comes in at the server's device while iperf3 runs there, counted by the kernel."""
 
-    def __init__(self, receiver: subprocess.Popen):
-        self._receiver = receiver
+    def __init__(self, receiver: subprocess.Popen, connections: int):
+        self._receiver, self._connections = receiver, connections
 
     def gbits(self, seconds: float) -> float:
         """Return Gbit/s over the next seconds, headers included."""
@@ -107,13 +128,20 @@ class Meter:
         return 8e-9 * (after - before) / (ended - started)
 
     def wait_for_traffic(self) -> None:
-        """Wait until connections carry more than what opens them."""
+        """Wait until all connections are there and carry more than what opens them."""
         at_first = self._received()
 
         def is_flowing() -> bool:
-            return self._received() - at_first > TRAFFIC_BYTES
+            return (
+                self._received() - at_first > TRAFFIC_BYTES
+                and self._established() >= self._connections
+            )
 
         wait_until(is_flowing, self._receiver, Path(os.devnull), READY_WITHIN_S)
+
+    def _established(self) -> int:
+        _, *rows = Path(f"/proc/{self._receiver.pid}/net/tcp").read_text().splitlines()
+        return sum(row.split()[3] == ESTABLISHED for row in rows)
 
     def _received(self) -> int:
         table = Path(f"/proc/{self._receiver.pid}/net/dev").read_text()
@@ -189,13 +217,6 @@ class Consumer:
         if not line:
             raise SystemExit(f"bench: the consumer ended, exit code {self._process.wait()}")
         return json.loads(line)
-
-
-@contextmanager
-def empty_program(bed: Bed, work: Path) -> Iterator[None]:
-    """Attach a TC program that does nothing, both ways, on the hook that etcpipe takes."""
-    with loaded_empty(work) as program_fd, attached(bed, program_fd):
-        yield
 
 
 @contextmanager

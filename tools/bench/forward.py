@@ -21,7 +21,7 @@ import slices
 from common import Goal, Report, Samples, Table
 from slices import ATTACHED, EMPTY, NONE
 
-STREAMS = (1, 8, 32, 128)
+STREAMS = (1, 8, 32, 128, 512)
 SECONDS = 10.0  # of a transfer's slices
 RATIO_GOAL = 0.95
 MODEL = "that judges the flows, instead of the default one"
@@ -64,7 +64,8 @@ class Account:
         lost: of them, by the reason under which they were counted.
         flows: flows judged.
         first_n: packets of a flow that are asked for.
-        connections: made by iperf3, its control connection included.
+        connections: made by iperf3, the control connections included.
+        controls: of them, one of each pair of iperf3.
     """
 
     expected: int
@@ -74,6 +75,7 @@ class Account:
     flows: int
     first_n: int
     connections: int
+    controls: int
 
     @property
     def missing(self) -> int:
@@ -87,8 +89,8 @@ class Account:
 
     @property
     def apart(self) -> int:
-        """How far the selected are from that; iperf3's own connection may have fewer than N."""
-        least = self.in_theory - max(0, self.first_n - CONTROL_PACKETS)
+        """How far the selected are from that; iperf3's own connections may have fewer."""
+        least = self.in_theory - self.controls * max(0, self.first_n - CONTROL_PACKETS)
         return max(0, least - self.expected, self.expected - self.in_theory)
 
 
@@ -104,6 +106,7 @@ def account(consumer: beds.Consumer, streams: int) -> Account:
     """Return the accounting of one run from what the consumer counted."""
     result = consumer.result
     counters = result["counters"]
+    controls = len(beds.shared(streams))
     return Account(
         expected=counters["PACKETS_FIRST_N"],
         settled=counters["PACKETS_SETTLED"],
@@ -112,7 +115,8 @@ def account(consumer: beds.Consumer, streams: int) -> Account:
         lost=result["lost"],
         flows=result["flows"],
         first_n=consumer.ready["first_n"],
-        connections=streams + 1,
+        connections=streams + controls,
+        controls=controls,
     )
 
 
@@ -268,7 +272,8 @@ def _notes(options) -> list[str]:
         "copied, as their flow had its final verdict; arrived: taken from the socket by the "
         "consumer. A super-packet is one packet here and stands for "
         "several of the N, so that with default offloads fewer are selected than N x flows.",
-        "iperf3 makes one connection more than its streams, which may have fewer than N packets.",
+        "iperf3 makes one connection more than its streams, which may have fewer than N packets; "
+        f"{beds.STREAMS_MAX} streams are the most that a pair of them carries.",
     ]
 
 
