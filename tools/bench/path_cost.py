@@ -46,7 +46,8 @@ class Drain:
 
     Attributes:
         sent_kpps: thousand packets a second of the sender.
-        cpu_ns: consumer's processor time a packet, GATHER bytes of each copied together.
+        cpu_ns: consumer's processor time a packet, GATHER bytes of each copied together; its
+            notes for the latencies are not in it.
         full_cpu_ns: the same of a ring that was full before, nobody sending: the floor.
         p50_ms, p99_ms: from the tracker to the consumer.
         batch: packets a call.
@@ -175,20 +176,20 @@ def _drain_once(tap: Tap, ring: Ring, sender: Sender, packets: int, drain: Drain
     flows = -(-packets // PACKETS_A_FLOW)
     before = _drain_full(ring, sender, flows, drain)
     rows = np.zeros((BATCH_MAX, GATHER), np.uint8)
-    stamps, ends, arrived = np.zeros(packets, np.uint64), [], 0
+    stamps, ends, arrived, used_ns = np.zeros(packets, np.uint64), [], 0, 0
     with sender.sending(flows, packets) as process, undisturbed(os.cpu_count() - 1):
-        started = time.thread_time_ns()
         end = time.monotonic() + TIMEOUT_S
         while time.monotonic() < end:
+            started = time.thread_time_ns()
             batch = ring.receive()
-            if len(batch):
-                batch.heads(rows)
-                stamps[arrived : arrived + len(batch)] = batch.timestamp_ns
-                arrived += len(batch)
+            n = len(batch.heads(rows))
+            used_ns += time.thread_time_ns() - started
+            if n:
+                stamps[arrived : arrived + n] = batch.timestamp_ns
+                arrived += n
                 ends.append((time.monotonic_ns(), arrived))
             elif process.poll() is not None:
                 break
-        used_ns = time.thread_time_ns() - started
         drain.sent_kpps.append(1e6 / sender.ns(process))
     counters = tap.counters()
     counters |= {f"RING_{name.upper()}": n for name, n in ring.statistics().items()}
