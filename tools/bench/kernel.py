@@ -103,7 +103,7 @@ def drain_table(drain: Drain) -> Table:
     named = [
         ("sender, thousand packets/s", drain.sent_kpps),
         (f"consumer's CPU, ns a packet, {path_cost.GATHER} bytes gathered", drain.cpu_ns),
-        ("floor: the same of a ring filled before, nobody sending", drain.full_cpu_ns),
+        ("the same of a ring filled before, nobody sending", drain.full_cpu_ns),
         ("packets a batch", drain.batch),
         ("latency, median, ms", drain.p50_ms),
         ("latency, 99th percentile, ms", drain.p99_ms),

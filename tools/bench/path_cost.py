@@ -48,7 +48,7 @@ class Drain:
         sent_kpps: thousand packets a second of the sender.
         cpu_ns: consumer's processor time a packet, GATHER bytes of each copied together; its
             notes for the latencies are not in it.
-        full_cpu_ns: the same of a ring that was full before, nobody sending: the floor.
+        full_cpu_ns: the same of a ring that was full before, nobody sending.
         p50_ms, p99_ms: from the tracker to the consumer.
         batch: packets a call.
         missing: packets that the tracker selected, neither arrived nor counted as lost.
