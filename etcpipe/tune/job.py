@@ -27,6 +27,7 @@ from etcpipe.tune.priors import Prior, mutual_information
 from etcpipe.tune.search import FrontSearch, Limits, Measured, objectives
 from etcpipe.tune.space import Space
 from etcpipe.tune.study import Budget, Study, Work, search_together
+from etcpipe.tune.told import FLOWS_MAX, look
 
 log = logging.getLogger(__name__)
 CACHE = "costs.jsonl"
@@ -148,7 +149,10 @@ def _space(flows: LabelledFlows, parts: Parts, settings: Settings) -> tuple[Spac
     longest = flows.settings.wait_s
     waits_s = (*sorted(one for one in set(settings.waits_s) if one < longest), longest)
     space = Space(tuple(names[i] for i in chosen), depth, waits_s=waits_s)
-    return space, Prior(space, information[chosen])
+    drawn = np.random.default_rng(settings.seed).permutation(np.flatnonzero(seen))[:FLOWS_MAX]
+    some = flows.select(drawn)
+    told = look(space, lambda at: some.rows(space.columns, at), some.dataset.label)
+    return space, Prior(space, information[chosen], told)
 
 
 @threadpool_limits.wrap(limits=1)

@@ -10,6 +10,7 @@ import numpy as np
 
 from etcpipe.errors import UsageError
 from etcpipe.tune.space import Choice, Space
+from etcpipe.tune.told import Told
 
 # Mutual information is estimated by nearest neighbours; more flows take longer and change little.
 _ROWS_MAX = 4000
@@ -48,10 +49,12 @@ class Prior:
 
     Attributes:
         information: (columns,) float64, of mutual_information().
+        told: what the columns tell at each depth; None: not known.
     """
 
     space: Space
     information: np.ndarray
+    told: Told | None = None
 
     def top(self, number: int) -> tuple[int, ...]:
         """Return the columns of the most information, CATO's MI10 for ten."""

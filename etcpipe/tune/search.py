@@ -17,10 +17,10 @@ from math import log
 import numpy as np
 
 from etcpipe.tune.acquisition import expected_improvement, within
+from etcpipe.tune.guess import Guess
 from etcpipe.tune.hypervolume import on_front
 from etcpipe.tune.priors import Prior
 from etcpipe.tune.space import Choice
-from etcpipe.tune.surrogate import Blend, Surrogate
 
 STARTS = 10
 _USUAL_DEPTH = 10  # of etcpipe train
@@ -157,11 +157,11 @@ class FrontSearch:
                 return anchor
         if len(taken) < self._starts or len(measured) < 3:
             return self._new(self._prior.sparse, taken, rng)
-        guess = self._fit(measured, pending)
-        best = self._best(self._candidates(measured, rng, taken), guess, len(taken))
+        fitted = self._fit(measured, pending)
+        best = self._best(self._candidates(measured, rng, taken), *fitted, len(taken))
         for _ in range(0 if self._all else _CLIMBS):
             around = [one for one in self._space.neighbours(best[0]) if one not in taken]
-            better = self._best(around, guess, len(taken))
+            better = self._best(around, *fitted, len(taken))
             if better[1] <= best[1]:
                 break
             best = better
@@ -189,22 +189,21 @@ class FrontSearch:
         found |= {self._prior.sparse(rng) for _ in range(_SPARSE)}
         return sorted(found - taken)
 
-    def _fit(self, measured: Sequence[Measured], pending: Sequence[Choice]) -> "_Guess":
-        places = self._space.places([one.choice for one in measured])
+    def _fit(
+        self, measured: Sequence[Measured], pending: Sequence[Choice]
+    ) -> tuple[Guess, np.ndarray]:
+        """Return a guess, and the values that the front is of."""
         values = objectives(measured)
         columns = {"error": values[:, 0], "cost": values[:, 1]}
         for name in self._limits.others:
             columns[name] = np.log([one.others[name] for one in measured])
-        surrogates: dict[str, Surrogate | Blend] = {}
-        for name, column in columns.items():
-            kind = Blend if name == "error" else Surrogate
-            surrogates[name] = kind(places, column, self._settings.get(name))
-            self._settings[name] = surrogates[name].settings
+        guess = Guess(self._prior, [one.choice for one in measured], columns, self._settings)
+        self._settings = guess.settings
         if pending:  # as if they gave what is expected, so that nobody measures beside them
-            waiting = self._space.places(pending)
-            guessed = [surrogates[name].predict(waiting)[0] for name in ("error", "cost")]
+            waiting = guess.of(pending)
+            guessed = [waiting[name][0] for name in ("error", "cost")]
             values = np.concatenate([values, np.stack(guessed, axis=1)])
-        return _Guess(surrogates, values, self._reference(values))
+        return guess, values
 
     def _reference(self, values: np.ndarray) -> np.ndarray:
         """Return what is worse than all that is wanted: a tenth beyond the worst, or the limit."""
@@ -216,17 +215,16 @@ class FrontSearch:
         return reference
 
     def _best(
-        self, candidates: list[Choice], guess: "_Guess", evaluations: int
+        self, candidates: list[Choice], guess: Guess, values: np.ndarray, evaluations: int
     ) -> tuple[Choice, float]:
         """Return the most promising candidate and the logarithm of its promise."""
         if not candidates:
             return self._space.everything(), -np.inf
-        places = self._space.places(candidates)
-        guessed = {name: one.predict(places) for name, one in guess.surrogates.items()}
+        guessed = guess.of(candidates)
         means, deviations = (
             np.stack([guessed[name][i] for name in ("error", "cost")], axis=1) for i in (0, 1)
         )
-        expected = expected_improvement(means, deviations, guess.values, guess.reference)
+        expected = expected_improvement(means, deviations, values, self._reference(values))
         promise = np.log(np.maximum(expected, 0) + 1e-300)
         for name, limit in self._limits.others.items():
             promise += np.log(within(log(limit), *guessed[name]) + 1e-300)
@@ -235,12 +233,3 @@ class FrontSearch:
             promise += decay * self._prior.log_weight(candidates)
         best = int(promise.argmax())
         return candidates[best], float(promise[best])
-
-
-@dataclass(frozen=True)
-class _Guess:
-    """Surrogates by name, the values that the front is of, and the reference."""
-
-    surrogates: dict[str, Surrogate | Blend]
-    values: np.ndarray
-    reference: np.ndarray

@@ -31,6 +31,7 @@ from etcpipe.tune.plots import draw_bands
 from etcpipe.tune.priors import Prior, mutual_information
 from etcpipe.tune.search import FrontSearch, Measured, Strategy, run
 from etcpipe.tune.space import Choice, ModelKind, Space
+from etcpipe.tune.told import look
 
 BUILD = Path(__file__).parents[2] / "build"
 COLUMNS = ("dur", "s_load", "d_pkt_cnt", "s_bytes_mean", "d_bytes_med", "s_iat_std")
@@ -259,7 +260,9 @@ def main() -> None:
     space = space_of(flows, tuple(arguments.columns))
     truth = measure_all(flows, space, seed=1)
     rows = flows.rows(space.columns, space.depth_max)
-    prior = Prior(space, mutual_information(rows, flows.dataset.label))
+    label = flows.dataset.label
+    told = look(space, lambda depth: flows.rows(space.columns, depth), label)
+    prior = Prior(space, mutual_information(rows, label), told)
     names = arguments.ways or list(strategies(prior, 1.0))[:-1]
     print(
         f"{len(flows)} flows, {len(flows.dataset.classes)} classes, "
