@@ -7,7 +7,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from kernel_fixtures import wire
+from kernel_fixtures import Wire, wire
 
 from etcpipe.batch import FlowBatch, PacketBatch
 from etcpipe.capture import Capture
@@ -84,6 +84,27 @@ def changed_at(at: int, batches: list[PacketBatch]) -> tuple[Lanes, dict, dict]:
     return lanes, older, newest
 
 
+def change_and_back(wire: Wire, tap: live.Live, answers: Answers, raw: Path) -> None:
+    """Send a flow over the change to a model, one while it answers, and one after it."""
+
+    def change() -> None:
+        tap.set_model(tap.load_model(raw))
+        send(wire, [packet(LARGE)] * 6 + [packet(BETWEEN)] * LAST)
+
+    def back() -> None:
+        tap.roll_back_model()
+        send(wire, [packet(SMALL)] * LAST)
+
+    send(wire, [packet(LARGE)] * 4)
+    answers.until(
+        (lambda: answers.stored() == 4, change),
+        (lambda: len(answers.said) == 2, back),
+        (lambda: len(answers.said) == 3, tap.stop),
+    )
+    answers.assert_exact(settled=0)
+    assert tap._regroup.counters["REGROUP_FLOWS"] == 3
+
+
 @pytest.mark.root
 def test_a_model_of_whole_packets_takes_over_from_one_that_keeps_none(wire, tmp_path):
     stages = (
@@ -96,23 +117,7 @@ def test_a_model_of_whole_packets_takes_over_from_one_that_keeps_none(wire, tmp_
         wire.device, cascade=tmp_path / "c.toml", netns=wire.near, mode="tc", wait_s=NEVER_IDLE_S
     ) as tap:
         answers = Answers(tap)
-
-        def change() -> None:
-            tap.set_model(tap.load_model(raw))
-            send(wire, [packet(LARGE)] * 6 + [packet(BETWEEN)] * LAST)
-
-        def back() -> None:
-            tap.roll_back_model()
-            send(wire, [packet(SMALL)] * LAST)
-
-        send(wire, [packet(LARGE)] * 4)
-        answers.until(
-            (lambda: answers.stored() == 4, change),
-            (lambda: len(answers.said) == 2, back),
-            (lambda: len(answers.said) == 3, tap.stop),
-        )
-        answers.assert_exact(settled=0)
-        assert tap._regroup.counters["REGROUP_FLOWS"] == 3
+        change_and_back(wire, tap, answers, raw)
     # each by who was there when it began, with all of its packets
     assert answers.said == {
         LARGE: ("large", 1, LAST, False),
@@ -144,23 +149,7 @@ def test_one_model_of_whole_packets_takes_over_from_one_that_keeps_none(wire, tm
         wire.device, model=first, netns=wire.near, mode="tc", wait_s=NEVER_IDLE_S
     ) as tap:
         answers = AnswersByModel(tap)
-
-        def change() -> None:
-            tap.set_model(tap.load_model(raw))
-            send(wire, [packet(LARGE)] * 6 + [packet(BETWEEN)] * LAST)
-
-        def back() -> None:
-            tap.roll_back_model()
-            send(wire, [packet(SMALL)] * LAST)
-
-        send(wire, [packet(LARGE)] * 4)
-        answers.until(
-            (lambda: answers.stored() == 4, change),
-            (lambda: len(answers.said) == 2, back),
-            (lambda: len(answers.said) == 3, tap.stop),
-        )
-        answers.assert_exact(settled=0)
-        assert tap._regroup.counters["REGROUP_FLOWS"] == 3
+        change_and_back(wire, tap, answers, raw)
     # each by who was there when it began, with all of its packets, and once
     names = {LARGE: f"at{LAST}", BETWEEN: "raw10", SMALL: f"at{LAST}"}
     assert answers.models == {port: [(name, LAST)] for port, name in names.items()}
