@@ -1,6 +1,5 @@
 """The wheel holds all of the project that runs, under one import package."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -41,10 +40,11 @@ def names(tmp_path_factory):
             shutil.copy(ROOT / name, target, follow_symlinks=False)
     for built in (ROOT / "bpf").glob("*.bpf.o"):
         shutil.copy(built, source / "bpf")
+    setup = source / "setup.py"  # what is in the wheel counts, not how fast it is
+    setup.write_text(setup.read_text().replace('"-O3"', '"-O0"'))
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
-    quick = {**os.environ, "CFLAGS": "-O0"}  # what is in it counts, not how fast it is
     command += ["-w", str(folder), str(source)]
-    subprocess.run(command, check=True, capture_output=True, env=quick)
+    subprocess.run(command, check=True, capture_output=True)
     (wheel,) = folder.glob("*.whl")
     assert "-abi3-" in wheel.name
     return set(zipfile.ZipFile(wheel).namelist())
