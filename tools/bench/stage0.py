@@ -27,7 +27,7 @@ from etcpipe.kernel import bpf, libbpf, programs, status
 from etcpipe.kernel.build import Build, Loaded
 from etcpipe.kernel.features_plan import plan_for
 from etcpipe.kernel.settings import TapSettings
-from etcpipe.kernel.stage0_trees import CONSTANTS, Trees
+from etcpipe.kernel.stage0_trees import CONSTANTS, Trees, is_compared
 from etcpipe.model import calibrated
 from etcpipe.model_file import Description
 from etcpipe.ringbuf import RingBuffer
@@ -40,9 +40,7 @@ ALL = tuple(column.name for column in STATS_COLUMNS)
 NODES, NODES_A_TREE = CONSTANTS["TREE_NODES_MAX"], 29  # of 15 leaves
 STAGE_DEPTHS = (1, 3, 5)
 # What the kernel compares, of the columns that the strict mask leaves.
-COMPARED = tuple(
-    name for name in VIEWS["stats"].column_names() if not name.endswith(("_std", "_med", "_load"))
-)
+COMPARED = tuple(name for name in VIEWS["stats"].column_names() if is_compared(name))
 GENERAL, NONE = "general: packets copied into a ring", "tracked, one packet of ten marked"
 SURE, UNSURE = (f"{len(FEW)} columns, trees judge each flow: {what}" for what in ("sure", "unsure"))
 BESIDE_DEPTH = 3
