@@ -114,12 +114,12 @@ def test_schema_hash_moves_with_what_it_describes():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--first", "0"], "1 to 64"),
-        (["--first", "65"], "1 to 64"),
+        (["--first", "0"], "'--first': 0 is not in the range 1<=x<=64"),
+        (["--first", "65"], "'--first': 65 is not in the range 1<=x<=64"),
         (["--first", "1"], "needs 50 packets"),
         (["--first", "ten"], "not a valid integer"),
-        (["--wait", "0"], "out of range"),
-        (["--wait", "-1"], "out of range"),
+        (["--wait", "0"], "'--wait': 0.0 is not in the range 0<x<=86400"),
+        (["--wait", "-1"], "'--wait': -1.0 is not in the range 0<x<=86400"),
         (["--wait", "nan"], "out of range"),
         (["--filter", "tcp port http-ish"], "filter"),
     ],
