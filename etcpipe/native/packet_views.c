@@ -29,35 +29,42 @@ static bool parse(PyObject *args, struct call *call)
 	return true;
 }
 
-static PyObject *py_tok(PyObject *module, PyObject *args)
+/* Write all rows without the interpreter lock, each by @put. */
+static PyObject *put_rows(PyObject *args, void (*put)(const struct call *call, uint64_t flow))
 {
 	struct call call = {};
-	unsigned long long i;
+	uint64_t i;
 
-	(void)module;
 	if (!parse(args, &call))
 		return NULL;
 	Py_BEGIN_ALLOW_THREADS
 	for (i = 0; i < call.n; i++)
-		tokens_of_flow(&call.flows, i, (float *)(uintptr_t)call.rows,
-			       (double *)(uintptr_t)call.gaps_us + i * TOK_PACKETS);
+		put(&call, i);
 	Py_END_ALLOW_THREADS
 	Py_RETURN_NONE;
 }
 
+static void put_tok(const struct call *call, uint64_t flow)
+{
+	tokens_of_flow(&call->flows, flow, (float *)(uintptr_t)call->rows,
+		       (double *)(uintptr_t)call->gaps_us + flow * TOK_PACKETS);
+}
+
+static void put_bits(const struct call *call, uint64_t flow)
+{
+	bits_of_flow(&call->flows, flow, (int8_t *)(uintptr_t)call->rows);
+}
+
+static PyObject *py_tok(PyObject *module, PyObject *args)
+{
+	(void)module;
+	return put_rows(args, put_tok);
+}
+
 static PyObject *py_bits(PyObject *module, PyObject *args)
 {
-	struct call call = {};
-	unsigned long long i;
-
 	(void)module;
-	if (!parse(args, &call))
-		return NULL;
-	Py_BEGIN_ALLOW_THREADS
-	for (i = 0; i < call.n; i++)
-		bits_of_flow(&call.flows, i, (int8_t *)(uintptr_t)call.rows);
-	Py_END_ALLOW_THREADS
-	Py_RETURN_NONE;
+	return put_rows(args, put_bits);
 }
 
 PyMethodDef packet_view_methods[] = {
