@@ -128,6 +128,17 @@ class Report:
         return next(one for one in self.recorded if one.system == system)
 
     @property
+    def speed_up(self) -> float:
+        """How many times sooner half of the answers are there than those of the slow model."""
+        wait, ours = (np.median(self.run(name).latency_s) for name in ("wait", "cascade"))
+        return float(wait / ours)
+
+    @property
+    def of_oracle(self) -> float:
+        """Answers within EARLY_S, as a share of those that an oracle gives by then."""
+        return self.run("cascade").early / max(self.run("oracle").early, 1e-9)
+
+    @property
     def capacity(self) -> float:
         """New flows a second that the cascade sustains on one processor."""
         return float(np.median(self.capacities["cascade"]))
