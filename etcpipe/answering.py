@@ -132,10 +132,11 @@ class Answering:
         """Let the one before answer again, and return it.
 
         Raises:
-            UsageError: there is none.
+            UsageError: there is none, or a shadow that came later sees other rows.
         """
         serving = self._replaceable()
         if serving.previous:
+            self.check(serving.previous)
             self._make_rows_for(serving.previous)
         model = serving.roll_back()
         self._follow(model)
@@ -190,6 +191,11 @@ class Answering:
             self._raw_len,
             self._settings.count,
         )
+        if self._lanes and self._lanes.masks != {model.mask}:
+            raise UsageError(
+                f"flows that began under another mask than {model.mask!r} are open still: "
+                "set the shadow again when they are answered"
+            )
         if isinstance(self._serving, CascadeInService):
             self._stages.set_shadow(model)
         else:

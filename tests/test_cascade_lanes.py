@@ -13,8 +13,10 @@ from etcpipe.batch import FlowBatch, PacketBatch
 from etcpipe.capture import Capture
 from etcpipe.cascade.lanes import Lanes
 from etcpipe.cascade.stages import Cascade, Rule, Stage
+from etcpipe.errors import UsageError
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.live import attach as live
+from etcpipe.model import load as load_model
 from etcpipe.verdict import VerdictBatch
 
 pytest.importorskip("onnx", reason="making models needs etcpipe[train]")
@@ -105,16 +107,22 @@ def change_and_back(wire: Wire, tap: live.Live, answers: Answers, raw: Path) -> 
     assert tap._regroup.counters["REGROUP_FLOWS"] == 3
 
 
-@pytest.mark.root
-def test_a_model_of_whole_packets_takes_over_from_one_that_keeps_none(wire, tmp_path):
+@pytest.fixture
+def trees(tmp_path: Path) -> Path:
+    """A cascade that needs no bytes of packets; its first stage is sure of nothing."""
     stages = (
         Stage(3, write_trees(tmp_path / "first.onnx", 3), rule=Rule(probability=1.1)),
         Stage(LAST, write_trees(tmp_path / "last.onnx", LAST)),
     )
     Cascade(stages).save(tmp_path / "c.toml")
+    return tmp_path / "c.toml"
+
+
+@pytest.mark.root
+def test_a_model_of_whole_packets_takes_over_from_one_that_keeps_none(wire, tmp_path, trees):
     raw = tmp_path / write_raw(tmp_path / "raw.onnx")
     with live.attach(
-        wire.device, cascade=tmp_path / "c.toml", netns=wire.near, mode="tc", wait_s=NEVER_IDLE_S
+        wire.device, cascade=trees, netns=wire.near, mode="tc", wait_s=NEVER_IDLE_S
     ) as tap:
         answers = Answers(tap)
         change_and_back(wire, tap, answers, raw)
@@ -124,6 +132,74 @@ def test_a_model_of_whole_packets_takes_over_from_one_that_keeps_none(wire, tmp_
         BETWEEN: ("large", 0, LAST, False),
         SMALL: ("small", 1, LAST, False),
     }
+
+
+@pytest.mark.root
+def test_beside_a_shadow_a_model_may_see_the_bytes_that_are_kept_for_it(wire, tmp_path, trees):
+    """All that was answered is compared; rows under another mask would not be the shadow's."""
+    raw = tmp_path / write_raw(tmp_path / "raw.onnx")
+    loose = tmp_path / write_raw(tmp_path / "loose.onnx", "none")
+    with live.attach(
+        wire.device, cascade=trees, shadow=raw, netns=wire.near, mode="tc", wait_s=NEVER_IDLE_S
+    ) as tap:
+        answers = Answers(tap)
+
+        def change() -> None:
+            tap.set_model(tap.load_model(raw))
+            send(wire, [packet(LARGE)] * 6 + [packet(BETWEEN)] * LAST)
+
+        def back() -> None:
+            with pytest.raises(UsageError, match="needs mask 'none', attached is 'strict'"):
+                tap.set_model(tap.load_model(loose))
+            tap.roll_back_model()
+            send(wire, [packet(SMALL)] * LAST)
+
+        send(wire, [packet(LARGE)] * 4)
+        answers.until(
+            (lambda: answers.stored() == 4, change),
+            (lambda: len(answers.said) == 2, back),
+            (lambda: tap.shadow_report()["flows"] == 3, tap.stop),
+        )
+        answers.assert_exact(settled=0)
+        report = tap.shadow_report()
+    assert {port: said[0] for port, said in answers.said.items()} == {
+        LARGE: "large",
+        BETWEEN: "large",
+        SMALL: "small",
+    }
+    assert (report["skipped"], report["failure"]) == (0, "")
+
+
+@pytest.mark.root
+def test_a_shadow_waits_for_flows_under_another_mask_and_keeps_its_own(wire, tmp_path, trees):
+    loose = tmp_path / write_raw(tmp_path / "loose.onnx", "none")
+    shadow = load_model(tmp_path / write_trees(tmp_path / "shadow.onnx", LAST, "none"))
+    with live.attach(
+        wire.device, cascade=trees, netns=wire.near, mode="tc", wait_s=NEVER_IDLE_S
+    ) as tap:
+        answers = Answers(tap)
+
+        def change() -> None:
+            tap.set_model(tap.load_model(loose))
+            with pytest.raises(UsageError, match="under another mask than 'none' are open still"):
+                tap.set_shadow(shadow)
+            send(wire, [packet(LARGE)] * (LAST - 4))
+
+        def compare() -> None:
+            tap.set_shadow(shadow)
+            with pytest.raises(UsageError, match="needs mask 'strict', attached is 'none'"):
+                tap.roll_back_model()
+            send(wire, [packet(SMALL)] * LAST)
+
+        send(wire, [packet(LARGE)] * 4)
+        answers.until(
+            (lambda: answers.stored() == 4, change),
+            (lambda: len(answers.said) == 1 and not tap._regroup.has_older, compare),
+            (lambda: len(answers.said) == 2 and tap.shadow_report()["flows"] == 1, tap.stop),
+        )
+        report = tap.shadow_report()
+    assert answers.said == {LARGE: ("large", 1, LAST, False), SMALL: ("small", 0, LAST, False)}
+    assert (report["agreed"], report["skipped"]) == (1, 0)
 
 
 class AnswersByModel(Answers):

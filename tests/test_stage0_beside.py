@@ -51,7 +51,7 @@ def packet(port: int) -> bytes:
     return ether(captures.udp(bytes(SIZES[port]), **addresses, sport=port, dport=4433))
 
 
-def write_raw(path: Path) -> str:
+def write_raw(path: Path, mask: str = "strict") -> str:
     """A model of raw packets: large, if the tenth one's length is more than a byte holds."""
     view = VIEWS["raw"]
     about = Description(
@@ -59,8 +59,9 @@ def write_raw(path: Path) -> str:
         classes=CLASSES,
         view="raw",
         columns=(),
-        schema_hash=schema_hash(view, LAST, "strict", ()),
+        schema_hash=schema_hash(view, LAST, mask, ()),
         first_n=LAST,
+        mask=mask,
     )
     weights = np.zeros((view.shape[0] * view.shape[1], len(CLASSES)), np.float32)
     weights[(LAST - 1) * view.shape[1] + 2, 1] = 1

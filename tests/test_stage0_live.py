@@ -80,7 +80,7 @@ def plan_rows(frames: list[bytes], columns: tuple[str, ...]) -> np.ndarray:
         return Gathered(table_of(tap, plan), plan).rows(columns)
 
 
-def write_trees(path: Path, packets: int) -> str:
+def write_trees(path: Path, packets: int, mask: str = "strict") -> str:
     """A model that knows large packets from small ones, and those between as neither surely."""
     random = np.random.default_rng(packets)
     sizes = random.integers(60, 1500, 4000)
@@ -92,8 +92,9 @@ def write_trees(path: Path, packets: int) -> str:
         classes=CLASSES,
         view="stats",
         columns=SEEN,
-        schema_hash=schema_hash(VIEWS["stats"], packets, "strict", SEEN),
+        schema_hash=schema_hash(VIEWS["stats"], packets, mask, SEEN),
         first_n=packets,
+        mask=mask,
     )
     fitted = trees.fit(rows, labels, 2, seed=0, rounds=8)
     path.write_bytes(trees.to_onnx(fitted, len(SEEN), about))

@@ -75,6 +75,11 @@ class Lanes:
         """May rows still come of flows that began before a change?"""
         return bool(self._older)
 
+    @property
+    def masks(self) -> set[str]:
+        """Of the rows that may come out from now on."""
+        return {regroup.settings.mask for regroup in self._all()}
+
     def add(self, batch: PacketBatch, now_ns: int | None = None) -> FlowBatch:
         """Take packets and return the newest flows that are complete; see Regroup.add()."""
         for older in self._older:
