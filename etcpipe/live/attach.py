@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 from etcpipe import model as models
 from etcpipe.cascade import serving
@@ -89,33 +89,25 @@ def attach(
     if rules and forward:
         mode = _mode_of_wire(mode, rules)
     if point is not None:
-        model = model_of_point(point, model)
-    loaded: AnyModel | KernelCascade
-    stage: KernelStage | None = None
+        model, capture = model_of_point(point, model), capture or "features"
     if stage0 == "kernel":
-        loaded, stage = _load_stage0(model, cascade, capture, compute)
-        capture = capture or ("features" if isinstance(loaded, KernelCascade) else "afxdp")
+        choice = _kernel_choice(model, cascade, capture, compute)
     else:
-        capture = capture or ("features" if point else "afxdp")
-        loaded = load(model, cascade, compute, capture == "features" or shadow is not None)
-    depth = _depth_of(loaded, first_n)
-    columns = _columns_of(loaded, depth) if capture == "features" else ()
+        alone = capture == "features" or shadow is not None
+        choice = _Choice(load(model, cascade, compute, alone), capture or "afxdp")
     settings = tap.TapSettings(
-        first_n=depth,
         mode=mode,
         forward=forward or "",
         loader=loader,
-        capture=capture,
-        features=columns or (stage.columns if stage else ()),
-        tree_depth=stage.depth if stage else 0,
-        wait_s=wait_s or loaded.wait_s,
+        wait_s=wait_s or choice.model.wait_s,
         queues=queues,
         policy=rules is not None,
-        **{"count": loaded.count, **(tracking or {})},
+        **choice.settings(first_n),
+        **{"count": choice.model.count, **(tracking or {})},
     )
     return Live(
         device,
-        loaded,
+        choice.model,
         settings,
         netns=netns,
         keep=keep,
@@ -125,35 +117,56 @@ def attach(
         policy=rules,
         filter=filter,
         shadow=models.load(shadow, device=compute) if shadow is not None else None,
-        stage0=stage,
+        stage0=choice.stage,
     )
+
+
+class _Choice(NamedTuple):
+    """What answers flows, and by which way it sees them."""
+
+    model: AnyModel | KernelCascade
+    capture: str
+    stage: KernelStage | None = None  # trees in the kernel, which answer first
+
+    def settings(self, first_n: int | None) -> dict[str, Any]:
+        """Return the tap's settings that follow from it.
+
+        Raises:
+            UsageError: the model does not take that many packets, or no columns.
+        """
+        if isinstance(self.model, KernelCascade):
+            depth = first_n or self.model.first_n
+        else:
+            depth = depth_for(self.model, first_n)
+        columns = _columns_of(self.model, depth) if self.capture == "features" else ()
+        return {
+            "first_n": depth,
+            "capture": self.capture,
+            "features": columns or (self.stage.columns if self.stage else ()),
+            "tree_depth": self.stage.depth if self.stage else 0,
+        }
+
+
+def _kernel_choice(
+    model: str | PathLike[str] | None,
+    cascade: str | PathLike[str] | None,
+    capture: str | None,
+    device: str,
+) -> _Choice:
+    """Return a cascade and its first stage for the kernel, which gathers all of it if it can."""
+    if cascade is None or model is not None:
+        raise UsageError("--stage0 kernel is of a cascade: give --cascade, and no model or point")
+    opened = serving.load(cascade, device)
+    stage = KernelStage(opened)
+    if is_gatherable(opened) if capture is None else capture == "features":
+        return _Choice(KernelCascade(opened, stage), "features", stage)
+    return _Choice(opened, capture or "afxdp", stage)
 
 
 def _mode_of_wire(mode: str, rules: policies.Policy) -> str:
     if mode == "xdp":
         rules.check_xdp_wire()
     return "tc" if mode == "auto" and rules.needs_tc() else mode
-
-
-def _load_stage0(
-    model: str | PathLike[str] | None,
-    cascade: str | PathLike[str] | None,
-    capture: str | None,
-    device: str,
-) -> tuple[CascadeModel | KernelCascade, KernelStage]:
-    """Return a cascade and its first stage for the kernel, which gathers all of it if it can."""
-    if cascade is None or model is not None:
-        raise UsageError("--stage0 kernel is of a cascade: give --cascade, and no model or point")
-    opened = serving.load(cascade, device)
-    stage = KernelStage(opened)
-    gathers = is_gatherable(opened) if capture is None else capture == "features"
-    return (KernelCascade(opened, stage) if gathers else opened), stage
-
-
-def _depth_of(model: AnyModel | KernelCascade, first_n: int | None) -> int:
-    if isinstance(model, KernelCascade):
-        return first_n or model.first_n
-    return depth_for(model, first_n)
 
 
 def _columns_of(model: AnyModel | KernelCascade, depth: int) -> tuple[str, ...]:
