@@ -102,7 +102,7 @@ KINDS = (
         programs=(
             Program("postgres", "postgresql"),
             Program("initdb", "postgresql"),
-            Program("pgbench", "postgresql-contrib"),
+            Program("pgbench", "postgresql"),
             Program("psql", "postgresql-client"),
         ),
         endpoints=(("tcp", PORT),),
