@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-SIZE = 65536
+SIZE = 16384
 
 
 class Memo(dict[Any, str]):
