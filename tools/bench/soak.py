@@ -1,6 +1,6 @@
 """Runs lab traffic for long under one attach: does its memory, or anything else, grow?
 
-    python tools/bench/soak.py [--minutes 30] [--quick] [--json]         needs root
+    python tools/bench/soak.py [--minutes 30] [--pause 0] [--quick] [--json]         needs root
 
 Real programs of the lab run one session after another while `attach` writes lines into a file
 with metrics beside; every ten seconds its memory, descriptors and threads are read. Compared
@@ -53,7 +53,7 @@ def look(pid: int, minute: float) -> Sample:
     return Sample(minute, rss, files, int(status["Threads"]))
 
 
-def soak(minutes: float, folder: Path) -> tuple[list[Sample], int]:
+def soak(minutes: float, pause_s: float, folder: Path) -> tuple[list[Sample], int]:
     """Return samples, and how many sessions were run."""
     samples: list[Sample] = []
     with Lab(seed=1, rate_mbit=0, rtt_ms=(1.0, 5.0)) as lab, open(folder / "said", "wb") as said:
@@ -64,17 +64,20 @@ def soak(minutes: float, folder: Path) -> tuple[list[Sample], int]:
         )
         try:
             _wait(lambda: b": attached, " in (folder / "said").read_bytes(), process)
-            sessions = _traffic(lab, process, minutes, samples)
+            sessions = _traffic(lab, process, minutes, pause_s, samples)
         finally:
             process.terminate()
             process.wait(READY_WITHIN_S)
     return samples, sessions
 
 
-def _traffic(lab: Lab, process: subprocess.Popen, minutes: float, samples: list[Sample]) -> int:
+def _traffic(
+    lab: Lab, process: subprocess.Popen, minutes: float, pause_s: float, samples: list[Sample]
+) -> int:
     began, sampled, sessions = time.monotonic(), 0.0, 0
     for _ in _sessions(lab, began + 60 * minutes):
         sessions += 1
+        time.sleep(pause_s)
         now = time.monotonic()
         if now - sampled >= SAMPLE_S:
             sampled = now
@@ -105,13 +108,14 @@ def main() -> None:
     """Measure and print the report."""
     parser = common.parser(__doc__.splitlines()[0], repeats=1)
     parser.add_argument("--minutes", type=float, default=MINUTES)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds between two sessions")
     options = parser.parse_args()
     common.need_root()
     minutes = 0.5 if options.quick else options.minutes
     before = set(leftovers())
     report = Report("soak", f"{minutes:g} minutes of lab traffic under one attach", {})
     with tempfile.TemporaryDirectory() as name:
-        samples, sessions = soak(minutes, Path(name))
+        samples, sessions = soak(minutes, options.pause, Path(name))
         lines = sum(1 for _ in open(Path(name) / "eve.jsonl", "rb"))
     left = sorted(set(leftovers()) - before)
     fifth = max(len(samples) // 5, 1)
