@@ -14,6 +14,7 @@ def main() -> None:
     if interruptible:
         # Nothing was made yet that must be unmade: while modules load, just die of it.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _open_what_is_closed()
     from etcpipe.cli import shortcut
 
     if shortcut.show(sys.argv[1:], os.environ):
@@ -28,6 +29,20 @@ def main() -> None:
         signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(sys.argv[1:]))
+
+
+def _open_what_is_closed() -> None:
+    """Let a standard stream that is closed (`>&-`) be /dev/null.
+
+    Python has None for it, and the next file, map or socket would get its number.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, open(number, mode, closefd=False))
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

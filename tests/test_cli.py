@@ -254,6 +254,13 @@ def test_reader_that_left_ends_it_quietly():
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_standard_stream_that_is_closed_is_as_the_null_device(closed):
+    done = run("classify", CAPTURE, preexec_fn=lambda: os.close(closed), check=0)
+    assert ("cascade sure" in done.stdout) == (closed != 1)
+    assert done.stderr == ""
+
+
 def test_full_disk_on_standard_output_is_one_line():
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
