@@ -115,8 +115,11 @@ class UnknownFlows:
             self._write(records)
         except OSError as error:
             if not self._has_failed:
-                log.warning("cannot write %s: %s; unknown flows are missed", self._folder, error)
+                log.warning(
+                    "cannot write %s: %s; unknown flows are missed", self._folder, error.strerror
+                )
             self._has_failed, found = True, found[:0]
+            self._file = None  # it may end within a packet: nothing can follow there
         else:
             self._has_failed = False
         self.saved += len(found)

@@ -100,6 +100,22 @@ def test_a_folder_that_goes_is_said_once_and_comes_back(source, tmp_path, caplog
     assert saved(tmp_path / "ring") == [frames(12)[i] for i in (2, 5, 8, 11)]
 
 
+def test_after_a_full_disk_a_new_file_begins(source, tmp_path, caplog):
+    """The one before may end within a packet."""
+    folder = tmp_path / "ring"
+    unknown = UnknownFlows(folder)
+    keep_all(unknown, source)
+    (folder / "unknown-000001.pcap").symlink_to("/dev/full")
+    unknown.take(verdicts([1], [-1]))
+    (folder / "unknown-000001.pcap").unlink()
+    unknown.take(verdicts([2], [-1]))
+    assert caplog.messages == [
+        f"cannot write {folder}: No space left on device; unknown flows are missed"
+    ]
+    assert [path.name for path in folder.iterdir()] == ["unknown-000002.pcap"]
+    assert saved(folder) == [frames(12)[i] for i in (1, 4, 7, 10)]
+
+
 def test_an_early_answer_is_not_the_last_word(source, tmp_path):
     unknown = UnknownFlows(tmp_path / "ring")
     keep_all(unknown, source)
