@@ -13,39 +13,25 @@ import json
 import signal
 import threading
 import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from etcpipe.live.tap import Live
 
 POLL_S = 0.0005
 
 
 def main() -> None:
     """Attach, count, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("device")
-    parser.add_argument("netns")
-    parser.add_argument("--loader", default="auto")
-    parser.add_argument("--mode", default="auto")
-    parser.add_argument("--forward")
-    parser.add_argument("--model")
-    parser.add_argument("--capture", default="afxdp")
-    parser.add_argument("--first-packet", action="store_true")
-    options = parser.parse_args()
-
+    options = _options()
     called = time.monotonic()
     from etcpipe import attach
 
     imported = time.monotonic()
-    live = attach(
-        options.device,
-        netns=options.netns,
-        loader=options.loader,
-        mode=options.mode,
-        forward=options.forward,
-        model=options.model,
-        capture=options.capture,
-    )
+    watched = options.pop("first_packet")
+    live = attach(options.pop("device"), **options)
     opened = time.monotonic()
     signal.signal(signal.SIGTERM, lambda number, frame: live.stop())
-    flows = packets_used = 0
     with live:
         attached = time.monotonic()
         _print(
@@ -60,21 +46,41 @@ def main() -> None:
             reason=live.mode_reason,
             first_n=live.model.first_n,
         )
-        if options.first_packet:
+        if watched:
             threading.Thread(target=_watch, args=(live,), daemon=True).start()
-        for verdicts in live:
-            flows += len(verdicts)
-            packets_used += int(verdicts.packets_used.sum())
-        _print(
-            counters=live.counters(),
-            lost=live.lost(),
-            flows=flows,
-            packets_used=packets_used,
-            cpu_s=time.process_time(),
-        )
+        _count(live)
 
 
-def _watch(live) -> None:
+def _options() -> dict[str, Any]:
+    """Return what attach() is called with by name, and first_packet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("device")
+    parser.add_argument("netns")
+    parser.add_argument("--loader", default="auto")
+    parser.add_argument("--mode", default="auto")
+    parser.add_argument("--forward")
+    parser.add_argument("--model")
+    parser.add_argument("--capture", default="afxdp")
+    parser.add_argument("--first-packet", action="store_true")
+    return vars(parser.parse_args())
+
+
+def _count(live: "Live") -> None:
+    """Take verdicts until the end, and say what came."""
+    flows = packets_used = 0
+    for verdicts in live:
+        flows += len(verdicts)
+        packets_used += int(verdicts.packets_used.sum())
+    _print(
+        counters=live.counters(),
+        lost=live.lost(),
+        flows=flows,
+        packets_used=packets_used,
+        cpu_s=time.process_time(),
+    )
+
+
+def _watch(live: "Live") -> None:
     """Say when the first packet was handed to this process's socket."""
     while not live.counters()["PACKETS_REDIRECTED"]:
         time.sleep(POLL_S)
