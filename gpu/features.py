@@ -8,7 +8,7 @@ piece once: the native back end (features_native) does that work and no other, a
 kernel program. Means, deviations, shares and entropies are finished from whole numbers.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from etcpipe.gpu.features_states import (
@@ -125,62 +125,66 @@ STATS_COLUMNS = (
 )
 
 
-def _own_columns() -> Iterator[Column]:
-    yield from _per_side("payload", STATISTICS)
-    for statistic in list(STATISTICS)[1:]:
-        yield Column(
+OWN_COLUMNS = (
+    *_per_side("payload", STATISTICS),
+    *(
+        Column(
             f"gap_{statistic}",
             "s",
-            f"{STATISTICS[statistic]} of the time since the previous packet of either direction",
+            f"{words} of the time since the previous packet of either direction",
             needs=("s_count", "d_count", *(f"gap_{kind}" for kind in _KINDS[statistic])),
         )
-    yield Column(
-        "d_pkt_share", "", "d_pkt_cnt / (s_pkt_cnt + d_pkt_cnt)", needs=("s_count", "d_count")
-    )
-    yield Column(
+        for statistic, words in list(STATISTICS.items())[1:]
+    ),
+    Column("d_pkt_share", "", "d_pkt_cnt / (s_pkt_cnt + d_pkt_cnt)", needs=("s_count", "d_count")),
+    Column(
         "d_bytes_share",
         "",
         "d_bytes_sum / (s_bytes_sum + d_bytes_sum), missing if that is 0",
         needs=("s_bytes_sum", "d_bytes_sum"),
-    )
-    yield Column(
-        "burst_cnt", "", "bursts: packets of one direction in a row", needs=("burst_count",)
-    )
-    for side, words in SIDES.items():
-        yield Column(
-            f"{side}_burst_pkts_max",
-            "",
-            f"packets of the longest burst {words}, 0 if there is none",
-            needs=(f"{side}_burst_pkts_max",),
+    ),
+    Column("burst_cnt", "", "bursts: packets of one direction in a row", needs=("burst_count",)),
+    *(
+        Column(
+            f"{side}_burst_{what}_max",
+            unit,
+            f"{most} {words}, 0 if there is none",
+            needs=(f"{side}_burst_{what}_max",),
         )
-        yield Column(
-            f"{side}_burst_bytes_max",
-            "byte",
-            f"most IP bytes of one burst {words}, 0 if there is none",
-            needs=(f"{side}_burst_bytes_max",),
+        for side, words in SIDES.items()
+        for what, unit, most in (
+            ("pkts", "", "packets of the longest burst"),
+            ("bytes", "byte", "most IP bytes of one burst"),
         )
-    for side, words in SIDES.items():
-        yield Column(
+    ),
+    *(
+        Column(
             f"{side}_size_entropy",
             "bit",
             f"entropy of the IP lengths of packets {words}, in {SIZE_BINS} bins of {SIZE_BIN} "
             "bytes, the last one open",
             needs=(f"{side}_count", f"{side}_size_bins"),
         )
-    for k in range(1, FIRST_K + 1):
-        yield Column(
+        for side, words in SIDES.items()
+    ),
+    *(
+        Column(
             f"pkt{k}_size",
             "byte",
             f"IP length of packet {k}, negative if it is towards the initiator",
             needs=(f"pkt{k}_size",),
         )
-    for k in range(2, FIRST_K + 1):
-        yield Column(
+        for k in range(1, FIRST_K + 1)
+    ),
+    *(
+        Column(
             f"pkt{k}_gap", "s", f"time from packet {k - 1} to packet {k}", needs=(f"pkt{k}_gap",)
         )
+        for k in range(2, FIRST_K + 1)
+    ),
+)
 
-
-FEATURE_COLUMNS = (*STATS_COLUMNS, *_own_columns())
+FEATURE_COLUMNS = (*STATS_COLUMNS, *OWN_COLUMNS)
 _DECLARED = {column.name: column for column in FEATURE_COLUMNS}
 
 
