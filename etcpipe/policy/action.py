@@ -30,7 +30,7 @@ def set_field(action: np.ndarray, key: str, value: object) -> None:
         ValueError: the value is none for this field; says what is.
     """
     SETTERS[key](action, value)
-    action["flags"] |= VERDICT_CONSTANTS[f"ACTION_{key.upper()}"]
+    action["flags"] |= np.uint32(VERDICT_CONSTANTS[f"ACTION_{key.upper()}"])  # NumPy 1 casts no int
 
 
 def text(action: np.ndarray) -> dict[str, str | int | bool]:
