@@ -1,6 +1,7 @@
 """What show prints without asking the kernel: only what running taps said lately."""
 
 import json
+import os
 import subprocess
 import sys
 from time import time
@@ -10,6 +11,9 @@ import pytest
 from etcpipe.cli import command, shortcut
 from etcpipe.kernel import first_packets, glance, netns
 from etcpipe.outputs.summary import loss_line
+
+RUNNING = os.getpid()
+GONE = 2**22 + 1  # more than Linux gives
 
 
 @pytest.fixture
@@ -26,15 +30,17 @@ def tap(folder, device="eth0", inode=7, age_s=0.0, capture="afxdp", **report):
         json.dumps({"settings": {"first_n": 10, "capture": capture}})
     )
     if age_s is not None:
-        told = {"device": device, "netns": inode, "time": time() - age_s, "flows": 3, **report}
+        told = {"device": device, "netns": inode, "pid": RUNNING, "flows": 3, **report}
+        told["time"] = time() - age_s
         (place / f"{device}.live").write_text(json.dumps(told))
 
 
 def test_running_taps_are_shown_as_they_said(run_folder):
-    tap(run_folder, pid=5, counters={"PACKETS_SEEN": 9})
+    tap(run_folder, counters={"PACKETS_SEEN": 9})
     tap(run_folder, device="eth0.7", inode=8)
     first, second = glance.taps(None, None)
-    assert (first["device"], first["pid"], first["flows"], first["first_n"]) == ("eth0", 5, 3, 10)
+    assert (first["device"], first["pid"], first["flows"]) == ("eth0", RUNNING, 3)
+    assert first["first_n"] == 10
     assert first["counters"] == {"PACKETS_SEEN": 9}
     assert (second["device"], second["netns"]) == ("eth0.7", 8)
 
@@ -48,7 +54,7 @@ def test_a_device_of_a_namespace_is_found_by_both(run_folder):
     assert glance.taps(9, "eth0") == []
 
 
-@pytest.mark.parametrize("left", [{"age_s": None}, {"age_s": 11.0}, {"flows": None}])
+@pytest.mark.parametrize("left", [{"age_s": None}, {"age_s": 11.0}, {"flows": None}, {"pid": GONE}])
 def test_the_kernel_is_asked_where_a_tap_did_not_say(run_folder, left):
     tap(run_folder)
     tap(run_folder, device="eth1", **left)
@@ -74,7 +80,7 @@ def test_nothing_heavy_is_imported():
 @pytest.mark.parametrize("args", [["show"], ["show", "eth0"], ["show", "eth9"]])
 def test_the_shortcut_prints_what_the_command_does(run_folder, monkeypatch, capsys, args):
     monkeypatch.setattr(netns, "inode", lambda name=None: 7)
-    tap(run_folder, pid=5, counters={"PACKETS_SEEN": 9}, mode="tc", loader="libbpf")
+    tap(run_folder, counters={"PACKETS_SEEN": 9}, mode="tc", loader="libbpf")
     assert shortcut.show(args, {})
     said = capsys.readouterr().out
     assert command.run(args) == 0
@@ -98,7 +104,7 @@ def test_the_shortcut_prints_what_the_command_does(run_folder, monkeypatch, caps
     ],
 )
 def test_all_else_goes_the_ordinary_way(run_folder, capsys, args, environ):
-    tap(run_folder, pid=5, counters={}, mode="tc", loader="libbpf")
+    tap(run_folder, counters={}, mode="tc", loader="libbpf")
     assert not shortcut.show(args, environ)
     assert capsys.readouterr().out == ""
 
@@ -124,7 +130,7 @@ def test_first_packets_are_counted_as_they_were_captured(
 ):
     counters = {"PACKETS_REDIRECTED": 1, "PACKETS_CLONED": 2, "PACKETS_GATHERED": 4}
     for i, capture in enumerate(captures):
-        tap(run_folder, f"eth{i}", pid=5, counters=counters, mode="tc", loader="l", capture=capture)
+        tap(run_folder, f"eth{i}", counters=counters, mode="tc", loader="l", capture=capture)
     assert shortcut.show(["show"], {})
     heads, *rows = (line.split() for line in capsys.readouterr().out.splitlines())
     assert heads[-2] == head

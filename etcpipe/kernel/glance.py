@@ -45,5 +45,16 @@ def _glance(path: Path) -> dict[str, Any] | None:
         return None
     if time() - report["time"] >= STALE_S or report.get("flows") is None:
         return None
+    if not _runs(report["pid"]):
+        return None
     settings = state["settings"]
     return {**report, "first_n": settings["first_n"], "settings": settings}
+
+
+def _runs(pid: int) -> bool:
+    """Tell whether there is a process of that number, whoever owns it."""
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return True
