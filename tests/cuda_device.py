@@ -6,13 +6,11 @@
 import pytest
 from cuda_shim import ShimDevice
 
+from etcpipe.gpu.cuda_cupy import CupyDevice  # before a test puts device() in its place
+
 ON = [pytest.param("shim"), pytest.param("gpu", marks=pytest.mark.gpu)]
 
 
 def device(on: str, seed: int = 1):
     """Return a device of its own: "shim" or "gpu"."""
-    if on == "shim":
-        return ShimDevice(seed)
-    from etcpipe.gpu.cuda_cupy import CupyDevice
-
-    return CupyDevice()
+    return ShimDevice(seed) if on == "shim" else CupyDevice()
