@@ -241,10 +241,11 @@ def test_shipped_scores_are_of_held_out_captures():
     assert f"{scores['macro_f1']:.3f}" in card and load().description.data in card
 
 
-def test_the_shipped_model_on_recordings_that_it_never_saw():
-    """Three small recordings of the lab, not among those that it was trained on."""
+@pytest.mark.parametrize("system", ["lab", "lab-debian-13"])
+def test_the_shipped_model_on_recordings_that_it_never_saw(system):
+    """Small recordings of the lab, on two systems, not among those that it was trained on."""
     shipped = serving.load_inside(None)
-    folder = Path(__file__).parent / "data" / "lab"
+    folder = Path(__file__).parent / "data" / system
     rows = read_at_depths(find_recordings(folder), shipped.depths, Input())
     flows, said = rows.deepest, np.full(len(rows), "", "U20")
     for stage, model in zip(shipped.cascade.stages, shipped.stage_models, strict=True):

@@ -40,7 +40,8 @@ class Facts:
         results: by depth.
         settled: the stages that ship, chosen by all flows.
         answers: to held-out flows, by stages that other captures chose.
-        is_lab: (flows,) bool.
+        systems: whose programs the lab ran, for the card.
+        source: (flows,) int, which of the systems; len(systems): a public capture.
     """
 
     rows: DepthRows
@@ -48,13 +49,26 @@ class Facts:
     stages: Stages
     settled: list[Settled]
     answers: Answers
-    is_lab: np.ndarray
+    systems: list[str]
+    source: np.ndarray
     seed: int
 
     @property
     def dataset(self) -> Dataset:
         """The flows at the greatest depth."""
         return self.rows.deepest
+
+    @property
+    def is_lab(self) -> np.ndarray:
+        """(flows,) bool."""
+        return self.source < len(self.systems)
+
+    @property
+    def sources(self) -> list[tuple[str, np.ndarray]]:
+        """The names of those that there are, and which flows (bool) are theirs."""
+        named = enumerate([*self.systems, "public captures"])
+        by_name = [(name, self.source == i) for i, name in named]
+        return [(name, chosen) for name, chosen in by_name if chosen.any()]
 
     @property
     def right(self) -> np.ndarray:
@@ -90,6 +104,7 @@ def card(facts: Facts, bundle: Path | None) -> str:
         "by_class": _by_class(facts, report["classes"]),
         "confusion": _confusion(classes, report["confusion"]),
         "gains": ", ".join(f"{name} {gain}" for name, gain in last["columns_by_gain"].items()),
+        "on_others": _on_others(facts),
         "on_public": _on_public(facts),
         "on_public_tls": _on_public_tls(facts, bundle) if bundle else "",
     }
@@ -116,9 +131,7 @@ def _on_families(facts: Facts) -> dict[str, Any]:
     strangers = facts.stages.strangers(facts.settled)
     theirs = model.family_of[facts.results[max(facts.results)].judged.strange_label]
     rows = []
-    for source, chosen in (("lab recordings", facts.is_lab), ("public captures", ~facts.is_lab)):
-        if not chosen.any():
-            continue
+    for source, chosen in facts.sources:
         parts = {
             "a class": (~answers.refused, facts.right),
             "a family": (told, own),
@@ -159,15 +172,14 @@ def _by_stage(facts: Facts) -> str:
 
 
 def _by_source(facts: Facts) -> str:
-    """Return a table that tells the lab's flows from the public ones, all held out."""
+    """Return a table that tells the sources of flows apart, all held out."""
     rows, dataset = [], facts.dataset
-    for name, chosen in (("lab recordings", facts.is_lab), ("public captures", ~facts.is_lab)):
-        if chosen.any():
-            label, said = dataset.label[chosen], facts.answers.said[chosen]
-            confusion = evaluate.confusion_matrix(label, said, len(dataset.classes))
-            captures = len(np.unique(dataset.capture[chosen]))
-            f1, accuracy = evaluate.macro_f1(confusion), (label == said).mean()
-            rows.append([name, captures, len(label), f"{f1:.3f}", f"{accuracy:.3f}"])
+    for name, chosen in facts.sources:
+        label, said = dataset.label[chosen], facts.answers.said[chosen]
+        confusion = evaluate.confusion_matrix(label, said, len(dataset.classes))
+        captures = len(np.unique(dataset.capture[chosen]))
+        f1, accuracy = evaluate.macro_f1(confusion), (label == said).mean()
+        rows.append([name, captures, len(label), f"{f1:.3f}", f"{accuracy:.3f}"])
     return _table(rows)
 
 
@@ -190,19 +202,44 @@ def _confusion(classes: tuple[str, ...], counts: list[list[int]]) -> str:
     return _table([["", *classes], ["---", *["---:"] * len(classes)], *rows])
 
 
+def _on_others(facts: Facts) -> str:
+    """Return a table of how a system's flows fare: by the other sources alone, and by all."""
+    label = facts.dataset.label
+    table = []
+    for name, chosen in facts.sources[: len(facts.systems)]:
+        said = _said_after(facts, ~chosen, np.arange(len(facts.dataset.classes)))
+        others = (said == label)[chosen].mean()
+        table.append(
+            [name, int(chosen.sum()), f"{others:.2f}", f"{facts.right[chosen].mean():.2f}"]
+        )
+    return _table(table)
+
+
+def _said_after(facts: Facts, learnt: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return what trees as the last stage's say of each flow that learnt from some.
+
+    Args:
+        learnt: (flows,) bool.
+        known: classes that those have, ascending.
+    """
+    dataset = facts.dataset
+    rows = dataset.columns(STATS.column_names())
+    rounds = facts.results[max(facts.results)].report["trees"] // len(dataset.classes)
+    label = np.searchsorted(known, dataset.label[learnt])
+    ensemble = trees.fit(rows[learnt], label, len(known), 1, rounds)
+    return known[ensemble.scores(rows).argmax(axis=1)]
+
+
 def _on_public(facts: Facts) -> str:
     """Return a table of how public flows fare: by the lab's flows alone, and by both."""
     dataset = facts.dataset
-    rows = dataset.columns(STATS.column_names())
-    known = [i for i, name in enumerate(dataset.classes) if name != UNKNOWN]
-    label = np.searchsorted(known, dataset.label)
-    rounds = facts.results[max(facts.results)].report["trees"] // len(dataset.classes)
-    ensemble = trees.fit(rows[facts.is_lab], label[facts.is_lab], len(known), 1, rounds)
+    known = np.array([i for i, name in enumerate(dataset.classes) if name != UNKNOWN])
+    said = _said_after(facts, facts.is_lab, known)
     table = []
-    for i, class_index in enumerate(known):
+    for class_index in known:
         chosen = ~facts.is_lab & (dataset.label == class_index)
         if chosen.any():
-            alone = (ensemble.scores(rows[chosen]).argmax(axis=1) == i).mean()
+            alone = (said[chosen] == class_index).mean()
             both = (facts.answers.said[chosen] == class_index).mean()
             name = dataset.classes[class_index]
             table.append([name, int(chosen.sum()), f"{alone:.2f}", f"{both:.2f}"])

@@ -2,9 +2,10 @@
 
     .venv/bin/python tools/train_default.py RECORDINGS... [--bundle BUNDLE]
 
-RECORDINGS are folders that `etcpipe lab record` filled, forty recordings or so of different
-seeds in all; BUNDLE a folder of public captures with flows.csv and tasks.csv. Without a bundle
-the model has no class "unknown" and knows its kinds from the lab alone.
+RECORDINGS are folders that `etcpipe lab record` filled, one for each system whose programs the
+model is to know and named like it, with recordings of different seeds; BUNDLE a folder of public
+captures with flows.csv and tasks.csv. Without a bundle the model has no class "unknown" and knows
+its kinds from the lab alone.
 """
 
 import argparse
@@ -77,21 +78,26 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
 
-    recordings = [one for folder in args.recordings for one in find_recordings(folder)]
-    lab_paths = {str(one.path) for one in recordings}
+    by_folder = [find_recordings(folder) for folder in args.recordings]
+    recordings = [one for folder in by_folder for one in folder]
+    source_of = {str(one.path): i for i, folder in enumerate(by_folder) for one in folder}
+    sources = [f"lab, {folder.resolve().name}" for folder in args.recordings]
     if args.bundle:
         labels = public_labels(args.bundle)
         recordings += bundle_recordings(args.bundle, lambda row: labels.get(row["flow_uid"]))
     rows = read_at_depths(recordings, DEPTHS, Input())
     dataset = rows.deepest
-    is_lab = np.array([path in lab_paths for path in dataset.captures])[dataset.capture]
+    source = np.array([source_of.get(path, len(sources)) for path in dataset.captures])
     _say(f"{len(rows)} flows of {len(dataset.captures)} captures")
     results = {depth: _trained(rows, depth, args.seed) for depth in DEPTHS}
     stages = Stages(rows, results)
     choice, settled = stages.choose(np.ones(len(rows), bool), args.seed)
     _say(f"stages {[results_at(one) for one in settled]}, F1 kept: {choice}")
     (MODELS / "default.onnx").write_bytes(_file(stages, settled, rows, results))
-    facts = Facts(rows, results, stages, settled, stages.crossed(args.seed), is_lab, args.seed)
+    answers = stages.crossed(args.seed)
+    facts = Facts(
+        rows, results, stages, settled, answers, sources, source[dataset.capture], args.seed
+    )
     (MODELS / "default.md").write_text(default_card.card(facts, args.bundle))
 
 
