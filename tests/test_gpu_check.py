@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,9 +14,10 @@ from types import ModuleType
 
 import pytest
 
-from etcpipe.gpu import cuda_device
+from etcpipe.gpu import cuda_compile, cuda_device
 
 SCRIPT = Path(__file__).parents[1] / "tools" / "gpu_check"
+CC = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def test_a_step_that_fails_does_not_stop_the_others(check: ModuleType, tmp_path:
         shell(check, "absent", "true", needs=("no-such-program",)),
         shell(check, "no module", "true", needs=("module:no_such_module",)),
     ]
-    outcomes = check.run_all(steps, tmp_path)
+    outcomes = check.run_all(steps, tmp_path, "a GPU")
     assert [(o.status, o.why) for o in outcomes] == [
         (check.FAILED, "exit status 7"),
         (check.PASSED, ""),
@@ -61,6 +63,9 @@ def test_a_step_that_fails_does_not_stop_the_others(check: ModuleType, tmp_path:
     ]
     assert outcomes[0].tail == "broken\n"
     assert "broken" in (tmp_path / "log.txt").read_text()
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["gpu"] == "a GPU" and report["packages"]["numpy"]
+    assert [step["name"] for step in report["steps"]] == [step.name for step in steps]
     assert check.exit_status(outcomes) == 1
     assert check.exit_status(outcomes[1:2]) == 0
     assert check.exit_status(outcomes[3:]) == 3
@@ -89,11 +94,73 @@ def test_output_of_a_step_can_be_a_file(check: ModuleType, tmp_path: Path) -> No
     assert "progress" in (tmp_path / "log.txt").read_text()
 
 
+def test_what_ends_the_check_leaves_the_report_of_the_steps_before(
+    check: ModuleType, tmp_path: Path
+) -> None:
+    def interrupted(step: object) -> str:
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert [(step["name"], step["status"]) for step in report["steps"]] == [("one", "passed")]
+        raise KeyboardInterrupt
+
+    lacking = shell(check, "two", "true")
+    steps = iter([shell(check, "one", "true"), lacking])
+    missing, check.missing = check.missing, lambda s: interrupted(s) if s is lacking else ""
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            check.run_all(steps, tmp_path, "a GPU")
+    finally:
+        check.missing = missing
+
+
+@pytest.fixture(scope="module")
+def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a process that finds a GPU: the shim behind CuPy's calls."""
+    folder = tmp_path_factory.mktemp("gpu")
+    stubs = Path(__file__).parent / "trt_stub"
+    defines = ['-DFAILS="nothing"', "-DSTATUS=0", "-DDEVICES=1"]
+    driver = ["-shared", "-fPIC", *defines, "-o", folder / "libcuda.so.1", stubs / "cuda.c"]
+    subprocess.run([CC, *driver], check=True)
+    kernels = folder / "etcpipe" / "kernels" / cuda_compile.file_name("sm_80")
+    kernels.parent.mkdir(parents=True)
+    kernels.write_bytes(b"\x7fELF")
+    python_path = f"{stubs / 'on_shim'}{os.pathsep}{stubs.parent}"
+    found = {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": python_path}
+    return {**os.environ, **found, "XDG_CACHE_HOME": str(folder)}
+
+
+REHEARSED = (
+    "tests/test_cuda_agree.py::test_garbage_is_read_alike",
+    "tests/test_cuda_ahead.py::test_on_hardware_rows_are_those_of_one_batch_at_a_time",
+    "tests/test_cuda_early.py::test_a_flow_has_a_row_at_each_depth",
+    "tests/test_cuda_flow_sort.py::test_both_directions_and_both_versions_by_hand",
+    "tests/test_cuda_regroup.py::test_interleaved_flows_come_apart",
+    "tests/test_cuda_views.py::test_a_handshake_by_hand",
+    "tests/test_inference_verdicts.py::test_on_hardware_verdicts_are_those_of_the_cpu",
+)
+
+
+@pytest.mark.skipif(CC is None, reason="needs a C compiler")
+def test_cases_for_a_gpu_run_through_the_calls_of_cupy(
+    check: ModuleType, rehearsal: dict[str, str]
+) -> None:
+    """What is wrong on our side of CuPy shows here, not on the day that there is a GPU."""
+    pytest.importorskip("onnx", reason="making models needs etcpipe[train]")
+    done = subprocess.run(
+        [*check.PYTEST, "-rs", *REHEARSED],
+        cwd=SCRIPT.parents[1],
+        env=rehearsal,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(check.TESTS_PASSED, done.stdout) and "skipped" not in done.stdout
+
+
 def test_no_step_begins_when_the_time_of_all_is_over(
     check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(check, "LIMIT_S", 0)
-    (outcome,) = check.run_all([shell(check, "late", "true")], tmp_path)
+    (outcome,) = check.run_all([shell(check, "late", "true")], tmp_path, "a GPU")
     assert (outcome.status, outcome.why) == (check.NOT_TRIED, "no time left of 0 s")
 
 
@@ -110,10 +177,10 @@ def test_dry_run_names_tests_and_scripts_that_are_there() -> None:
         "native",
         "kernels",
         "properties",
-        "memcheck",
-        "racecheck",
         "engines",
         "bench",
+        "memcheck",
+        "racecheck",
     ]
     files = [word for word in said.stdout.split() if word.startswith(("tests/", "tools/"))]
     on_a_gpu = re.compile(r"@pytest\.mark\.gpu|import ON\b|marks=pytest\.mark\.gpu")
