@@ -7,6 +7,7 @@ pytest.importorskip("sklearn", reason="a search needs etcpipe[tune]")
 from etcpipe.tune.guess import Guess
 from etcpipe.tune.priors import Prior
 from etcpipe.tune.space import Choice, ModelKind, Space
+from etcpipe.tune.surrogate import Surrogate
 from etcpipe.tune.told import look
 
 TREE = ModelKind("tree", (("max_depth", 5),))
@@ -67,3 +68,12 @@ def test_what_tells_the_same_as_a_measured_choice_has_its_error(told):
     mean, deviation = guess.of([same, other])["error"]
     assert mean[0] == 0.5 and deviation[0] < 1e-5
     assert deviation[1] > 1e-3
+
+
+def test_what_needs_no_measurement_does_not_make_a_guess_smoother(told):
+    measured = [Choice((0,), 1, wait=1), Choice((0, 1), 2, wait=1), Choice((2, 3), 3, wait=1)]
+    values = {"error": np.array([0.5, 0.3, 0.2])}
+    places = np.hstack([SPACE.places(measured), told.places(measured)])
+    guess = Guess(Prior(SPACE, np.ones(4), told), measured, values, {})
+    alone = Surrogate(places, values["error"])
+    assert guess.settings["error"].tolist() == alone.settings.tolist()

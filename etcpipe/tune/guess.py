@@ -16,7 +16,8 @@ class Guess:
     """A surrogate of the error and one of each cost.
 
     Where the prior knows what columns tell at a depth, the guess of the error sees it too, and a
-    choice that tells the same as a measured one has its error.
+    choice that tells the same as a measured one has its error. How smooth the error is, is fitted
+    to the measured alone: of those that need no measurement there may be as many of one value.
 
     Args:
         choices: that were measured.
@@ -35,16 +36,15 @@ class Guess:
         settings: Mapping[str, np.ndarray],
     ) -> None:
         self._space, self._told = prior.space, prior.told
-        errors = values["error"].tolist()
-        self._known = {self._least(one): error for one, error in zip(choices, errors, strict=True)}
-        alike = self._alike(set(choices))
-        self._surrogates: dict[str, Surrogate | Blend] = {
-            "error": Blend(
-                self._places("error", [*choices, *alike]),
-                np.array([*errors, *(self._known[self._least(one)] for one in alike)]),
-                settings.get("error"),
-            )
+        errors = values["error"]
+        self._known = {
+            self._least(one): error for one, error in zip(choices, errors.tolist(), strict=True)
         }
+        blend = Blend(self._places("error", choices), errors, settings.get("error"))
+        if alike := self._alike(set(choices)):
+            same = np.array([self._known[self._least(one)] for one in alike])
+            blend.know(self._places("error", alike), same)
+        self._surrogates: dict[str, Surrogate | Blend] = {"error": blend}
         for name in values.keys() - {"error"}:
             places = self._places(name, choices)
             self._surrogates[name] = Surrogate(places, values[name], settings.get(name))

@@ -40,11 +40,9 @@ class Surrogate:
             values: (points,) float.
             start: settings of an earlier fit to begin with.
         """
-        self._places = places
         self._mean, spread = values.mean(), values.std()
         self._spread = spread if spread > 0 else 1.0
-        self._targets = (values - self._mean) / self._spread
-        self._squares = (places[:, None, :] - places[None, :, :]) ** 2
+        self._give(places, (values - self._mean) / self._spread)
         dimensions = places.shape[1]
         self._length_prior = (np.sqrt(2) + np.log(dimensions) / 2, np.sqrt(3))
         if start is None:
@@ -59,9 +57,13 @@ class Surrogate:
             options={"maxiter": _STEPS},
         )
         self.settings = found.x
-        kernel, _ = self._kernel(found.x)
-        self._factor = np.linalg.cholesky(kernel)
-        self._weights = cho_solve((self._factor, True), self._targets)
+        self._solve()
+
+    def know(self, places: np.ndarray, values: np.ndarray) -> None:
+        """Take further values for known; settings stay those of the fit."""
+        targets = (values - self._mean) / self._spread
+        self._give(np.vstack([self._places, places]), np.append(self._targets, targets))
+        self._solve()
 
     def predict(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation of the value without noise, (places,) each."""
@@ -80,6 +82,15 @@ class Surrogate:
         """
         inverse = np.diagonal(cho_solve((self._factor, True), np.eye(len(self._factor))))
         return self._weights / inverse * self._spread, self._spread / np.sqrt(inverse)
+
+    def _give(self, places: np.ndarray, targets: np.ndarray) -> None:
+        self._places, self._targets = places, targets
+        self._squares = (places[:, None, :] - places[None, :, :]) ** 2
+
+    def _solve(self) -> None:
+        kernel, _ = self._kernel(self.settings)
+        self._factor = np.linalg.cholesky(kernel)
+        self._weights = cho_solve((self._factor, True), self._targets)
 
     def _kernel(self, settings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the covariance of the points, and their scaled distances."""
@@ -142,6 +153,13 @@ class Blend:
         deviation = max(float(np.sqrt((missed**2).mean())), self._least)
         ahead = _log_density(missed, deviation) - _log_density(*self._process.left_out())
         self._share = expit(ahead.sum())  # of the forest
+
+    def know(self, places: np.ndarray, values: np.ndarray) -> None:
+        """Take further values for known in the process; forest and shares stay as they are.
+
+        Many values that are the same would make the process too sure of itself.
+        """
+        self._process.know(places, values)
 
     def predict(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation of the mixture, (places,) each."""
