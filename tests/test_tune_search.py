@@ -97,6 +97,18 @@ def test_the_gradient_of_a_surrogate_is_that_of_its_loss():
 
 
 @pytest.mark.parametrize("kind", [Surrogate, Blend])
+def test_what_is_known_is_guessed_and_changes_no_setting(kind):
+    rng = np.random.default_rng(4)
+    places = rng.random((20, 2))
+    found = kind(places, 3 * places[:, 0] + rng.standard_normal(20))
+    settings, (before, _) = found.settings.copy(), found.predict(np.array([[0.5, 0.5]]))
+    found.know(np.full((50, 2), 0.5), np.full(50, 9.0))
+    mean, _ = found.predict(np.array([[0.5, 0.5]]))
+    assert found.settings.tolist() == settings.tolist()
+    assert before[0] < 4 < mean[0]
+
+
+@pytest.mark.parametrize("kind", [Surrogate, Blend])
 def test_equal_values_are_no_reason_to_fail(kind):
     found = kind(np.random.default_rng(0).random((6, 4)), np.full(6, 3.0))
     mean, _ = found.predict(np.zeros((2, 4)))
@@ -174,6 +186,31 @@ def test_a_limit_on_another_cost_is_learnt():
 
     found = run(FrontSearch(PRIOR, Limits(others={"latency_s": 0.5})), with_wait, 30, 1)[12:]
     assert np.mean([one.choice.depth <= 5 for one in found]) > 0.7
+
+
+def test_what_keeps_a_limit_is_not_beaten_by_what_does_not():
+    """A cheap, accurate choice that takes too long hides none that is in time."""
+    late = Measured(Choice((0,), 9, 0), 0.1, 10.0, {"latency_s": 3.0})
+    dear = Measured(Choice((0, 1), 1, 0), 0.2, 30.0, {"latency_s": 0.1})
+    poor = Measured(Choice((0, 1, 2), 1, 0), 0.3, 40.0, {"latency_s": 0.1})
+    limits = Limits(others={"latency_s": 1.0})
+    assert front_of([late, dear, poor]) == [late]
+    assert front_of([late, dear, poor], limits) == [late, dear]
+
+
+def test_a_search_goes_on_where_only_what_breaks_a_limit_is_better():
+    """More packets are better and cheaper here; but for one, they are not in time."""
+
+    def with_wait(choice):
+        one = measure(choice)
+        cost = one.cost if choice.depth > 1 else one.cost + 1000
+        return Measured(choice, one.error, cost, {"latency_s": choice.depth / 10})
+
+    best = front_of([with_wait(one) for one in SPACE.all_choices() if one.depth == 1])
+    limits = Limits(others={"latency_s": 0.1})
+    found = run(FrontSearch(PRIOR, limits), with_wait, 30, 2)
+    assert len(best) == 8
+    assert len({one.choice for one in best} & {one.choice for one in found}) >= 6
 
 
 def test_what_others_measure_now_is_left_to_them():

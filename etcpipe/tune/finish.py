@@ -40,13 +40,17 @@ class Final:
     score: Score
 
 
-def measure_again(evaluator: Evaluator, measured: Sequence[Measured], tell: Tell) -> list[Final]:
+def measure_again(
+    evaluator: Evaluator, measured: Sequence[Measured], limits: Limits, tell: Tell
+) -> list[Final]:
     """Return the points that are on the front when each cost is the median of REPEATS.
+
+    Beside the whole front, that of the points that keep limits.
 
     Raises:
         UsageError: there is none.
     """
-    candidates = front_of(measured)
+    candidates = front_of(measured, limits)
     if not candidates:
         raise UsageError("nothing was measured: give a larger --budget")
     again: list[tuple[Measured, Cost]] = []
@@ -56,7 +60,7 @@ def measure_again(evaluator: Evaluator, measured: Sequence[Measured], tell: Tell
         others = one.others | {name: getattr(cost, name) for name in one.others}
         again.append((replace(one, cost=others[evaluator.objective], others=others), cost))
     costs = {one.choice: cost for one, cost in again}
-    front = front_of([one for one, _ in again])
+    front = front_of([one for one, _ in again], limits)
     finals = []
     for i, one in enumerate(front):
         tell("what came out", i, len(front))

@@ -202,7 +202,7 @@ def complete(
     """
     evaluator, settings = one.evaluator, one.settings
     measured = one.study.measured()
-    finals = finish.measure_again(evaluator, measured, tell)
+    finals = finish.measure_again(evaluator, measured, settings.limits, tell)
     searches = {"etcpipe": measured}
     fixed = []
     if settings.baselines != "none":

@@ -81,10 +81,18 @@ def objectives(measured: Iterable[Measured]) -> np.ndarray:
     return np.array([(one.error, log(one.cost)) for one in measured], float).reshape(-1, 2)
 
 
-def front_of(measured: Sequence[Measured]) -> list[Measured]:
-    """Return the points that no other beats, cheapest first."""
-    mask = on_front(objectives(measured))
-    return sorted((one for one, on in zip(measured, mask, strict=True) if on), key=lambda m: m.cost)
+def front_of(measured: Sequence[Measured], limits: Limits | None = None) -> list[Measured]:
+    """Return the points that no other beats, cheapest first.
+
+    And of the points that keep limits those that no other of them beats: a point that has too
+    long a latency, say, is no reason to leave out a dearer one that has not.
+    """
+    kept = [one for one in measured if limits is None or limits.hold(one)]
+    found: dict[Choice, Measured] = {}
+    for some in (measured, kept):
+        mask = on_front(objectives(some))
+        found |= {one.choice: one for one, on in zip(some, mask, strict=True) if on}
+    return sorted(found.values(), key=lambda one: one.cost)
 
 
 def run(
@@ -182,7 +190,7 @@ class FrontSearch:
     ) -> list[Choice]:
         if self._all:
             return [one for one in self._all if one not in taken]
-        front = [one.choice for one in front_of(measured)]
+        front = [one.choice for one in front_of(measured, self._limits)]
         found = {near for one in front for near in self._space.neighbours(one)}
         changes = max(_CHANGED // len(front), 4)
         found |= {self._space.changed(one, rng) for one in front for _ in range(changes)}
@@ -191,19 +199,21 @@ class FrontSearch:
 
     def _fit(
         self, measured: Sequence[Measured], pending: Sequence[Choice]
-    ) -> tuple[Guess, np.ndarray]:
-        """Return a guess, and the values that the front is of."""
+    ) -> tuple[Guess, np.ndarray, np.ndarray]:
+        """Return a guess, the values that the front is of, and what is worse than all wanted."""
         values = objectives(measured)
         columns = {"error": values[:, 0], "cost": values[:, 1]}
         for name in self._limits.others:
             columns[name] = np.log([one.others[name] for one in measured])
         guess = Guess(self._prior, [one.choice for one in measured], columns, self._settings)
         self._settings = guess.settings
+        reference = self._reference(values)
+        values = objectives(one for one in measured if self._limits.hold(one))
         if pending:  # as if they gave what is expected, so that nobody measures beside them
             waiting = guess.of(pending)
             guessed = [waiting[name][0] for name in ("error", "cost")]
             values = np.concatenate([values, np.stack(guessed, axis=1)])
-        return guess, values
+        return guess, values, reference
 
     def _reference(self, values: np.ndarray) -> np.ndarray:
         """Return what is worse than all that is wanted: a tenth beyond the worst, or the limit."""
@@ -215,7 +225,12 @@ class FrontSearch:
         return reference
 
     def _best(
-        self, candidates: list[Choice], guess: Guess, values: np.ndarray, evaluations: int
+        self,
+        candidates: list[Choice],
+        guess: Guess,
+        values: np.ndarray,
+        reference: np.ndarray,
+        evaluations: int,
     ) -> tuple[Choice, float]:
         """Return the most promising candidate and the logarithm of its promise."""
         if not candidates:
@@ -224,7 +239,7 @@ class FrontSearch:
         means, deviations = (
             np.stack([guessed[name][i] for name in ("error", "cost")], axis=1) for i in (0, 1)
         )
-        expected = expected_improvement(means, deviations, values, self._reference(values))
+        expected = expected_improvement(means, deviations, values, reference)
         promise = np.log(np.maximum(expected, 0) + 1e-300)
         for name, limit in self._limits.others.items():
             promise += np.log(within(log(limit), *guessed[name]) + 1e-300)
