@@ -27,7 +27,7 @@ PIP = {
     "parquet": "pyarrow",
     "torch": "torch lightgbm onnx scikit-learn",
     "train": "lightgbm onnx scikit-learn",
-    "tune": "optuna lightgbm onnx scikit-learn",
+    "tune": "optuna lightgbm onnx scikit-learn threadpoolctl",
 }
 
 
