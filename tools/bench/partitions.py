@@ -40,7 +40,7 @@ def show_each(found: dict[int, bench.Report | None], shown: Report) -> None:
     table = Table("Cascades of partitions, recorded gaps", _EACH)
     table.rows = [_row(seed, one) for seed, one in found.items()]
     served = [one for one in found.values() if one]
-    for what in (min, mean, max):
+    for what in (min, mean, max) if served else ():
         figures = [what(column) for column in zip(*map(_figures, served), strict=True)]
         table.rows.append([what.__name__, "", "", *_as_text(figures), ""])
     shown.tables = [table]

@@ -24,7 +24,7 @@ from etcpipe import model as models
 from etcpipe.cascade import candidates, fit, serving
 from etcpipe.cascade.rows import read_at_depths
 from etcpipe.dataset import Input, Recording
-from etcpipe.errors import UsageError
+from etcpipe.errors import EtcpipeError, UsageError
 from etcpipe.serving import bench, plots, recorded, report
 
 DEPTHS = "1,2,3,5,10"
@@ -87,6 +87,8 @@ def options() -> argparse.Namespace:
     for name, default in (("--speed-up", 40.5), ("--of-oracle", 0.9)):
         text = f"as etcpipe cascade fit has it ({default})"
         parser.add_argument(name, type=float, default=default, help=text)
+    text = "of capacity, as 0.8,1.5; else all, and none where several seeds are dealt"
+    parser.add_argument("--loads", help=text)
     parser.add_argument("--seconds", type=float, default=0.5, help="of each load (0.5)")
     parser.add_argument("--plot", type=Path, help="folder for pictures")
     args = parser.parse_args()
@@ -145,10 +147,12 @@ def main() -> None:
     settings = bench.Settings(seconds=args.seconds)
     if args.quick:
         settings = replace(settings, loads=(0.5, 1.5), seconds=0.2)
+    if args.loads or len(seeds) > 1:
+        loads = args.loads.split(",") if args.loads else ()
+        settings = replace(settings, loads=tuple(map(float, loads)))
     name = args.bundle.name + f"-{args.task}" if args.bundle else "recordings"
     shown = Report("serving", f"Serving {name}", {"lightgbm": common.package("lightgbm")})
     if len(seeds) > 1:
-        settings = replace(settings, loads=())
         show_each({seed: served_or_none(args, seed, settings) for seed in seeds}, shown)
     else:
         found = served(args, seeds[0], settings)
@@ -161,4 +165,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except EtcpipeError as error:
+        raise SystemExit(f"bench: {error}") from error
