@@ -166,3 +166,7 @@ def test_models_that_do_not_fit_are_refused(cascade, tmp_path):
     (tmp_path / "3.onnx").unlink()
     with pytest.raises(ModelError, match=r"no model 3\.onnx"):
         offline.classify(LAB, cascade=cascade)
+    nobody = Stage(1, "10.onnx", rule=Rule("per_class", 0.5, {"nobody": 0.5}))
+    Cascade((nobody, Stage(10, "10.onnx"))).save(cascade)
+    with pytest.raises(UsageError, match="stage 0: rule: the model has no class 'nobody'"):
+        offline.classify(LAB, cascade=cascade)

@@ -13,7 +13,7 @@ from etcpipe.cascade import bundle, stages
 from etcpipe.cascade.escalation import Decide, decider
 from etcpipe.cascade.stages import LATENCY_MS, Cascade, Stage
 from etcpipe.cascade.workers import Judge
-from etcpipe.errors import ModelError
+from etcpipe.errors import ModelError, UsageError
 from etcpipe.gpu.inference import is_trees
 from etcpipe.model import Model
 
@@ -264,5 +264,8 @@ def _check(i: int, stage: Stage, model: Model, last: Model) -> None:
             f"stage {i}: waits for {stage.packets} packets, model {model.name} looks at "
             f"{model.first_n}"
         )
-    if stage.rule:
-        stage.rule.thresholds(model.classes)
+    try:
+        if stage.rule:
+            stage.rule.thresholds(model.classes)
+    except UsageError as error:
+        raise UsageError(f"stage {i}: {error}") from error
