@@ -60,7 +60,7 @@ class Backend:
         return EarlyRows(depths, concatenate([rows.flows for rows in early]))
 
     def leave(self, flow_id: np.ndarray) -> None:
-        _native.regroup_leave(self._regroup, flow_id.ctypes.data, len(flow_id))
+        _native.regroup_leave(self._regroup, _address(flow_id), len(flow_id))
 
     @property
     def counters(self) -> dict[str, int]:
@@ -76,7 +76,7 @@ class Backend:
             return self._nothing
         rows = self._rows(flows)
         addresses = _addresses([*vars(rows).values(), NO_DEPTH])
-        _native.regroup_take(self._regroup, addresses.ctypes.data)
+        _native.regroup_take(self._regroup, _address(addresses))
         return rows
 
     def _copy_early(self) -> None:
@@ -86,7 +86,7 @@ class Backend:
             return
         rows = EarlyRows(np.empty(flows, np.uint8), self._rows(flows))
         addresses = _addresses([*vars(rows.flows).values(), rows.depth])
-        _native.regroup_take_early(self._regroup, addresses.ctypes.data)
+        _native.regroup_take_early(self._regroup, _address(addresses))
         self._early.append(rows)
 
     def _rows(self, flows: int) -> FlowBatch:
@@ -95,4 +95,9 @@ class Backend:
 
 
 def _addresses(arrays: list[np.ndarray]) -> np.ndarray:
-    return np.array([array.ctypes.data for array in arrays], np.uint64)
+    return np.array([_address(array) for array in arrays], np.uint64)
+
+
+def _address(array: np.ndarray) -> int:
+    """Return where an array begins; as bytes where it has fields, which would take longer."""
+    return _native.address(array if array.dtype.names is None else array.view(np.uint8))
