@@ -31,7 +31,8 @@ TYPES = {
     "int": ("typing.SupportsInt", "int"),
     "str": ("str",),
     "tuple": ("Dims", "tuple"),
-    "bytes": ("typing_extensions.Buffer", "buffer"),
+    # of Python up to 3.11, and from 3.12 on
+    "bytes": ("typing_extensions.Buffer", "collections.abc.Buffer", "buffer"),
     "Logger": ("ILogger",),
 }
 
