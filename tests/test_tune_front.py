@@ -74,6 +74,12 @@ def test_a_wrong_name_is_explained(folder, name, message):
         fronts.load_point(f"{folder}/{name}")
 
 
+def test_a_search_that_was_left_is_to_be_ended(tmp_path):
+    (tmp_path / "study.journal").touch()
+    with pytest.raises(UsageError, match="was left: end it with --resume"):
+        fronts.load_front(tmp_path)
+
+
 def test_without_a_mark_a_number_is_asked_for(folder):
     fronts.write_front(front(point(1), point(7)), folder)
     with pytest.raises(UsageError, match="no point is marked: give one of 1, 7"):

@@ -17,6 +17,7 @@ from etcpipe.layout import CONSTANTS
 
 FORMAT = 1
 FRONT = "front.json"
+JOURNAL = "study.journal"  # of a search, beside it
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,10 @@ def load_front(path: str | Path) -> Front:
     try:
         values = json.loads(file.read_text())
     except OSError as error:
+        if (file.parent / JOURNAL).exists() and not file.exists():
+            raise UsageError(
+                f"the search in {file.parent} was left: end it with --resume"
+            ) from error
         raise UsageError(f"cannot read {file}: {error.strerror}") from error
     except ValueError as error:
         raise ModelError(f"{file} is damaged: run etcpipe tune again") from error

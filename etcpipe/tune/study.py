@@ -23,10 +23,10 @@ from threadpoolctl import threadpool_limits
 
 from etcpipe.errors import OutputError, UsageError
 from etcpipe.tune.baselines import parameters_of, suggest
+from etcpipe.tune.front import JOURNAL
 from etcpipe.tune.search import Evaluate, FrontSearch, Measured, objectives
 from etcpipe.tune.space import Choice, Space
 
-JOURNAL = "study.journal"
 _NAME = "tune"
 
 OnMeasured = Callable[[Sequence[Measured]], None]
