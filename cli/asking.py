@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import click
 
+from etcpipe.cli.common import ModelFile
+
 MODEL_HELP = (
     "A model file, or the name of one that ships (`etcpipe model list`); without: `default`."
 )
@@ -15,7 +17,7 @@ FIRST_N = click.IntRange(1, 64)
 WAIT_S = click.FloatRange(0, 86400, min_open=True)
 
 MODEL = (
-    click.option("-m", "--model", type=click.Path(), metavar="MODEL", help=MODEL_HELP),
+    click.option("-m", "--model", type=ModelFile(), metavar="MODEL", help=MODEL_HELP),
     click.option(
         "--cascade",
         type=click.Path(),

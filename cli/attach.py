@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etcpipe.cli.asking import model_options, rows_options
-from etcpipe.cli.common import Device, Verb, compute_option, is_json, option, warn
+from etcpipe.cli.common import Device, ModelFile, Verb, compute_option, is_json, option, warn
 from etcpipe.cli.service import default_output, is_service, serving
 from etcpipe.cli.stopper import Stopper
 from etcpipe.cli.tracking import tracking_options
@@ -28,8 +28,8 @@ EXIT_DEGRADED = 3
 @model_options
 @click.option(
     "--shadow",
-    type=click.Path(),
-    metavar="FILE",
+    type=ModelFile(),
+    metavar="MODEL",
     help="A model to ask too; show and the summary say how often it agrees.",
 )
 @click.option(
@@ -40,12 +40,14 @@ EXIT_DEGRADED = 3
 )
 @click.option(
     "--point",
+    type=click.Path(),
     metavar="FRONT#N",
     help="A point that tune found: its model, on features that the kernel gathers.",
 )
 @click.option(
     "-o",
     "--output",
+    type=click.Path(),
     multiple=True,
     metavar="TARGET",
     help="Send verdicts to a file (.jsonl, .csv, .parquet; with % a pattern of its times), "

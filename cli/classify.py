@@ -26,7 +26,10 @@ EXIT_INTERRUPTED = 130
 @click.argument("paths", metavar="PCAP...", nargs=-1, required=True, type=click.Path())
 @model_options
 @click.option(
-    "--point", metavar="FRONT#N", help="A point that tune found, as best/front.json#7: its model."
+    "--point",
+    type=click.Path(),
+    metavar="FRONT#N",
+    help="A point that tune found, as best/front.json#7: its model.",
 )
 @click.option(
     "-o",

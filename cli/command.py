@@ -10,7 +10,7 @@ import click
 
 from etcpipe import __version__, runtime
 from etcpipe.cli import settings
-from etcpipe.cli.common import LazyGroup
+from etcpipe.cli.common import LazyGroup, Namespace
 from etcpipe.config import FOLDER
 from etcpipe.errors import EtcpipeError, PermissionDeniedError
 
@@ -59,9 +59,16 @@ VERBS = {
 @click.option("-j", "--json", is_flag=True, help="JSON on standard output.")
 @click.option("-p", "--pretty", is_flag=True, help="Indent the JSON where it is one object.")
 @click.option("-s", "--stats", is_flag=True, help="Show all counters.")
-@click.option("-n", "--netns", metavar="NAME", help="Network namespace of the device, as in ip.")
+@click.option(
+    "-n",
+    "--netns",
+    type=Namespace(),
+    metavar="NAME",
+    help="Network namespace of the device, as in ip.",
+)
 @click.option(
     "--config",
+    type=click.Path(),
     metavar="FOLDER",
     default=str(FOLDER),
     help="Configuration files: etcpipe.toml and conf.d/*.toml.",

@@ -1,7 +1,8 @@
 """What all verbs share: lazy loading, prefixes, `help` as a word, JSON or text."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from gettext import gettext
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 NETWORK_DEVICES = Path("/sys/class/net")
+NETWORK_NAMESPACES = Path("/run/netns")  # of those that `ip netns` made
 
 
 # What an option of a plain type is called in help, in place of INTEGER RANGE and the like.
@@ -139,20 +141,59 @@ class LazyGroup(Group):
         return verbs + click.Command.shell_complete(self, ctx, incomplete)
 
 
-class Device(click.ParamType):
-    """The name of a network interface; the tab key offers those that there are."""
+class Name(click.ParamType):
+    """A name of something; the tab key offers those that there are.
 
-    name = "device"
+    Args:
+        name: what it is the name of.
+        known: returns the names, when the tab key is pressed.
+        or_file: a file may be named instead.
+    """
+
+    def __init__(self, name: str, known: Callable[[], Iterable[str]], *, or_file: bool = False):
+        self.name = name
+        self._known = known
+        self._or_file = or_file
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list["CompletionItem"]:
         from click.shell_completion import CompletionItem
 
-        if not NETWORK_DEVICES.is_dir():
-            return []
-        names = sorted(path.name for path in NETWORK_DEVICES.iterdir())
-        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        names = sorted(name for name in self._known() if name.startswith(incomplete))
+        files = [CompletionItem(incomplete, type="file")] if self._or_file else []
+        return [CompletionItem(name) for name in names] + files
+
+
+class Device(Name):
+    """The name of a network interface."""
+
+    def __init__(self) -> None:
+        super().__init__("device", partial(_entries, NETWORK_DEVICES))
+
+
+class ModelFile(Name):
+    """A model's file, or the name of one that ships."""
+
+    def __init__(self) -> None:
+        super().__init__("model", _shipped_models, or_file=True)
+
+
+def _entries(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
+
+
+def _shipped_models() -> list[str]:
+    from etcpipe.model import list_shipped
+
+    return [path.stem for path in list_shipped()]
+
+
+class Namespace(Name):
+    """The name or path of a network namespace."""
+
+    def __init__(self) -> None:
+        super().__init__("namespace", partial(_entries, NETWORK_NAMESPACES), or_file=True)
 
 
 def defaulted(name: str, kind: click.ParamType, default: Any, text: str) -> Callable:

@@ -34,7 +34,7 @@ def dataset() -> None:
     "views",
     type=click.Choice(VIEWS),
     multiple=True,
-    help="Rows beside stats and seq, for networks; may be given several times.",
+    help="Rows beside stats and seq, for networks; may be repeated.",
 )
 @input_options
 @click.pass_context

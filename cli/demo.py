@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import click
 
 from etcpipe.cli.asking import MODEL_HELP
-from etcpipe.cli.common import Verb, is_json, print_json
+from etcpipe.cli.common import ModelFile, Verb, is_json, print_json
+from etcpipe.cli.lab import KIND
 
 if TYPE_CHECKING:
     from etcpipe.demo import Report
@@ -16,14 +17,8 @@ if TYPE_CHECKING:
 @click.command(cls=Verb)
 @click.option("--sessions", type=click.IntRange(1, 100), default=3, help="Runs of each kind.")
 @click.option("--seed", type=int, default=1, help="Makes sizes, pauses and counts repeatable.")
-@click.option(
-    "--kind",
-    "kinds",
-    multiple=True,
-    metavar="KIND",
-    help="Only this kind of `etcpipe lab list`; may be given several times.",
-)
-@click.option("-m", "--model", type=click.Path(), metavar="MODEL", help=MODEL_HELP)
+@KIND
+@click.option("-m", "--model", type=ModelFile(), metavar="MODEL", help=MODEL_HELP)
 @click.pass_context
 def demo(
     ctx: click.Context, sessions: int, seed: int, kinds: tuple[str, ...], model: str | None

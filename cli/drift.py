@@ -5,13 +5,13 @@ from typing import Any
 
 import click
 
-from etcpipe.cli.common import Verb, is_json, print_json
+from etcpipe.cli.common import ModelFile, Verb, is_json, print_json
 from etcpipe.cli.progress import Steps
 from etcpipe.cli.reading import import_for_training, read_data, warn_of_stages
 
 
 @click.command(cls=Verb)
-@click.argument("model")
+@click.argument("model", type=ModelFile())
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--reference",

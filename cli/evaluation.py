@@ -1,11 +1,12 @@
 """etcpipe eval: a model file on labelled flows that it has not seen."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import click
 
-from etcpipe.cli.common import Verb, is_json, print_json
+from etcpipe.cli.common import ModelFile, Verb, is_json, print_json
 from etcpipe.cli.evaluation_text import as_text
 from etcpipe.cli.progress import Steps
 from etcpipe.cli.reading import (
@@ -31,7 +32,7 @@ class Depths(click.ParamType):
 
 
 @click.command("eval", cls=Verb)
-@click.argument("model")
+@click.argument("model", type=ModelFile())
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @TASK_OPTION
 @click.option("--depths", type=Depths(), metavar="N,N,...", help="F1 when so many packets came.")
@@ -65,15 +66,11 @@ def eval(  # the verb's name
     model: str,
     data: tuple[Path, ...],
     task: str | None,
-    depths: list[int] | None,
-    occlude: bool,
-    open_set: bool,
-    few_shot: bool,
-    shape: tuple[str, ...],
     plot: Path | None,
     html: Path | None,
     seed: int,
     leaks: bool,
+    **studies: Any,
 ) -> None:
     """Score MODEL, a file or the name of a shipped one, on labelled DATA.
 
@@ -90,29 +87,22 @@ def eval(  # the verb's name
 
     loaded = models.load(model)
     datasets, model_eval = import_for_training("dataset", "evaluation.model_eval")
-    shapings = _shapings(shape)
-    if (depths or shape) and any(datasets.is_folder(path) for path in data):
-        what = "--depths" if depths else "--shape"
-        raise UsageError(f"{what} needs the captures: a built dataset has one form only")
+    studies["shape"] = _shapings(studies["shape"])
+    anew = [f"--{name}" for name in ("depths", "shape") if studies[name]]
+    if anew and any(datasets.is_folder(path) for path in data):
+        raise UsageError(f"{anew[0]} needs the captures: a built dataset has one form only")
     given = datasets.Input(loaded.first_n, loaded.count, loaded.wait_s)
     with Steps() as progress:
         _check_input(data, loaded, given)
         dataset = read_data(data, task, given, loaded.mask, [loaded.view.name], progress)
         if not leaks:
             model_eval.check_unseen(loaded, dataset)
-        report = model_eval.evaluate_model(loaded, dataset, seed)
-        if occlude:
-            report["occlusion"] = model_eval.without_parts(loaded, dataset, seed)
         recordings = []
-        if depths or shape:
+        if anew:
             recordings = [one for path in data for one in datasets.find_recordings(path, task)]
-        if depths:
-            report["depths"] = model_eval.f1_at_depths(loaded, recordings, depths, seed)
-        if open_set or few_shot or shape:
-            refit = _Refit(loaded, dataset, given, seed, progress)
-            report |= {"open_set": refit.open_set()} if open_set else {}
-            report |= {"few_shot": refit.few_shot()} if few_shot else {}
-            report |= {"shape": refit.shape(recordings, shapings)} if shape else {}
+        report = model_eval.evaluate_model(loaded, dataset, seed)
+        asked = _Studies(loaded, dataset, given, recordings, seed, progress)
+        report |= asked.of(**studies)  # they are named as its parameters
     _write(report, plot, html)
     if is_json(ctx):
         print_json(ctx, report)
@@ -152,37 +142,80 @@ def _flags(given: Any) -> str:
     return f"--first {given.first_n} --counting {given.count} --wait {given.wait_s:g}"
 
 
-class _Refit:
-    """Studies that fit models of the same kind again, on folds of the data."""
+class _Studies:
+    """What is asked beside the scores; some fit models of the same kind again, on folds."""
 
-    def __init__(self, loaded: Any, dataset: Any, given: Any, seed: int, progress: Steps) -> None:
-        (trains,) = import_for_training("training.train")
-        arch = loaded.description.scores.get("arch", trains.TREES)
-        settings = trains.Settings(given, mask=loaded.mask, seed=seed, arch=arch)
-        self._learner, _ = trains.learners_of(dataset, settings)
+    def __init__(
+        self,
+        loaded: Any,
+        dataset: Any,
+        given: Any,
+        recordings: list[Any],
+        seed: int,
+        progress: Steps,
+    ) -> None:
         self._model, self._dataset, self._input = loaded, dataset, given
-        self._seed, self._progress = seed, progress
+        self._recordings, self._seed, self._progress = recordings, seed, progress
 
-    def open_set(self) -> dict[str, Any]:
+    def of(
+        self,
+        *,
+        occlude: bool,
+        depths: list[int] | None,
+        open_set: bool,
+        few_shot: bool,
+        shape: list[Any],
+    ) -> dict[str, Any]:
+        """Return the report of those that are asked for, by name."""
+        report: dict[str, Any] = {}
+        if occlude:
+            report["occlusion"] = self._occlusion()
+        if depths:
+            report["depths"] = self._depths(depths)
+        if open_set:
+            report["open_set"] = self._open_set()
+        if few_shot:
+            report["few_shot"] = self._few_shot()
+        if shape:
+            report["shape"] = self._shape(shape)
+        return report
+
+    @cached_property
+    def _learner(self) -> Any:
+        (trains,) = import_for_training("training.train")
+        model = self._model
+        arch = model.description.scores.get("arch", trains.TREES)
+        settings = trains.Settings(self._input, mask=model.mask, seed=self._seed, arch=arch)
+        return trains.learners_of(self._dataset, settings)[0]
+
+    def _occlusion(self) -> Any:
+        (model_eval,) = import_for_training("evaluation.model_eval")
+        return model_eval.without_parts(self._model, self._dataset, self._seed)
+
+    def _depths(self, depths: list[int]) -> Any:
+        (model_eval,) = import_for_training("evaluation.model_eval")
+        return model_eval.f1_at_depths(self._model, self._recordings, depths, self._seed)
+
+    def _open_set(self) -> dict[str, Any]:
         (open_sets,) = import_for_training("evaluation.open_set")
         mask = self._model.mask
         return open_sets.measure(
             self._dataset, self._learner, mask, seed=self._seed, on_step=self._progress
         )
 
-    def few_shot(self) -> dict[int, Any]:
+    def _few_shot(self) -> dict[int, Any]:
         (few_shots,) = import_for_training("evaluation.few_shot")
         return few_shots.measure(
             self._dataset, self._learner, seed=self._seed, on_step=self._progress
         )
 
-    def shape(self, recordings: list[Any], shapings: list[Any]) -> dict[str, Any]:
+    def _shape(self, shapings: list[Any]) -> dict[str, Any]:
         shape_eval, model_eval = import_for_training(
             "evaluation.shape_eval", "evaluation.model_eval"
         )
         model, seed = self._model, self._seed
         views = (model.view.name,)
-        reading = shape_eval.Reading(recordings, self._input, model.mask, views, seed)
+        reading = shape_eval.Reading(self._recordings, self._input, model.mask, views, seed)
         return shape_eval.measure(
             reading,
             self._learner,

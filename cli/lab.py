@@ -1,20 +1,29 @@
 """etcpipe lab: labelled live traffic of real programs, in network namespaces."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import click
 
-from etcpipe.cli.common import Group, Verb, is_json, print_json
+from etcpipe.cli.common import Group, Name, Verb, is_json, print_json
 
 if TYPE_CHECKING:
     from etcpipe.lab import Session
+
+
+def _known_kinds() -> Iterable[str]:
+    from etcpipe.lab import KINDS
+
+    return KINDS
+
 
 KIND = click.option(
     "--kind",
     "kinds",
     multiple=True,
+    type=Name("kind", _known_kinds),
     metavar="KIND",
-    help="Only this kind; may be given several times.",
+    help="Only this kind of `etcpipe lab list`; may be repeated.",
 )
 SESSIONS = click.option(
     "--sessions", type=click.IntRange(1), default=3, metavar="N", help="Runs of each kind."

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etcpipe.cli.common import Device, Group, Verb, is_json, option, print_json
+from etcpipe.cli.common import Device, Group, ModelFile, Verb, is_json, option, print_json
 
 if TYPE_CHECKING:
     from etcpipe.model import Model
@@ -50,7 +50,7 @@ def list_models(ctx: click.Context) -> None:
 
 
 @model.command("show", cls=Verb)
-@click.argument("file", required=False, metavar="[FILE]")
+@click.argument("file", type=ModelFile(), required=False, metavar="[FILE]")
 @click.pass_context
 def show_model(ctx: click.Context, file: str | None) -> None:
     """Show what a model FILE is: classes, input, scores. Without FILE, the default model.
@@ -73,7 +73,7 @@ def show_model(ctx: click.Context, file: str | None) -> None:
 
 
 @model.command("bench", cls=Verb)
-@click.argument("file", required=False, metavar="[FILE]")
+@click.argument("file", type=ModelFile(), required=False, metavar="[FILE]")
 @click.option(
     "--device",
     default="auto",
@@ -87,7 +87,7 @@ def show_model(ctx: click.Context, file: str | None) -> None:
     type=click.IntRange(1, 65536),
     multiple=True,
     metavar="FLOWS",
-    help="Flows at once; may be given several times.",
+    help="Flows at once; may be repeated.",
 )
 @click.option("--threads", type=click.IntRange(1, 256), default=1, help="CPU threads of a call.")
 @click.option(
@@ -125,7 +125,7 @@ def bench_model(
 
 
 @model.command("load", cls=Verb)
-@click.argument("file")
+@click.argument("file", type=ModelFile())
 @click.option("--dev", "device", type=Device(), required=True, help="Where attach runs.")
 @click.option("--shadow", is_flag=True, help="Ask it beside the active one; show compares them.")
 @click.pass_context
@@ -224,7 +224,7 @@ def _families_text(description: "Description") -> str:
 
 def _as_text(loaded: "Model") -> str:
     from etcpipe.cascade import bundle
-    from etcpipe.cli.train import as_text
+    from etcpipe.cli.train_text import as_text
 
     one = loaded.description
     pairs = {

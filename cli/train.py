@@ -3,17 +3,18 @@
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from etcpipe.cli import families_text, pretraining
+from etcpipe.cli import pretraining
 from etcpipe.cli.common import Verb, check_suffix, is_json, output_option, print_json
 from etcpipe.cli.fitting import fitting_options
 from etcpipe.cli.progress import Steps
 from etcpipe.cli.reading import TASK_OPTION, import_for_training, input_of, input_options, read_data
 from etcpipe.cli.splitting import split_options
-from etcpipe.training.fitting import KERNEL_TREES, VIEW_TREES, Fitting
+from etcpipe.cli.train_text import as_text, cost_line
+from etcpipe.training.fitting import KERNEL_TREES, VIEW_TREES
 from etcpipe.zoo import ARCHS
 
 if TYPE_CHECKING:
@@ -58,17 +59,12 @@ def train(
     output: Path,
     task: str | None,
     name: str | None,
-    arch: str,
     families: tuple[str, ...],
     first: int | None,
     count: str,
     wait: float,
-    mask: str,
-    folds: int,
-    seed: int,
-    split: str,
-    fitting: Fitting,
     pretrain: bool,
+    **fits: Any,
 ) -> None:
     """Train gradient boosted trees, or a network, on DATA and write them as one .onnx file.
 
@@ -92,6 +88,7 @@ def train(
         "dataset", "training.train", "training.family_choice"
     )
     of_families = choice.parsed(families)
+    arch, mask = fits["arch"], fits["mask"]
     network = ARCHS.get(arch)
     first = first or (network.first_n if network else None)
     given = datasets.Input(first or datasets.Input.first_n, count, wait)
@@ -101,13 +98,8 @@ def train(
         settings = trains.Settings(
             input_of(data, given),
             name or output.stem,
-            mask,
-            seed,
-            folds,
-            arch,
-            fitting,
-            split,
-            of_families,
+            families=of_families,
+            **fits,  # they are named as its attributes
         )
         if pretrain:
             weights = pretraining.learn(dataset, settings, progress)
@@ -116,8 +108,8 @@ def train(
             result = trains.train(dataset, settings, on_step=progress)
             write = partial(_write_model, ctx, output, result)
     write()
-    if fitting.checkpoints:
-        rmtree(fitting.checkpoints, ignore_errors=True)
+    if unfinished := fits["fitting"].checkpoints:
+        rmtree(unfinished, ignore_errors=True)
 
 
 def _write_model(ctx: click.Context, output: Path, result: "Result") -> None:
@@ -131,75 +123,4 @@ def _write_model(ctx: click.Context, output: Path, result: "Result") -> None:
         print_json(ctx, files | {"us_per_flow": round(result.us_per_flow, 2)} | result.report)
     else:
         click.echo(as_text(result.report))
-        click.echo(_cost(output, result))
-
-
-def as_text(report: dict) -> str:
-    """Return the scores of a model as a table for people."""
-    low, high = report["macro_f1_interval"]
-    lines = [
-        f"{report['flows']} flows of {report['captures']} captures, "
-        f"{report['folds']} folds by {report.get('split', 'capture')}; all scores on flows that "
-        "were held out",
-        f"macro-F1 {report['macro_f1']:.3f} ({low:.3f} to {high:.3f}), "
-        f"accuracy {report['accuracy']:.3f}, calibration error {report['calibration_error']:.3f}",
-        "",
-        *_class_lines(report),
-        "",
-        *_baseline_lines(report),
-    ]
-    for i, load in enumerate(report.get("experts", ())):
-        lines.append(
-            f"experts of layer {i + 1}: {len(load['load'])}, {load['dead']} of them dead, "
-            f"variation of load {load['variation']:.2f}"
-        )
-    if report["shortcut"]:
-        lines.append("  ports, TTL or window would tell the class here: keep them masked")
-    unknown = report["unknown"]
-    if unknown["strange_refused"] is not None:
-        lines.append(
-            f"unknown below {unknown['threshold']:.3f}: keeps {unknown['right_kept']:.1%} of right "
-            f"verdicts, refuses {unknown['strange_refused']:.1%} of classes never seen"
-        )
-    lines += families_text.as_text(report.get("families"))
-    return "\n".join(lines)
-
-
-def _class_lines(report: dict) -> list[str]:
-    lines = [f"{'class':<20}{'flows':>7}{'captures':>10}{'F1':>8}   confused with"]
-    names = list(report["classes"])
-    for i, (name, one) in enumerate(report["classes"].items()):
-        said = report["confusion"][i]
-        wrong = sorted((j for j in range(len(names)) if j != i and said[j]), key=lambda j: -said[j])
-        confused = ", ".join(f"{names[j]} {said[j]}" for j in wrong[:3])
-        row = f"{name:<20}{one['flows']:>7}{one['captures']:>10}{one['f1']:>8.3f}   {confused}"
-        lines.append(row.rstrip())
-    return lines
-
-
-def _baseline_lines(report: dict) -> list[str]:
-    base = report["baselines"]
-    lines = [
-        f"baselines (macro-F1): majority {base['majority']:.3f}, k-NN {base['knn']:.3f}, "
-        f"hidden fields alone {base['ids_only']:.3f}"
-    ]
-    if "lightgbm" in base:
-        above, low, high = report["above_baselines"]["lightgbm"]
-        lines.append(
-            f"trees on the same folds: {base['lightgbm']:.3f}; this model minus these: "
-            f"{above:+.3f} ({low:+.3f} to {high:+.3f})"
-        )
-    if "frozen" in base:
-        lines.append(
-            f"pre-trained: tuned {report['macro_f1']:.3f}, frozen {base['frozen']:.3f}, "
-            f"begun at random {base['random_init']:.3f}"
-        )
-    return lines
-
-
-def _cost(output: Path, result: "Result") -> str:
-    kind = "trees" if "trees" in result.report else "parameters"
-    return (
-        f"{output}: {len(result.model) / 1e3:.0f} kB, {result.report[kind]} {kind}, "
-        f"{result.us_per_flow:.1f} us a flow on one core"
-    )
+        click.echo(cost_line(output, result))

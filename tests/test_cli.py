@@ -14,7 +14,7 @@ import pytest
 from command import ETCPIPE, LAB, ROOT, fails, run, run_inside
 
 from etcpipe import errors
-from etcpipe.cli import command, common, settings
+from etcpipe.cli import command, settings
 
 SCHEMA = json.loads((files("etcpipe") / "schema" / "verdict.schema.json").read_text())
 CAPTURE = LAB / "lab-1.pcap"
@@ -156,11 +156,28 @@ def test_bash_takes_the_completion_script():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_tab_key_offers_verbs_and_devices():
+def test_tab_key_offers_verbs():
     group, context = command.cli, click.Context(command.cli)
     assert [item.value for item in group.shell_complete(context, "at")] == ["attach"]
-    device = common.Device()
-    assert "lo" in [item.value for item in device.shell_complete(context, None, "l")]
+
+
+@pytest.mark.parametrize(
+    "words, offered",
+    [
+        ("attach l", "plain,lo"),
+        ("attach lo --model def", "plain,default"),
+        ("eval traffic_moe.", "plain,traffic_moe.gpu"),
+        ("demo --kind video_", "plain,video_hls"),
+        ("classify --point best/", "file,best/"),
+    ],
+)
+def test_tab_key_offers_what_there_is(words, offered, monkeypatch, capfd):
+    line = f"etcpipe {words}"
+    monkeypatch.setenv("_ETCPIPE_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(line.count(" ")))
+    assert command.run([]) == 0
+    assert offered in capfd.readouterr().out.splitlines()
 
 
 def test_classify_for_people():
