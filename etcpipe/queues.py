@@ -13,7 +13,7 @@ from queue import Empty, SimpleQueue
 from etcpipe.batch import PacketBatch
 from etcpipe.errors import EtcpipeError
 from etcpipe.receiver import Receiver
-from etcpipe.ring import BATCH_MAX, Ring
+from etcpipe.ring import BATCH_MAX, LENT_MAX, Ring
 
 
 class Queues(Receiver):
@@ -30,7 +30,7 @@ class Queues(Receiver):
         self._ready: SimpleQueue[tuple[int, PacketBatch | EtcpipeError]] = SimpleQueue()
         self._done = [threading.Semaphore(0) for _ in self._rings]
         self._full = [False] * len(self._rings)
-        self._lent: int | None = None
+        self._lent: list[tuple[int, PacketBatch]] = []  # with the queue of each
         self._stopping = False
         self._empty = self._rings[0].no_packets()
         self._threads = [
@@ -45,20 +45,44 @@ class Queues(Receiver):
         return self._ready.empty() and not any(self._full)
 
     def receive(self) -> PacketBatch:
-        """Return the next batch of some queue, valid until the next call.
+        """Return the next batch of some queue, valid until release() or the next call.
 
         Raises:
             DataplaneError: the device is gone.
         """
-        self._give_back()
+        for _, lent in tuple(self._lent):
+            self.release(lent)
         try:
             queue, batch = self._ready.get(timeout=self._idle_s)
         except Empty:
             return self._empty
         if isinstance(batch, EtcpipeError):
             raise batch
-        self._lent, self._full[queue] = queue, len(batch) == BATCH_MAX
-        return batch
+        return self._lend(queue, batch)
+
+    def lend(self) -> PacketBatch | None:
+        """Return the batch that another queue has, beside those that are out.
+
+        It is valid until release(), or the next receive(). None also where LENT_MAX are out.
+        """
+        if len(self._lent) >= LENT_MAX:
+            return None
+        try:
+            queue, batch = self._ready.get_nowait()
+        except Empty:
+            return None
+        if isinstance(batch, EtcpipeError):
+            self._ready.put((queue, batch))  # for the next receive()
+            return None
+        return self._lend(queue, batch)
+
+    def release(self, batch: PacketBatch) -> None:
+        """Let a batch's queue have the frames again; nothing happens if it has them."""
+        for place, (queue, lent) in enumerate(self._lent):
+            if lent is batch:
+                del self._lent[place]
+                self._done[queue].release()
+                return
 
     def statistics(self) -> dict[str, int]:
         """Return what the kernel did not deliver on all queues, by reason."""
@@ -76,10 +100,10 @@ class Queues(Receiver):
             for thread in self._threads:
                 thread.join()
 
-    def _give_back(self) -> None:
-        if self._lent is not None:
-            self._done[self._lent].release()
-            self._lent = None
+    def _lend(self, queue: int, batch: PacketBatch) -> PacketBatch:
+        self._lent.append((queue, batch))
+        self._full[queue] = len(batch) == BATCH_MAX
+        return batch
 
     def _wait(self, queue: int) -> None:
         ring = self._rings[queue]

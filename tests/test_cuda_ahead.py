@@ -13,15 +13,18 @@ from lazy_cuda import LazyCuda
 from test_regroup_agree import random_packets
 from test_ring import pair  # noqa: F401  a fixture
 from test_staging_regroup import in_umem
+from waiting import until
 from xsk_redirect import Redirect
 
 from etcpipe import pipeline
 from etcpipe.batch import PacketBatch, concatenate
 from etcpipe.capture import Capture
+from etcpipe.errors import DataplaneError
 from etcpipe.gpu.regroup import Regroup
 from etcpipe.gpu.regroup_gpu import Backend
 from etcpipe.gpu.staging import StagedDevice
 from etcpipe.live.source import AHEAD_MAX, TapSource
+from etcpipe.queues import Queues
 from etcpipe.ring import BATCH_MAX, LENT_MAX, Ring
 
 PACKETS, BATCH = 600, 60
@@ -101,6 +104,75 @@ def test_rows_and_accounts_are_those_of_one_batch_at_a_time(late, full):
     assert not ring.out and not ring.waiting
     assert ring.most_out == (1 if full == "never" else LENT_MAX)
     assert regroup._backend._device.copied_because == ""
+
+
+class FakeQueue(Ring):
+    """A ring whose packets have come; the kernel has its frames again by the next receive()."""
+
+    def __init__(self, waiting: list[PacketBatch]):
+        self._waiting = deque(waiting)
+        self._nothing = split(waiting[0], [0])[0]
+        self._out: PacketBatch | None = None
+
+    def receive(self) -> PacketBatch:
+        if self._out:
+            self._out.memory[:] = 0xEE
+        if not self._waiting:
+            time.sleep(0.01)  # as a ring waits
+            return self._nothing
+        self._out = self._waiting.popleft()
+        return self._out
+
+    def no_packets(self) -> PacketBatch:
+        return self._nothing
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("late", [None, 1, 2], ids=["as late as may be", "1", "2"])
+def test_a_batch_of_another_queue_comes_beside_the_one_that_is_out(late):
+    parts, twins = batches(3), batches(3)
+    order, most_out = [], 0
+
+    def show(batch: PacketBatch) -> None:
+        nonlocal most_out
+        order.extend(i for i, part in enumerate(parts) if part is batch)
+        most_out = max(most_out, len(queues._lent))
+
+    regroup, alone = regroup_on(LazyCuda(ShimDevice(), late)), regroup_on(None)
+    with Queues([FakeQueue(parts[::2]), FakeQueue(parts[1::2])]) as queues:
+        until(lambda: queues._ready.qsize() == 2)
+        tapped = SimpleNamespace(queues=2)
+        source = TapSource(tapped, queues, lambda: len(order) < len(parts), show)
+        source.clock_ns = lambda: None
+        rows = [row for flows in pipeline.completed(source, regroup) for row in rows_of([flows])]
+    assert sorted(order) == list(range(len(parts)))
+    assert rows == [row for i in order for row in rows_of([alone.add(twins[i])])]
+    assert rows_of([regroup.flush()]) == rows_of([alone.flush()])
+    assert regroup.counters == alone.counters
+    assert most_out == LENT_MAX
+
+
+def test_a_queue_that_is_gone_is_told_when_no_batch_is_out():
+    first, second = FakeQueue(batches(3)), FakeQueue(batches(4))
+    gone = DataplaneError("gone")
+    second.receive = lambda: raise_(gone)
+    with Queues([first, second]) as queues:
+        until(lambda: queues._ready.qsize() == 2)
+        taken = [queues._ready.get() for _ in range(2)]
+        for found in sorted(taken, key=lambda found: found[0]):  # the queue that works first
+            queues._ready.put(found)
+        batch = queues.receive()
+        assert len(batch) == BATCH and queues.lend() is None
+        queues.release(batch)
+        with pytest.raises(DataplaneError, match="gone"):
+            while True:
+                queues.receive()
+
+
+def raise_(error: Exception):
+    raise error
 
 
 @pytest.mark.gpu

@@ -30,6 +30,8 @@ REST_BATCHES_MAX = 64
 # Full batches in a row that are handed out without a look at whether more are wanted.
 AHEAD_MAX = 32
 
+LENDERS = (Ring, Queues)
+
 
 def open_ring(tapped: Tap | Forward) -> AnyRing:
     """Return the consuming end of an open tap, by the way that its settings name."""
@@ -83,11 +85,14 @@ class TapSource:
             yield batch
 
     def ahead(self) -> Iterator[PacketBatch]:
-        """See etcpipe.pipeline.Lender: another batch comes early where a full one is there."""
+        """See etcpipe.pipeline.Lender: another batch comes early where a full one is there.
+
+        Of several queues, where another one has a batch.
+        """
         for batch in self:
             yield batch
             for _ in range(AHEAD_MAX):
-                another = self._ring.lend() if isinstance(self._ring, Ring) else None
+                another = self._ring.lend() if isinstance(self._ring, LENDERS) else None
                 if another is None:
                     break
                 self._show(another)
@@ -95,7 +100,7 @@ class TapSource:
             yield self._nothing
 
     def release(self, batch: PacketBatch) -> None:
-        if isinstance(self._ring, Ring):
+        if isinstance(self._ring, LENDERS):
             self._ring.release(batch)
 
     def _next(self) -> PacketBatch:
