@@ -60,7 +60,7 @@ def test_nvrtc_compiles_every_kernel_without_a_gpu(target):
 @pytest.mark.exhaustive  # a third compiler of the same source, which nobody needs to have
 def test_nvcc_compiles_the_same_source():
     if not shutil.which("nvcc"):
-        pytest.skip("no nvcc here")
+        pytest.skip("no nvcc on PATH: nvidia/cu13/bin has it after pip install nvidia-cuda-nvcc")
 
     def make(folder: Path) -> None:
         source = str(cuda_source.write_sources(folder))
