@@ -85,6 +85,7 @@ def test_ipfix_templates_describe_the_records():
     assert content[36 : 36 + 36] == struct.pack(">I32s", 6 << 24 | 1, b"ssh")
 
 
+@pytest.mark.filterwarnings("ignore:datetime.datetime.utcfromtimestamp:DeprecationWarning")
 def test_ipfix_is_what_another_library_reads():
     pytest.importorskip("ipfix")
     import ipfix.ie
@@ -185,8 +186,9 @@ def dumped(folder: Path) -> list[dict]:
         done = subprocess.run(
             ["nfdump", "-q", "-r", path, "-o", "json"], capture_output=True, text=True, check=True
         )
-        # version 1.7.1 writes objects one after the other, without a list around them
-        rows += json.loads("[" + re.sub(r"^}\s*^{", "},{", done.stdout, flags=re.MULTILINE) + "]")
+        said = re.sub(r"^}\s*^{", "},{", done.stdout, flags=re.MULTILINE)
+        # version 1.7.1 writes objects one after the other, later ones a list of them
+        rows += json.loads(said if said.startswith("[") else f"[{said}]")
     return rows
 
 
