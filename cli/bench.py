@@ -40,20 +40,24 @@ def bench(
     """
     if not SCRIPTS.is_dir():
         raise UnsupportedError("bench runs from a source checkout: git clone, then make bench")
-    options = [*(["--quick"] if quick else []), *(["--repeats", str(repeats)] if repeats else [])]
+    as_json = is_json(ctx)
+    options = [
+        *(["--quick"] if quick else []),
+        *(["--repeats", str(repeats)] if repeats else []),
+        *(["--json"] if as_json else []),
+    ]
     status, reports = 0, []
     for name in BENCHMARKS if which == "all" else (which,):
         script = [sys.executable, str(SCRIPTS / f"{name}.py"), *options]
-        done = subprocess.run(
-            [*script, *(["--json"] if is_json(ctx) else [])], stdout=subprocess.PIPE, text=True
-        )
-        status = status or done.returncode
-        if not done.returncode:
-            reports.append(json.loads(done.stdout) if is_json(ctx) else done.stdout)
-            if not is_json(ctx):
-                click.echo(done.stdout)
-    if is_json(ctx):
-        print_json(ctx, reports)
+        done = subprocess.run(script, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            status = status or done.returncode
+            continue
+        reports.append(done.stdout)
+        if not as_json:
+            click.echo(done.stdout)
+    if as_json:
+        print_json(ctx, [json.loads(report) for report in reports])
     if output:
-        Path(output).write_text(json.dumps(reports) if is_json(ctx) else "\n".join(reports))
+        Path(output).write_text(f"[{','.join(reports)}]" if as_json else "\n".join(reports))
     return status
