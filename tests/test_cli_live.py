@@ -51,7 +51,8 @@ def attached(
 
 def test_verdict_lines_come_while_traffic_flows(wire, tmp_path):
     validator = jsonschema.Draft202012Validator(SCHEMA)
-    with attached(wire, tmp_path) as etcpipe:
+    # looks at FIRST_N, where the default goes on to 50 of flows that it is not sure of
+    with attached(wire, tmp_path, "-m", "traffic_moe") as etcpipe:
         etcpipe.until_attached()
         send_flows(wire, 3)
         etcpipe.until(lambda: etcpipe.stdout.count("\n") >= 3)
