@@ -49,3 +49,25 @@ def test_transfers_and_link(bench):
     took = gpu.transfers(flow_load.Load(case, FLOWS), case, RUNS)
     assert len(took.values) == RUNS and min(took.values) > 0
     assert gpu.link_bytes_a_second() > 0
+
+
+def test_what_there_is_no_time_for_is_not_measured(bench):
+    _, program, _ = bench
+    begun = []
+
+    def one(load, case):
+        begun.append((case.name, load.flows))
+        return {}
+
+    program.measured([4, 2], 60, one)
+    assert begun[:3] == [("[10,1000]", 4), ("[10,1000]", 2), ("[5,500]", 4)] and len(begun) == 10
+    results, sizes = program.measured([4, 2], 0, one)
+    assert len(begun) == 10
+    table = program.speed_table(results, sizes, (1,), None)
+    assert [row[:2] for row in table.rows[:3]] == [
+        ["[5,500]", "2"],
+        ["[5,500]", "4"],
+        ["[10,500]", "2"],
+    ]
+    assert {cell for row in table.rows for cell in row[2:]} == {program.NOT_MEASURED}
+    assert [goal.met for goal in program.goals(results, sizes, 1e9)] == [None] * 3

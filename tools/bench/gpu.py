@@ -9,6 +9,7 @@ Where there is no GPU its columns say "not measured".
 
 import os
 import time
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -39,9 +40,12 @@ GOAL_CASE, GOAL_FLOWS = CASES[2], 256
 GOAL_PAPER, GOAL_LINK = 20, 0.7
 
 Results = dict[tuple[Case, int], Times]
+Sizes = dict[tuple[Case, int], int]
 
 
-def speed_table(results: Results, sizes: dict, cores: tuple[int, ...], link: float | None) -> Table:
+def speed_table(
+    results: Results, sizes: Sizes, cores: tuple[int, ...], link: float | None
+) -> Table:
     """Return milliseconds of all ways, a row for each feature set and number of flows."""
     ways = [name.format(n) for n in cores for name in (PAPER, CPU)] + [SCATTER, SORTED, TRANSFERS]
     table = Table(
@@ -69,7 +73,7 @@ def latency_table(found: dict[str, Times]) -> Table:
     return table
 
 
-def goals(results: Results, sizes: dict, link: float | None) -> list[Goal]:
+def goals(results: Results, sizes: Sizes, link: float | None) -> list[Goal]:
     """Return the project's goals for the GPU: without one they are not measured."""
     times = results.get((GOAL_CASE, GOAL_FLOWS), {})
     ratios: list[float | None] = [None, None, None]
@@ -111,6 +115,28 @@ def notes(repeats: int, runs: int, cores: int) -> list[str]:
     ]
 
 
+def measured(
+    flows: Sequence[int], within_s: float, measure_one: Callable[[Load, Case], Times]
+) -> tuple[Results, Sizes]:
+    """Return the seconds of all ways, and the bytes of the frames, in the order of the table.
+
+    The case of the goals comes first: it is what must not be missing when time runs out.
+
+    Args:
+        within_s: what is not begun by then has no seconds.
+    """
+    results: Results = {}
+    sizes: Sizes = {}
+    until = time.monotonic() + within_s
+    for case in sorted(CASES, key=lambda case: case != GOAL_CASE):
+        for n in flows:
+            common.progress(f"{case.name}, {n:,} flows")
+            load = Load(case, n)
+            sizes[case, n] = load.frame_bytes
+            results[case, n] = measure_one(load, case) if time.monotonic() < until else {}
+    return {key: results[key] for key in product(CASES, sorted(flows))}, sizes
+
+
 def main() -> None:
     """Measure what can be measured here, and print the report."""
     parser = common.parser(__doc__.splitlines()[0], repeats=5)
@@ -132,18 +158,8 @@ def main() -> None:
     gpu, name = open_gpu()
     report = Report("gpu", "Packets to features: CPU and GPU", {"GPU": name})
 
-    results: Results = {}
-    sizes = {}
-    until = time.monotonic() + options.within
-    # the case of the goals first: it is what must not be missing when time runs out
-    for case in sorted(CASES, key=lambda case: case != GOAL_CASE):
-        for n in flows:
-            common.progress(f"{case.name}, {n:,} flows")
-            load = Load(case, n)
-            sizes[case, n] = load.frame_bytes
-            is_time = time.monotonic() < until
-            results[case, n] = measure(load, case, library, cores, gpu, repeats) if is_time else {}
-    results = {key: results[key] for key in product(CASES, sorted(flows))}
+    way = library, cores, gpu, repeats
+    results, sizes = measured(flows, options.within, lambda load, case: measure(load, case, *way))
     common.progress("latency")
     found = {"cpu": latencies(models.load(options.model), runs)}
     if gpu:
