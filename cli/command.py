@@ -125,7 +125,9 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, EtcpipeError):
         return error.exit_code, _one_line(str(error))
     if isinstance(error, click.BadParameter) and (origin := _origin_of_value(error)):
-        return EXIT_USAGE, f"{origin}: {_one_line(error.message).rstrip('.')}"
+        # click 8.2 lists what a boolean may be, and begins with nothing at all
+        said = _one_line(error.message).partition(" Recognized values:")[0]
+        return EXIT_USAGE, f"{origin}: {said.rstrip('.')}"
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "etcpipe"
         said = _one_line(error.format_message()).rstrip(".")
