@@ -46,8 +46,9 @@ def about(front: Front) -> list[str]:
         words = ", ".join(f"{name} {value:g}" for name, value in front.limits.items())
         is_kept = any(one.chosen for one in front.points)
         found.append(f"limits: {words}" + ("" if is_kept else "; no point keeps them all"))
-    if facts.get("disturbed"):
-        found.append(f"{facts['disturbed']} costs were measured on a machine that was disturbed")
+    if number := facts.get("disturbed"):
+        costs = "cost was" if number == 1 else "costs were"
+        found.append(f"{number} {costs} measured on a machine that was disturbed")
     return found
 
 
