@@ -31,6 +31,8 @@ LAB = Path(__file__).parent / "data" / "lab"
 MARGIN = 0.4
 # The first weight's number: no other constant of a graph is as large, and all have their own.
 FIRST = 1 << 20
+# Flows as they look after so many packets, what an early answer sees: over 1,000 in all.
+DEPTHS = (1, 2, 3, 4, 5, 7, 10)
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +116,7 @@ def number(tensors: Iterable[torch.Tensor]) -> np.ndarray:
 
 
 @torch.no_grad()
-def test_the_shipped_one_answers_as_the_network_of_its_weights(recordings):
+def test_the_shipped_one_answers_as_the_network_of_its_weights_on_1000_flows():
     """They go back into PyTorch: the file of a fresh network says which constant is which."""
     shipped = load("traffic_moe")
     module = ARCHS[shipped.description.scores["arch"]].build(len(shipped.classes)).eval()
@@ -128,7 +130,10 @@ def test_the_shipped_one_answers_as_the_network_of_its_weights(recordings):
         weights[one[is_weight].astype(int) - FIRST] = other[is_weight]
     for tensor in tensors.values():  # one that the file lacks and answers need makes them NaN
         tensor.copy_(torch.from_numpy(weights[tensor.numpy().astype(int) - FIRST]))
-    rows = np.array(recordings.rows("tok"))
+    captures = find_recordings(LAB)
+    read_at = [read(captures, Input(), views=["tok"], depth=depth) for depth in DEPTHS]
+    rows = np.unique(np.concatenate([one.rows("tok") for one in read_at]), axis=0)
+    assert len(rows) >= 1000
     expected = module(torch.from_numpy(rows)).numpy()
     said = open_runner(find("traffic_moe").read_bytes()).infer(rows)
     np.testing.assert_allclose(said, expected, rtol=1e-3, atol=1e-3)
