@@ -9,7 +9,7 @@ from labelled import write_recordings
 
 from etcpipe import dataset as datasets
 from etcpipe.dataset import Input, folder, payload
-from etcpipe.errors import UsageError
+from etcpipe.errors import CaptureError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,16 @@ def test_a_capture_that_cannot_be_read_is_left_out_and_named(recordings, tmp_pat
     assert list(manifest.skipped) == [str(bad.path)]
     assert manifest.flows == 120 and str(bad.path) not in manifest.captures
     assert not list(tmp_path.glob(".*part"))
+
+
+def test_a_capture_that_cannot_be_read_ends_a_reading_with_what_to_do(recordings, tmp_path):
+    found = datasets.find_recordings(recordings)
+    bad = datasets.Recording(write(tmp_path / "bad.pcap", b"no capture"), found[0].label)
+    with pytest.raises(
+        CaptureError, match=r"bad\.pcap.*begin with `etcpipe dataset build`"
+    ) as raised:
+        datasets.read([bad, *found], Input())
+    assert "\n" not in str(raised.value)
 
 
 def test_nothing_is_left_of_a_build_without_labels(recordings, tmp_path):

@@ -184,7 +184,8 @@ def read_labelled(
                     yield _labelled(i, recording.label, flows)
         except CaptureError as error:
             if on_skip is None:
-                raise
+                advice = "take it out, or begin with `etcpipe dataset build`, which goes on"
+                raise CaptureError(f"{error}; {advice}") from error
             on_skip(recording, error)
         on_progress(i + 1, len(recordings))
 
