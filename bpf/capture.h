@@ -117,7 +117,7 @@ static __always_inline void tell_lost(struct __sk_buff *skb)
 
 	if (!p || parse_linear(skb))	/* XDP has read the headers: they are linear */
 		return;
-	flow = flows_find(&p->key);
+	flow = flows_find(p);
 	if (flow)
 		flow->lost++;
 }

@@ -10,13 +10,14 @@
 #include <linux/types.h>
 
 /* Raised whenever a record or the meaning of a map changes: pins of another ABI are not adopted. */
-#define ETCPIPE_ABI 5
+#define ETCPIPE_ABI 6
 
 #define SAMPLE_MAX 1000000	/* one flow of so many at least is tracked */
 #define FIRST_N_MAX 64		/* packets of a flow that may be asked for */
 #define SNAP_LEN_DEFAULT 1600	/* bytes of a frame that reach the consumer */
 #define BATCH_MAX 1024		/* packets in a batch */
 #define VLAN_NONE 0xffff	/* the packet has no VLAN tag */
+#define SET_FLOWS 32	/* places of a set in the flow table, see table.h */
 #define FLOW_ID_BITS 47		/* a flow id fits 47 bits, so 17 remain beside it in a verdict */
 
 /* What the parser is asked for beyond a packet's own five-tuple; bits. */
@@ -75,8 +76,7 @@ enum flow_status {
 /*
  * A five-tuple in canonical order: end a is the smaller (address, port) pair,
  * so that both directions share one key. IPv4 is stored IPv4-mapped (RFC 4291).
- * The kernel's hash map rounds a key up to 8 bytes and hashes it 12 bytes at a time,
- * so that 48 bytes take the place of 44 and the time of 40.
+ * Six words of 8 bytes, as the table hashes and compares it.
  */
 struct flow_key {
 	__u8 a_addr[16];
@@ -105,6 +105,21 @@ struct flow_state {
 	__u8 status;		/* enum flow_status */
 	__u16 verdict;		/* low half of its word in bpf/verdict.h, once seen with a policy */
 	__u32 row;		/* of the table `features`, where the kernel gathers them */
+};
+
+/* A place in the flow table: of a flow, unless `taken` is its id. Two cache lines. */
+struct table_entry {
+	struct flow_key key;
+	__u64 taken;		/* id of the last flow that was taken out of here */
+	__u64 zero;		/* always: the verifier cannot know, see table.h */
+	struct flow_state state;
+};
+
+/* How a flow's place is computed: the same for whoever reads the table. */
+struct flow_plan {
+	__u64 multipliers[6];	/* random, odd */
+	__u32 sets;
+	__u32 pad;
 };
 
 /* Why a flow left the table. */
@@ -168,6 +183,7 @@ enum ready_reason {
 #ifndef __cplusplus
 _Static_assert(sizeof(struct flow_key) == 48, "flow_key is 48 bytes");
 _Static_assert(sizeof(struct flow_state) == 64, "flow_state is one cache line");
+_Static_assert(sizeof(struct table_entry) == 128, "table_entry is two cache lines");
 _Static_assert(sizeof(struct flow_record) == 120, "flow_record is 120 bytes");
 _Static_assert(sizeof(struct packet_meta) == 32, "packet_meta is AF_XDP's portable maximum");
 _Static_assert(sizeof(struct packet_record) == 40, "packet_record keeps the frame aligned");

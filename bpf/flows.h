@@ -156,14 +156,4 @@ static __always_inline __u32 flow_update(struct flow_state *flow, const struct p
 	return flow_account(flow, p, flow_direction(flow, p), wire_len, segments, now, rule);
 }
 
-/* The same of a flow that is still on the stack, where the verifier wants to know places. */
-static __always_inline __u32 flow_update_first(struct flow_state *flow, const struct packet *p,
-					       __u32 wire_len, __u32 segments, __u64 now,
-					       __u32 rule)
-{
-	if (flow_direction(flow, p))
-		return flow_account(flow, p, 1, wire_len, segments, now, rule);
-	return flow_account(flow, p, 0, wire_len, segments, now, rule);
-}
-
 #endif /* ETCPIPE_FLOWS_H */

@@ -10,6 +10,7 @@
 #include "fragments.h"
 #include "pending.h"
 #include "settings.h"
+#include "table.h"
 
 /* What became of the canary's metadata between XDP and TC. */
 enum canary_count {
@@ -20,10 +21,14 @@ enum canary_count {
 	N_CANARY_COUNTS,
 };
 
+#define FLOW_LOCKS 1024		/* a power of two: sets share them */
 #define QUEUES_MAX 64		/* of the mirror: one a consumer */
 
 #ifdef ETCPIPE_BCC
-BPF_TABLE("lru_hash", struct flow_key, struct flow_state, flows, MAX_FLOWS);
+BPF_F_TABLE("array", u32, struct flow_set, flows, FLOW_SETS, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, struct flow_tags, flow_tags, FLOW_SETS, BPF_F_MMAPABLE);
+BPF_ARRAY(flow_locks, struct flow_lock, FLOW_LOCKS);
+BPF_ARRAY(flow_plan, struct flow_plan, 1);
 BPF_F_TABLE("array", u32, u64, verdicts, SLOTS, BPF_F_MMAPABLE);
 BPF_PERCPU_ARRAY(packet_counters, u64, N_PACKET_COUNTERS);
 BPF_PERCPU_ARRAY(flow_ids, u64, 1);
@@ -45,11 +50,11 @@ BPF_RINGBUF_OUTPUT(packet_records, RECORD_PAGES);
 		__type(value, value_type);				\
 	} name SEC(".maps")
 
-/*
- * The common LRU list, not per-CPU ones: under a flood of new flows established ones
- * survive. The loader sets the sizes of flows and verdicts.
- */
-MAP(BPF_MAP_TYPE_LRU_HASH, flows, struct flow_key, struct flow_state, 1, 0);
+/* The loader sets the sizes of flows, flow_tags and verdicts. */
+MAP(BPF_MAP_TYPE_ARRAY, flows, __u32, struct flow_set, 1, BPF_F_MMAPABLE);
+MAP(BPF_MAP_TYPE_ARRAY, flow_tags, __u32, struct flow_tags, 1, BPF_F_MMAPABLE);
+MAP(BPF_MAP_TYPE_ARRAY, flow_locks, __u32, struct flow_lock, FLOW_LOCKS, 0);
+MAP(BPF_MAP_TYPE_ARRAY, flow_plan, __u32, struct flow_plan, 1, 0);
 MAP(BPF_MAP_TYPE_ARRAY, verdicts, __u32, __u64, 1, BPF_F_MMAPABLE);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, packet_counters, __u32, __u64, N_PACKET_COUNTERS, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, flow_ids, __u32, __u64, 1, 0);
@@ -104,31 +109,50 @@ static __always_inline void canary_count(__u32 counter)
 		ADD(*value, 1);
 }
 
-static __always_inline struct flow_state *flows_find(struct flow_key *key)
+static __always_inline struct flow_set *flow_set_at(__u32 index)
 {
 #ifdef ETCPIPE_BCC
-	return flows.lookup(key);
+	return flows.lookup(&index);
 #else
-	return bpf_map_lookup_elem(&flows, key);
+	return bpf_map_lookup_elem(&flows, &index);
 #endif
 }
 
-/* Returns 0, or an error where the key is there already. */
-static __always_inline long flows_insert(struct flow_key *key, struct flow_state *flow)
+static __always_inline struct flow_tags *flow_tags_at(__u32 index)
 {
 #ifdef ETCPIPE_BCC
-	return flows.insert(key, flow);
+	return flow_tags.lookup(&index);
 #else
-	return bpf_map_update_elem(&flows, key, flow, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&flow_tags, &index);
 #endif
 }
 
-static __always_inline long flows_replace(struct flow_key *key, struct flow_state *flow)
+static __always_inline struct flow_place flows_place(const struct flow_key *key)
 {
+	struct flow_place at = {};
+	__u32 zero = 0;
 #ifdef ETCPIPE_BCC
-	return flows.update(key, flow);
+	struct flow_plan *plan = flow_plan.lookup(&zero);
 #else
-	return bpf_map_update_elem(&flows, key, flow, BPF_ANY);
+	struct flow_plan *plan = bpf_map_lookup_elem(&flow_plan, &zero);
+#endif
+
+	if (!plan)
+		return at;
+	at.hash = flow_hash(plan, key);
+	at.index = flow_set_of(plan, at.hash);
+	at.tags = flow_tags_at(at.index);
+	at.set = flow_set_at(at.index);
+	return at;
+}
+
+static __always_inline struct flow_lock *flows_lock(const struct flow_place *at)
+{
+	__u32 index = at->index & (FLOW_LOCKS - 1);
+#ifdef ETCPIPE_BCC
+	return flow_locks.lookup(&index);
+#else
+	return bpf_map_lookup_elem(&flow_locks, &index);
 #endif
 }
 

@@ -106,6 +106,20 @@ static __always_inline struct packet *parsed(void)
 }
 
 /*
+ * Make a packet's headers linear; returns 0, or -1 where they are already. The lengths are read
+ * here: what lives through the parser multiplies what the verifier walks of it.
+ */
+static __always_inline int pull_headers(struct __sk_buff *skb)
+{
+	__u32 linear, wanted;
+
+	OPAQUE(skb);
+	wanted = skb->len < HEADERS_MAX ? skb->len : HEADERS_MAX;
+	linear = skb->data_end - skb->data;
+	return linear >= wanted || bpf_skb_pull_data(skb, wanted) ? -1 : 0;
+}
+
+/*
  * Parse a packet into @p, the scratch's: here where it is a plain one, which takes half of the
  * time. Its headers are made linear only where that failed, as it costs a copy of them.
  */
@@ -113,15 +127,12 @@ static __always_inline int parse_skb(struct __sk_buff *skb, struct packet *p)
 {
 	struct cursor c = { (void *)(long)skb->data, (void *)(long)skb->data_end };
 	__u16 vlan = skb->vlan_present ? skb->vlan_tci : VLAN_NONE;
-	__u32 linear = skb->data_end - skb->data, len = skb->len;
 	int error;
 
-	if (!SETTING(parse) && !parse_plain(&c, len, vlan, p))
+	if (!SETTING(parse) && !parse_plain(&c, skb->len, vlan, p))
 		return 0;
 	error = parse_linear(skb);
-	if (p->refusal != PACKETS_MALFORMED || linear >= len)
-		return error;
-	if (bpf_skb_pull_data(skb, len < HEADERS_MAX ? len : HEADERS_MAX))
+	if (p->refusal != PACKETS_MALFORMED || pull_headers(skb))
 		return error;
 	return parse_linear(skb);
 }

@@ -6,7 +6,7 @@
 #ifndef ETCPIPE_TRACK_H
 #define ETCPIPE_TRACK_H
 
-#include "parsed.h"
+#include "insert.h"
 #include "verdict.h"
 
 /* What tracking says of a packet that must be mirrored; XDP's metadata for TC. */
@@ -35,45 +35,26 @@ static __always_inline __u64 clock_coarse_ns(void)
 #endif
 }
 
+/*
+ * Begin a flow, in the place of an older one of the same key that is over, if any. The older
+ * one is counted as restarted unless user space has taken it out by now and counts it as ended.
+ */
 static __always_inline struct flow_state *flow_create(struct packet *p, __u64 now,
-						      struct flow_state *old)
+						      const struct flow_state *old)
 {
-	struct flow_state flow;
-	struct flow_state *created;
-	__u64 flow_id = flow_id_next();
+	__u64 flow_id = flow_id_next(), old_id = old ? old->flow_id : 0, replaced = 0;
+	struct flow_state flow, *created;
 
 	flow_begin(&flow, p, flow_id, now);
-	if (old)
-		flows_replace(&p->key, &flow);
-	else
-		flows_insert(&p->key, &flow);
-	/* another CPU may have been faster: then the flow is there, with its id */
-	created = flows_find(&p->key);
+	created = flows_put(p, &flow, old_id, &replaced);
 	if (!created) {
 		count(PACKETS_TABLE_FULL);
 		return NULL;
 	}
+	/* else another CPU was faster: the flow is there, with its id */
 	if (created->flow_id == flow_id)
-		count(old ? FLOWS_RESTARTED : FLOWS_CREATED);
+		count(replaced && replaced == old_id ? FLOWS_RESTARTED : FLOWS_CREATED);
 	return created;
-}
-
-/*
- * Begin a flow by a packet that is not to be mirrored, as a SYN, and do not look it up. What
- * was looked up is in use to the LRU, and what was not goes first: so any number of SYNs does
- * not push out the flows that had a second packet. Returns 0, or -1: another CPU was faster.
- */
-static __always_inline int flow_create_unused(struct packet *p, __u32 wire_len, __u32 segments,
-					      __u64 now, struct flow_state *old)
-{
-	struct flow_state flow;
-
-	flow_begin(&flow, p, flow_id_next(), now);
-	flow_update_first(&flow, p, wire_len, segments, now, SETTING(count_rule));
-	if (old ? flows_replace(&p->key, &flow) : flows_insert(&p->key, &flow))
-		return -1;
-	count(old ? FLOWS_RESTARTED : FLOWS_CREATED);
-	return 0;
 }
 
 static __always_inline int flow_is_over(const struct flow_state *flow, const struct packet *p,
@@ -172,16 +153,11 @@ static __always_inline struct flow_state *track(struct packet *p, __u32 wire_len
 		count(PACKETS_UNSAMPLED);
 		return NULL;
 	}
-	flow = flows_find(&p->key);
+	flow = flows_find(p);
 	is_watched = !flow || flow_is_watched(flow);
 	now = flow ? flow_clock(flow, is_watched) : 0;
 	if (!flow || flow_is_over(flow, p, now)) {
 		now = bpf_ktime_get_ns();
-		if (!packet_counts(p, SETTING(count_rule)) &&
-		    !flow_create_unused(p, wire_len, segments, now, flow)) {
-			count(PACKETS_TRACKED);
-			return NULL;
-		}
 		flow = flow_create(p, now, flow);
 		is_watched = 1;
 	}
@@ -236,7 +212,7 @@ static __always_inline int join_fragment(struct packet *p)
 		return -1;
 	p->key = flow->key;
 	p->from_b = flow->from_b;
-	return flows_find(&p->key) ? 0 : -1;
+	return flows_find(p) ? 0 : -1;
 }
 
 /* How many packets a super-packet (GSO, GRO) is on the wire. */

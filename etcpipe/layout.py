@@ -83,6 +83,8 @@ def _field(
 CONSTANTS, ENUMS, DTYPES = read_header((BPF / "etcpipe.h").read_text())
 FLOW_KEY = DTYPES["flow_key"]
 FLOW_STATE = DTYPES["flow_state"]
+TABLE_ENTRY = DTYPES["table_entry"]
+FLOW_PLAN = DTYPES["flow_plan"]
 FLOW_RECORD = DTYPES["flow_record"]
 PACKET_META = DTYPES["packet_meta"]
 PACKET_FIELDS = DTYPES["packet_fields"]

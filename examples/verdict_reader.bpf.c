@@ -6,6 +6,8 @@
  *	pins=/sys/fs/bpf/etcpipe/$(stat -Lc %i /proc/self/ns/net)/eth0
  *	bpftool prog load reader.o /sys/fs/bpf/reader \
  *		map name flows pinned $pins/map_flows \
+ *		map name flow_tags pinned $pins/map_flow_tags \
+ *		map name flow_plan pinned $pins/map_flow_plan \
  *		map name verdicts pinned $pins/map_verdicts
  *	tc qdisc add dev eth0 clsact
  *	tc filter add dev eth0 egress bpf da object-pinned /sys/fs/bpf/reader
@@ -19,19 +21,36 @@
 #include <bpf/bpf_helpers.h>
 
 #include "parsing.h"
+#include "table.h"
 #include "verdict.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define SLOTS 262144	/* of the map verdicts: bpftool map show pinned $pins/map_verdicts */
 
-/* Given at load: the tap's maps take the place of these two, sizes and all. */
+/* Given at load: the tap's maps take the place of these four, sizes and all. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
-	__type(key, struct flow_key);
-	__type(value, struct flow_state);
+	__type(key, __u32);
+	__type(value, struct flow_set);
 } flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct flow_tags);
+} flow_tags SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct flow_plan);
+} flow_plan SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -49,9 +68,28 @@ struct {
 	__type(value, __u64);
 } class_bytes SEC(".maps");
 
-static __always_inline int class_of(struct flow_key *key)
+static __always_inline struct flow_state *flow_of(const struct flow_key *key)
 {
-	struct flow_state *flow = bpf_map_lookup_elem(&flows, key);
+	__u32 zero = 0, index;
+	struct flow_plan *plan = bpf_map_lookup_elem(&flow_plan, &zero);
+	struct flow_tags *tags;
+	struct flow_set *set;
+	__u64 hash;
+
+	if (!plan)
+		return NULL;
+	hash = flow_hash(plan, key);
+	index = flow_set_of(plan, hash);
+	tags = bpf_map_lookup_elem(&flow_tags, &index);
+	set = bpf_map_lookup_elem(&flows, &index);
+	if (!set || !tags)
+		return NULL;
+	return set_flow(set, set_find(set, tags, key, hash));
+}
+
+static __always_inline int class_of(const struct flow_key *key)
+{
+	struct flow_state *flow = flow_of(key);
 	__u64 *word;
 	__u32 slot;
 

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from stale import remove_remains
 
-from etcpipe.kernel import bpf, libbpf, netns, programs, status
+from etcpipe.kernel import bpf, flow_table, libbpf, netns, programs, status
 from etcpipe.kernel.build import Build, Loaded
+from etcpipe.kernel.flow_table import FlowTable
 from etcpipe.kernel.journal import PINS, RUN
 from etcpipe.kernel.settings import TapSettings
-from etcpipe.layout import FLOW_KEY, FLOW_STATE
 
 NO_SUCH_IFINDEX = 0x7FFFFFF0
 
@@ -64,12 +64,15 @@ class Bench:
         return status.counters(self.loaded.maps["packet_counters"])
 
     def flows(self) -> tuple[np.ndarray, np.ndarray]:
-        return bpf.entries(self.loaded.maps["flows"], FLOW_KEY, FLOW_STATE)
+        return self.table.entries()
+
+    @property
+    def table(self) -> FlowTable:
+        return FlowTable(self.loaded.maps)
 
     def forget_flows(self) -> None:
-        keys, _ = self.flows()
-        for row in range(len(keys)):
-            bpf.delete(self.loaded.maps["flows"], keys[row : row + 1])
+        for window in self.table.windows():
+            window.take(np.ones(len(window.rows), bool))
 
     def flow(self) -> np.void:
         """Return the state of the only flow there is."""
@@ -215,3 +218,14 @@ def kill(process: subprocess.Popen) -> None:
     process.wait()
     assert process.stdout
     process.stdout.close()
+
+
+def pinned_flows(wire: Wire) -> tuple[np.ndarray, np.ndarray]:
+    """Return keys and states of the flows in the table of the wire's tap."""
+    pins = PINS / str(netns.inode(wire.near)) / wire.device
+    maps = {name: bpf.pinned(pins / f"map_{name}") for name in flow_table.MAPS}
+    try:
+        return FlowTable(maps).entries()
+    finally:
+        for fd in maps.values():
+            os.close(fd)

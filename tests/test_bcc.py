@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from kernel_fixtures import Bench, Wire, bench, has_bcc
 from test_bpf_parsing import EVERYTHING, NOTHING, TABLE, expected_key, fragments, key_tuple
+from test_flow_table import churn
 from test_tap_traffic import consume
 
 pytestmark = [
@@ -46,6 +47,11 @@ def test_later_fragments_join_the_first(tap: Bench, program: str, version: int) 
     *frames, _of_another = fragments(version)
     assert len(keys_of(tap, program, *frames)) == 1
     assert tap.flow()["packets"].tolist() == [len(frames), 0]
+
+
+def test_two_processors_lose_no_flow(tap: Bench) -> None:
+    tap.forget_flows()
+    churn(tap)
 
 
 # seconds of compiling each; test_tap_traffic.py has the ring buffer by tc

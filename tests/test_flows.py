@@ -12,7 +12,8 @@ from kernel_fixtures import Bench, bench
 from test_tracker import PACKETS, Model, frame_of, summaries
 
 from etcpipe.capture import Capture
-from etcpipe.kernel import bpf, status
+from etcpipe.kernel import status
+from etcpipe.kernel.flow_table import Window
 from etcpipe.kernel.settings import TapSettings
 from etcpipe.kernel.sweeper import Sweeper
 from etcpipe.layout import END_REASONS
@@ -31,20 +32,16 @@ class Table(Bench):
     def __init__(self, tap: Bench, **timeouts: float):
         super().__init__(tap.loaded)
         self.records: list[np.ndarray] = []
-        self.sweeper = Sweeper(
-            tap.loaded.maps["flows"], TapSettings(**timeouts), self.records.append
-        )
+        self.sweeper = Sweeper(self.table, TapSettings(**timeouts), self.records.append)
 
     def packet(self, payload: bytes | int, flags: int, *ends: object) -> None:
         self.run("tc_track", ether(captures.tcp(payload, flags, *ends)))
 
     def wait(self, gap_ns: int) -> None:
         """Make every flow older, as if it had been silent for so long."""
-        keys, states = self.flows()
-        states["first_ns"] -= np.uint64(gap_ns)
-        states["last_ns"] -= np.uint64(gap_ns)
-        for row in range(len(keys)):
-            bpf.update(self.loaded.maps["flows"], keys[row : row + 1], states[row : row + 1])
+        for window in self.table.windows():
+            for name in ("first_ns", "last_ns"):
+                window._places["state"][name][window.rows] -= np.uint64(gap_ns)
         self.sweeper._round_ns -= gap_ns
 
     def sweep(self) -> np.ndarray:
@@ -177,34 +174,24 @@ def test_a_long_flow_is_reported_each_active_timeout_and_goes_on(table: Table) -
     assert [report["state"]["packets"].tolist() for _, report in found] == [[[19, 0]], [[37, 0]]]
     assert {END_REASONS[reason] for _, report in found for reason in report["reason"]} == {"active"}
     assert table.flow()["packets"].tolist() == [46, 0]
-    assert table.sweeper.counters == {"FLOWS_ENDED": 0, "FLOWS_ACTIVE": 2, "FLOWS_CUT": 0}
+    assert table.sweeper.counters == {"FLOWS_ENDED": 0, "FLOWS_ACTIVE": 2}
 
 
-def test_a_packet_between_look_and_removal_is_in_the_record(
+def test_a_flow_that_begins_anew_between_look_and_removal_stays(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table.packet(b"", SYN)
     table.wait(6 * S)
-    take = bpf.take
+    take = Window.take
 
-    def late(*arguments: object) -> np.ndarray:
+    def late(*arguments: object) -> tuple[np.ndarray, np.ndarray]:
         table.packet(b"", SYN | ACK, *ANSWER)  # SYN restarts no half-open flow that is silent ..
         return take(*arguments)
 
-    monkeypatch.setattr(bpf, "take", late)
-    records = table.sweep()
-    assert table.sweeper.counters == {"FLOWS_ENDED": 1, "FLOWS_ACTIVE": 0, "FLOWS_CUT": 1}
-    assert records["state"]["packets"].tolist() == [[0, 1]]  # .. so this was a new flow
-
-
-def test_before_linux_5_14_a_value_is_read_then_removed(
-    table: Table, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bpf, "MAP_LOOKUP_AND_DELETE", 9999)  # EINVAL, as there
-    table.packet(b"", SYN)
-    table.wait(6 * S)
-    assert table.reasons() == ["establish"]
-    assert len(table.flows()[0]) == 0
+    monkeypatch.setattr(Window, "take", late)
+    assert len(table.sweep()) == 0
+    assert table.sweeper.counters == {"FLOWS_ENDED": 0, "FLOWS_ACTIVE": 0}
+    assert table.flow()["packets"].tolist() == [0, 1]  # .. so this was a new flow
 
 
 def test_the_rest_is_reported_and_stays(table: Table) -> None:
@@ -226,7 +213,7 @@ def test_the_thread_ends_flows_while_nothing_arrives() -> None:
         tap.run("tc_track", ether(captures.tcp(b"", SYN)))
         reported = []
         timeouts = TapSettings(establish_timeout_s=0.05)
-        with Sweeper(tap.loaded.maps["flows"], timeouts, reported.append, period_s=0.02) as sweeper:
+        with Sweeper(tap.table, timeouts, reported.append, period_s=0.02) as sweeper:
             for _ in range(200):
                 if reported:
                     break
@@ -244,7 +231,7 @@ def test_an_error_of_the_taker_ends_the_thread_and_is_kept(loaded: Bench) -> Non
     table = Table(loaded)
     table.packet(b"", SYN)
     table.wait(6 * S)
-    with Sweeper(loaded.loaded.maps["flows"], TapSettings(), full, period_s=0.01) as sweeper:
+    with Sweeper(loaded.table, TapSettings(), full, period_s=0.01) as sweeper:
         sweeper._thread.join(5)
     assert str(sweeper.failure) == "disk full"
 

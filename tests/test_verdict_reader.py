@@ -9,11 +9,10 @@ import captures
 import numpy as np
 import pytest
 from command import ROOT
-from kernel_fixtures import Wire, run
+from kernel_fixtures import Wire, pinned_flows, run
 
-from etcpipe.kernel import bpf, journal, netns
+from etcpipe.kernel import journal, netns
 from etcpipe.kernel.tap import Tap, TapSettings
-from etcpipe.layout import FLOW_KEY, FLOW_STATE
 from etcpipe.policy.rules import verdict_words
 
 pytestmark = [
@@ -25,7 +24,7 @@ pytestmark = [
 
 BPFFS = Path("/sys/fs/bpf")
 HEADERS = ("-I", f"{ROOT}/bpf", "-I", f"/usr/include/{os.uname().machine}-linux-gnu")
-MAPS = ("flows", "verdicts")
+MAPS = ("flows", "flow_tags", "flow_plan", "verdicts")
 CLASS = 6
 
 
@@ -47,7 +46,7 @@ def test_your_own_program_counts_bytes_by_class(wire: Wire, tmp_path: Path):
             frame = captures.ether(captures.udp(b"x" * 100, "10.77.0.2", "10.77.0.1"))
             with wire.raw() as sender:
                 sender.send(frame)
-                judge(tap, pins)
+                judge(tap, wire)
                 sender.send(frame)
                 sender.send(frame)
             assert class_bytes(pin)[CLASS + 1] == 2 * len(frame)
@@ -55,11 +54,9 @@ def test_your_own_program_counts_bytes_by_class(wire: Wire, tmp_path: Path):
             pin.unlink()
 
 
-def judge(tap: Tap, pins: Path) -> None:
+def judge(tap: Tap, wire: Wire) -> None:
     """Give the only UDP flow a verdict."""
-    flows = bpf.pinned(pins / "map_flows")
-    keys, states = bpf.entries(flows, FLOW_KEY, FLOW_STATE)
-    os.close(flows)
+    keys, states = pinned_flows(wire)
     (flow_id,) = states["flow_id"][keys["protocol"] == 17]
     word = verdict_words(np.array([flow_id]), np.array([CLASS]), np.zeros(1, np.uint8))
     tap.verdicts[int(flow_id) % len(tap.verdicts)] = word[0]

@@ -161,7 +161,7 @@ def _flags(build: Build) -> list[str]:
     sizes = build.map_sizes()
     constants = {
         **settings,
-        "MAX_FLOWS": sizes["flows"],
+        "FLOW_SETS": sizes["flows"],
         "SLOTS": sizes["verdicts"],
         "PAGE_SIZE": mmap.PAGESIZE,  # which bcc's macro takes from the kernel's headers
         "RECORD_PAGES": sizes["packet_records"] // mmap.PAGESIZE,

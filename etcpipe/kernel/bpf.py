@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 
 from etcpipe.kernel.bpf_attr import (
-    Batch,
     Element,
     Id,
     Info,
@@ -38,10 +37,6 @@ OBJ_PIN, OBJ_GET = 6, 7
 PROG_TEST_RUN = 10
 PROG_GET_FD_BY_ID = 13
 OBJ_GET_INFO, PROG_QUERY, RAW_TRACEPOINT_OPEN = 15, 16, 17
-MAP_LOOKUP_AND_DELETE = 21
-MAP_LOOKUP_BATCH = 24
-# what MAP_LOOKUP_AND_DELETE answers for a hash map before Linux 5.14
-NO_LOOKUP_AND_DELETE = (errno.EINVAL, 524)  # ENOTSUPP has no name in user space
 LINK_CREATE, LINK_UPDATE, LINK_DETACH = 28, 29, 34
 
 PROGRAM_TC, PROGRAM_XDP = 3, 6
@@ -195,75 +190,6 @@ def update(fd: int, key: np.ndarray, value: np.ndarray) -> None:
 def delete(fd: int, key: np.ndarray) -> None:
     """Remove one key, a (1,) array of the map's type."""
     call(MAP_DELETE, Element(map_fd=fd, key=key.ctypes.data))
-
-
-def entries(fd: int, key_dtype: np.dtype, value_dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Return all keys and values of a hash map, read in batches while it may change."""
-    keys, values = [np.empty(0, key_dtype)], [np.empty(0, value_dtype)]
-    for some_keys, some_values in slices(fd, key_dtype, value_dtype, 4096):
-        keys.append(some_keys)
-        values.append(some_values)
-    # named, as NumPy would turn the network order of a port into the machine's
-    return np.concatenate(keys, dtype=key_dtype), np.concatenate(values, dtype=value_dtype)
-
-
-def slices(
-    fd: int, key_dtype: np.dtype, value_dtype: np.dtype, chunk: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield keys and values of a hash map, up to `chunk` at a time, while it may change."""
-    cursors = [np.zeros(64, np.uint8), np.zeros(64, np.uint8)]
-    started = ended = False
-    while not ended:
-        keys, values = np.empty(chunk, key_dtype), np.empty(chunk, value_dtype)
-        attr = Batch(
-            cursors[0].ctypes.data if started else 0,
-            cursors[1].ctypes.data,
-            keys.ctypes.data,
-            values.ctypes.data,
-            chunk,
-            fd,
-        )
-        try:
-            call(MAP_LOOKUP_BATCH, attr)
-        except OSError as error:
-            if error.errno == errno.ENOSPC and chunk < 1 << 20:  # one bucket holds more
-                chunk *= 4
-                continue
-            if error.errno != errno.ENOENT:
-                raise
-            ended = True
-        yield keys[: attr.count], values[: attr.count]
-        cursors.reverse()
-        started = True
-
-
-def take(fd: int, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Remove keys from a hash map and fill in the values that they had at that moment.
-
-    Args and result as lookup(). Before Linux 5.14 a value is read, then removed: what the
-    map's programs changed in between is lost.
-    """
-    found = np.ones(len(keys), dtype=bool)
-    for row, error in _failures(MAP_LOOKUP_AND_DELETE, fd, keys, values):
-        if error in NO_LOOKUP_AND_DELETE:
-            found[row] = _take_in_two(fd, keys[row : row + 1], values[row : row + 1])
-        elif error == errno.ENOENT:
-            found[row] = False
-        else:
-            raise OSError(error, os.strerror(error))
-    return found
-
-
-def _take_in_two(fd: int, key: np.ndarray, value: np.ndarray) -> bool:
-    if not lookup(fd, key, value)[0]:
-        return False
-    try:
-        delete(fd, key)
-    except OSError as error:
-        if error.errno != errno.ENOENT:
-            raise
-        return False
-    return True
 
 
 def test_run(fd: int, packet: bytes, context: bytes = b"") -> int:

@@ -55,12 +55,6 @@ Query = _attr(
     *((n, _U32) for n in ("count", "pad")),
     *((n, _U64) for n in ("program_flags", "link_ids", "link_flags", "revision")),
 )
-Batch = _attr(
-    "Batch",
-    *((n, _U64) for n in ("cursor_in", "cursor_out", "keys", "values")),
-    *((n, _U32) for n in ("count", "map_fd")),
-    *((n, _U64) for n in ("element_flags", "flags")),
-)
 TestRun = _attr(
     "TestRun",
     *((n, _U32) for n in ("program_fd", "result", "size_in", "size_out")),

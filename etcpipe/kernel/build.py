@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from etcpipe.errors import DataplaneError, EtcpipeError, PermissionDeniedError, UnsupportedError
-from etcpipe.kernel import bpf, checks
+from etcpipe.kernel import bpf, checks, flow_table
 from etcpipe.kernel.settings import CAPTURES, MAPS_HEADER, TapSettings
 from etcpipe.layout import BPF, COUNT_RULES, read_header
 
@@ -26,6 +26,9 @@ DROP_PROGRAMS = ("forward_dropped", "forward_refused")  # where the kernel has B
 XDP_PROGRAMS = ("xdp_track", "xdp_matched", "mirror_pop", "xdp_canary")  # by type
 MAPS = (
     "flows",
+    "flow_tags",
+    "flow_locks",
+    "flow_plan",
     "verdicts",
     "packet_counters",
     "flow_ids",
@@ -136,7 +139,8 @@ class Build:
         """Return the entries of the maps that settings size."""
         uses_records = self.settings.capture != "afxdp"
         return {
-            "flows": flow_entries(self.settings.max_flows),
+            "flows": flow_table.sets_for(self.settings.max_flows),
+            "flow_tags": flow_table.sets_for(self.settings.max_flows),
             "verdicts": self.settings.slots,
             "packet_records": self.settings.ringbuf_bytes if uses_records else mmap.PAGESIZE,
             "features": self.settings.feature_plan.slots,
@@ -146,16 +150,6 @@ class Build:
     def value_sizes(self) -> dict[str, int]:
         """Return the bytes of the values that settings size."""
         return {"features": self.settings.feature_plan.bytes}
-
-
-def flow_entries(max_flows: int) -> int:
-    """Return the entries of a flow table for so many flows.
-
-    The kernel's hash maps have a bucket an entry, rounded up to a power of two: one entry
-    more than such a power gets twice the buckets, and a full table half as many collisions. A
-    packet of one flow among a million then costs 60 ns less, for 16 bytes a flow.
-    """
-    return max_flows | 1
 
 
 @dataclass
@@ -187,6 +181,7 @@ class Loaded:
             for name in maps:
                 loaded.maps[name] = os.dup(map_(name))
             loaded._connect_filters()
+            flow_table.plan(loaded.maps)
         except BaseException:
             loaded.close()
             raise

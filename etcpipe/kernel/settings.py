@@ -43,7 +43,7 @@ class TapSettings:
         wait_s: for both, a row is closed when nothing that counts came for so long.
         queues: of the mirror, each with an AF_XDP socket of its own; a flow keeps its queue.
         ringbuf_bytes: of the ring of records, a power of two and a multiple of the page size.
-        max_flows: room in the flow table; the longest idle flow makes room for a new one.
+        max_flows: room in the flow table; see docs/operations.md for who makes room for a new flow.
         slots: entries of the verdict array, flow_id % slots.
         policy: verdicts act as Tap.set_actions() says; else that code is not even loaded.
         idle_timeout_s: silence after which a flow has ended.

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from etcpipe.kernel import bpf, checks, guard, journal, netns
+from etcpipe.kernel import bpf, checks, flow_table, guard, journal, netns
+from etcpipe.kernel.flow_table import FlowTable
 from etcpipe.kernel.journal import Journal, Lock
-from etcpipe.layout import FLOW_KEY, FLOW_STATE, PACKET_COUNTERS
+from etcpipe.layout import PACKET_COUNTERS
 
 
 def counters(fd: int) -> dict[str, int]:
@@ -113,11 +114,11 @@ def _describe(state: Journal) -> dict:
     with ExitStack() as stack:
         try:
             counters_fd = _open(stack, state.pins / "map_packet_counters")
-            flows_fd = _open(stack, state.pins / "map_flows")
+            table = {name: _open(stack, state.pins / f"map_{name}") for name in flow_table.MAPS}
         except FileNotFoundError:  # just being made or removed
             return described
         described["counters"] = counters(counters_fd)
-        described["flows"] = len(bpf.entries(flows_fd, FLOW_KEY, FLOW_STATE)[0])
+        described["flows"] = len(FlowTable(table))
         described["counters"]["FLOWS_EVICTED"] = evicted(described["counters"], described["flows"])
     return described
 

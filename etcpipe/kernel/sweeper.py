@@ -1,9 +1,9 @@
 """Flows that ended, found by a thread that walks the kernel's table: no packet has to come.
 
-The table is read in slices of some thousand flows, a system call each, with pauses between
+The table is read in the kernel's memory, some thousand places at a time, with pauses between
 them: a round over everything takes PERIOD_S or, where the table is so large, as long as
-DUTY of one processor needs. Flows past their timeout are taken out one by one; the kernel
-hands out what it removes, so that a record has every packet of its flow.
+DUTY of one processor needs. Flows past their timeout are taken out, and a record says what they
+were after that.
 """
 
 import logging
@@ -14,15 +14,15 @@ from time import monotonic, monotonic_ns
 import numpy as np
 
 from etcpipe.errors import EtcpipeError
-from etcpipe.kernel import bpf, status
+from etcpipe.kernel import status
+from etcpipe.kernel.flow_table import FlowTable, Window
 from etcpipe.kernel.settings import TapSettings
-from etcpipe.layout import END_REASONS, ENUMS, FLOW_KEY, FLOW_RECORD, FLOW_STATE
+from etcpipe.layout import END_REASONS, ENUMS, FLOW_RECORD
 
 log = logging.getLogger(__name__)
 
 PERIOD_S = 5.0
 DUTY = 0.05
-SLICE_FLOWS = 4096
 # The clock of packets past the first N lags by a tick of up to 10 ms.
 SLACK_NS = 20_000_000
 
@@ -37,7 +37,7 @@ class Sweeper:
     """Takes ended flows out of a tap's table; a context manager around its thread.
 
     Args:
-        flows_fd: the table.
+        table: of a tap.
         settings: its timeouts.
         counters_fd: the tap's packet_counters, to count FLOWS_ENDED where others see it and
             a later consumer goes on; None: nowhere but in `counters`.
@@ -49,22 +49,21 @@ class Sweeper:
         on_records: may be changed at any time.
         on_slice, on_round: called with each slice of the table, (n,) FLOW_KEY and (n,)
             FLOW_STATE, and after the last one; from the sweeper's thread.
-        counters: FLOWS_ENDED, FLOWS_ACTIVE (interim records), and FLOWS_CUT: taken out while
-            a packet came, which began a new flow then.
+        counters: FLOWS_ENDED, and FLOWS_ACTIVE (interim records).
         failure: what ended the thread early, an error of on_records.
     """
 
     def __init__(
         self,
-        flows_fd: int,
+        table: FlowTable,
         settings: TapSettings,
         on_records: Callable[[np.ndarray], None] | None = None,
         period_s: float = PERIOD_S,
         counters_fd: int | None = None,
     ):
-        self.counters = {"FLOWS_ENDED": 0, "FLOWS_ACTIVE": 0, "FLOWS_CUT": 0}
+        self.counters = {"FLOWS_ENDED": 0, "FLOWS_ACTIVE": 0}
         self.failure: Exception | None = None
-        self._fd, self._counters_fd = flows_fd, counters_fd
+        self._table, self._counters_fd = table, counters_fd
         self._limits_ns = {
             name: np.int64(getattr(settings, f"{name}_timeout_s") * 1e9)
             for name in ("establish", "idle", "active", "tombstone")
@@ -97,10 +96,10 @@ class Sweeper:
 
     def rest(self) -> None:
         """Report every flow that is left, as it is now; the table stays as it is."""
-        for keys, states in bpf.slices(self._fd, FLOW_KEY, FLOW_STATE, SLICE_FLOWS):
-            reasons, _ = self._judge(states, monotonic_ns())
+        for window in self._table.windows():
+            reasons, _ = self._judge(window.states, monotonic_ns())
             reasons[reasons == ACTIVE] = SOURCE
-            self._report(_records(keys, states, reasons))
+            self._report(_records(window.keys, window.states, reasons))
 
     def _run(self) -> None:
         try:
@@ -118,23 +117,26 @@ class Sweeper:
         now, before = monotonic_ns(), self._round_ns
         self._round_ns = now
         started = monotonic()
-        for keys, states in bpf.slices(self._fd, FLOW_KEY, FLOW_STATE, SLICE_FLOWS):
+        for window in self._table.windows():
             if self.on_slice:
-                self.on_slice(keys, states)
-            self._sweep_slice(keys, states, now, before)
+                self.on_slice(window.keys, window.states)
+            self._sweep_window(window, now, before)
             yield monotonic() - started
             started = monotonic()
         if self.on_round:
             self.on_round()
 
-    def _sweep_slice(self, keys: np.ndarray, states: np.ndarray, now: int, before: int) -> None:
+    def _sweep_window(self, window: Window, now: int, before: int) -> None:
+        keys, states = window.keys, window.states
         reasons, silent = self._judge(states, now)
         active = ~silent & self._is_due(states, now, before)
         if active.any():
             self.counters["FLOWS_ACTIVE"] += int(active.sum())
             self._report(_records(keys[active], states[active], np.full(active.sum(), ACTIVE)))
         if silent.any():
-            self._take_out(keys[silent], states[silent], reasons[silent])
+            taken, last = window.take(silent)
+            self._count_ended(len(taken))
+            self._report(_records(keys[taken], last, reasons[taken]))
 
     def _judge(self, states: np.ndarray, now: int) -> tuple[np.ndarray, np.ndarray]:
         """Return why each flow ended (ACTIVE: it did not), and whether: bpf/flows.h in NumPy."""
@@ -153,18 +155,6 @@ class Sweeper:
         first = states["first_ns"].astype(np.int64)
         limit = self._limits_ns["active"]
         return (now - first) // limit > np.maximum(before - first, 0) // limit
-
-    def _take_out(self, keys: np.ndarray, seen: np.ndarray, reasons: np.ndarray) -> None:
-        """Remove flows and report what they were at that moment."""
-        keys = np.ascontiguousarray(keys, FLOW_KEY)
-        states = np.zeros(len(keys), FLOW_STATE)
-        found = bpf.take(self._fd, keys, states)
-        self._count_ended(int(found.sum()))
-        cut = found & (
-            (states["last_ns"] != seen["last_ns"]) | (states["flow_id"] != seen["flow_id"])
-        )
-        self.counters["FLOWS_CUT"] += int(cut.sum())
-        self._report(_records(keys[found], states[found], reasons[found]))
 
     def _count_ended(self, n: int) -> None:
         self.counters["FLOWS_ENDED"] += n

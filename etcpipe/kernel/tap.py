@@ -23,12 +23,12 @@ from etcpipe.kernel import actions as actions_map
 from etcpipe.kernel import bpf, checks, filters, journal, links, modes, pins, programs, status
 from etcpipe.kernel import netns as namespaces
 from etcpipe.kernel.build import Build, Loaded, source_digest
+from etcpipe.kernel.flow_table import FlowTable
 from etcpipe.kernel.guard import explained, no_interrupt
 from etcpipe.kernel.journal import Journal, Lock
 from etcpipe.kernel.presence import Presence
 from etcpipe.kernel.settings import TapSettings
 from etcpipe.kernel.sweeper import Sweeper
-from etcpipe.layout import FLOW_KEY, FLOW_STATE
 
 __all__ = ["Tap", "TapSettings"]
 
@@ -192,7 +192,7 @@ class Tap:
     def sweeper(self, on_records: Callable[[np.ndarray], None] | None = None) -> Sweeper:
         """Return a thread to be, which ends flows and reports them; enter it to start it."""
         counters = self._maps["packet_counters"]
-        return Sweeper(self._maps["flows"], self.settings, on_records, counters_fd=counters)
+        return Sweeper(FlowTable(self._maps), self.settings, on_records, counters_fd=counters)
 
     def counters(self) -> dict[str, int]:
         """Return what PACKET_COUNTERS counted since the programs were loaded."""
@@ -213,10 +213,7 @@ class Tap:
         Returns:
             (n,) FLOW_STATE, zero where the flow is not in the table.
         """
-        states = np.zeros(len(keys), FLOW_STATE)
-        # whatever byte order NumPy made of the ports on the way, the table's is FLOW_KEY's
-        bpf.lookup(self._maps["flows"], np.asarray(keys, FLOW_KEY), states)
-        return states
+        return FlowTable(self._maps).find(keys)
 
     def flows_begun(self) -> np.ndarray:
         """Return (processors,) uint64, how many flows each has begun.

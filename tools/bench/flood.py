@@ -20,9 +20,9 @@ import os
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
+from packet_cost import table_bytes
 
 from etcpipe.kernel import bpf, programs, status
 from etcpipe.kernel.build import FILTER_SLOTS, Build, Loaded
@@ -44,9 +44,10 @@ from etcpipe.kernel.ebpf import (
     K,
     X,
 )
+from etcpipe.kernel.flow_table import FlowTable
 from etcpipe.kernel.settings import TapSettings
 from etcpipe.kernel.sweeper import Sweeper
-from etcpipe.layout import ACTION, FLOW_KEY, FLOW_STATE
+from etcpipe.layout import ACTION
 from etcpipe.policy.rules import verdict_words
 
 NO_DEVICE = 0x7FFFFFF0
@@ -145,7 +146,7 @@ class Flood:
         action = np.zeros(1, ACTION)
         action["flags"], action["mark"], action["mark_mask"] = ACTION_MARK, 7, 0xFF
         bpf.update(self._loaded.maps["actions"], np.ones(1, np.uint32), action)
-        _, states = bpf.entries(self._loaded.maps["flows"], FLOW_KEY, FLOW_STATE)
+        _, states = FlowTable(self._loaded.maps).entries()
         for flow_id in states["flow_id"]:
             self._store(int(flow_id) % SLOTS, int(flow_id), action=1)
 
@@ -168,16 +169,10 @@ class Flood:
         self._syn[SOURCE_AT : SOURCE_AT + 4] = address.to_bytes(4, "little")
         return took_ns
 
-    def table_bytes(self) -> int:
-        """Return the memory that the kernel charges for the table."""
-        text = Path(f"/proc/self/fdinfo/{self._loaded.maps['flows']}").read_text()
-        fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
-        return int(fields["memlock"])
-
     def sweep(self, establish_s: float) -> tuple[float, int]:
         """Return ms of a round over the full table, and how many half-open flows it ended."""
         settings = TapSettings(establish_timeout_s=establish_s)
-        sweeper = Sweeper(self._loaded.maps["flows"], settings)
+        sweeper = Sweeper(FlowTable(self._loaded.maps), settings)
         started = time.perf_counter()
         sweeper.sweep()
         return 1e3 * (time.perf_counter() - started), sweeper.counters["FLOWS_ENDED"]
@@ -193,7 +188,7 @@ def run(table: int, burst: int, syns: int, established: int) -> Result:
         flood.touch()
         flood.judge()
         flood.touch()
-        start, size = flood.counters(), flood.table_bytes()
+        start, size = flood.counters(), table_bytes(loaded)
         lost, touches, took_ns = [0, 0], 0, 0.0
         for _ in range(syns // burst):
             took_ns += flood.burst(burst)
@@ -215,7 +210,7 @@ def run(table: int, burst: int, syns: int, established: int) -> Result:
             flows_created=end["FLOWS_CREATED"] - start["FLOWS_CREATED"] - lost[0],
             table_full=end["PACKETS_TABLE_FULL"] - start["PACKETS_TABLE_FULL"],
             table_bytes_before=size,
-            table_bytes_after=flood.table_bytes(),
+            table_bytes_after=table_bytes(loaded),
             ns_a_syn=round(took_ns / (syns // burst * burst), 1),
             sweep_ms=round(sweep_ms, 1),
             ended=ended,

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from etcpipe.kernel import bpf, libbpf, programs, status
-from etcpipe.kernel.build import Build, Loaded, flow_entries
+from etcpipe.kernel.build import Build, Loaded
 from etcpipe.kernel.settings import TapSettings
 from etcpipe.layout import CONSTANTS
 
@@ -147,9 +147,7 @@ class Machine:
 
     def bytes_a_flow(self) -> float:
         """Return what the kernel holds for an entry of the large table, filled or not."""
-        fd = self._taps["large"].maps["flows"]
-        told = Path(f"/proc/self/fdinfo/{fd}").read_text()
-        return int(re.search(r"memlock:\s*(\d+)", told)[1]) / LARGE
+        return table_bytes(self._taps["large"]) / LARGE
 
     def _run(self, row: Row, name: str, runs: int, first: int, is_random: bool) -> int:
         """Return ns a run of a program on packets of `flows` flows from `first` on."""
@@ -165,6 +163,12 @@ class Machine:
 
     def _created(self, row: Row) -> int:
         return status.counters(self._taps[row.tap].maps["packet_counters"])["FLOWS_CREATED"]
+
+
+def table_bytes(tap: Loaded) -> int:
+    """Return the memory that the kernel charges for a tap's flow table."""
+    told = (Path(f"/proc/self/fdinfo/{tap.maps[name]}") for name in ("flows", "flow_tags"))
+    return sum(int(re.search(r"memlock:\s*(\d+)", text.read_text())[1]) for text in told)
 
 
 def measure(rows: list[Row], repeats: int, runs: int) -> tuple[dict[Row, Cost], float]:
@@ -233,7 +237,7 @@ def load_floors(entries: int) -> ctypes.c_void_p:
         handle = lib.bpf_object__open_file(os.fsencode(path), None)
     if not handle:
         raise SystemExit("bench: libbpf cannot read packet_cost.bpf.c's object")
-    sizes = {b"known": flow_entries(entries), b"hashed": flow_entries(entries), b"entries": entries}
+    sizes = {b"known": entries, b"hashed": entries, b"entries": entries}
     for name, size in sizes.items():
         lib.bpf_map__set_max_entries(lib.bpf_object__find_map_by_name(handle, name), size)
     if lib.bpf_object__load(handle):
