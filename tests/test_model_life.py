@@ -98,6 +98,8 @@ def test_a_model_is_replaced_and_comes_back_amid_traffic(wire, tmp_path):
     said_by = [event["etcpipe"]["model"].split("@")[0] for event in events]
     changes = [a for a, b in pairwise(said_by) if a != b]
     assert (said_by[0], said_by[-1], changes) == ("default", "default", ["default", "other"])
+    assert f"{wire.device}: load {other} by request; other@" in etcpipe.stderr
+    assert f"{wire.device}: rollback by request; default@" in etcpipe.stderr
     assert "lost: none" in etcpipe.stderr
     assert wire.leftovers() == []
 

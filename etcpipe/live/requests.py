@@ -95,7 +95,9 @@ class Requests:
             tap.set_policy(self._first_policy)
         else:
             raise UsageError(f"this etcpipe cannot {action!r}: attach anew with a newer one")
-        log.info("%s: %s by request", tap.device, action)
+        # whoever reads the service's journal must see who changed what answers, and when
+        asked = " ".join(filter(None, (action, self._request.get("file"))))
+        log.warning("%s: %s by request; %s answers", tap.device, asked, tap.model)
 
 
 def is_running(device: str, namespace: str | None) -> bool:
