@@ -58,6 +58,7 @@ DIFFERENT = {
     "ip_fragmented_garbage.pcap": ((6, 8742, 436900), f"{FRAGMENTS}; {TCP_HEADER}"),
     "ja3_lots_of_cipher_suites_2_anon.pcap": ((1, 27, 7018), CAPTURED),
     "kerberos_fuzz.pcapng": ((0, 0, 0), TCP_HEADER),
+    "lab-601.pcap": ((129, 6218, 4082297), f"{SHORT}: 128 bytes of each were kept"),
     "ndpi_match_string_subprotocol__error.pcapng": ((1, 14, 3511), SHORT),
     "reasm_crash_anon.pcapng": ((1, 208, 20647), f"{SHORT}; {TCP_HEADER}"),
     "reasm_segv_anon.pcapng": ((1, 82, 78052), CAPTURED),
