@@ -86,12 +86,14 @@ def changed_at(at: int, batches: list[PacketBatch]) -> tuple[Lanes, dict, dict]:
     return lanes, older, newest
 
 
+def take_over(wire: Wire, tap: live.Live, raw: Path) -> None:
+    """Change to a model amid a flow, and begin another."""
+    tap.set_model(tap.load_model(raw))
+    send(wire, [packet(LARGE)] * 6 + [packet(BETWEEN)] * LAST)
+
+
 def change_and_back(wire: Wire, tap: live.Live, answers: Answers, raw: Path) -> None:
     """Send a flow over the change to a model, one while it answers, and one after it."""
-
-    def change() -> None:
-        tap.set_model(tap.load_model(raw))
-        send(wire, [packet(LARGE)] * 6 + [packet(BETWEEN)] * LAST)
 
     def back() -> None:
         tap.roll_back_model()
@@ -99,7 +101,7 @@ def change_and_back(wire: Wire, tap: live.Live, answers: Answers, raw: Path) -> 
 
     send(wire, [packet(LARGE)] * 4)
     answers.until(
-        (lambda: answers.stored() == 4, change),
+        (lambda: answers.stored() == 4, lambda: take_over(wire, tap, raw)),
         (lambda: len(answers.said) == 2, back),
         (lambda: len(answers.said) == 3, tap.stop),
     )
@@ -144,10 +146,6 @@ def test_beside_a_shadow_a_model_may_see_the_bytes_that_are_kept_for_it(wire, tm
     ) as tap:
         answers = Answers(tap)
 
-        def change() -> None:
-            tap.set_model(tap.load_model(raw))
-            send(wire, [packet(LARGE)] * 6 + [packet(BETWEEN)] * LAST)
-
         def back() -> None:
             with pytest.raises(UsageError, match="needs mask 'none', attached is 'strict'"):
                 tap.set_model(tap.load_model(loose))
@@ -156,7 +154,7 @@ def test_beside_a_shadow_a_model_may_see_the_bytes_that_are_kept_for_it(wire, tm
 
         send(wire, [packet(LARGE)] * 4)
         answers.until(
-            (lambda: answers.stored() == 4, change),
+            (lambda: answers.stored() == 4, lambda: take_over(wire, tap, raw)),
             (lambda: len(answers.said) == 2, back),
             (lambda: tap.shadow_report()["flows"] == 3, tap.stop),
         )
