@@ -41,6 +41,8 @@ class Description:
         family_threshold: where no class is probable enough, a family is named whose classes have
             at least so much together.
         data: digest of the training rows.
+        captures: first 16 hex digits of the SHA-256 of each capture that it was trained on. Unlike
+            the rows, these do not change with the depth at which a capture is read.
         scores: what was measured when it was made.
     """
 
@@ -58,6 +60,7 @@ class Description:
     families: dict[str, tuple[str, ...]] = field(default_factory=dict)
     family_threshold: float = 1.0
     data: str = ""
+    captures: tuple[str, ...] = ()
     created: str = ""
     version: str = __version__
     format: int = FORMAT
@@ -89,12 +92,11 @@ def parse_description(text: str) -> Description:
     try:
         values = json.loads(text)
         known = {one.name for one in fields(Description)}
-        description = Description(**{k: v for k, v in values.items() if k in known})
+        description = _as_tuples(Description(**{k: v for k, v in values.items() if k in known}))
     except (ValueError, TypeError, AttributeError) as error:
         raise ModelError("its description cannot be read: make it again") from error
     if description.format != FORMAT:
         raise ModelError(f"of format {description.format}, this etcpipe reads format {FORMAT}")
-    description = _as_tuples(description)
     _check_settings(description)
     return description
 
@@ -103,6 +105,7 @@ def _as_tuples(description: Description) -> Description:
     values = vars(description) | {
         "classes": tuple(description.classes),
         "columns": tuple(description.columns),
+        "captures": tuple(description.captures),
         "families": {name: tuple(of) for name, of in description.families.items()},
     }
     return Description(**values)

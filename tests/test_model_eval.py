@@ -177,6 +177,17 @@ def test_what_the_model_was_trained_on_is_refused_unless_meant(model, recordings
     assert "macro-F1 1.000" in etcpipe("eval", model, recordings, "--i-know-this-leaks").output
 
 
+def test_a_capture_of_the_training_among_others_is_refused(model, recordings, tmp_path):
+    other = write_recordings(tmp_path, first_seed=50)
+    (other / "2.pcap").write_bytes((recordings / "1.pcap").read_bytes())
+    done = etcpipe("eval", model, other)
+    assert f"was trained on {other / '2.pcap'}: " in str(done.exception)
+    etcpipe("dataset", "build", other, "-o", tmp_path / "built")
+    (other / "2.pcap").unlink()
+    done = etcpipe("eval", model, tmp_path / "built")
+    assert "2.pcap: " in str(done.exception)  # the folder notes the digests of its captures
+
+
 def test_depths_that_cannot_be_are_refused(model, tmp_path):
     other = write_recordings(tmp_path, first_seed=50)
     assert "depth 11" in str(etcpipe("eval", model, other, "--depths", "11").exception)

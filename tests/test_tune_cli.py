@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from labelled import SERVERS, write_capture, write_recordings
 
 from etcpipe.cli.command import cli
-from etcpipe.errors import EtcpipeError
+from etcpipe.errors import EtcpipeError, UsageError
 
 pytest.importorskip("lightgbm", reason="a search needs etcpipe[tune]")
 pytest.importorskip("optuna", reason="a search needs etcpipe[tune]")
@@ -336,3 +336,14 @@ def test_a_cascade_takes_its_stages_from_a_front(recordings, tmp_path, priced):
     written = (tmp_path / "cascade.toml").read_text()
     assert f"packets = {depth}" in written
     assert f'model = "best/models/{model.name}"' in written
+
+
+def test_a_cascade_of_a_front_is_not_judged_on_captures_of_its_search(recordings, tmp_path, priced):
+    assert tune(recordings, "-o", tmp_path / "best", "--budget", 3, "--depth", 6).exit_code == 0
+    depths = [n for n, _ in fronts.models_by_depth(load_front(tmp_path / "best"), tmp_path)]
+    assert depths != [6]  # so the rows that the cascade reads are others than those of the search
+    line = ["cascade", "fit", "--front", tmp_path / "best", recordings, "-o", tmp_path / "c.toml"]
+    done = CliRunner().invoke(cli, [*map(str, line)])
+    assert isinstance(done.exception, UsageError)
+    assert "0.pcap and 3 more of these captures" in str(done.exception)
+    assert not (tmp_path / "c.toml").exists()

@@ -14,7 +14,6 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, BinaryIO
@@ -24,7 +23,7 @@ import numpy as np
 from etcpipe import __version__
 from etcpipe.dataset.reading import Chunk, OnProgress, read_chunks, views_wanted
 from etcpipe.dataset.recordings import Recording
-from etcpipe.dataset.rows import Dataset, Input
+from etcpipe.dataset.rows import Dataset, Input, file_digest
 from etcpipe.errors import CaptureError, OutputError, UsageError
 from etcpipe.gpu.views import VIEWS, schema_hash
 
@@ -182,7 +181,7 @@ def verify(folder: Path) -> None:
     """
     read_manifest(folder)
     for name, expected in json.loads((folder / MANIFEST).read_text())["files"].items():
-        if not (folder / name).is_file() or _digest(folder / name) != expected:
+        if not (folder / name).is_file() or file_digest(folder / name) != expected:
             raise UsageError(f"{folder / name} is not what was written: build the dataset again")
 
 
@@ -234,12 +233,12 @@ class _Writer:
             "captures": [
                 {
                     "path": str(recordings[i].path),
-                    "sha256": _digest(recordings[i].path),
+                    "sha256": file_digest(recordings[i].path),
                     "flows": int(size),
                 }
                 for i, size in zip(used, sizes, strict=True)
             ],
-            "files": {one.name: _digest(one) for one in sorted(self._folder.glob("*.npy"))},
+            "files": {one.name: file_digest(one) for one in sorted(self._folder.glob("*.npy"))},
         }
 
 
@@ -284,11 +283,3 @@ def _map(path: Path, flows: int) -> np.ndarray:
     if len(rows) != flows:
         raise UsageError(f"{path} has {len(rows)} rows instead of {flows}: build the dataset again")
     return rows
-
-
-def _digest(path: Path) -> str:
-    digest = sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()

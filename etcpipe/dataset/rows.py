@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -137,3 +138,26 @@ class Dataset:
             digest.update(np.ascontiguousarray(array).data)
         digest.update("\n".join(self.classes).encode())
         return digest.hexdigest()[:16]
+
+    def short_capture_digests(self) -> tuple[str, ...]:
+        """Return the first 16 hex digits of each of capture_digests(), sorted."""
+        return tuple(sorted(digest[:16] for digest in self.capture_digests()))
+
+    def capture_digests(self) -> dict[str, str]:
+        """Return SHA-256 -> name of the captures: as a built folder notes them, else of files.
+
+        A capture that is neither noted nor a file any more is left out.
+        """
+        if self.digests:
+            return dict(zip(self.digests, self.captures, strict=True))
+        files = [Path(name) for name in self.captures]
+        return {file_digest(file): str(file) for file in files if file.is_file()}
+
+
+def file_digest(path: Path) -> str:
+    """Return a file's SHA-256 in hex."""
+    digest = hashlib.sha256()  # hashlib.file_digest is of Python 3.11
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()

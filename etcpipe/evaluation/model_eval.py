@@ -17,16 +17,33 @@ BINS = 15
 
 
 def check_unseen(model: Model, dataset: Dataset) -> None:
-    """Check that a model was not trained on these flows.
+    """Check that a model was not trained on these flows, or on others of their captures.
+
+    The rows of a capture change with the depth at which it is read, its digest does not. Files
+    of models that were made before they named their captures are compared by rows alone.
 
     Raises:
         UsageError: it was.
     """
     if model.description.data == dataset.digest():
-        raise UsageError(
-            f"{model} was trained on these flows: `etcpipe model show` has its scores on "
-            "captures held out, or give others"
-        )
+        seen = "these flows"
+    elif captures := _captures_seen(model, dataset):
+        more = f" and {len(captures) - 1} more of these captures" if len(captures) > 1 else ""
+        seen = f"{captures[0]}{more}"
+    else:
+        return
+    raise UsageError(
+        f"{model} was trained on {seen}: `etcpipe model show` has its scores on "
+        "captures held out, or give others"
+    )
+
+
+def _captures_seen(model: Model, dataset: Dataset) -> list[str]:
+    """Return the captures of a dataset that a model was trained on."""
+    known = set(model.description.captures)
+    if not known:
+        return []
+    return [name for digest, name in dataset.capture_digests().items() if digest[:16] in known]
 
 
 def evaluate_model(model: Model, dataset: Dataset, seed: int = 1) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from etcpipe.training.learner import Tell, tell_nobody
 from etcpipe.training.network_rounds import Quality, Rounds
 from etcpipe.training.network_steps import LossOf, Rows, Steps, choose_device, repeatable
 from etcpipe.training.networks import SCORED_AT_ONCE
-from etcpipe.training.pretrained import Pretrained, digests
+from etcpipe.training.pretrained import Pretrained
 from etcpipe.zoo import ARCHS
 from etcpipe.zoo.network import ZooNetwork
 
@@ -70,7 +70,7 @@ def pretrain(dataset: Dataset, settings: Settings, tell: Tell = tell_nobody) -> 
     return Pretrained(
         arch=arch.name,
         schema_hash=schema_hash(VIEWS[arch.view], settings.input.first_n, settings.mask),
-        captures=tuple(sorted(digests(dataset))),
+        captures=tuple(sorted(dataset.capture_digests())),
         report={"flows": len(rows), "held_out_flows": len(held_out)}
         | _loss_report(run, before)
         | network.facts(),

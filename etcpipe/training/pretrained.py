@@ -1,12 +1,11 @@
 """Weights that were trained without labels, as a file: NumPy arrays and a description."""
 
-import hashlib
 import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -65,25 +64,6 @@ def load(path: Path) -> Pretrained:
         ) from error
 
 
-def digests(dataset: Dataset) -> dict[str, str]:
-    """Return SHA-256 -> name of captures: as their folder notes them, else of files here."""
-    if dataset.digests:
-        return dict(zip(dataset.digests, dataset.captures, strict=True))
-    found = {}
-    for name in dataset.captures:
-        if Path(name).is_file():
-            with open(name, "rb") as file:
-                found[_sha256(file)] = name
-    return found
-
-
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()  # hashlib.file_digest is of Python 3.11
-    while part := file.read(1 << 20):
-        digest.update(part)
-    return digest.hexdigest()
-
-
 def check_disjoint(pretrained: Pretrained, dataset: Dataset) -> None:
     """Check that no capture that scores come from was seen in the pre-training.
 
@@ -91,7 +71,7 @@ def check_disjoint(pretrained: Pretrained, dataset: Dataset) -> None:
         UsageError: one was.
     """
     seen = set(pretrained.captures)
-    for digest, name in digests(dataset).items():
+    for digest, name in dataset.capture_digests().items():
         if digest in seen:
             raise UsageError(
                 f"{name} was in the pre-training, so its scores would be too good: leave it out"

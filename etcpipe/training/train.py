@@ -259,6 +259,7 @@ def describe(
         threshold=threshold,
         families=family_choice.chosen(settings.families, dataset.classes),
         data=dataset.digest(),
+        captures=dataset.short_capture_digests(),
         created=made_at(),
         scores=scores,
     )

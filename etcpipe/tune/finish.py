@@ -101,10 +101,10 @@ def points_of(
         (folder / MODELS).mkdir(parents=True, exist_ok=True)
         for old in (folder / MODELS).glob("*.onnx"):
             old.unlink()
-        points = []
+        points, captures = [], evaluator.flows.dataset.short_capture_digests()
         for i, one in enumerate(finals):
             points.append(replace(_point(evaluator, one, i), knee=i == at_knee, chosen=one is best))
-            (folder / points[-1].model).write_bytes(_model(evaluator, one, i))
+            (folder / points[-1].model).write_bytes(_model(evaluator, one, i, captures))
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror}") from error
     return points
@@ -133,7 +133,7 @@ def _point(evaluator: Evaluator, one: Final, number: int) -> Point:
     )
 
 
-def _model(evaluator: Evaluator, one: Final, number: int) -> bytes:
+def _model(evaluator: Evaluator, one: Final, number: int, captures: tuple[str, ...]) -> bytes:
     choice = one.measured.choice
     rows = evaluator.rows(choice)
     fitted = evaluator.fit(choice, rows, np.ones(len(rows), bool))
@@ -141,7 +141,7 @@ def _model(evaluator: Evaluator, one: Final, number: int) -> bytes:
     description = evaluator.describe(
         choice, f"point-{number}", evaluator.calibrate(choice), {**scores, "arch": "tune"}
     )
-    return fitted.to_onnx(rows.shape[1], description)
+    return fitted.to_onnx(rows.shape[1], replace(description, captures=captures))
 
 
 def fixed_choices(
