@@ -158,13 +158,13 @@ def test_models_that_do_not_fit_are_refused(cascade, tmp_path):
     with pytest.raises(UsageError, match="a model or a cascade, not both"):
         offline.classify(LAB, "default", cascade=cascade)
     write_model(tmp_path / "3.onnx", 3, classes=("small", "large"))
-    with pytest.raises(ModelError, match="stage 1: model at3 differs in classes from at10"):
+    with pytest.raises(ModelError, match="toml: stage 1: model at3 differs in classes from at10"):
         offline.classify(LAB, cascade=cascade)
     write_model(tmp_path / "3.onnx", 2, name="short")
     with pytest.raises(ModelError, match="stage 1: waits for 3 packets, model short looks at 2"):
         offline.classify(LAB, cascade=cascade)
     (tmp_path / "3.onnx").unlink()
-    with pytest.raises(ModelError, match=r"no model 3\.onnx"):
+    with pytest.raises(ModelError, match=r"cascade\.toml: stage 1: no model 3\.onnx"):
         offline.classify(LAB, cascade=cascade)
     nobody = Stage(1, "10.onnx", rule=Rule("per_class", 0.5, {"nobody": 0.5}))
     Cascade((nobody, Stage(10, "10.onnx"))).save(cascade)

@@ -1,6 +1,7 @@
 """A cascade that was opened: its models are loaded, and fit each other."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -149,13 +150,23 @@ def load(path: str | PathLike[str], device: str = "cpu") -> CascadeModel:
             raise ModelError(f"model {path}: holds no cascade: give its cascade.toml")
         return found
     cascade = stages.load(path)
-    paths = files(cascade, Path(path).parent)
-    contents = [models.read(file) for file in paths]
-    loaded = [
-        models.opened(one, f"model {file}", device=device)
-        for one, file in zip(contents, paths, strict=True)
-    ]
-    return _served(cascade, loaded, contents)
+    with _named(path):
+        paths = files(cascade, Path(path).parent)
+        contents = [models.read(file) for file in paths]
+        loaded = [
+            models.opened(one, f"model {file}", device=device)
+            for one, file in zip(contents, paths, strict=True)
+        ]
+        return _served(cascade, loaded, contents)
+
+
+@contextmanager
+def _named(place: str | PathLike[str]) -> Iterator[None]:
+    """Put the name of a cascade's file, or of a part of it, in front of an error message."""
+    try:
+        yield
+    except (ModelError, UsageError) as error:
+        raise type(error)(f"{place}: {error}") from error
 
 
 def load_inside(path: str | PathLike[str] | None, device: str = "cpu") -> CascadeModel | Model:
@@ -244,7 +255,11 @@ def files(cascade: Cascade, folder: Path) -> list[Path]:
     Raises:
         ModelError: one is missing.
     """
-    return [models.find(_beside(folder, stage.model)) for stage in cascade.stages]
+    found = []
+    for i, stage in enumerate(cascade.stages):
+        with _named(f"stage {i}"):
+            found.append(models.find(_beside(folder, stage.model)))
+    return found
 
 
 def _beside(folder: Path, name: str) -> str:
