@@ -7,8 +7,10 @@ import pytest
 from cuda_device import ON, device
 from cuda_shim import ShimDevice, library
 from frames import ACK, FIN, RST, SYN, batch, ether, ipv4, ipv6, rows_of, split, tcp, udp
-from test_cuda_agree import ORDERS
-from test_regroup_agree import cuts, random_frame
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_cuda_agree import MORE, ORDERS
+from test_regroup_agree import LINK_HEADERS, cuts, random_frame, random_packets
 
 from etcpipe.batch import PacketBatch
 from etcpipe.capture import Capture
@@ -104,6 +106,61 @@ def test_both_directions_and_both_versions_by_hand(on):
     assert full.packets["direction"].tolist() == [[0, 1]]
     assert rest.packets["present"].tolist() == [[1, 0]]
     assert rest.key["a_port"][0] == 1025
+
+
+@pytest.mark.parametrize("on", ON)
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(i, marks=MORE) for i in range(2, 8))])
+def test_packets_with_options_tunnels_and_cuts(on, seed):
+    """Packets of which the ring kept a part, super-packets, and times that run backwards."""
+    rng = random.Random(f"sort {seed}")
+    batches = split(random_packets(rng, 1200, 60), cuts(rng, 1200))[:30]
+    expected = outputs("reference", batches)
+    assert expected[2]["FLOWS_CREATED"] > 50 < expected[2]["REGROUP_UNPARSED"]
+    assert outputs(on, batches, seed) == expected
+
+
+@pytest.mark.parametrize("on", ON)
+@settings(max_examples=40, deadline=None)
+@given(
+    frames=st.lists(st.binary(max_size=120), min_size=1, max_size=20),
+    wire_len=st.integers(0, 2**32 - 1),
+    link_type=st.sampled_from([*LINK_HEADERS, 9999]),
+    segment_len=st.sampled_from([0, 1, 1448, 65535]),
+)
+def test_garbage_is_read_alike(on, frames, wire_len, link_type, segment_len):
+    columns = {"wire_len": wire_len, "segment_len": segment_len}
+    packets = batch([{"frame": frame, **columns} for frame in frames], link_type)
+    assert outputs(on, [packets]) == outputs("reference", [packets])
+
+
+@pytest.mark.parametrize("on", ON)
+def test_a_trickle_is_closed_by_the_clock(on):
+    times = [i / 20 for i in range(40)]
+    packets = [{"frame": segment(i % 15), "at": at} for i, at in enumerate(times)]
+    batches = split(batch(packets), [1] * 40)
+    expected = outputs("reference", batches)
+    assert sum(len(rows) for rows in expected[0]) > 10
+    assert outputs(on, batches) == expected
+
+
+@pytest.mark.parametrize("on", ON)
+@pytest.mark.parametrize("sizes", [[8], [4, 4], [3, 3, 2], [1] * 8], ids=str)
+def test_a_tuple_that_is_used_again_is_another_flow(on, sizes):
+    once = [(SYN, b"", False), (ACK, b"one", False), (FIN, b"", False), (FIN, b"", True)]
+    again = [(SYN, b"", False), (ACK, b"two", False), (ACK, b"2", True), (RST, b"", False)]
+    packets = [{"frame": segment(1, *one), "at": i / 1e3} for i, one in enumerate(once + again)]
+    regroup = SortRegroup(6, rules=RULES, device="reference")
+    if on != "reference":
+        regroup._backend = flow_sort_gpu.Backend(regroup.settings, RULES, device(on))
+    parts = [*map(regroup.add, split(batch(packets), sizes)), regroup.flush()]
+    directions = {
+        int(part.flow_id[i]): part.packets["direction"][i][part.packets["present"][i] != 0].tolist()
+        for part in parts
+        for i in range(len(part))
+    }
+    assert directions == {1: [0], 2: [0, 1]}
+    counters = regroup.counters
+    assert (counters["FLOWS_CREATED"], counters["FLOWS_RESTARTED"]) == (1, 1)
 
 
 @pytest.mark.parametrize("flows", [5, 100])
