@@ -8,8 +8,10 @@ from collections.abc import Callable
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from etcpipe.gpu.views import VIEWS
+
 CLASSES = 5
-TYPES = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT}
+TYPES = {"uint8": TensorProto.UINT8, "int8": TensorProto.INT8, "float32": TensorProto.FLOAT}
 
 
 class Graph:
@@ -76,6 +78,15 @@ def mlp(columns: int = 48) -> bytes:
     return graph.model("float32", (columns,), graph.dense(value, 64, CLASSES))
 
 
+def bits() -> bytes:
+    """Two layers over nPrint's bits of the headers, [10, 1536] int8 of -1, 0 and 1."""
+    shape = VIEWS["bits"].shape
+    graph, inputs = Graph(4), int(np.prod(shape))
+    value = graph.shaped(graph("Cast", "rows", to=TensorProto.FLOAT), -1, inputs)
+    value = graph("Relu", graph.dense(value, inputs, 16))
+    return graph.model("int8", shape, graph.dense(value, 16, CLASSES))
+
+
 def transformer() -> bytes:
     """One block with one head of attention over the seq view, [30, 3] float32."""
     graph, width = Graph(3), 32
@@ -95,7 +106,12 @@ def _normal(graph: Graph, value: str, width: int = 32) -> str:
     return graph("LayerNormalization", value, graph.constant(ones), graph.constant(zeros), axis=-1)
 
 
-NETWORKS: dict[str, Callable[[], bytes]] = {"cnn": cnn, "mlp": mlp, "transformer": transformer}
+NETWORKS: dict[str, Callable[[], bytes]] = {
+    "cnn": cnn,
+    "mlp": mlp,
+    "bits": bits,
+    "transformer": transformer,
+}
 
 
 def rows_for(runner, flows: int, seed: int = 0) -> np.ndarray:
@@ -104,4 +120,6 @@ def rows_for(runner, flows: int, seed: int = 0) -> np.ndarray:
     shape = (flows, *runner.input_shape)
     if runner.input_dtype == "uint8":
         return rng.integers(0, 256, shape, np.uint8)
+    if runner.input_dtype == "int8":
+        return rng.integers(-1, 2, shape, np.int8)
     return rng.normal(size=shape).astype(np.float32)

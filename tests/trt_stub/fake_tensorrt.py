@@ -265,9 +265,12 @@ class IExecutionContext(Noted):
 
 
 def nptype(dtype):
-    return {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(double)": np.float64}[
-        dtype
-    ]
+    return {
+        "tensor(float)": np.float32,
+        "tensor(uint8)": np.uint8,
+        "tensor(int8)": np.int8,
+        "tensor(double)": np.float64,
+    }[dtype]
 
 
 def _session(model):
