@@ -10,14 +10,11 @@ from etcpipe.gpu.views import MASKS, MISSING, VIEWS, Column, View
 
 HEAD = """# Features: the views of a flow
 
-Printed from `gpu/views.py` and `gpu/features.py` by `tools/features_doc.py`; change it there.
-`gpu/views_cpu.py` and `gpu/features_cpu.py` are the definition in NumPy. Columns about whole
-flows (`stats`, `features`) are computed in C (`etcpipe/native/feature_rows.c`), which gives the
-same bits and does only what the chosen columns need: the states at the end of this page.
+This page is the reference of what a model can see of a flow: every view with its columns.
 
-A view is what a model sees of a flow's first packets: those that count (by default TCP and UDP
-packets with payload), in order of their rank, as many as the model's `first_n`. A packet that was
-lost on the way is left out.
+A *view* is a kind of model input. It is made from a flow's first packets: those that count (by
+default TCP and UDP packets with payload), in order of their rank, as many as the model's
+`first_n`. A packet that was lost on the way is left out.
 
 - A count or a sum of nothing is 0; any other statistic of nothing is {missing:g}, never NaN.
 - Time is the packets' own clock; a step back counts as no time.
@@ -25,9 +22,19 @@ lost on the way is left out.
 - Sizes are IP lengths, headers included.
 - A row has the same bits in whatever batch it is computed, so training and serving agree.
 
+`gpu/views_cpu.py` and `gpu/features_cpu.py` define the views in NumPy. Columns about whole flows
+(`stats`, `features`) are computed in C (`etcpipe/native/feature_rows.c`), which gives the same
+bits and computes only what the chosen columns need: the states at the [end of this
+page](#what-is-kept-of-a-flow). `tools/features_doc.py` prints this page from `gpu/views.py` and
+`gpu/features.py`: change it there.
+
+| view | shape | what it is |
+| --- | --- | --- |
+{views}
+
 ## Masks
 
-What a model may not see. The bytes of `raw` follow the same masks by parsed field
+A mask says what a model may not see. The bytes of `raw` follow the same masks by parsed field
 (`gpu/mask.py`).
 
 | mask | hides | columns of `stats` left |
@@ -37,21 +44,22 @@ What a model may not see. The bytes of `raw` follow the same masks by parsed fie
 
 # What a view's summary cannot say.
 NOTES = {
-    "bits": """A part stands at its greatest length; a column is a bit, highest first: 0, 1, or -1
-where the packet has no such header, option or byte. `nprint -4 -6 -t -u -p 24` has these
-columns by these names. Other than nPrint:
+    "bits": """Each part has room for its greatest length. A column is a bit, highest first: 0, 1,
+or -1 if the packet has no such header, option or byte. `nprint -4 -6 -t -u -p 24` has the same
+columns under the same names. The differences from nPrint are:
 
-- bytes are masked as those of `raw`: what `strict` makes zero in a header (addresses, ports,
+- Bytes are masked as those of `raw`: what `strict` makes zero in a header (addresses, ports,
   sequence numbers, IP id, TTL, TOS, window, checksums, values of options) is zeros, and hidden
-  payload is ones;
-- a row has the first ten packets that count beside each other; one that never came is all -1;
-- TCP and UDP stand in their places behind extension headers of IPv6, which have no columns;
-- there is no ICMP, as it makes no flows here; what a capture cut off is -1.""",
+  payload is ones.
+- A row has the first ten packets that count beside each other; one that never came is all -1.
+- TCP and UDP are in their places after extension headers of IPv6, which have no columns.
+- There is no ICMP, as it makes no flows here. What a capture cut off is -1.""",
 }
 
-KEPT = """Whoever computes columns keeps the states that they name, and those that these build on:
-no others. Fields are those of `struct packet_fields` (`bpf/etcpipe.h`). All are whole numbers;
-what is a mean, a deviation, a share or an entropy is finished from them afterwards.
+KEPT = """To compute columns, the states that they name are kept for each flow, with those that
+these build on, and no others. Fields are those of `struct packet_fields` (`bpf/etcpipe.h`). All
+states are whole numbers; means, deviations, shares and entropies are computed from them
+afterwards.
 """
 
 
@@ -62,7 +70,12 @@ def main() -> None:
         f"| `{mask}` | {', '.join(sorted(hidden)) or 'nothing'} | {len(stats.column_names(mask))} |"
         for mask, hidden in MASKS.items()
     )
-    print(HEAD.format(missing=MISSING, masks=masks), end="")
+    views = "\n".join(
+        f"| [{view.name}](#{_title(view).replace(':', '').replace(' ', '-')}) | {_shape(view)} "
+        f"| {_sentence(view.summary)} |"
+        for view in VIEWS.values()
+    )
+    print(HEAD.format(missing=MISSING, views=views, masks=masks), end="")
     for view in VIEWS.values():
         print(section(view), end="")
     print(states(), end="")
@@ -70,8 +83,7 @@ def main() -> None:
 
 def section(view: View) -> str:
     """Return the part of the page about one view."""
-    shape = " x ".join(map(str, view.shape))
-    lines = ["", f"## {view.name}: {shape} {view.dtype}", "", _sentence(view.summary)]
+    lines = ["", f"## {_title(view)}", "", _sentence(view.summary)]
     lines += ["", NOTES[view.name]] if view.name in NOTES else []
     if view.name == "features":
         columns = view.columns[len(VIEWS["stats"].columns) :]
@@ -113,6 +125,14 @@ def states() -> str:
         reads, needs = (" ".join(f"`{n}`" for n in names) for names in (state.reads, state.needs))
         lines.append(f"| `{state.name}` | {state.what} | {reads} | {needs} |")
     return "\n".join([*lines, ""])
+
+
+def _title(view: View) -> str:
+    return f"{view.name}: {_shape(view)} {view.dtype}"
+
+
+def _shape(view: View) -> str:
+    return " x ".join(map(str, view.shape))
 
 
 def _sentence(text: str) -> str:
