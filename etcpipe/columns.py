@@ -1,7 +1,10 @@
 """The arrays behind a source's PacketBatches, allocated once and filled by C."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
+from etcpipe import _native
 from etcpipe.batch import LINKTYPE_ETHERNET, PacketBatch
 
 # The order of struct packet_columns in etcpipe/native/columns.h.
@@ -19,6 +22,21 @@ DTYPES = {
 }
 
 
+def address_of(array: np.ndarray) -> int:
+    """Return where an array begins, for C; see etcpipe/native/address.c on what this saves.
+
+    Raises:
+        ValueError: the array is not contiguous.
+    """
+    # as bytes where it has fields: NumPy would describe each of them
+    return _native.address(array if array.dtype.names is None else array.view(np.uint8))
+
+
+def addresses_of(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    """Return (arrays,) uint64, where each of them begins."""
+    return np.array([address_of(array) for array in arrays], np.uint64)
+
+
 class PacketColumns:
     """Room for `capacity` packets.
 
@@ -29,8 +47,8 @@ class PacketColumns:
     def __init__(self, capacity: int):
         self.capacity = capacity
         self._arrays = {name: np.zeros(capacity, dtype) for name, dtype in DTYPES.items()}
-        self._addresses = np.array([a.ctypes.data for a in self._arrays.values()], np.uint64)
-        self.address = self._addresses.ctypes.data
+        self._addresses = addresses_of(self._arrays.values())
+        self.address = address_of(self._addresses)
         self._live: dict[int, PacketBatch] = {}
 
     def batch(

@@ -12,6 +12,7 @@ import numpy as np
 
 from etcpipe import _native, layout
 from etcpipe.batch import FlowBatch
+from etcpipe.columns import address_of
 from etcpipe.gpu.features import STATISTICS, closure
 from etcpipe.gpu.features_cpu import LOG2
 from etcpipe.gpu.features_states import FIRST_K, FLAGS, QUANTITIES, SIDES, STATES
@@ -45,9 +46,9 @@ def rows(flows: FlowBatch, depth: int, columns: tuple[str, ...]) -> np.ndarray:
     key = np.ascontiguousarray(flows.key, FLOW_KEY)
     initiator = np.ascontiguousarray(flows.initiator, np.uint8)
     table = np.empty((len(flows), len(columns)), np.float32)
-    addresses = (array.ctypes.data for array in (key, initiator, packets, table))
-    work = np.array((*addresses, *packets.shape), RECORDS["feature_flows"])
-    _native.features_compute(plan.at_depth(depth), work.ctypes.data)
+    addresses = map(address_of, (key, initiator, packets, table))
+    work = np.array([(*addresses, *packets.shape)], RECORDS["feature_flows"])
+    _native.features_compute(plan.at_depth(depth), address_of(work))
     return table
 
 
@@ -79,10 +80,10 @@ class Plan:
     def at_depth(self, depth: int) -> int:
         """Return the address of a struct feature_plan that lives as long as the plan."""
         if depth not in self._at_depth:
-            addresses = (array.ctypes.data for array in (self.lanes, self.values, LOG2))
+            addresses = map(address_of, (self.lanes, self.values, LOG2))
             counts = len(self.lanes), len(self.values), self.parts, min(depth, _PACKETS_MAX)
-            record = np.array((*addresses, *counts), RECORDS["feature_plan"])
-            self._at_depth[depth] = record.ctypes.data, record
+            record = np.array([(*addresses, *counts)], RECORDS["feature_plan"])
+            self._at_depth[depth] = address_of(record), record
         return self._at_depth[depth][0]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from etcpipe import _native
 from etcpipe.batch import FlowBatch
+from etcpipe.columns import address_of
 from etcpipe.gpu import onnx_trees
 from etcpipe.gpu.inference import check_rows, infer_on_host
 from etcpipe.gpu.tree_plan import ANSWER, Plan
@@ -53,8 +54,8 @@ class TreesRunner:
         rows = np.ascontiguousarray(rows)
         check_rows(self, rows)
         scores = np.empty((len(rows), self.plan.classes), np.float32)
-        sizes = len(rows), self.plan.columns
-        _native.trees_score(self.plan.address, rows.ctypes.data, scores.ctypes.data, *sizes)
+        places = self.plan.address, address_of(rows), address_of(scores)
+        _native.trees_score(*places, len(rows), self.plan.columns)
         return scores
 
     def infer_device(self, rows: Any, stream: Any) -> Any:
@@ -92,21 +93,20 @@ class Judge:
         rows = np.ascontiguousarray(model.rows(flows))
         check_rows(self._runner, rows)
         packets = np.ascontiguousarray(flows.packets, PACKET_FIELDS)
-        room = np.empty(n * ANSWER.itemsize, np.uint8)
+        said = np.empty(n, ANSWER)
         shares = None if model.shares is None else np.empty((n, plan.classes), np.float32)
         _native.trees_judge(
             plan.address,
-            _native.address(rows),
-            packets.ctypes.data,
-            _native.address(model.family_of),
-            _native.address(room),
-            0 if shares is None else _native.address(shares),
+            address_of(rows),
+            address_of(packets),
+            address_of(model.family_of),
+            address_of(said),
+            0 if shares is None else address_of(shares),
             *(n, plan.columns, packets.shape[1], model.first_n, self._unknown),
             *(model.temperature, model.threshold, model.family_threshold),
         )
         if model.shares is not None and shares is not None:
             model.shares.add(flows.flow_id, shares)
-        said = room.view(ANSWER)
         return Answers(
             label=said["label"].view(np.int16),
             probability=said["probability"].view(np.float32),

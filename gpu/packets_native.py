@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from etcpipe import _native
 from etcpipe.batch import FlowBatch
+from etcpipe.columns import address_of
 from etcpipe.layout import FLOW_KEY, PACKET_FIELDS
 
 
@@ -24,5 +24,5 @@ class KeptPackets:
         self._keys = np.ascontiguousarray(flows.key, FLOW_KEY)
         self._packets = np.ascontiguousarray(flows.packets, PACKET_FIELDS)
         self._raw = np.ascontiguousarray(flows.raw, np.uint8)
-        addresses = self._keys.ctypes.data, self._packets.ctypes.data, _native.address(self._raw)
+        addresses = map(address_of, (self._keys, self._packets, self._raw))
         self.arguments: tuple[int, ...] = (*addresses, *self._raw.shape, depth)

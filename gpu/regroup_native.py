@@ -4,7 +4,7 @@ import numpy as np
 
 from etcpipe import _native
 from etcpipe.batch import FlowBatch, PacketBatch, concatenate, rows_of
-from etcpipe.columns import DTYPES
+from etcpipe.columns import DTYPES, address_of, addresses_of
 from etcpipe.gpu.mask import MASKS
 from etcpipe.gpu.regroup import COUNTERS, EXPIRE_MAX, GRACE_NS, EarlyRows, Settings
 
@@ -60,7 +60,7 @@ class Backend:
         return EarlyRows(depths, concatenate([rows.flows for rows in early]))
 
     def leave(self, flow_id: np.ndarray) -> None:
-        _native.regroup_leave(self._regroup, _address(flow_id), len(flow_id))
+        _native.regroup_leave(self._regroup, address_of(flow_id), len(flow_id))
 
     @property
     def counters(self) -> dict[str, int]:
@@ -75,8 +75,8 @@ class Backend:
         if not flows:
             return self._nothing
         rows = self._rows(flows)
-        addresses = _addresses([*vars(rows).values(), NO_DEPTH])
-        _native.regroup_take(self._regroup, _address(addresses))
+        addresses = addresses_of([*vars(rows).values(), NO_DEPTH])
+        _native.regroup_take(self._regroup, address_of(addresses))
         return rows
 
     def _copy_early(self) -> None:
@@ -85,19 +85,10 @@ class Backend:
         if not flows:
             return
         rows = EarlyRows(np.empty(flows, np.uint8), self._rows(flows))
-        addresses = _addresses([*vars(rows.flows).values(), rows.depth])
-        _native.regroup_take_early(self._regroup, _address(addresses))
+        addresses = addresses_of([*vars(rows.flows).values(), rows.depth])
+        _native.regroup_take_early(self._regroup, address_of(addresses))
         self._early.append(rows)
 
     def _rows(self, flows: int) -> FlowBatch:
         """Return room for rows, in the order of struct flow_columns in native/regroup.h."""
         return rows_of(flows, self._settings.first_n, self._settings.raw_len, np.empty)
-
-
-def _addresses(arrays: list[np.ndarray]) -> np.ndarray:
-    return np.array([_address(array) for array in arrays], np.uint64)
-
-
-def _address(array: np.ndarray) -> int:
-    """Return where an array begins; as bytes where it has fields, which would take longer."""
-    return _native.address(array if array.dtype.names is None else array.view(np.uint8))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from etcpipe import layout
+from etcpipe.columns import address_of
 from etcpipe.gpu import onnx_trees
 
 _HEADER = Path(layout.__file__).parent / "native" / "trees.h"
@@ -63,11 +64,11 @@ class Plan:
         if "base_values" in given:
             base[:] = given["base_values"]
         self._arrays = picked.astype(np.uint32), branches, leaves, weights, nodes.sizes, base
-        addresses = (array.ctypes.data for array in self._arrays)
+        addresses = map(address_of, self._arrays)
         kind = CONSTANTS[f"TREES_{ensemble.input_dtype.upper()}"]
         sizes = len(picked), len(nodes.sizes), self.classes
-        self._record = np.array((*addresses, *sizes, kind), PLAN)
-        self.address = self._record.ctypes.data
+        self._record = np.array([(*addresses, *sizes, kind)], PLAN)
+        self.address = address_of(self._record)
 
 
 class _Nodes:

@@ -11,6 +11,7 @@ import numpy as np
 from etcpipe import _native
 from etcpipe.batch import FlowBatch
 from etcpipe.cascade.states import RECORDS, STATE
+from etcpipe.columns import address_of, addresses_of
 
 ROWS_LEAST = 1024
 _WORD = 8  # columns that are taken out begin at multiples of it
@@ -57,12 +58,12 @@ class RowPool:
             for column in self._columns.values()
         ]
         self._sources = np.zeros(len(self._columns), np.uint64)
-        self._sources_at = _native.address(self._sources)
+        self._sources_at = address_of(self._sources)
         self.depth, self.state = np.zeros(0, np.uint8), np.zeros(0, STATE)
         self._free = np.zeros(0, np.int64)
         self._record = np.zeros(1, _POOL)
         self._n_free = self._record["n_free"]
-        self.address = self._record.ctypes.data
+        self.address = address_of(self._record)
         self._grow(ROWS_LEAST)
 
     def put(self, flows: FlowBatch, depth: np.ndarray | int) -> np.ndarray:
@@ -78,11 +79,11 @@ class RowPool:
                 raise ValueError(f"rows of {column.dtype} {column.shape}, not of {size} bytes")
         while self._n_free[0] < n:
             self._grow(len(self.depth))
-        self._sources[:] = [_address_of(column) for column in columns]
+        self._sources[:] = addresses_of(columns)
         depths = depth if isinstance(depth, np.ndarray) else np.full(n, depth, np.uint8)
         depths, places = np.ascontiguousarray(depths, np.uint8), np.empty(n, np.int64)
         _native.cascade_put(
-            self.address, self._sources_at, _native.address(depths), n, _native.address(places)
+            self.address, self._sources_at, address_of(depths), n, address_of(places)
         )
         return places
 
@@ -94,7 +95,7 @@ class RowPool:
         for size in self._sizes:
             begins.append(begins[-1] + -(-n * size // _WORD) * _WORD)
         taken = np.empty(begins[-1] + _WORD, np.uint8)  # so that empty columns begin within
-        _native.cascade_take(self.address, _native.address(places), n, _native.address(taken))
+        _native.cascade_take(self.address, address_of(places), n, address_of(taken))
         return FlowBatch(
             *(
                 np.ndarray((n, *column.shape[1:]), column.dtype, taken, begin)
@@ -109,7 +110,7 @@ class RowPool:
     def free(self, places: np.ndarray) -> None:
         """Give back the places of rows that left; they stay as they are until the next put()."""
         places = np.ascontiguousarray(places, np.int64)
-        _native.cascade_free(self.address, _native.address(places), len(places))
+        _native.cascade_free(self.address, address_of(places), len(places))
 
     def _grow(self, more: int) -> None:
         old = len(self.depth)
@@ -117,18 +118,16 @@ class RowPool:
         self.depth, self.state = _longer(self.depth, more), _longer(self.state, more)
         self._free = _longer(self._free, more)
         self._places = np.zeros(len(self._columns), _COLUMN)
-        self._places["rows"] = [column.ctypes.data for column in self._columns.values()]
+        self._places["rows"] = addresses_of(self._columns.values())
         self._places["size"] = self._sizes
-        self._record["columns"], self._record["n_columns"] = (
-            self._places.ctypes.data,
-            len(self._places),
-        )
+        self._record["columns"] = address_of(self._places)
+        self._record["n_columns"] = len(self._places)
         for name in ("flow_id", "ready_ns", "reason", "packets"):
-            self._record[name] = self._columns[name].ctypes.data
+            self._record[name] = address_of(self._columns[name])
         self._record["ranks"] = self._columns["packets"].shape[1]
         for name in ("depth", "state"):
-            self._record[name] = getattr(self, name).ctypes.data
-        self._record["free"] = self._free.ctypes.data
+            self._record[name] = address_of(getattr(self, name))
+        self._record["free"] = address_of(self._free)
         self.free(np.arange(old + more, old, -1) - 1)
 
 
@@ -136,7 +135,3 @@ def _longer(column: np.ndarray, more: int) -> np.ndarray:
     longer = np.zeros((len(column) + more, *column.shape[1:]), column.dtype)
     longer[: len(column)] = column
     return longer
-
-
-def _address_of(column: np.ndarray) -> int:
-    return _native.address(column) if column.dtype.names is None else column.ctypes.data
