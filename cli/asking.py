@@ -22,8 +22,8 @@ MODEL = (
         "--cascade",
         type=click.Path(),
         metavar="FILE",
-        help="A cascade of models, a .toml or a model file that holds one: flows are answered "
-        "as soon as one is sure.",
+        help="A cascade of models, a .toml or a model file that holds one: the first model that "
+        "is sure answers a flow.",
     ),
 )
 ROWS = (
@@ -39,9 +39,11 @@ ROWS = (
         "wait_s",
         type=WAIT_S,
         metavar="S",
-        help="Judge a flow that was silent for so many seconds; default: as the model was trained.",
+        help="Judge a flow after this many seconds of silence; default: as the model was trained.",
     ),
-    click.option("--filter", metavar="EXPR", help="Packets to look at, as in tcpdump."),
+    click.option(
+        "--filter", metavar="EXPR", help="Which packets to look at, in the syntax of tcpdump."
+    ),
 )
 
 

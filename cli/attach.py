@@ -30,19 +30,20 @@ EXIT_DEGRADED = 3
     "--shadow",
     type=ModelFile(),
     metavar="MODEL",
-    help="A model to ask too; show and the summary say how often it agrees.",
+    help="A second model to compare: show and the summary say how often it agrees.",
 )
 @click.option(
     "--stage0",
     type=click.Choice(["user", "kernel"]),
     default="user",
-    help="Where the cascade's first stage is; kernel: trees there, sure flows are copied no more.",
+    help="Where the first stage of the cascade runs; kernel: flows that it is sure of are not "
+    "copied any further.",
 )
 @click.option(
     "--point",
     type=click.Path(),
     metavar="FRONT#N",
-    help="A point that tune found: its model, on features that the kernel gathers.",
+    help="A point that tune found: runs its model on features that the kernel gathers.",
 )
 @click.option(
     "-o",
@@ -50,7 +51,7 @@ EXIT_DEGRADED = 3
     type=click.Path(),
     multiple=True,
     metavar="TARGET",
-    help="Send verdicts to a file (.jsonl, .csv, .parquet; with % a pattern of its times), "
+    help="Send verdicts to a file (.jsonl, .csv, .parquet; % makes a pattern of times), "
     "syslog:, prometheus://, ipfix:// or kafka://ADDRESS; may be repeated.",
 )
 @rows_options
@@ -65,45 +66,45 @@ EXIT_DEGRADED = 3
     "--mode",
     type=click.Choice(["auto", "xdp", "tc"]),
     default="auto",
-    help="Hook that tracks flows, and forwards with --forward.",
+    help="Hook at which packets are tracked and, with --forward, forwarded.",
 )
 @click.option(
     "--loader",
     type=click.Choice(["auto", "libbpf", "bcc"]),
     default="auto",
-    help="What loads the programs.",
+    help="Library that loads the programs.",
 )
 @click.option(
     "--forward",
     type=Device(),
     metavar="DEVICE2",
-    help="Be the wire between DEVICE and DEVICE2, past bridge and routing.",
+    help="Forward mode: be the wire between DEVICE and DEVICE2, past bridge and routing.",
 )
 @click.option(
     "--capture",
     type=click.Choice(["afxdp", "ringbuf", "features"]),
-    help="How packets come from the kernel: by afxdp (the default); ringbuf costs a fraction; "
-    "features: none does, the kernel gathers what the model sees of them.",
+    help="How packets come from the kernel: afxdp is the default; ringbuf costs a fraction; "
+    "features copies none, as the kernel gathers the model's input.",
 )
 @click.option(
     "--queues",
     type=click.IntRange(1, 64),
     default=1,
     metavar="N",
-    help="AF_XDP queues, each with a thread that waits at it.",
+    help="AF_XDP queues, each with a thread of its own.",
 )
 @compute_option
 @click.option(
-    "--duration", "duration_s", type=float, metavar="S", help="End after so many seconds."
+    "--duration", "duration_s", type=float, metavar="S", help="Stop after this many seconds."
 )
 @click.option(
-    "-c", "--count", type=click.IntRange(1), metavar="FLOWS", help="End after so many verdicts."
+    "-c", "--count", type=click.IntRange(1), metavar="FLOWS", help="Stop after this many verdicts."
 )
 @click.option(
     "--policy",
     type=click.Path(),
     metavar="FILE",
-    help="Let verdicts act: priority, mark, DSCP, drop, as FILE (.toml) says.",
+    help="Let verdicts set priority, mark or DSCP, or drop, as FILE (.toml) says.",
 )
 @click.option(
     "--save-unknown",
@@ -111,7 +112,9 @@ EXIT_DEGRADED = 3
     metavar="DIR",
     help="Keep the first packets of flows without a name: a ring of 16 captures of 16 MiB.",
 )
-@click.option("--keep", is_flag=True, help="Leave the programs attached, for the next attach.")
+@click.option(
+    "--keep", is_flag=True, help="Leave the programs attached when it ends, for the next attach."
+)
 @click.pass_context
 def attach(
     ctx: click.Context,
@@ -122,7 +125,7 @@ def attach(
     save_unknown: Path | None,
     **options: Any,
 ) -> int:
-    """Classify the traffic of DEVICE as it passes; only a policy changes it.
+    """Classify the traffic of DEVICE live. Only a policy changes traffic.
 
     Ctrl-C detaches and prints a summary.
 

@@ -19,18 +19,22 @@ BENCHMARKS = (
 
 @click.command(cls=Verb)
 @click.argument("which", type=click.Choice([*BENCHMARKS, "all"]), default="all", metavar="[WHAT]")
-@click.option("-o", "--output", type=click.Path(), metavar="FILE", help="Write the report too.")
-@click.option("--quick", is_flag=True, help="Small inputs: shows that it works, no figures.")
-@click.option("--repeats", type=click.IntRange(1, 100), help="Repeats of every measure.")
+@click.option(
+    "-o", "--output", type=click.Path(), metavar="FILE", help="Also write the report to FILE."
+)
+@click.option("--quick", is_flag=True, help="Small inputs: shows that it works, gives no figures.")
+@click.option(
+    "--repeats", type=click.IntRange(1, 100), help="How often each measurement is repeated."
+)
 @click.pass_context
 def bench(
     ctx: click.Context, which: str, output: str | None, quick: bool, repeats: int | None
 ) -> int:
-    """Measure this machine: captures and raw bytes beside peers, CPU and GPU, live traffic.
+    """Measure etcpipe beside its peers on this machine.
 
     WHAT is classify, raw_path, specialised, gpu, forward, wire, start, kernel, mirror, or all,
     the default. Reports are Markdown tables with the machine and its load (docs/benchmarks).
-    Takes ten to twenty minutes in all; all but classify, raw_path, specialised and gpu need
+    All of it takes ten to twenty minutes. All but classify, raw_path, specialised and gpu need
     root.
 
     \b

@@ -26,9 +26,9 @@ TARGETS = ("f1", "median-latency", "slow-share", "cost", "early")
 RULES = ("threshold", "per_class", "target")
 
 
-@click.group(cls=Group, short_help="Fit stages of models, show what a cascade is.")
+@click.group(cls=Group, short_help="Fit models in stages that answer early, show a cascade.")
 def cascade() -> None:
-    """Cascades: each flow is answered by the first of several models that is sure."""
+    """Fit and show cascades: several models, of which the first that is sure answers a flow."""
 
 
 @cascade.command(cls=Verb)
@@ -37,7 +37,7 @@ def cascade() -> None:
 @click.option(
     "--front",
     type=click.Path(exists=True, path_type=Path),
-    help="Of etcpipe tune on other captures: its best model of each depth may be a stage.",
+    help="A front of etcpipe tune on other captures: the best model of each depth may be a stage.",
 )
 @TASK_OPTION
 @PART_OPTION
@@ -45,51 +45,51 @@ def cascade() -> None:
     "--depths",
     default="1,2,3,5,10",
     metavar="N,N,...",
-    help="Packets at which names are trained; NAME@N,N has its own.",
+    help="Numbers of packets at which models are trained; NAME@N,N sets its own.",
 )
 @defaulted(
     "--target",
     click.Choice(TARGETS),
     "f1",
-    "What to choose for; none may cost F1 against the model that waits longest.",
+    "What to optimise, without losing F1 against the model that waits longest.",
 )
 @defaulted(
     "--slack",
     click.FloatRange(0, 1),
     0.01,
-    "Macro-F1 that may be lost, by the lower end of its interval.",
+    "Most macro-F1 that may be lost, by the lower end of its interval.",
 )
 @click.option(
     "--speed-up",
     default=0.0,
     type=click.FloatRange(0),
     metavar="X",
-    help="Half of the flows are answered X times sooner than by the model that waits longest.",
+    help="Answer half of the flows X times sooner than the model that waits longest.",
 )
 @click.option(
     "--of-oracle",
     default=0.0,
     type=click.FloatRange(0, 1),
     metavar="SHARE",
-    help="Of what an oracle of the same stages answers within 16 ms, at least.",
+    help="Answer at least SHARE of what an oracle of the same stages answers within 16 ms.",
 )
-@defaulted("--rule", click.Choice(RULES), "threshold", "How a stage knows that it is sure.")
+@defaulted("--rule", click.Choice(RULES), "threshold", "How a stage decides that it is sure.")
 @row_options
-@click.option("--folds", default=3, type=click.IntRange(2), help="Of captures.")
+@click.option("--folds", default=3, type=click.IntRange(2), help="Number of folds of captures.")
 @click.option("--seed", default=1, help="Makes folds and fits repeatable.")
-@click.option("--rounds", type=click.IntRange(1), help="Of a network's training at most.")
+@click.option("--rounds", type=click.IntRange(1), help="Most rounds of a network's training.")
 @click.option(
     "--with-slow",
     is_flag=True,
-    help="Write the model that waits longest too, for serve-bench --wait-for.",
+    help="Also write the model that waits longest, for serve-bench --wait-for.",
 )
 @click.pass_context
 def fit(ctx: click.Context, models: tuple[str, ...], **options: Any) -> None:
-    """Choose stages and thresholds for DATA, a folder of labelled captures.
+    """Fit a cascade to DATA, a folder of labelled captures: its stages and thresholds.
 
-    MODELS are names to train, as `etcpipe train --arch` has them, or model files of other
-    captures. Half of the captures choose, the other half tells what that is worth; no flow is
-    judged by a model that was fitted to its capture.
+    MODELS are names to train, as in `etcpipe train --arch`, or model files of other captures.
+    Half of the captures choose the stages, the other half scores them. No flow is judged by a
+    model that was fitted to its capture.
 
     \b
     Examples:
@@ -165,7 +165,7 @@ def _depths(wanted: "list[Wanted]") -> list[int]:
 @click.argument("file", required=False, type=click.Path(), metavar="[FILE]")
 @click.pass_context
 def show(ctx: click.Context, file: str | None) -> None:
-    """Show the stages of a FILE: a cascade, or a model that holds one. Without FILE, the default.
+    """Show the stages of FILE, a cascade or a model that holds one, or of the shipped one.
 
     \b
     Examples:

@@ -29,7 +29,7 @@ EXIT_INTERRUPTED = 130
     "--point",
     type=click.Path(),
     metavar="FRONT#N",
-    help="A point that tune found, as best/front.json#7: its model.",
+    help="A point that tune found, such as best/front.json#7: runs its model.",
 )
 @click.option(
     "-o",

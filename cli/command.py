@@ -25,23 +25,23 @@ VERBS = {
     "attach": ("etcpipe.cli.attach", "Classify a device's traffic, live."),
     "show": ("etcpipe.cli.show", "Show where etcpipe is attached."),
     "filter": ("etcpipe.cli.filter", "Change which packets a tap looks at."),
-    "monitor": ("etcpipe.cli.monitor", "Follow attached devices as they run."),
-    "web": ("etcpipe.cli.web", "Serve a read-only page on all of that."),
+    "monitor": ("etcpipe.cli.monitor", "Watch attached devices in the terminal."),
+    "web": ("etcpipe.cli.web", "Serve a read-only page of the same in a browser."),
     "detach": ("etcpipe.cli.show", "Remove etcpipe from a device."),
-    "demo": ("etcpipe.cli.demo", "Watch it classify real programs, without risk."),
-    "policy": ("etcpipe.cli.policy", "Check what verdicts do to traffic, let them, take it back."),
+    "demo": ("etcpipe.cli.demo", "Classify real programs in namespaces of its own."),
+    "policy": ("etcpipe.cli.policy", "Check, apply and undo what verdicts do to traffic."),
     "lab": ("etcpipe.cli.lab", "Make labelled traffic of real programs."),
-    "dataset": ("etcpipe.cli.dataset", "Build datasets, and look them over."),
+    "dataset": ("etcpipe.cli.dataset", "Build datasets from labelled captures, and check them."),
     "train": ("etcpipe.cli.train", "Train a model from labelled captures."),
     "tune": ("etcpipe.cli.tune", "Search features, depth and model by measured cost."),
     "eval": ("etcpipe.cli.evaluation", "Score a model on labelled captures."),
-    "drift": ("etcpipe.cli.drift", "Say which classes no longer look as they did."),
-    "model": ("etcpipe.cli.model", "List models, or show what one is."),
+    "drift": ("etcpipe.cli.drift", "Say which classes no longer look as in training."),
+    "model": ("etcpipe.cli.model", "List, show or measure models, or put one in service."),
     "cascade": ("etcpipe.cli.cascade", "Fit models in stages that answer early."),
-    "serve-bench": ("etcpipe.cli.serve_bench", "Replay flows through a cascade, with load."),
-    "bench": ("etcpipe.cli.bench", "Measure this machine beside peers."),
+    "serve-bench": ("etcpipe.cli.serve_bench", "Replay flows through a cascade, under load."),
+    "bench": ("etcpipe.cli.bench", "Measure etcpipe beside its peers on this machine."),
     "config": ("etcpipe.cli.config", "Check and show the configuration files."),
-    "doctor": ("etcpipe.cli.doctor", "Say what works here, and what to do about the rest."),
+    "doctor": ("etcpipe.cli.doctor", "Check what works here, and how to fix the rest."),
     "completion": ("etcpipe.cli.completion", "Print a shell's completion script."),
 }
 
@@ -57,21 +57,21 @@ VERBS = {
     options_metavar="[-j] [-p] [-s] [-n NETNS]",
 )
 @click.option("-j", "--json", is_flag=True, help="JSON on standard output.")
-@click.option("-p", "--pretty", is_flag=True, help="Indent the JSON where it is one object.")
+@click.option("-p", "--pretty", is_flag=True, help="Indent JSON output that is one object.")
 @click.option("-s", "--stats", is_flag=True, help="Show all counters.")
 @click.option(
     "-n",
     "--netns",
     type=Namespace(),
     metavar="NAME",
-    help="Network namespace of the device, as in ip.",
+    help="Network namespace of the device, as in `ip -n`.",
 )
 @click.option(
     "--config",
     type=click.Path(),
     metavar="FOLDER",
     default=str(FOLDER),
-    help="Configuration files: etcpipe.toml and conf.d/*.toml.",
+    help="Folder of the configuration: etcpipe.toml and conf.d/*.toml.",
 )
 @click.version_option(__version__, "-V", "--version", message="etcpipe %(version)s")
 @click.pass_context

@@ -17,11 +17,12 @@ from etcpipe.errors import ConfigError
 
 @click.group(cls=Group)
 def config() -> None:
-    """Look at the configuration: /etc/etcpipe/etcpipe.toml, then conf.d/*.toml.
+    """Check and show the configuration: /etc/etcpipe/etcpipe.toml, then conf.d/*.toml.
 
-    A section is a verb, or a device ([device.eth0]: options of attach); a key is a long option
-    without its dashes. Each has an environment variable too: ETCPIPE_ATTACH_FIRST=20. A flag
-    wins over the variable, that over the files, a later file over an earlier one.
+    A section is a verb, or a device ([device.eth0]: options of attach). A key is a long option
+    without its dashes. Each option also has an environment variable: ETCPIPE_ATTACH_FIRST=20.
+    An option on the command line wins over the variable, the variable over the files, and a
+    later file over an earlier one.
     """
 
 
@@ -52,7 +53,7 @@ def check(ctx: click.Context) -> int:
 @click.option("--origin", is_flag=True, help="Say where each setting comes from.")
 @click.pass_context
 def show(ctx: click.Context, device: str | None, origin: bool) -> None:
-    """Show what is set, or all that `attach DEVICE` goes by, as TOML.
+    """Show what is set, or all settings of `attach DEVICE`, as TOML.
 
     \b
     Examples:

@@ -14,9 +14,9 @@ EXIT_DEGRADED = 3
 VIEWS = ("raw", "raw1500", "packet", "image", "tok", "bits")
 
 
-@click.group(cls=Group, short_help="Build datasets of labelled captures, and look them over.")
+@click.group(cls=Group, short_help="Build datasets from labelled captures, and check them.")
 def dataset() -> None:
-    """Datasets: what models learn from, made once of labelled captures."""
+    """Build datasets, which models learn from, once from labelled captures."""
 
 
 @dataset.command("build", cls=Verb)
@@ -34,7 +34,7 @@ def dataset() -> None:
     "views",
     type=click.Choice(VIEWS),
     multiple=True,
-    help="Rows beside stats and seq, for networks; may be repeated.",
+    help="A view to add to stats and seq, for networks; may be repeated.",
 )
 @input_options
 @click.pass_context
@@ -52,8 +52,8 @@ def build_dataset(
 ) -> int:
     """Write the rows of labelled CAPTURES, files or folders, into a new folder DIR.
 
-    A labels.csv lies beside the captures, or is given; `etcpipe lab record` makes both.
-    Captures that cannot be read are left out, and the status is 3.
+    The labels are in a labels.csv beside the captures, or in that of --labels. `etcpipe lab
+    record` makes both. Captures that cannot be read are left out, and the exit status is 3.
 
     \b
     Examples:
@@ -94,7 +94,7 @@ def build_dataset(
 @dataset.command("report", cls=Verb)
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @TASK_OPTION
-@click.option("--folds", default=5, type=click.IntRange(2), help="Of captures.")
+@click.option("--folds", default=5, type=click.IntRange(2), help="Number of folds of captures.")
 @click.option("--seed", default=1, help="Makes folds and fits repeatable.")
 @split_options
 @click.pass_context
@@ -127,7 +127,7 @@ def report_dataset(
     "--mask",
     type=click.Choice(["strict", "standard", "none"]),
     default="strict",
-    help="Which statistics are left out.",
+    help="Leave out the statistics that this mask hides.",
 )
 @click.pass_context
 def export_dataset(ctx: click.Context, folder: Path, output: Path, mask: str) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Verb)
-@click.option("--sessions", type=click.IntRange(1, 100), default=3, help="Runs of each kind.")
+@click.option("--sessions", type=click.IntRange(1, 100), default=3, help="Sessions of each kind.")
 @click.option("--seed", type=int, default=1, help="Makes sizes, pauses and counts repeatable.")
 @KIND
 @click.option("-m", "--model", type=ModelFile(), metavar="MODEL", help=MODEL_HELP)
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def demo(
     ctx: click.Context, sessions: int, seed: int, kinds: tuple[str, ...], model: str | None
 ) -> None:
-    """Run the lab with a tap on its router, show verdicts live, and count right and wrong.
+    """Classify traffic of real programs live, and count which verdicts are right.
 
     \b
     Examples:

@@ -18,10 +18,10 @@ from etcpipe.cli.reading import import_for_training, read_data, warn_of_stages
     multiple=True,
     type=click.Path(exists=True, path_type=Path),
     metavar="DATA",
-    help="Flows of a good time, instead of what the model file says of its training.",
+    help="Compare with these flows instead of those of the model's training.",
 )
 @click.option("--check", is_flag=True, help="Exit with 1 if something moved.")
-@click.option("--seed", default=1, help="Of what chance gives.")
+@click.option("--seed", default=1, help="Seed of the draws that show what chance gives.")
 @click.pass_context
 def drift(
     ctx: click.Context,
@@ -31,11 +31,11 @@ def drift(
     check: bool,
     seed: int,
 ) -> None:
-    """Say which classes of MODEL look otherwise in DATA than when it was trained.
+    """Say which classes of MODEL look different in DATA than when it was trained.
 
-    DATA are captures or folders of them; labels are not needed. Distances are population
-    stability indices (PSI), of a class's share and of its flows' probabilities: below 0.1
-    nothing, above 0.25 a lot.
+    DATA are captures or folders of them; labels are not needed. Compared are the statistics that
+    count most, by class, how sure the model is, and how often it says each class. Distances are
+    population stability indices (PSI): below 0.1 means no change, above 0.25 a large one.
 
     \b
     Examples:

@@ -35,28 +35,41 @@ class Depths(click.ParamType):
 @click.argument("model", type=ModelFile())
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @TASK_OPTION
-@click.option("--depths", type=Depths(), metavar="N,N,...", help="F1 when so many packets came.")
-@click.option("--occlude", is_flag=True, help="F1 when a part of the input tells nothing.")
 @click.option(
-    "--open-set", is_flag=True, help="Leave each class out, and compare scores for unknown flows."
+    "--depths",
+    type=Depths(),
+    metavar="N,N,...",
+    help="Also score the flows at these numbers of packets.",
 )
-@click.option("--few-shot", is_flag=True, help="F1 of fits to 1, 5, 10 and 50 flows a class.")
+@click.option(
+    "--occlude", is_flag=True, help="Also score with parts of the input made meaningless."
+)
+@click.option(
+    "--open-set",
+    is_flag=True,
+    help="Also leave out each class, and compare scores for unknown flows.",
+)
+@click.option("--few-shot", is_flag=True, help="Also score fits to 1, 5, 10 and 50 flows a class.")
 @click.option(
     "--shape",
     multiple=True,
     metavar="SHAPING",
-    help="F1 under traffic shaping, as pad=bucket:128,delay=exp:50ms; or `default`, a suite.",
+    help="Also score under traffic shaping, such as pad=bucket:128,delay=exp:50ms; `default` is a "
+    "suite; may be repeated.",
 )
 @click.option(
-    "--plot", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="PNG files."
+    "--plot",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write plots as PNG files.",
 )
 @click.option(
     "--html",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="A page with all of it.",
+    help="Write a page with all results.",
 )
-@click.option("--seed", default=1, help="Of intervals and fits.")
+@click.option("--seed", default=1, help="Seed of intervals and fits.")
 @click.option(
     "--i-know-this-leaks", "leaks", is_flag=True, help="Allow DATA that the model was trained on."
 )

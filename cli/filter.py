@@ -14,8 +14,8 @@ from etcpipe.errors import UsageError
 def filter(ctx: click.Context, device: str, words: tuple[str, ...], clear: bool) -> None:
     """Show or change which packets the tap on DEVICE looks at, as in tcpdump.
 
-    No packet is missed or seen twice by the change; flows of packets that the filter
-    leaves out end by their timeout.
+    No packet is missed or seen twice during the change. Flows whose packets the filter leaves
+    out end by their timeout.
 
     \b
     Examples:

@@ -20,7 +20,7 @@ OPTIONS = (
     click.option(
         "--rounds",
         type=click.IntRange(1),
-        help="Of a network's training at most; default: by architecture.",
+        help="Most rounds of a network's training; default: by architecture.",
     ),
     defaulted(
         "--batch",
@@ -38,7 +38,7 @@ OPTIONS = (
         "--pretrained",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         metavar="FILE",
-        help="Begin with weights that --pretrain made; frozen and random ones are reported too.",
+        help="Begin with weights of --pretrain; also reports frozen and random weights.",
     ),
 )
 

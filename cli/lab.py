@@ -26,14 +26,23 @@ KIND = click.option(
     help="Only this kind of `etcpipe lab list`; may be repeated.",
 )
 SESSIONS = click.option(
-    "--sessions", type=click.IntRange(1), default=3, metavar="N", help="Runs of each kind."
+    "--sessions", type=click.IntRange(1), default=3, metavar="N", help="Sessions of each kind."
 )
-SEED = click.option("--seed", type=click.IntRange(0), default=1, help="Another seed, another day.")
+SEED = click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=1,
+    help="Seed of everything that varies; each seed is like another day.",
+)
 SPEED = click.option(
-    "--speed", type=click.FloatRange(0.1, 100), default=1.0, help="Divides the pauses."
+    "--speed", type=click.FloatRange(0.1, 100), default=1.0, help="Divide the pauses by this."
 )
 RATE = click.option(
-    "--rate", "rate_mbit", type=click.FloatRange(0), metavar="MBIT", help="Of the links; 0: full."
+    "--rate",
+    "rate_mbit",
+    type=click.FloatRange(0),
+    metavar="MBIT",
+    help="Rate of the links; 0: no limit; default: by the seed.",
 )
 
 
@@ -41,8 +50,8 @@ RATE = click.option(
 def lab() -> None:
     """Make labelled traffic of real programs.
 
-    A client and its servers run in network namespaces, with a router between them. The
-    address and port of a server tell the label of its flows.
+    A client and its servers run in network namespaces, with a router between them. The address
+    and port of a server give the label of its flows.
     """
 
 
@@ -90,9 +99,9 @@ def run(
     speed: float,
     rate_mbit: float | None,
 ) -> None:
-    """Run sessions; attach to the router's device meanwhile to see them.
+    """Run sessions; attach to the router's device to watch them.
 
-    With -j one object: where the lab is, and every session.
+    With -j it prints one JSON object with the lab's namespaces and every session.
 
     \b
     Example:
@@ -123,11 +132,15 @@ def run(
 @SEED
 @SPEED
 @RATE
-@click.option("--first", type=click.IntRange(0), default=32, help="Packets of a flow; 0: all.")
-@click.option("--snaplen", type=click.IntRange(64, 65535), default=1600, help="Bytes of a packet.")
+@click.option(
+    "--first", type=click.IntRange(0), default=32, help="Packets of each flow to keep; 0: all."
+)
+@click.option(
+    "--snaplen", type=click.IntRange(64, 65535), default=1600, help="Bytes of each packet to keep."
+)
 @click.pass_context
 def record(ctx: click.Context, path: str, kinds: tuple[str, ...], **options) -> None:
-    """Run sessions and write them to PATH; the labels go to labels.csv beside it.
+    """Record sessions to the capture PATH, with their labels in labels.csv beside it.
 
     \b
     Examples:

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from etcpipe.model_file import Description
 
 
-@click.group(cls=Group, short_help="List models, show or measure one, put it in service.")
+@click.group(cls=Group, short_help="List, show or measure models, or put one in service.")
 def model() -> None:
-    """Models: those that ship, what a model file holds, and which one a running attach asks."""
+    """List models, show or measure one, and replace the one that a running attach uses."""
 
 
 @model.command("list", cls=Verb)
@@ -78,7 +78,7 @@ def show_model(ctx: click.Context, file: str | None) -> None:
     "--device",
     default="auto",
     metavar="WHERE",
-    help="auto, cpu or gpu as classify has it; or an engine: tensorrt, tensorrt_rtx, cuda, "
+    help="auto, cpu or gpu as in classify, or an engine: tensorrt, tensorrt_rtx, cuda, "
     "onnxruntime.",
 )
 @click.option(
@@ -87,11 +87,14 @@ def show_model(ctx: click.Context, file: str | None) -> None:
     type=click.IntRange(1, 65536),
     multiple=True,
     metavar="FLOWS",
-    help="Flows at once; may be repeated.",
+    help="Flows in a call; may be repeated.",
 )
-@click.option("--threads", type=click.IntRange(1, 256), default=1, help="CPU threads of a call.")
+@click.option("--threads", type=click.IntRange(1, 256), default=1, help="CPU threads for a call.")
 @click.option(
-    "--seconds", type=click.FloatRange(0, 60), default=1.0, help="To spend on each batch size."
+    "--seconds",
+    type=click.FloatRange(0, 60),
+    default=1.0,
+    help="Seconds to spend on each batch size.",
 )
 @click.pass_context
 def bench_model(
@@ -126,16 +129,16 @@ def bench_model(
 
 @model.command("load", cls=Verb)
 @click.argument("file", type=ModelFile())
-@click.option("--dev", "device", type=Device(), required=True, help="Where attach runs.")
-@click.option("--shadow", is_flag=True, help="Ask it beside the active one; show compares them.")
+@click.option("--dev", "device", type=Device(), required=True, help="Device that attach runs on.")
+@click.option("--shadow", is_flag=True, help="Only compare it with the active one; see show.")
 @click.pass_context
 def load_model(ctx: click.Context, file: str, device: str, shadow: bool) -> None:
-    """Let the running attach on a device go on with the model or cascade FILE.
+    """Replace the model of a running attach by FILE, a model or a cascade.
 
-    No packet is lost and each flow is answered once. The model must have the classes of the
-    one it replaces; a shadow may have others. Where a cascade answers (attach without --model),
-    FILE may be one: its .toml, or the file that holds all of it. After a restart, attach has
-    the model again that it is started with.
+    No packet is lost and each flow is answered once. The model must have the same classes as
+    the one it replaces; a shadow may have others. If a cascade answers (attach without
+    --model), FILE may be a cascade: its .toml, or the file that holds all of it. After a
+    restart, attach uses the model that it is started with.
 
     \b
     Examples:
@@ -153,10 +156,10 @@ def load_model(ctx: click.Context, file: str, device: str, shadow: bool) -> None
 
 
 @model.command("rollback", cls=Verb)
-@click.option("--dev", "device", type=Device(), required=True, help="Where attach runs.")
+@click.option("--dev", "device", type=Device(), required=True, help="Device that attach runs on.")
 @click.pass_context
 def roll_back(ctx: click.Context, device: str) -> None:
-    """Let the running attach on a device go back to the model before.
+    """Let a running attach use its previous model again.
 
     \b
     Example:

@@ -18,16 +18,21 @@ Round = list[dict[str, Any]]
 @click.command(cls=Verb)
 @click.argument("device", required=False, type=Device())
 @click.option(
-    "--interval", type=click.FloatRange(0.1), default=1.0, metavar="S", help="Between two rounds."
+    "--interval",
+    type=click.FloatRange(0.1),
+    default=1.0,
+    metavar="S",
+    help="Seconds between two rounds.",
 )
-@click.option("-c", "--count", type=click.IntRange(1), help="End after so many rounds.")
+@click.option("-c", "--count", type=click.IntRange(1), help="Stop after this many rounds.")
 @click.pass_context
 def monitor(ctx: click.Context, device: str | None, interval: float, count: int | None) -> None:
     """Follow DEVICE, or all devices that etcpipe is attached to.
 
-    On a terminal: flows a second by class, time to a verdict, losses by reason, who has the
-    most bytes, what the outputs do. Else a line a round with packets and flows a second.
-    With -j one object a line: the device, the seconds, and how far each counter moved.
+    In a terminal it shows flows a second by class, time to a verdict, losses by reason, the
+    hosts with the most bytes, and the state of the outputs. Otherwise it prints a line each
+    round with packets and flows a second; with -j, a JSON object with the change of each
+    counter.
 
     \b
     Examples:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group)
 def policy() -> None:
-    """Policies: which verdicts do what to their flows, and the queues for that."""
+    """Let verdicts act on their flows: set priorities, marks or DSCP, or drop."""
 
 
 @policy.command(cls=Verb)
@@ -24,7 +24,7 @@ def policy() -> None:
 @click.option("-m", "--model", type=click.Path(), help="Model file; default: the one that ships.")
 @click.pass_context
 def check(ctx: click.Context, file: str, model: str | None) -> None:
-    """Check one policy FILE against a model's classes, and show what its rules come to.
+    """Check a policy FILE against a model's classes, and show what its rules mean.
 
     \b
     Example:
@@ -49,10 +49,10 @@ def check(ctx: click.Context, file: str, model: str | None) -> None:
 @click.option("--dry-run", is_flag=True, help="Print the tc commands and do nothing.")
 @click.pass_context
 def apply(ctx: click.Context, file: str, device: str, dry_run: bool) -> None:
-    """Let the policy FILE act on DEVICE: its queues, and the verdicts of the attach there.
+    """Apply the policy FILE to DEVICE: make its queues, and hand its rules to the attach.
 
-    Queues are made if FILE has a [tree], in place of the kernel's own or of an earlier tree of
-    etcpipe; those that somebody else made are left as they are, and refused. undo restores.
+    Queues are made if FILE has a [tree]. They replace the kernel's own queue or an earlier tree
+    of etcpipe, never queues that somebody else made. `etcpipe policy undo` restores them.
 
     \b
     Examples:
@@ -96,7 +96,7 @@ def _done_text(done: dict[str, Any]) -> str:
 @click.argument("device", type=Device())
 @click.pass_context
 def undo(ctx: click.Context, device: str) -> None:
-    """Take back what apply did on DEVICE: queues as before, verdicts as attach was started.
+    """Undo what apply did on DEVICE: queues as before, rules as attach was started with.
 
     \b
     Example:
@@ -111,7 +111,7 @@ def undo(ctx: click.Context, device: str) -> None:
 @click.argument("device", type=Device())
 @click.pass_context
 def show(ctx: click.Context, device: str) -> None:
-    """Show the rules by which verdicts act on DEVICE, and what passed its queues.
+    """Show the rules in effect on DEVICE, and what passed its queues.
 
     \b
     Example:

@@ -24,7 +24,7 @@ OnStep = Callable[[str, int, int], None]
 _FIRST_OPTION = click.option(
     "--first",
     type=FIRST_N,
-    help="Packets of a flow; default: 10, or as many as the network takes.",
+    help="Packets of each flow; default: 10, or as many as the network takes.",
 )
 _ROW_OPTIONS = (
     click.option(
@@ -39,7 +39,7 @@ _ROW_OPTIONS = (
         type=WAIT_S,
         default=1.0,
         metavar="S",
-        help="Judge a flow when nothing came for so many seconds.",
+        help="Judge a flow after this many seconds of silence.",
     ),
     defaulted(
         "--mask",
@@ -51,10 +51,10 @@ _ROW_OPTIONS = (
 
 
 TASK_OPTION = click.option(
-    "--task", metavar="TASK", help="Which labels of a bundle with tasks.csv to take."
+    "--task", metavar="TASK", help="Task of a bundle with tasks.csv whose labels are used."
 )
 PART_OPTION = click.option(
-    "--part", metavar="PART", help="Of a bundle, as its column split says: train, test."
+    "--part", metavar="PART", help="Part of a bundle by its column split: train or test."
 )
 
 

@@ -33,14 +33,24 @@ class Loads(click.ParamType):
 @TASK_OPTION
 @PART_OPTION
 @click.option(
-    "--wait-for", metavar="MODEL", help="The slow model to compare with; default: the last stage's."
+    "--wait-for",
+    metavar="MODEL",
+    help="Slow model to compare with; default: that of the last stage.",
 )
-@defaulted("--loads", Loads(), "0.2,0.5,0.8,1,1.2,1.5", "Of the cascade's capacity: X,X,...")
-@defaulted("--seconds", click.FloatRange(0.05, 60), 1.0, "That flows come at each load.")
+@defaulted(
+    "--loads",
+    Loads(),
+    "0.2,0.5,0.8,1,1.2,1.5",
+    "Loads as shares of the cascade's capacity: X,X,...",
+)
+@defaulted("--seconds", click.FloatRange(0.05, 60), 1.0, "Seconds of traffic at each load.")
 @click.option(
-    "--plot", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="PNG files."
+    "--plot",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write plots as PNG files.",
 )
-@click.option("--seed", default=1, help="Of arrivals.")
+@click.option("--seed", default=1, help="Seed of the arrivals.")
 @click.pass_context
 def serve_bench(
     ctx: click.Context,
@@ -54,13 +64,13 @@ def serve_bench(
     plot: Path | None,
     seed: int,
 ) -> None:
-    """Replay the flows of DATA through a CASCADE, with their gaps and under load.
+    """Replay the flows of DATA through a CASCADE, with recorded gaps and under load.
 
     Flows come whether or not the answers keep up. All work is done on one processor, and time
-    is that processor's. Beside the cascade: one slow model that waits for all its packets, the
-    first and the last stage alone, random escalation, an oracle. DATA must be of other captures
-    than those that the models were trained on. CASCADE is a .toml, or a model file that holds
-    one, also by its name if it ships.
+    is that processor's. The cascade is compared with one slow model that waits for all its
+    packets, with its first and its last stage alone, with random escalation and with an oracle.
+    DATA must be other captures than those that the models were trained on. CASCADE is a .toml,
+    or a model file that holds one, or the name of a shipped one.
 
     \b
     Examples:

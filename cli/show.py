@@ -12,10 +12,10 @@ from etcpipe.errors import DataplaneError, UsageError
 @click.argument("device", required=False, type=Device())
 @click.pass_context
 def show(ctx: click.Context, device: str | None) -> None:
-    """Show where etcpipe is attached, or how it is on DEVICE; with -s all counters.
+    """Show where etcpipe is attached, or its state on DEVICE; with -s all counters.
 
-    With -s or -j the kernel is asked; without, the figures are a running attach's own of the
-    last second, and flows those of its last walk through the table.
+    With -s or -j the figures are read from the kernel. Without, they are those that a running
+    attach reported in the last second, and flows are those of its last walk through the table.
 
     \b
     Examples:
@@ -46,7 +46,9 @@ def show(ctx: click.Context, device: str | None) -> None:
 
 @click.command(cls=Verb, configured=False)
 @click.argument("device", required=False, type=Device())
-@click.option("--all", "everywhere", is_flag=True, help="From all devices of all namespaces.")
+@click.option(
+    "--all", "everywhere", is_flag=True, help="Detach from all devices of all namespaces."
+)
 @click.pass_context
 def detach(ctx: click.Context, device: str | None, everywhere: bool) -> None:
     """Remove what etcpipe has on DEVICE, and nothing else.

@@ -16,14 +16,15 @@ def split_options(verb: Callable) -> Callable:
         expose_value=False,
         is_eager=True,
         callback=_remember,
-        help="Allow --split flow: scores are too good, as the same capture is on both sides.",
+        help="Allow --split flow, whose scores are too good: the same capture is on both sides.",
     )(verb)
     return click.option(
         "--split",
         type=click.Choice(["capture", "host", "time", "flow"]),
         default="capture",
         callback=_check,
-        help="What is never on both sides: a capture, a pair of hosts; time: learn from the past.",
+        help="What is kept on one side of the split: a capture, or a pair of hosts; time: learn "
+        "from the past; flow: nothing.",
     )(verb)
 
 

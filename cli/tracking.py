@@ -32,30 +32,30 @@ OPTIONS = (
         "--sample",
         callback=_parsed(times.parse_sample),
         metavar="1/K",
-        help="Track one flow of K, by a hash of its key; 1/K:SEED moves the sample.",
+        help="Track one flow of K, chosen by a hash of its key; 1/K:SEED chooses others.",
     ),
     click.option(
         "--timeouts",
         callback=_parsed(times.parse),
         metavar="NAME=S,...",
-        help="When flows end: establish=5,idle=120,active=1800,tombstone=30.",
+        help="Seconds after which flows end: establish=5,idle=120,active=1800,tombstone=30.",
     ),
     click.option(
         "--max-flows",
         type=click.IntRange(64, 1 << 26),
         metavar="N",
-        help="Room in the flow table; attach has room for 65536 if not told.",
+        help="Room in the flow table; default of attach: 65536.",
     ),
     click.option(
         "--decap",
         is_flag=True,
-        help="The flow inside GRE, VXLAN, GENEVE, GTP-U, IP in IP, MPLS and PPPoE.",
+        help="Look at the flows inside GRE, VXLAN, GENEVE, GTP-U, IP in IP, MPLS and PPPoE.",
     ),
     click.option(
         "--key",
         callback=_parsed(parse_key),
         metavar="vlan,tunnel",
-        help="Also part of a flow's key: VLAN ids; the tunnel's id, with --decap.",
+        help="Add VLAN ids to a flow's key, or the tunnel's id (with --decap).",
     ),
 )
 

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @output_option("FILE", "The model, a .onnx file.")
 @TASK_OPTION
-@click.option("--name", metavar="NAME", help="The model's name; default: that of the file.")
+@click.option("--name", metavar="NAME", help="Name of the model; default: that of the file.")
 @click.option(
     "--arch",
     type=click.Choice(["lightgbm", KERNEL_TREES, *VIEW_TREES, *ARCHS]),
     default="lightgbm",
     metavar="NAME",
-    help=f"lightgbm on statistics; {KERNEL_TREES}, which --stage0 kernel takes; on whole "
-    f"views: {', '.join(VIEW_TREES)}; or a network: "
+    help=f"Trees on statistics: lightgbm; for --stage0 kernel: {KERNEL_TREES}; on whole "
+    f"views: {', '.join(VIEW_TREES)}. Networks: "
     f"{', '.join(ARCHS)}.",
 )
 @click.option(
@@ -40,17 +40,17 @@ if TYPE_CHECKING:
     "families",
     multiple=True,
     metavar="NAME=CLASS,CLASS",
-    help="Classes that a verdict may name together; may be repeated. Without it, as labels tell.",
+    help="Classes that a verdict may name together; may be repeated. Default: by the labels.",
 )
 @input_options
-@click.option("--folds", default=5, type=click.IntRange(2), help="Of captures.")
+@click.option("--folds", default=5, type=click.IntRange(2), help="Number of folds of captures.")
 @click.option("--seed", default=1, help="Makes folds and fits repeatable.")
 @split_options
 @fitting_options
 @click.option(
     "--pretrain",
     is_flag=True,
-    help="Learn from DATA without labels, captures or folders of them; -o is a .npz of weights.",
+    help="Learn from captures without labels; writes weights (.npz) to the output.",
 )
 @click.pass_context
 def train(
@@ -80,21 +80,16 @@ def train(
       etcpipe train . -o mine.onnx
       etcpipe classify other.pcap --model mine.onnx
     """
-    if not output.absolute().parent.is_dir():
-        raise click.BadParameter(f"no folder {output.parent}", ctx, param_hint="-o")
-    if not pretrain:
-        check_suffix(output, ".onnx", "a model file")
+    _check_output(ctx, output, pretrain)
     datasets, trains, choice = import_for_training(
         "dataset", "training.train", "training.family_choice"
     )
     of_families = choice.parsed(families)
-    arch, mask = fits["arch"], fits["mask"]
-    network = ARCHS.get(arch)
-    first = first or (network.first_n if network else None)
-    given = datasets.Input(first or datasets.Input.first_n, count, wait)
-    view = network.view if network else VIEW_TREES.get(arch)
+    view, first_n = _input_of(fits["arch"])
+    given = datasets.Input(first or first_n or datasets.Input.first_n, count, wait)
+    views = [view] if view else []
     with Steps() as progress:
-        dataset = read_data(data, task, given, mask, [view] if view else [], progress, not pretrain)
+        dataset = read_data(data, task, given, fits["mask"], views, progress, not pretrain)
         settings = trains.Settings(
             input_of(data, given),
             name or output.stem,
@@ -110,6 +105,20 @@ def train(
     write()
     if unfinished := fits["fitting"].checkpoints:
         rmtree(unfinished, ignore_errors=True)
+
+
+def _check_output(ctx: click.Context, output: Path, is_pretraining: bool) -> None:
+    """Refuse a file that cannot be written, before hours of training."""
+    if not output.absolute().parent.is_dir():
+        raise click.BadParameter(f"no folder {output.parent}", ctx, param_hint="-o")
+    if not is_pretraining:
+        check_suffix(output, ".onnx", "a model file")
+
+
+def _input_of(arch: str) -> tuple[str | None, int | None]:
+    """Return the view that an architecture reads beside statistics, and its number of packets."""
+    network = ARCHS.get(arch)
+    return (network.view, network.first_n) if network else (VIEW_TREES.get(arch), None)
 
 
 def _write_model(ctx: click.Context, output: Path, result: "Result") -> None:

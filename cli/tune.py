@@ -71,9 +71,9 @@ class WaitsOption(click.ParamType):
 
 @click.group(cls=Searching, short_help="Search features, depth and model by measured cost.")
 def tune() -> None:
-    """Find what nothing beats in accuracy and cost, and write each point as a model.
+    """Search for models that no other beats in both accuracy and cost.
 
-    The word search may be left out; its options: etcpipe tune search --help.
+    The word search may be omitted. Its options: `etcpipe tune search --help`.
 
     \b
     Examples:
@@ -91,58 +91,64 @@ def tune() -> None:
     "--budget",
     type=BudgetOption(),
     default="100",
-    help="Evaluations, as 200, or time, as 10m; what follows the search is not counted.",
+    help="Number of evaluations (200) or time (10m) of the search; what follows is not counted.",
 )
 @click.option(
     "--cost",
     type=click.Choice(list(COSTS)),
     default="cpu",
-    help="What to make small beside the error: processor time, or the time to a verdict.",
+    help="What to minimise beside the error: processor time, or the time to a verdict.",
 )
 @click.option(
     "--max-latency",
     type=click.FloatRange(0, min_open=True),
     metavar="S",
-    help="Only points that answer a flow within so many seconds.",
+    help="Only points that answer a flow within S seconds.",
 )
 @click.option(
     "--max-cost",
     type=click.FloatRange(0, min_open=True),
     metavar="NS",
-    help="Only points that take so much processor time a flow.",
+    help="Only points that take at most NS of processor time a flow.",
 )
 @click.option(
-    "--min-f1", type=click.FloatRange(0, 1), metavar="F1", help="Only points as accurate as that."
+    "--min-f1",
+    type=click.FloatRange(0, 1),
+    metavar="F1",
+    help="Only points with this macro-F1 or more.",
 )
 @click.option(
     "--depth",
     type=click.IntRange(1, 64),
     default=50,
-    help="Packets of a flow that a point may wait for at most.",
+    help="Most packets of a flow that a point may wait for.",
 )
 @click.option(
     "--view",
     type=click.Choice(["stats", "features"]),
     default="stats",
-    help="Columns to choose from: CATO's 67, or these and further ones.",
+    help="Columns to choose from: CATO's 67, or these and more.",
 )
 @row_options
 @click.option(
     "--waits",
     type=WaitsOption(),
     metavar="S,S..",
-    help="Times shorter than --wait to choose from too, or none; several with --cost latency.",
+    help="Waits shorter than --wait to choose from too, or none; default: several with "
+    "--cost latency.",
 )
 @split_options
-@click.option("--skip-rare", is_flag=True, help="Leave out classes of fewer than three captures.")
-@click.option("--seed", default=1, help="Of folds, fits and the search.")
-@click.option("--jobs", type=click.IntRange(1, 64), default=1, help="Processes that search.")
-@click.option("--resume", is_flag=True, help="Go on with the search that is in DIR.")
+@click.option("--skip-rare", is_flag=True, help="Leave out classes with fewer than three captures.")
+@click.option("--seed", default=1, help="Seed of folds, fits and the search.")
+@click.option(
+    "--jobs", type=click.IntRange(1, 64), default=1, help="Number of processes that search."
+)
+@click.option("--resume", is_flag=True, help="Continue the search that is in DIR.")
 @click.option(
     "--baselines",
     type=click.Choice(["none", "rules", "all"]),
     default="none",
-    help="Measure ALL, RFE10 and MI10 beside; all: search by chance, NSGA-II, annealing too.",
+    help="Also measure ALL, RFE10 and MI10; all: also search at random, by NSGA-II and annealing.",
 )
 @click.option(
     "--throughput", is_flag=True, help="Measure zero-loss throughput at the end, 10 s a point."
@@ -160,10 +166,10 @@ def search(
     skip_rare: bool,
     **options: Any,
 ) -> int:
-    """Search DATA, labelled captures, and write the front with its models into DIR.
+    """Search for the best points for DATA, labelled captures, and write their models to DIR.
 
-    Captures are held out all the way, and some are put aside for the scores at the end. After
-    Ctrl-C, --resume goes on where it was.
+    Every score is of captures that were held out, and some captures are put aside for the
+    scores at the end. After Ctrl-C, --resume continues.
 
     \b
     Examples:

@@ -8,19 +8,24 @@ from etcpipe.cli.common import Verb
 
 
 @click.command(cls=Verb)
-@click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Where to listen.")
-@click.option("--port", type=click.IntRange(0, 65535), default=9618, help="0: any free one.")
+@click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=9618,
+    help="Port to listen on; 0: any free one.",
+)
 @click.option(
     "--token-file",
     type=click.Path(),
     metavar="FILE",
-    help="Ask for the token in FILE; without it one is made, unless ADDRESS is a loopback one.",
+    help="Require the token in FILE; without FILE one is made, unless ADDRESS is loopback.",
 )
 def web(host: str, port: int, token_file: str | None) -> None:
-    """Serve a page on what etcpipe does on this machine; nothing can be changed there.
+    """Serve a read-only page that shows what etcpipe does on this machine.
 
-    It shows the taps of all network namespaces; /metrics is for Prometheus. Where others can
-    reach ADDRESS, put a proxy that speaks TLS in front of it.
+    It shows the taps of all network namespaces; /metrics is for Prometheus. If others can reach
+    ADDRESS, put a proxy with TLS in front of it.
 
     \b
     Examples:
