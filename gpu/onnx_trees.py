@@ -18,6 +18,7 @@ NODE_OPERATOR, NODE_ATTRIBUTE = 4, 5
 ATTRIBUTE_NAME = 1
 ATTRIBUTE_FLOATS, ATTRIBUTE_INTS, ATTRIBUTE_STRINGS = 7, 8, 9
 TENSOR_NAME, TENSOR_RAW = 8, 9
+OPERATOR = "TreeEnsembleRegressor"
 
 # How the value of a field is written.
 _VARINT, _BYTES, _WORD = 0, 2, 5
@@ -53,28 +54,37 @@ def read(contents: bytes) -> Ensemble:
         ValueError, IndexError: the file is damaged, or takes or gives other than one tensor.
     """
     model = list(_fields(contents))
-    metadata = {
-        _first(one, METADATA_KEY).decode(): _first(one, METADATA_VALUE).decode()
-        for number, one in model
-        if number == MODEL_METADATA
-    }
-    graph = list(_fields(next((one for number, one in model if number == MODEL_GRAPH), b"")))
-    operators, attributes, constants = [], dict[str, Attribute](), {}
-    for number, value in graph:
-        if number == GRAPH_INITIALIZER:
-            raw = _first(value, TENSOR_RAW)
-            constants[_first(value, TENSOR_NAME).decode()] = np.frombuffer(raw, "<i8")
-        elif number == GRAPH_NODE:
-            operators.append(_first(value, NODE_OPERATOR).decode())
-            if operators[-1] == "TreeEnsembleRegressor":
-                those = [one for n, one in _fields(value) if n == NODE_ATTRIBUTE]
-                attributes = {
-                    _first(one, ATTRIBUTE_NAME).decode(): _attribute(one) for one in those
-                }
-    inputs, outputs = ([v for n, v in graph if n == one] for one in (GRAPH_INPUT, GRAPH_OUTPUT))
+    graph = list(_fields(next(iter(_all(model, MODEL_GRAPH)), b"")))
+    nodes = _all(graph, GRAPH_NODE)
+    operators = tuple(_first(node, NODE_OPERATOR).decode() for node in nodes)
+    trees = [node for node, name in zip(nodes, operators, strict=True) if name == OPERATOR]
+    inputs, outputs = _all(graph, GRAPH_INPUT), _all(graph, GRAPH_OUTPUT)
     if len(inputs) != 1 or len(outputs) != 1:
         raise ValueError(f"{len(inputs)} inputs and {len(outputs)} outputs")
-    return Ensemble(tuple(operators), attributes, constants, metadata, *_row_of(inputs[0]))
+    return Ensemble(
+        operators,
+        _attributes(trees[-1]) if trees else {},
+        {
+            _first(one, TENSOR_NAME).decode(): np.frombuffer(_first(one, TENSOR_RAW), "<i8")
+            for one in _all(graph, GRAPH_INITIALIZER)
+        },
+        {
+            _first(one, METADATA_KEY).decode(): _first(one, METADATA_VALUE).decode()
+            for one in _all(model, MODEL_METADATA)
+        },
+        *_row_of(inputs[0]),
+    )
+
+
+def _all(fields: list[tuple[int, Any]], wanted: int) -> list[bytes]:
+    """Return all fields of a number, of those of a message."""
+    return [value for number, value in fields if number == wanted]
+
+
+def _attributes(node: bytes) -> dict[str, Attribute]:
+    """Return the attributes of a node by name."""
+    messages = _all(list(_fields(node)), NODE_ATTRIBUTE)
+    return {_first(one, ATTRIBUTE_NAME).decode(): _attribute(one) for one in messages}
 
 
 def _row_of(value: bytes) -> tuple[tuple[int, ...], str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,6 +41,20 @@ class Settings:
     loads: Sequence[float] = LOADS
     seconds: float = 1.0
     seed: int = 1
+
+
+class Offered(NamedTuple):
+    """How new flows come.
+
+    Attributes:
+        process: of arrivals, a name of PROCESSES, or "recorded".
+        load: of the cascade's capacity.
+        rate: new flows a second.
+    """
+
+    process: str
+    load: float
+    rate: float
 
 
 @dataclass(frozen=True)
@@ -193,7 +208,7 @@ def _load(
     start = PROCESSES[name](max(int(rate * settings.seconds), 100), rate, settings.seed)
     made = _loaded_schedule(recorded, start, ours, settings.seed)
     outcome = replay(made, ours.stages, pace)
-    served = _run(ours.name, name, load, rate, recorded, made, outcome, ours.stages)
+    served = _run(ours, Offered(name, load, rate), recorded, made, outcome)
     slower = pace.usual_ns / before.usual_ns
     is_calm = pace.is_calm(outcome.row_ns, outcome.answered_ns, before.usual_ns)
     report.loaded.append(replace(served, pace=slower, is_calm=is_calm))
@@ -242,8 +257,8 @@ def _recorded_gaps(
         on_step(f"recorded gaps, {system.name}", len(fixed) + len(report.recorded), total)
         made = arrivals.schedule(recorded, start, system.depths, seed=settings.seed)
         outcome = replay(made, system.stages)
-        args = system.name, "recorded", 0.0, RECORDED_RATE, recorded, made, outcome
-        report.recorded.append(_run(*args, system.stages))
+        offered = Offered("recorded", 0.0, RECORDED_RATE)
+        report.recorded.append(_run(system, offered, recorded, made, outcome))
         return outcome
 
     ours = serve(fixed[0])
@@ -259,49 +274,49 @@ def _recorded_gaps(
 
 
 def _run(
-    system: str,
-    process: str,
-    load: float,
-    rate: float,
-    recorded: Recorded,
-    made: Schedule,
-    outcome: Outcome,
-    stages: Sequence[Serving],
+    system: System, offered: Offered, recorded: Recorded, made: Schedule, outcome: Outcome
 ) -> Run:
-    label, classes = recorded.label[made.base], len(stages[0].classes)
-    confusion = _confusion(label, outcome.said, classes)
-    by_stage = [
-        evaluate.macro_f1(_confusion(label[of], outcome.said[of], classes)) if of.any() else np.nan
-        for of in (outcome.stage == i for i in range(len(stages)))
-    ]
+    """Return what a replay of flows came to."""
+    label, stages = recorded.label[made.base], len(system.stages)
+    classes = len(system.stages[0].classes)
+    answered = [outcome.stage == i for i in range(stages)]
     wait_ns = outcome.row_ns - made.start_ns
     serving_ns = outcome.answered_ns - outcome.row_ns
     infer_ns = np.minimum(outcome.infer_ns, serving_ns)
-    last = len(stages) - 1
+    took_ns = outcome.answered_ns.max() - made.start_ns[0]
     return Run(
-        system,
-        process,
-        load,
-        rate,
-        outcome.said,
-        wait_ns / 1e9,
-        (serving_ns - infer_ns) / 1e9,
-        infer_ns / 1e9,
-        evaluate.macro_f1(confusion),
-        float((outcome.said == label).mean()),
-        [float(one) for one in by_stage],
-        [float((outcome.stage == i).mean()) for i in range(len(stages))],
-        {
-            "early": float(((outcome.stage < last) & ~outcome.degraded).mean()),
-            "escalated": float((outcome.stage == last).mean()),
-            "degraded": float(outcome.degraded.mean()),
-            "timed_out": float(outcome.timed_out.mean()),
-        },
-        len(made) / float((outcome.answered_ns.max() - made.start_ns[0]) / 1e9),
-        outcome.counters,
+        system=system.name,
+        arrivals=offered.process,
+        load=offered.load,
+        rate=offered.rate,
+        said=outcome.said,
+        wait_s=wait_ns / 1e9,
+        queue_s=(serving_ns - infer_ns) / 1e9,
+        infer_s=infer_ns / 1e9,
+        macro_f1=_macro_f1(label, outcome.said, classes),
+        accuracy=float((outcome.said == label).mean()),
+        f1_by_stage=[_macro_f1(label[of], outcome.said[of], classes) for of in answered],
+        by_stage=[float(of.mean()) for of in answered],
+        shares=_shares(outcome, answered[-1]),
+        served=len(made) / float(took_ns / 1e9),
+        counters=outcome.counters,
     )
 
 
-def _confusion(label: np.ndarray, said: np.ndarray, classes: int) -> np.ndarray:
-    """Return (classes + 1, classes + 1) int, the last column those that were given no class."""
-    return evaluate.confusion_matrix(label, np.where(said < 0, classes, said), classes + 1)
+def _shares(outcome: Outcome, is_last: np.ndarray) -> dict[str, float]:
+    """Return which share of flows was answered how; is_last: (flows,) by the last stage."""
+    return {
+        "early": float((~is_last & ~outcome.degraded).mean()),
+        "escalated": float(is_last.mean()),
+        "degraded": float(outcome.degraded.mean()),
+        "timed_out": float(outcome.timed_out.mean()),
+    }
+
+
+def _macro_f1(label: np.ndarray, said: np.ndarray, classes: int) -> float:
+    """Return macro-F1 where -1 of `said` is no class; nan of no flows."""
+    if not len(label):
+        return float("nan")
+    # one class more, for flows that were given none
+    said = np.where(said < 0, classes, said)
+    return float(evaluate.macro_f1(evaluate.confusion_matrix(label, said, classes + 1)))
