@@ -8,7 +8,7 @@ import click
 
 from etcpipe.cli.asking import model_options, rows_options
 from etcpipe.cli.common import Device, ModelFile, Verb, compute_option, is_json, option, warn
-from etcpipe.cli.service import default_output, is_service, serving
+from etcpipe.cli.service import ctrl_c_ends, default_output, is_service, serving
 from etcpipe.cli.stopper import Stopper
 from etcpipe.cli.tracking import tracking_options
 from etcpipe.errors import EtcpipeError
@@ -155,7 +155,7 @@ def attach(
         stopper.stops(tap.stop)
         tap.at_checks(Requests(tap, netns).check)
         unknown = _unknown(tap, save_unknown)
-        click.echo(f"{_started(device, tap)}; Ctrl-C ends", err=True)
+        click.echo(f"{_started(device, tap)}{ctrl_c_ends('; ')}", err=True)
         summary, failure = Summary(), None
         try:
             with serving(ctx, tap, stopper, _started(device, tap), outputs.reopen):

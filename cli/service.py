@@ -1,6 +1,7 @@
 """attach under a service manager: it tells how it does, and SIGHUP means new settings."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,16 @@ if TYPE_CHECKING:
 def is_service() -> bool:
     """Did a service manager start this process that wants to hear from it?"""
     return service.address() is not None
+
+
+def ctrl_c_ends(separator: str) -> str:
+    """Return the hint for whoever sits at a terminal, behind a separator; nothing in a service.
+
+    Source: systemd.exec(5): every unit has INVOCATION_ID. The shells of a desktop inherit it, but
+    they have a terminal.
+    """
+    in_unit = is_service() or "INVOCATION_ID" in os.environ
+    return "" if in_unit and not sys.stderr.isatty() else f"{separator}Ctrl-C ends"
 
 
 def default_output(device: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import signal
 import click
 
 from etcpipe.cli.common import Verb
+from etcpipe.cli.service import ctrl_c_ends
 
 
 @click.command(cls=Verb)
@@ -41,7 +42,8 @@ def web(host: str, port: int, token_file: str | None) -> None:
         listening = server.listen(host, port)
         shown = f"[{host}]" if ":" in host else host
         fragment = f"#token={token}" if token and token_file is None else ""
-        click.echo(f"http://{shown}:{listening.getsockname()[1]}/{fragment}  Ctrl-C ends", err=True)
+        address = f"http://{shown}:{listening.getsockname()[1]}/{fragment}"
+        click.echo(f"{address}{ctrl_c_ends('  ')}", err=True)
         server.serve(listening, host, token)
     except KeyboardInterrupt:
         return

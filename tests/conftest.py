@@ -23,6 +23,7 @@ def _gpu_reason() -> str | None:
 def pytest_sessionstart(session: pytest.Session) -> None:
     # a shell that runs the tests in the background has Ctrl-C ignored for all of them
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.pop("INVOCATION_ID", None)  # of a unit that runs the tests
     is_worker = hasattr(session.config, "workerinput")
     if os.geteuid() == 0 and not is_worker:
         remove_stale()

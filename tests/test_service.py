@@ -14,7 +14,7 @@ from waiting import until, waits_of
 
 from etcpipe import service
 from etcpipe.cli import stopper as stopper_module
-from etcpipe.cli.service import default_output
+from etcpipe.cli.service import ctrl_c_ends, default_output
 from etcpipe.cli.stopper import Stopper
 from etcpipe.kernel import filters
 
@@ -120,6 +120,24 @@ def test_verdicts_of_a_service_have_a_file_in_its_log_folder(manager, monkeypatc
     assert default_output("eth0") == ()
 
 
+@pytest.mark.parametrize(
+    ("unit", "terminal", "hint"),
+    [
+        (False, True, "; Ctrl-C ends"),
+        (False, False, "; Ctrl-C ends"),  # 2>log: the terminal is there all the same
+        (True, True, "; Ctrl-C ends"),  # a shell of a desktop that is a unit
+        (True, False, ""),
+    ],
+)
+def test_a_service_is_told_of_no_ctrl_c(unit, terminal, hint, monkeypatch):
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.delenv("INVOCATION_ID", raising=False)
+    if unit:
+        monkeypatch.setenv("INVOCATION_ID", "0" * 32)
+    monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: terminal))
+    assert ctrl_c_ends("; ") == hint
+
+
 def lose(call) -> None:
     """Call as Python does at the end of an import: what is raised is dropped."""
     with pytest.raises(KeyboardInterrupt):
@@ -185,6 +203,7 @@ def test_a_service_is_ready_alive_and_stopping(served, manager, wire, tmp_path):
     ready = next(message for message in manager.messages if "READY" in message)
     assert f"{wire.device}: attached" in ready["STATUS"]
     assert ready["MAINPID"] == str(etcpipe.process.pid)
+    assert "Ctrl-C" not in etcpipe.stderr
     etcpipe.until(lambda: manager.count("WATCHDOG") >= 2)
     assert etcpipe.signalled(signal.SIGTERM) == 0
     assert manager.count("STOPPING") == 1

@@ -172,6 +172,7 @@ def start_returns_when_packets_are_awaited() -> None:
     until("a verdict in the log", lambda: VERDICTS.exists() and VERDICTS.read_text())
     assert json.loads(VERDICTS.read_text().splitlines()[0])["dest_ip"] == ADDRESS
     assert VERDICTS.stat().st_mode & 0o777 == 0o640
+    assert "Ctrl-C" not in journal()  # nobody sits at it
 
 
 def a_network_judges_within_the_limits_of_the_unit() -> None:
@@ -273,6 +274,7 @@ def the_page_of_nobody_shows_what_attaches_say() -> None:
     assert unit("UnitFileState", WEB) == "disabled"  # only an administrator enables it
     run(f"systemctl start {UNIT} {WEB}")
     until("metrics of the device", lambda: f'dev="{DEVICE}"' in metrics())
+    assert "Ctrl-C" not in journal()
     process = Path("/proc", unit("MainPID", WEB))
     assert process.stat().st_uid != 0
     assert "\nCapEff:\t0000000000000000\n" in (process / "status").read_text()
