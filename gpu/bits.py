@@ -1,10 +1,11 @@
-"""Bits: headers as nPrint lays them out, for trees and networks. A column is a bit.
+"""Bits: headers as nPrint lays them out, for trees and networks. Each column is one bit.
 
 A packet is the parts below in nPrint's order, each at its greatest length, and a field has
 the same columns in every packet: 0 or 1, highest bit first, or ABSENT where the packet has no
-such header, field or option. `nprint -4 -6 -t -u -p 24` has these columns by these names.
+such header, field or option. `nprint -4 -6 -t -u -p 24` writes the same columns under the same
+names.
 
-What differs from nPrint:
+Differences from nPrint:
     bytes are masked as those of the view raw (gpu/mask.py): what a mask makes zero in a header
         is zeros here, and a payload that it hides is ones. nPrint shows all that there is;
     packets are those that count, the first PACKETS of a flow beside each other, and a packet
@@ -19,7 +20,7 @@ Source: Holland et al., New Directions in Automated Traffic Analysis, CCS 2021, 
 PACKETS = 10
 ABSENT = -1
 
-# Parts in their order, each of nPrint's fields and their bits.
+# The parts in order, each with nPrint's fields and their lengths in bits.
 PARTS: dict[str, tuple[tuple[str, int], ...]] = {
     "ipv4": (
         *(("ver", 4), ("hl", 4), ("tos", 8), ("tl", 16), ("id", 16)),
@@ -38,10 +39,10 @@ PARTS: dict[str, tuple[tuple[str, int], ...]] = {
     "udp": (("sport", 16), ("dport", 16), ("len", 16), ("cksum", 16)),
     "payload": (("bit", 192),),
 }
-# Bytes of each part, and of all.
+# Length of each part in bytes, and of all parts together.
 LENGTHS = {part: sum(bits for _, bits in fields) // 8 for part, fields in PARTS.items()}
 BYTES = sum(LENGTHS.values())
-# The longest TCP/IPv4 headers and the payload behind them.
+# Room for the longest IPv4 and TCP headers and the payload behind them.
 RAW_LEN = LENGTHS["ipv4"] + LENGTHS["tcp"] + LENGTHS["payload"]
 
 

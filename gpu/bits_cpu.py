@@ -38,7 +38,7 @@ def bits(flows: FlowBatch, depth: int) -> np.ndarray:
 def _sources(
     raw: np.ndarray, kept: np.ndarray, headers: np.ndarray, protocol: np.ndarray
 ) -> np.ndarray:
-    """Return (packets, BYTES) int64, where each byte of the parts is in raw, or _NOWHERE.
+    """Return (packets, BYTES) int64, the position of each byte of the parts in raw, or _NOWHERE.
 
     Args:
         headers: (packets,) bytes from the IP header to the payload.

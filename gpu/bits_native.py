@@ -1,4 +1,4 @@
-"""Bits in C (etcpipe/native/bits.c): those of etcpipe.gpu.bits_cpu."""
+"""The view `bits` in C (etcpipe/native/bits.c), equal to etcpipe.gpu.bits_cpu."""
 
 import numpy as np
 

@@ -1,8 +1,8 @@
 """Device memory and kernel calls, the same for a GPU and for the tests' host shim.
 
-A kernel gets the addresses of two records of gpu/tables.h. Their layout is read from that
-header, and which records a kernel takes from its own source, so a call that does not fit is an
-error here and not a crash there.
+Every kernel takes the addresses of two records of gpu/tables.h. The layout of the records is read
+from that header, and the kinds of record that a kernel takes from its source, so a wrong call
+raises an error on the host instead of crashing on the device.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,54 +16,54 @@ from etcpipe.gpu.cuda_source import KERNELS, RECORDS
 
 Launch = tuple[str, int, int, int, int]  # kernel, blocks, threads, addresses of two records
 
-BLOCK = 16  # bytes that the kernels read at once: alignment and unit of all memory
+BLOCK = 16  # bytes that the kernels read at once; memory is aligned to and counted in these
 
 
 class Reading(Protocol):
-    """A copy from the device that was asked for."""
+    """A copy from the device that is under way."""
 
     def bytes(self) -> np.ndarray:
-        """Return (size,) uint8 once it is there; the array is the caller's."""
+        """Wait for the copy and return it, (size,) uint8, which the caller owns."""
         ...
 
 
 class Device(Protocol):
-    """A device and its memory; all calls are done in order.
+    """A device and its memory. Calls take effect in the order in which they are made.
 
     Attributes:
-        processors: multiprocessors, each of which can have a block of threads.
-        stream: the CuPy stream that all calls are in; None: each is done when it returns.
+        processors: number of multiprocessors; each can run a block of threads.
+        stream: the CuPy stream of all calls; None if each call has finished when it returns.
     """
 
     processors: int
     stream: Any
 
     def allocate(self, size: int) -> int:
-        """Return the address of zeroed bytes, aligned to BLOCK, that live as the device does."""
+        """Return the address of zeroed bytes, aligned to BLOCK, kept as long as the device."""
         ...
 
     def write(self, address: int, array: np.ndarray) -> None:
-        """Copy a contiguous array to the device; it may be reused afterwards."""
+        """Copy a contiguous array to the device; the caller may reuse the array at once."""
         ...
 
     def read(self, address: int, array: np.ndarray) -> None:
-        """Fill a contiguous array from the device, after all calls before."""
+        """Fill a contiguous array from the device, after all earlier calls."""
         ...
 
     def read_later(self, address: int, size: int) -> Reading:
-        """Ask for bytes, after all calls before; whoever asks takes them."""
+        """Begin to copy bytes to the host, after all earlier calls; the caller waits for them."""
         ...
 
     def branch(self) -> "Device":
-        """Return the same device and memory, whose calls are in an order of their own."""
+        """Return the same device and memory with an order of calls of its own."""
         ...
 
     def mark(self) -> Any:
-        """Return what stands for all calls so far."""
+        """Return a mark behind all calls so far, for follow() of a branch."""
         ...
 
     def follow(self, mark: Any) -> None:
-        """Let calls from now on come after those that a branch's mark stands for."""
+        """Let later calls wait for those before another branch's mark."""
         ...
 
     def launch(self, kernel: str, blocks: int, threads: int, first: int, second: int) -> None:
@@ -71,16 +71,16 @@ class Device(Protocol):
         ...
 
     def launch_all(self, launches: Sequence[Launch]) -> None:
-        """Start kernels one behind the other; cheaper where the same ones come again."""
+        """Start kernels one after the other; cheaper if the same sequence is started again."""
         ...
 
     def map(self, memory: np.ndarray) -> int | None:
-        """Return where kernels can read memory of the host as it is, None: copy it."""
+        """Return the address by which kernels can read host memory in place; None: copy it."""
         ...
 
 
 def padded(size: int) -> int:
-    """Return a size as whole blocks."""
+    """Return a size rounded up to whole blocks."""
     return -(-size // BLOCK) * BLOCK
 
 
@@ -99,7 +99,7 @@ class DeviceArray:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        """What lets CuPy look at the array where it is.
+        """Lets CuPy use the array in place.
 
         Source: CUDA Array Interface, version 3 (Numba's documentation).
         """
@@ -110,7 +110,7 @@ class DeviceArray:
         """Set the first elements.
 
         Raises:
-            ValueError: they are more than there is room for, or of another type.
+            ValueError: there are too many, or they have another dtype.
         """
         values = np.ascontiguousarray(values)
         if values.dtype != self.dtype or values.size > prod(self.shape):
@@ -127,7 +127,7 @@ class DeviceArray:
 
 
 class Record:
-    """One record of gpu/tables.h on a device, and the host's copy of it."""
+    """A record of gpu/tables.h on a device, and the host's copy of it."""
 
     def __init__(self, device: Device, kind: str, **fields: int | DeviceArray):
         self.kind = kind
@@ -137,7 +137,7 @@ class Record:
         self.write(**fields)
 
     def write(self, **fields: int | DeviceArray) -> None:
-        """Set fields; those that are not named stay as they were written last.
+        """Set fields; the others keep the values written last.
 
         Raises:
             ValueError: the record has no such field.
@@ -147,19 +147,19 @@ class Record:
         self._device.write(self.address, self._host)
 
     def read(self) -> np.void:
-        """Return the record as the device has it."""
+        """Return the record as it is on the device."""
         there = np.empty(1, RECORDS[self.kind])
         self._device.read(self.address, there)
         return there[0]
 
     def read_later(self) -> Callable[[], np.void]:
-        """Ask for the record as the device has it then, and return what waits for it."""
+        """Begin to copy the record to the host; return a function that waits for it."""
         reading = self._device.read_later(self.address, self._host.nbytes)
         return lambda: reading.bytes().view(RECORDS[self.kind])[0]
 
 
 class Columns:
-    """Columns of one table, one behind the other, so that one copy moves them all."""
+    """The columns of a table in one piece of memory, so that a single copy moves them all."""
 
     def __init__(
         self, device: Device, room: int, columns: Mapping[str, tuple[Any, tuple[int, ...]]]
@@ -169,7 +169,7 @@ class Columns:
         self._address = device.allocate(self._layout(room)[1])
 
     def _layout(self, n: int) -> tuple[dict[str, int], int]:
-        """Return where each column of n rows begins, and the bytes of all."""
+        """Return where each column begins if there are n rows, and their total size in bytes."""
         offsets, end = {}, 0
         for name, (dtype, shape) in self._columns.items():
             offsets[name] = end
@@ -177,11 +177,11 @@ class Columns:
         return offsets, max(end, BLOCK)
 
     def addresses(self, n: int) -> dict[str, int]:
-        """Return where the columns of n rows are on the device, by name."""
+        """Return the device address of each column, by name, if there are n rows."""
         return {name: self._address + offset for name, offset in self._layout(n)[0].items()}
 
     def write(self, n: int, values: dict[str, np.ndarray]) -> None:
-        """Set all columns, of n rows each."""
+        """Write n rows of all columns."""
         offsets, size = self._layout(n)
         packed = np.empty(size, np.uint8)
         for name, column in self._split(packed, n, offsets).items():
@@ -189,7 +189,7 @@ class Columns:
         self._device.write(self._address, packed)
 
     def read(self, n: int) -> dict[str, np.ndarray]:
-        """Return all columns, of n rows each."""
+        """Read n rows of all columns."""
         offsets, size = self._layout(n)
         packed = np.empty(size, np.uint8)
         if n:
@@ -199,7 +199,7 @@ class Columns:
     def read_later(
         self, device: Device, n: int, before: str | None = None
     ) -> Callable[[], dict[str, np.ndarray]]:
-        """Ask for the columns before one, or else all, of n rows each, and return what waits.
+        """Begin to copy n rows of the columns; return a function that waits for them.
 
         Args:
             device: the columns' own, or a branch of it.

@@ -1,8 +1,8 @@
 """Kernels for a GPU: shipped with etcpipe, or compiled once by NVRTC and kept.
 
-A cubin runs on its own compute capability and on later minor ones, so one for each major (and
-PTX, which the driver compiles, for those that come) serves all. The cache is found by the
-digest of the sources: after a change of a kernel nothing old is used.
+A cubin runs on its own compute capability and on later minor versions of it. So one cubin for each
+major version is enough, and PTX, which the driver compiles, serves future GPUs. File names carry a
+digest of the sources, so kernels compiled from other sources are never used.
 """
 
 import ctypes
@@ -17,9 +17,9 @@ from etcpipe.errors import UnsupportedError
 from etcpipe.gpu.cache_folder import cache_folder
 from etcpipe.gpu.cuda_source import digest, write_sources
 
-# As NVRTC names them; sm_70 (Volta) needs that of CUDA 12.
+# As NVRTC names them; sm_70 (Volta) needs the NVRTC of CUDA 12.
 TARGETS = ("sm_70", "sm_75", "sm_80", "sm_90", "sm_100", "sm_120", "compute_75")
-# Products and sums stay two roundings, as in NumPy.
+# No fused multiply-add: a product and a sum are rounded separately, as in NumPy.
 OPTIONS = ("--std=c++20", "--fmad=false")
 SHIPPED = "kernels"
 
@@ -31,7 +31,8 @@ def kernels(capability: str) -> Path:
         capability: compute capability, "8.9".
 
     Raises:
-        UnsupportedError: they are not there and cannot be compiled or kept, or the GPU is too old.
+        UnsupportedError: there are none and they cannot be compiled or stored, or the GPU is too
+            old.
     """
     target = target_for(capability)
     name = file_name(target)
@@ -52,7 +53,7 @@ def kernels(capability: str) -> Path:
 
 
 def _keep(code: bytes, path: Path) -> None:
-    """Write a file that others see whole or not at all."""
+    """Write a file atomically: other processes see all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as temporary:
         try:
@@ -65,7 +66,7 @@ def _keep(code: bytes, path: Path) -> None:
 
 
 def target_for(capability: str) -> str:
-    """Return the target whose code a GPU runs.
+    """Return the target to compile for, so that a GPU can run the code.
 
     Raises:
         UnsupportedError: the GPU is older than all of them.
@@ -86,12 +87,12 @@ def target_for(capability: str) -> str:
 
 
 def file_name(target: str) -> str:
-    """Return how the kernels of a target are called in a cache."""
+    """Return the file name of a target's kernels in the cache."""
     return f"{target}-{digest()}.{'ptx' if target.startswith('compute_') else 'cubin'}"
 
 
 def compile_kernels(target: str) -> bytes:
-    """Return a cubin, or PTX for a "compute_" target. Needs NVRTC, and no GPU.
+    """Return a cubin, or PTX for a "compute_" target. Needs NVRTC but no GPU.
 
     Raises:
         UnsupportedError: there is no NVRTC, or it does not know the target.
@@ -104,7 +105,7 @@ def compile_kernels(target: str) -> bytes:
 
 
 def nvrtc(target: str) -> ctypes.CDLL:
-    """Return the newest NVRTC that may know a target.
+    """Return the newest NVRTC that is likely to support a target.
 
     Raises:
         UnsupportedError: there is none.
@@ -123,7 +124,7 @@ def nvrtc(target: str) -> ctypes.CDLL:
 
 
 def _in_packages(name: str) -> list[Path]:
-    """Return where NVIDIA's Python packages have a library."""
+    """Return the files of a library in NVIDIA's Python packages."""
     spec = find_spec("nvidia")
     folders = list(spec.submodule_search_locations or []) if spec else []
     return [path for folder in folders for path in sorted(Path(folder).glob(f"*/lib/{name}"))]

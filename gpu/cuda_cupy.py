@@ -1,4 +1,4 @@
-"""The GPU as a Device, through CuPy; its kernels need no compiler where they were shipped."""
+"""The GPU as a Device, through CuPy. Shipped kernels need no compiler."""
 
 from etcpipe.gpu import cuda_device
 from etcpipe.gpu.cuda_compile import kernels
@@ -7,7 +7,7 @@ from etcpipe.gpu.staging_gpu import CupyCuda
 
 
 class CupyDevice(StagedDevice):
-    """See etcpipe.gpu.cuda.Device. Everything is done in one stream of its own.
+    """See etcpipe.gpu.cuda.Device. All work is done in a stream of its own.
 
     Raises:
         UnsupportedError: no GPU, no CuPy, or no kernels for this GPU.

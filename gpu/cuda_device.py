@@ -1,7 +1,7 @@
-"""The CUDA device, asked of the driver itself before any library of NVIDIA's is loaded.
+"""Finds the CUDA device through the driver, before any other NVIDIA library is loaded.
 
-Without a driver some of those libraries hand out objects around a null pointer, and the next
-call ends the process: so whoever wants the GPU asks here first.
+Without a driver, some of those libraries return objects that wrap a null pointer, and the next call
+crashes the process. So everything that uses the GPU asks here first.
 """
 
 import ctypes
@@ -17,12 +17,12 @@ _NAME_LEN = 256
 
 @dataclass(frozen=True)
 class CudaDevice:
-    """The first CUDA device (CUDA_VISIBLE_DEVICES says which that is).
+    """The first CUDA device; CUDA_VISIBLE_DEVICES chooses which one that is.
 
     Attributes:
-        name: as the driver says it, "NVIDIA L4".
+        name: as reported by the driver, "NVIDIA L4".
         capability: compute capability, "8.9".
-        driver: CUDA version that the driver takes, "13.0".
+        driver: the latest CUDA version that the driver supports, "13.0".
     """
 
     name: str
@@ -40,7 +40,7 @@ def find(library: str = DRIVER) -> CudaDevice:
         library: name or path of the driver's library.
 
     Raises:
-        UnsupportedError: no driver, no device, or one that does not answer.
+        UnsupportedError: no driver, no device, or a device that does not respond.
 
     Source: CUDA Driver API, sections Initialization, Version and Device Management.
     """
@@ -50,7 +50,7 @@ def find(library: str = DRIVER) -> CudaDevice:
         raise UnsupportedError("no GPU: there is no NVIDIA driver here (libcuda.so.1)") from error
     try:
         return _first(driver)
-    except AttributeError as error:  # a symbol is missing
+    except AttributeError as error:  # the library lacks a symbol
         raise UnsupportedError(f"no GPU: {library} is not a CUDA driver") from error
 
 

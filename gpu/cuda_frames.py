@@ -1,4 +1,4 @@
-"""Frames where kernels can read them."""
+"""Packet bytes in memory that kernels can read."""
 
 import numpy as np
 
@@ -6,17 +6,17 @@ from etcpipe.gpu.cuda import BLOCK, Device, DeviceArray
 
 
 class Frames:
-    """Frames in memory that the device reads in place, else a copy of the part that holds them."""
+    """The frames of a batch: read in place if the device can, else copied to it."""
 
     def __init__(self, device: Device):
         self._device = device
         self._room = DeviceArray(device, 1 << 21, np.uint8)
 
     def place(self, memory: np.ndarray, offset: np.ndarray, captured: np.ndarray) -> int:
-        """Return where the first byte of memory would be on the device.
+        """Return the device address that corresponds to the first byte of memory.
 
-        Only bytes of frames may be read there, and of the blocks of 16 that these are in.
-        Frames that are not inside the memory are left out.
+        Only the 16-byte blocks that hold frames may be read there. Frames that are not inside
+        the memory are left out.
         """
         mapped = self._device.map(memory)
         if mapped is not None:

@@ -1,8 +1,8 @@
-"""The CUDA source as one folder, which nvcc, NVRTC and a host compiler read alike.
+"""Collects the CUDA source into one folder for nvcc, NVRTC or a host compiler.
 
-The packet parser, the tracker's rules, masks, columns, tokens and bits are not written again: the
-kernel's and the native extension's C files are taken as they are, with the three changes
-that make C device code in C++.
+The packet parser, the tracker's rules, masks, columns, tokens and bits exist only once: the C files
+of the BPF programs and of the native extension are used as they are, apart from the three changes
+that turn C into device code in C++.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from etcpipe.layout import read_header
 
-# C that the device shares with the kernel programs and with the native extension; what these
-# include comes along.
+# C files that the device shares with the BPF programs and with the native extension; the files
+# that they include are added.
 SHARED = (
     "etcpipe.h",
     "flows.h",
@@ -44,7 +44,7 @@ MAIN = "kernels.cu"
 
 
 class Kernel(NamedTuple):
-    """What a kernel is called with: blocks of `threads`, and addresses of two records."""
+    """How a kernel is called: threads in a block, and the two records that it takes."""
 
     name: str
     threads: int
@@ -55,7 +55,7 @@ class Kernel(NamedTuple):
 _SYSTEM_INCLUDE = re.compile(r"^#include <.*>$", re.MULTILINE)
 _INCLUDE = re.compile(r'^#include "(.*)"$', re.MULTILINE)
 _VOID_POINTER = re.compile(r"\bvoid \*")
-# a line that begins a function: no "#", no indentation, and a parenthesis in it
+# the first line of a function: not indented, no "#", and it contains a parenthesis
 _FUNCTION = re.compile(r"^(?=[a-z][\w *]*\()", re.MULTILINE)
 _KERNEL = re.compile(
     r"^KERNEL\((\w+)\) (\w+)\((?:const )?struct (\w+) \*\w+,\s(?:const )?struct (\w+) \*\w+\)",
@@ -64,14 +64,14 @@ _KERNEL = re.compile(
 
 
 def device_code(text: str) -> str:
-    """Return a C file as device code: without system headers, void * counting in bytes."""
+    """Return a C file as device code: no system headers, void * arithmetic in bytes."""
     text = _SYSTEM_INCLUDE.sub("", text)
     text = _VOID_POINTER.sub("struct byte_pointer ", text)
     return _FUNCTION.sub("__device__ ", text)
 
 
 def sources() -> dict[str, str]:
-    """Return the text of every file by its name."""
+    """Return the text of each file, by name."""
     package = files("etcpipe")
     texts = {name: (package / "gpu" / name).read_text() for name in OWN}
     wanted = list(SHARED)
@@ -96,7 +96,7 @@ def _kernels() -> dict[str, Kernel]:
 
 
 def digest() -> str:
-    """Return what changes whenever a kernel may have."""
+    """Return a digest of all source files."""
     return hashlib.sha256(repr(sorted(sources().items())).encode()).hexdigest()[:16]
 
 

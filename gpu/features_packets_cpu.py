@@ -2,8 +2,8 @@
 
 Arrays are (packets, ..., flows), flows last, so that the short axis is reduced by whole-array
 operations. Values are whole numbers (bytes, nanoseconds) in float64, exact up to 2**53, until
-the last step, and what is not exact is summed packet by packet in rank order: a row has the
-same bits in whatever batch it is computed.
+the last step. Sums that are not exact are added up packet by packet in rank order, so that a row is
+bit for bit the same whatever batch it is computed in.
 """
 
 from functools import reduce
@@ -15,7 +15,7 @@ from etcpipe.gpu.features import MISSING
 
 NS = 1e9
 _TCP = 6
-_FAR = 1e300  # sorts behind every value
+_FAR = 1e300  # sorts after every value
 
 
 class Packets:
@@ -43,11 +43,11 @@ class Packets:
         return np.ascontiguousarray(self._records[name].T)
 
     def at(self, rank: np.ndarray) -> np.ndarray:
-        """Return each flow's time at a rank of its own."""
+        """Return the time of one packet of each flow, whose rank is given for each flow."""
         return self.time_ns[rank, np.arange(len(rank))]
 
     def gaps(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return ns since the previous chosen packet (0 if none), and where there is one."""
+        """Return ns since the previous chosen packet (0 if none), and whether there is one."""
         gaps = np.zeros(chosen.shape)
         has_previous = np.zeros(chosen.shape, bool)
         previous = np.zeros(chosen.shape[1])
@@ -81,7 +81,7 @@ def statistics(values: np.ndarray, mask: np.ndarray, scale: np.ndarray) -> dict[
     squares = values - mean
     squares *= mask
     squares *= squares
-    ordered = ~mask * _FAR  # where() takes three times as long
+    ordered = ~mask * _FAR  # where() takes three times as long as this
     ordered += shown
     ordered.sort(axis=0)
     row, flow = np.ogrid[: mask.shape[1], : mask.shape[2]]

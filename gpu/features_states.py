@@ -1,8 +1,8 @@
-"""What may be kept of a flow while its packets come; features.py declares what needs it.
+"""The states that can be kept of a flow while its packets arrive; features.py says what needs them.
 
-A state of packets is updated by each of the first `depth` packets, in their order. Sums,
-counts and extrema are whole numbers (bytes, ns), so that a kernel can keep them; `values`
-are all of them in order, at most as many as the depth.
+A state of packets is updated by each of the first `depth` packets, in order. Sums, counts and
+extrema are integers (bytes, ns), so that a BPF program can keep them; `values` holds every value in
+order, at most `depth` of them.
 """
 
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ SIZE_BIN = 128
 
 @dataclass(frozen=True)
 class State:
-    """One piece of what is kept of a flow.
+    """One state of a flow.
 
     Attributes:
-        what: it holds, in words.
+        what: description of what it holds.
         reads: fields of struct packet_fields that its update reads; none if it comes with
             the flow's key.
         needs: states that must be kept with it.

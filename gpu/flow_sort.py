@@ -1,9 +1,9 @@
-"""Flows by sort and scan: regrouping for packets that no tracker gave an id, a rank or a direction.
+"""Flows by sort and scan: regrouping of packets to which no tracker gave an id, rank or direction.
 
-For captures and for mirrors without metadata. A batch is sorted by the hash of its canonical
-keys and by arrival; heads of runs, found by comparing whole keys, look their flow up in a
-table that lasts over batches, and each flow goes on counting where it stopped. Which flow a
-packet belongs to follows bpf/flows.h, as in the kernel and in captures:
+For captures and for mirrors without metadata. A batch is sorted by the hash of the canonical keys
+and by arrival. The first packet of each run of equal keys (whole keys are compared) looks its flow
+up in a table that persists between batches, so each flow continues its count of packets. Which flow
+a packet belongs to follows the rules of bpf/flows.h, as in the kernel and in captures:
 
     a tuple begins a new flow by its first packet, after a silence longer than its timeout, or
     by a SYN after its end (RST, or FIN of both sides)
@@ -11,11 +11,11 @@ packet belongs to follows bpf/flows.h, as in the kernel and in captures:
     ranks count the packets that the count rule counts
     packets of a new flow are left out (TABLE_FULL) while `flows_max` flows are there
 
-Flows that fell silent leave the table SWEEP_SLACK_NS later, at the end of a call to add() that
-is SWEEP_ROUNDS'th of an idle timeout after the last time. Later fragments have no ports and
-count as not to be parsed.
+Flows that have been silent for longer than their timeout and SWEEP_SLACK_NS leave the table. add()
+looks for them each time a SWEEP_ROUNDS-th of the idle timeout has passed. Fragments other than the
+first have no ports and count as unparsed.
 
-With the ids, rows follow from the packets below rank N as in etcpipe.gpu.regroup.
+Once packets have ids and ranks, rows are made of them as in etcpipe.gpu.regroup.
 Source: the sort and scan of ETCpipe's GPU front end.
 """
 
@@ -38,9 +38,9 @@ class FlowRules:
     """When flows begin and which packets count; times in nanoseconds.
 
     Attributes:
-        flows_max: flows in the table at most.
-        count_rule: number in COUNT_RULES.
-        establish_ns: silence after which a flow ended that was a SYN alone.
+        flows_max: the largest number of flows in the table.
+        count_rule: a value of COUNT_RULES.
+        establish_ns: silence after which a flow that consists of a SYN alone has ended.
         idle_ns: the same for all other open flows.
         tombstone_ns: how long an ended flow keeps its tuple.
     """
@@ -53,7 +53,7 @@ class FlowRules:
 
 
 class SortRegroup(Regroup):
-    """As Regroup, for batches whose flow ids, ranks and directions mean nothing yet.
+    """As Regroup, for batches whose flow ids, ranks and directions are not set.
 
     Args:
         rules: when flows begin and which packets count.
@@ -79,14 +79,14 @@ class SortRegroup(Regroup):
 
 
 class SweepClock:
-    """Says when to look for flows that fell silent."""
+    """Tells when to look for silent flows."""
 
     def __init__(self, rules: FlowRules):
         self._interval_ns = rules.idle_ns // SWEEP_ROUNDS
         self._last_ns: int | None = None
 
     def is_due(self, clock_ns: int) -> bool:
-        """Is it time, by the newest packet so far?"""
+        """Is it time to look, by the clock of the newest packet so far?"""
         if self._last_ns is None:
             self._last_ns = clock_ns
         if clock_ns - self._last_ns < self._interval_ns:

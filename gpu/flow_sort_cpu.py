@@ -21,7 +21,7 @@ class Flow:
     """What is known of a flow; the rules are those of bpf/flows.h."""
 
     flow_id: int
-    from_b: bool  # the initiator is end b
+    from_b: bool  # whether end b is the initiator
     last_ns: int
     counted: int = 0
     flags: list[int] = field(default_factory=lambda: [0, 0])
@@ -37,7 +37,7 @@ class Flow:
         return self.is_silent(now_ns, rules) or (self.closed and opens)
 
     def update(self, packet: Packet, now_ns: int) -> int:
-        """Take a packet; return its direction."""
+        """Account a packet and return its direction."""
         direction = int(packet.from_b != self.from_b)
         self.last_ns = now_ns
         if packet.protocol == TCP:
@@ -48,7 +48,7 @@ class Flow:
 
 
 class Backend(regroup_cpu.Backend):
-    """Regroups what the rules say of each packet."""
+    """Tracks flows packet by packet, then regroups them."""
 
     def __init__(self, settings: Settings, rules: FlowRules):
         super().__init__(settings)
@@ -105,7 +105,7 @@ class Backend(regroup_cpu.Backend):
             return None
         self._flow_counters["FLOWS_RESTARTED" if flow else "FLOWS_CREATED"] += 1
         self._last_id += 1
-        # who answers with SYN+ACK did not begin
+        # the sender of a SYN+ACK is the responder
         answers = packet.tcp_flags & (SYN | ACK) == SYN | ACK
         flow = Flow(self._last_id, packet.from_b != answers, now_ns)
         self._flows[packet.key] = flow

@@ -27,7 +27,7 @@ class Backend(regroup_gpu.Backend):
         super().__init__(settings, device, scatter_blocks)
         self._sweep = SweepClock(rules)
         places = 1 << (2 * rules.flows_max - 1).bit_length()
-        # of which the second are those of the next sweep
+        # two tables: a sweep builds the next one from the flows that stay
         self._flows = [DeviceArray(self._device, places, RECORDS["sorted_flow"]) for _ in range(2)]
         self._used = [DeviceArray(self._device, places, np.uint32) for _ in range(2)]
         self._sort_state = Record(self._device, "flow_sort_state")

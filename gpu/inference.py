@@ -2,11 +2,11 @@
 
     tensorrt       TensorRT 10 or 11             networks; it cannot read tree ensembles
     tensorrt_rtx   TensorRT for RTX              the same code
-    cuda           ONNX Runtime, CUDA provider   networks (trees would run on the CPU in it)
-    onnxruntime    ONNX Runtime, on the CPU      every model; what the others are held to
-    trees          C, on the CPU                 trees of up to 32 leaves; taken first for "cpu"
+    cuda           ONNX Runtime, CUDA provider   networks (it would run trees on the CPU)
+    onnxruntime    ONNX Runtime, on the CPU      every model; the reference for the others
+    trees          C, on the CPU                 trees of up to 32 leaves; preferred for "cpu"
 
-On the GPU a model has its precision from its file: none is lowered, TF32 is off.
+On the GPU a model is computed in the precision of its file: nothing is lowered, TF32 is off.
 """
 
 import logging
@@ -23,7 +23,7 @@ from etcpipe.gpu import cuda_device
 
 log = logging.getLogger(__name__)
 
-# In the order in which they are tried, with the module and the class of each.
+# In the order in which they are tried: module and class of each engine.
 GPU_ENGINES = {
     "tensorrt": ("inference_tensorrt", "TensorRTRunner"),
     "tensorrt_rtx": ("inference_tensorrt", "TensorRTRunner"),
@@ -32,12 +32,12 @@ GPU_ENGINES = {
 ONNX_RUNTIME = "onnxruntime"
 DEVICES = ("auto", "cpu", "gpu", *GPU_ENGINES, ONNX_RUNTIME)
 
-# A network needs memory for each row, up to some MB. No rows never reach a runner: ONNX Runtime
-# aborts the process when a recurrent layer gets none.
+# A network needs up to some MB of memory for each row. Empty batches never reach a runner: ONNX
+# Runtime aborts the process when a recurrent layer gets no rows.
 ROWS_AT_ONCE = 256
 
-# ONNX spells an operator's name out in the file. A text that says the same by chance costs
-# the GPU only: the CPU runs everything.
+# ONNX files contain the names of operators as text. If the same text appears by chance, the model
+# merely stays on the CPU, which runs everything.
 _TREES = b"TreeEnsemble"
 
 
@@ -45,11 +45,11 @@ class Runner(Protocol):
     """Does the inference of one model, for one thread at a time.
 
     Attributes:
-        metadata: the text that travels in the model file, by key.
+        metadata: the texts of the model file's metadata, by key.
         input_shape: of one row.
         input_dtype: of the rows, as NumPy names it.
-        device: "cpu" or "gpu", where it computes.
-        engine: what computes, with its version.
+        device: "cpu" or "gpu".
+        engine: name and version of the engine.
     """
 
     metadata: dict[str, str]
@@ -73,12 +73,12 @@ class Runner(Protocol):
     def infer_device(self, rows: Any, stream: Any) -> Any:
         """Return the scores of rows that are on the GPU, as a CuPy array there.
 
-        A runner on the GPU reads the rows where they lie and waits for nothing: the scores
-        are ready when the stream is, and are overwritten by the next call.
+        A runner on the GPU reads the rows in place and does not wait: the scores are ready
+        when the stream has come to them, and the next call overwrites them.
 
         Args:
-            rows: (flows, *input_shape) of input_dtype, C contiguous: a CuPy array, or what
-                has the address in a __cuda_array_interface__ as other libraries' arrays do.
+            rows: (flows, *input_shape) of input_dtype, C contiguous: a CuPy array, or any
+                object with a __cuda_array_interface__, such as other libraries' arrays.
             stream: the CuPy stream that writes rows; not the legacy default one.
         """
         ...
@@ -88,11 +88,11 @@ def open_runner(model: bytes, threads: int = 1, device: str = "cpu") -> Runner:
     """Return a runner for the contents of an ONNX file.
 
     Args:
-        threads: CPU threads that one call may use. Trees in C use one: where more are allowed,
-            ONNX Runtime has them.
+        threads: CPU threads that one call may use. Trees in C use one thread, so with more of
+            them ONNX Runtime runs the trees.
         device: "cpu"; "gpu"; "auto", the GPU where there is one that can run the model; or
             ONNX_RUNTIME or a name of GPU_ENGINES for that engine and no other. What "auto" or
-            "gpu" cannot run on the GPU runs on the CPU, after one line of warning that says why.
+            "gpu" cannot run on the GPU runs on the CPU, after one warning that says why.
 
     Raises:
         ModelError: the bytes are not an ONNX model that the engine can run.
@@ -105,7 +105,7 @@ def open_runner(model: bytes, threads: int = 1, device: str = "cpu") -> Runner:
         return _open_onnx(model, threads)
     if device in GPU_ENGINES:
         return _open_engine(device, model, _open_onnx(model, threads))
-    on_cpu = _open_on_cpu(model, threads)  # checks the file, and stands in for the GPU
+    on_cpu = _open_on_cpu(model, threads)  # checks the file, and takes over if the GPU fails
     if device == "cpu":
         return on_cpu
     if device == "gpu":
@@ -124,7 +124,7 @@ def is_trees(model: bytes) -> bool:
 
 
 def installed() -> list[str]:
-    """Return which GPU_ENGINES have a package here, with versions; nothing is imported."""
+    """Return the GPU_ENGINES that are installed, with versions, without importing them."""
     packages = {
         "TensorRT": ("tensorrt_cu13_bindings", "tensorrt_cu12_bindings", "tensorrt"),
         "TensorRT for RTX": ("tensorrt_rtx_cu13_bindings", "tensorrt_rtx"),
@@ -136,8 +136,11 @@ def installed() -> list[str]:
 
 
 def version_of(*packages: str) -> str | None:
-    """Return the version of the first of some packages that is installed."""
-    from importlib.metadata import PackageNotFoundError, version  # 15 ms, which `attach` saves
+    """Return the version of the first installed package of several."""
+    from importlib.metadata import (  # 15 ms, which `attach` need not spend
+        PackageNotFoundError,
+        version,
+    )
 
     for package in packages:
         try:
@@ -200,10 +203,10 @@ def _open_engine(name: str, model: bytes, on_cpu: Runner) -> Runner:
 
 
 def check_rows(runner: Runner, rows: Any) -> None:
-    """Check that rows are what the model takes: engines are given an address and no more.
+    """Check that rows fit the model: engines get nothing but an address.
 
     Raises:
-        ModelError: they are of another shape or type, or not C contiguous.
+        ModelError: they have another shape or dtype, or are not C contiguous.
     """
     fits = tuple(rows.shape[1:]) == runner.input_shape and rows.dtype == runner.input_dtype
     if not (fits and rows.flags.c_contiguous):
@@ -213,7 +216,7 @@ def check_rows(runner: Runner, rows: Any) -> None:
 
 
 def infer_on_host(runner: Runner, rows: Any, stream: Any) -> Any:
-    """Return the scores, on the GPU, of rows there, judged by a runner of the CPU."""
+    """Return the scores, on the GPU, of rows on the GPU, computed by a runner of the CPU."""
     import cupy
 
     stream.synchronize()
@@ -224,19 +227,19 @@ def infer_on_host(runner: Runner, rows: Any, stream: Any) -> Any:
 
 @contextmanager
 def cuda_errors() -> Iterator[None]:
-    """Raise what CuPy says of CUDA inside the block as an EngineError."""
+    """Turn CuPy's errors about CUDA in the block into an EngineError."""
     from cupy import cuda
 
     try:
         yield
-    except (RuntimeError, cuda.memory.OutOfMemoryError) as error:  # of CUDA's two interfaces
+    except (RuntimeError, cuda.memory.OutOfMemoryError) as error:  # runtime API, driver API
         raise EngineError(" ".join(str(error).split())) from error
 
 
 class FallbackRunner:
     """A runner on the GPU until that fails, then on the CPU; see Runner.
 
-    The batch that failed is run again: no flow goes without its scores.
+    The batch that failed is run again, so every flow gets its scores.
     """
 
     def __init__(self, on_gpu: Runner, on_cpu: Runner) -> None:

@@ -12,7 +12,7 @@ from etcpipe.gpu.inference import Runner, check_rows, cuda_errors
 from etcpipe.gpu.inference_onnx import reason, session_options
 
 PROVIDER = "CUDAExecutionProvider"
-# Memory as asked for, not doubled each time; float32 as the file says, not TF32.
+# Allocate what is needed instead of doubling each time; compute float32, not TF32.
 OPTIONS = {"arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
 
 
@@ -27,11 +27,11 @@ class CudaRunner:
         Args:
             name: "cuda".
             model: contents of an ONNX file.
-            on_cpu: a runner of the same model, which knows its metadata and shapes.
+            on_cpu: a runner of the same model, for its metadata and shapes.
             gpu: the device.
 
         Raises:
-            EngineError: this ONNX Runtime is without CUDA, or it cannot take the model.
+            EngineError: this ONNX Runtime has no CUDA provider, or cannot load the model.
             ModuleNotFoundError: CuPy is not installed.
         """
         if PROVIDER not in onnxruntime.get_available_providers():
@@ -43,7 +43,7 @@ class CudaRunner:
         self.input_shape, self.input_dtype = on_cpu.input_shape, on_cpu.input_dtype
         self.engine = f"ONNX Runtime {onnxruntime.__version__} on {gpu.name}"
         self._cupy = cupy
-        # The session works in this stream, so that callers' streams can wait for it.
+        # The session's own stream, so that the callers' streams can wait for it.
         with cuda_errors():
             self._stream = cupy.cuda.Stream(non_blocking=True)
         self._session = _open(model, self._stream)
@@ -54,15 +54,15 @@ class CudaRunner:
 
     def infer(self, rows: np.ndarray) -> np.ndarray:
         check_rows(self, rows)
-        if not len(rows):  # not every kernel of CUDA takes nothing
+        if not len(rows):  # not every CUDA kernel accepts an empty batch
             return np.empty((0, self._classes), np.float32)
         try:
             return self._session.run([self._output], {self._input: rows})[0]
-        except Exception as error:  # the runtime's own exceptions share no base class
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise EngineError(reason(error)) from error
 
     def infer_device(self, rows: Any, stream: Any) -> Any:
-        rows = self._cupy.asarray(rows)  # copies nothing
+        rows = self._cupy.asarray(rows)  # does not copy
         check_rows(self, rows)
         with cuda_errors(), stream:
             scores = self._cupy.empty((len(rows), self._classes), np.float32)
@@ -98,6 +98,6 @@ def _open(model: bytes, stream: Any) -> onnxruntime.InferenceSession:
 
 def _run_options() -> onnxruntime.RunOptions:
     options = onnxruntime.RunOptions()
-    # The caller's stream waits for the session's; the thread need not.
+    # The caller's stream waits for the session's; the thread does not.
     options.add_run_config_entry("disable_synchronize_execution_providers", "1")
     return options

@@ -8,7 +8,7 @@ import onnxruntime
 from etcpipe.errors import ModelError
 from etcpipe.gpu.inference import infer_on_host
 
-# Names of ONNX tensor types that models of ours take.
+# ONNX's names of the tensor types that etcpipe's models take.
 DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int8)": "int8"}
 
 _ERRORS_ONLY = 3
@@ -29,14 +29,14 @@ class OnnxRunner:
             threads: CPU threads of one call; 1 keeps the other cores for packets.
 
         Raises:
-            ModelError: the bytes are damaged, not ONNX, or use what this version lacks.
+            ModelError: the bytes are damaged, not ONNX, or need a newer ONNX Runtime.
         """
         options = session_options(threads)
         try:
             self._session = onnxruntime.InferenceSession(
                 model, options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # the runtime's own exceptions share no base class
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise ModelError(f"damaged or not an ONNX model: {reason(error)}") from error
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
@@ -47,7 +47,7 @@ class OnnxRunner:
         self._input, self._output = inputs[0].name, outputs[0].name
 
     def infer(self, rows: np.ndarray) -> np.ndarray:
-        if not len(rows):  # the runtime's recurrent operators end the process
+        if not len(rows):  # its recurrent operators abort the process on an empty batch
             return self.infer(np.zeros((1, *rows.shape[1:]), rows.dtype))[:0]
         try:
             return self._session.run([self._output], {self._input: rows})[0]
@@ -59,15 +59,15 @@ class OnnxRunner:
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """Return what every session of ours is made with."""
+    """Return the options of every session."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = _ERRORS_ONLY + 1  # what goes wrong is raised
+    options.log_severity_level = _ERRORS_ONLY + 1  # errors are raised anyway
     return options
 
 
 def reason(error: Exception) -> str:
-    """Return what an error says, as one line of bounded length."""
+    """Return an error's message as one line of bounded length."""
     text = " ".join(str(error).split())
     return text if len(text) <= 120 else text[:117] + "..."

@@ -14,9 +14,9 @@ from etcpipe.gpu.tensorrt_plan import Profile
 log = logging.getLogger(__name__)
 
 PROFILE = Profile()
-# A batch of one of these sizes is launched as one CUDA graph instead of kernel by kernel.
+# Batches of these sizes are launched as one CUDA graph instead of kernel by kernel.
 GRAPH_SIZES = (1, 8, 32, 64, 128, 256)
-# Each graph holds memory of its own; buffers beyond those that take turns get none.
+# Each graph takes memory. Two buffers take turns; if callers use many more, some get no graph.
 GRAPHS_MAX = 4 * len(GRAPH_SIZES)
 
 
@@ -33,13 +33,13 @@ class TensorRTRunner:
         gpu: CudaDevice,
         cache: plan_cache.PlanCache | None = None,
     ) -> None:
-        """Load the model's plan, and build it where the cache has none.
+        """Load the model's plan from the cache, or build it.
 
         Args:
             name: "tensorrt" or "tensorrt_rtx".
             model: contents of an ONNX file.
-            on_cpu: a runner of the same model, which knows its metadata and shapes.
-            gpu: the device. That it was found is what makes TensorRT safe to call.
+            on_cpu: a runner of the same model, for its metadata and shapes.
+            gpu: the device; without one, calls of TensorRT would crash.
 
         Raises:
             EngineError: TensorRT is missing, cannot take the model, or lacks memory.
@@ -67,7 +67,7 @@ class TensorRTRunner:
         return scores
 
     def infer_device(self, rows: Any, stream: Any) -> Any:
-        rows = self._cupy.asarray(rows)  # copies nothing
+        rows = self._cupy.asarray(rows)  # does not copy
         check_rows(self, rows)
         if len(rows) <= PROFILE.max:
             with cuda_errors():
@@ -82,7 +82,7 @@ class TensorRTRunner:
         return scores
 
     def _load(self, model: bytes, gpu: CudaDevice, cache: plan_cache.PlanCache) -> Any:
-        """Return the engine of a plan that was kept, or else of a new one."""
+        """Return the engine of the cached plan, or of a new one."""
         trt = self._trt
         name = plan_cache.key(
             model,
@@ -105,7 +105,7 @@ class TensorRTRunner:
         return engine
 
     def _open(self) -> None:
-        """Make the context and the buffers that last as long as the runner."""
+        """Make the context and the buffers; they last as long as the runner."""
         trt, engine = self._trt, self._engine
         names = {
             engine.get_tensor_mode(name): name
@@ -115,13 +115,13 @@ class TensorRTRunner:
         if trt.nptype(engine.get_tensor_dtype(self._output)) is not np.float32:
             raise EngineError("scores are not float32: end the model with a cast")
         classes = engine.get_tensor_shape(self._output)[-1]
-        # Contexts share their memory, as they do their stream: one works at a time.
+        # Contexts share one piece of memory: they share a stream too, so one works at a time.
         self._memory = self._cupy.empty(max(1, engine.device_memory_size_v2), np.uint8)
         self._context = self._new_context()
         self._rows = self._cupy.zeros((PROFILE.max, *self.input_shape), self.input_dtype)
         self._scores = self._cupy.empty((PROFILE.max, classes), np.float32)
         self._stream = self._cupy.cuda.Stream(non_blocking=True)
-        # By address and rows of the input: a graph, and the context that it was captured from.
+        # (address, rows) of the input -> a graph and the context that it was captured from
         self._graphs: dict[tuple[int, int], tuple[Any, Any]] = {}
         self._captures = True
 
@@ -134,7 +134,7 @@ class TensorRTRunner:
         return context
 
     def _infer_part(self, rows: np.ndarray) -> np.ndarray:
-        """Run rows of the host, padded with zeros to a size that has a graph."""
+        """Run rows from the host, padded with zeros to a size of GRAPH_SIZES."""
         size = min((size for size in GRAPH_SIZES if size >= len(rows)), default=len(rows))
         with self._stream:
             self._rows[: len(rows)].set(rows, stream=self._stream)
@@ -145,7 +145,7 @@ class TensorRTRunner:
         return scores
 
     def _launch(self, rows: Any, stream: Any) -> None:
-        """Put the inference of at most PROFILE.max rows into the stream."""
+        """Enqueue the inference of at most PROFILE.max rows."""
         if not len(rows):
             return
         graph = self._graphs.get((rows.data.ptr, len(rows)))
@@ -167,16 +167,16 @@ class TensorRTRunner:
             raise EngineError(tensorrt_plan.messages(self._trt).last_error)
 
     def _capture(self, rows: Any, stream: Any) -> None:
-        """Record what was just run as a graph for the next time.
+        """Capture the same inference as a graph for the next time.
 
-        That run had to come first: it settles shapes, and loads kernels, which a capture
-        must not. What cannot be captured goes on kernel by kernel. A graph is right as long as
-        its context stays as it was, so another context goes on.
+        The ordinary run must come first: it sets shapes and loads kernels, which is forbidden
+        during a capture. Networks that cannot be captured keep running kernel by kernel. A graph
+        is valid only while its context is unchanged, so later calls use another context.
 
         Source: TensorRT's documentation, Best Practices, CUDA Graphs.
         """
         stream.synchronize()
-        # TensorRT for RTX can say beforehand; the others can always be captured.
+        # TensorRT for RTX tells whether it can; the other versions can always be captured.
         ask = getattr(self._context, "is_stream_capturable", None)
         try:
             if ask and not ask(stream.ptr):
@@ -189,5 +189,5 @@ class TensorRTRunner:
                 graph = stream.end_capture()
             self._graphs[rows.data.ptr, len(rows)] = graph, self._context
             self._context = next_context
-        except (EngineError, RuntimeError):  # CuPy's errors are RuntimeErrors
+        except (EngineError, RuntimeError):  # CuPy's errors are RuntimeErrors too
             self._captures = False

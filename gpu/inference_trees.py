@@ -1,7 +1,7 @@
 """Inference of trees in C (etcpipe/native/trees.c), several times as fast as ONNX Runtime.
 
-ONNX Runtime is the definition, and runs what is not read here. A call for a few rows takes it a
-tenth of a millisecond and more; here it is a few microseconds.
+ONNX Runtime is the reference, and runs the models that are refused here. A call for a few rows
+takes ONNX Runtime at least a tenth of a millisecond; here it takes a few microseconds.
 """
 
 import time
@@ -26,7 +26,7 @@ class TreesRunner:
     """A Runner; see etcpipe.gpu.inference.
 
     Attributes:
-        plan: the trees, as C reads them.
+        plan: the trees in the form that the C code reads.
     """
 
     device = "cpu"
@@ -39,12 +39,13 @@ class TreesRunner:
             model: contents of an ONNX file.
 
         Raises:
-            ValueError: damaged, or no trees that C judges: ONNX Runtime knows which.
+            ValueError: damaged, or a model that the C code does not support: ONNX Runtime tells
+                which.
         """
         try:
             graph = onnx_trees.read(model)
             self.plan = Plan(graph)
-        except Exception as error:  # of a damaged file anything can be wrong
+        except Exception as error:  # a damaged file can raise anything
             raise ValueError("trees that are not judged in C") from error
         self.metadata = graph.metadata
         self.input_shape: tuple[int | str | None, ...] = graph.input_shape
@@ -63,7 +64,7 @@ class TreesRunner:
 
 
 class Rows(Protocol):
-    """What a judge asks of a model; see etcpipe.model.Model."""
+    """The part of etcpipe.model.Model that a Judge uses."""
 
     classes: tuple[str, ...]
     first_n: int
@@ -79,7 +80,7 @@ class Rows(Protocol):
 class Judge:
     """A model's answers on flows: scores, probabilities and labels in one call.
 
-    See etcpipe.model.Model.answers(); its NumPy on what ONNX Runtime says is the definition.
+    The definition is etcpipe.model.Model.answers(): NumPy on the scores of ONNX Runtime.
     """
 
     def __init__(self, model: Rows, runner: TreesRunner) -> None:

@@ -1,20 +1,20 @@
-"""What of a packet a model may see: the raw view and its masks.
+"""What a model may see of a packet: the raw view and its masks.
 
 The raw view of a packet is a row of uint8, its bytes from the IP header on. Ethernet padding
-is cut off by the IP length, the row is zero behind `raw_len` valid bytes. Fields are found
-by parsing, never at fixed columns, and they are masked while the bytes are copied from the
-frame, so no unmasked byte ever is in a tensor.
+is cut off by the IP length, and the row is zero behind its valid bytes. Fields are found by
+parsing, never at fixed columns, and they are masked while the bytes are copied from the frame,
+so no unmasked byte ever reaches a tensor.
 
 Three masks: "strict" (default), "standard" (as strict, but with the TCP window), "none"
 (bytes as they are). FIELDS is the rule of the first two, field by field:
 
     KEEP    the field's bytes as they are
-    ZERO    zeros in its place
-    HIDE    0xff in its place: bytes that tell nothing but their number
+    ZERO    zeros instead of the field
+    HIDE    0xff instead of the field: only its length remains visible
 
-All lengths stay true, so whatever is masked is still counted: the view of a packet is
-min(L, IP length) bytes long, also if the capture holds less of its payload. With "none" it
-ends where the capture ends, as no value stands for an unknown byte.
+Lengths stay true, because masked bytes are still counted: the view of a packet is min(L, IP length)
+bytes long, even if less of its payload was captured. With "none" it ends where the captured bytes
+end, since no value stands for an unknown byte.
 
 The TLS fields are those at the start of a TCP segment's payload. What does not parse as TLS
 there (continued records, QUIC, DNS, HTTP, ...) is payload. A segment of a super-packet looks
@@ -30,7 +30,7 @@ MASKS = ("none", "standard", "strict")
 KEEP, ZERO, HIDE = "keep", "zero", "hide"
 HIDDEN = 0xFF
 
-# TLS extensions whose body is a list of code points: nothing of the user, host or session.
+# TLS extensions whose body is a list of code points and says nothing of user, host or session.
 SHOWN_EXTENSIONS = {
     10: "supported_groups",
     11: "ec_point_formats",
@@ -43,7 +43,7 @@ SHOWN_EXTENSIONS = {
 
 
 class Field(NamedTuple):
-    """One parsed field and what each mask does with it."""
+    """A parsed field and the rule of each mask for it."""
 
     name: str
     strict: str
@@ -103,7 +103,7 @@ FIELDS = (
     _field("payload", HIDE, "ciphertext holds its length only, plaintext names the class"),
 )
 
-# Rule of each field by mask; "none" masks nothing and is not in here.
+# Rule of each field by mask; "none" masks nothing and is left out.
 RULES = {
     "standard": {field.name: field.standard for field in FIELDS},
     "strict": {field.name: field.strict for field in FIELDS},

@@ -1,8 +1,8 @@
 """The raw view in Python: the definition that etcpipe/native/mask.c must equal byte for byte.
 
-A packet is taken apart into named spans (fields of FIELDS in etcpipe.gpu.mask); the mask's
-rule for the name decides what becomes of the span. Headers are zero and payload is hidden
-where no span says otherwise.
+A packet is divided into named spans (the fields of FIELDS in etcpipe.gpu.mask); the mask's rule for
+the name decides what becomes of a span. Outside of spans, header bytes are zero and payload bytes
+are hidden.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ SESSION_ID_MAX = 32
 
 
 class Span(NamedTuple):
-    """A field of the raw view: where it begins there, its length, and the bits that count."""
+    """A field of the raw view: its start and length there, and the bits that belong to it."""
 
     name: str
     at: int
@@ -40,7 +40,7 @@ class Segment:
 
 
 def segments(packet: Packet, segment_len: int) -> list[Segment]:
-    """Return the packets that a frame is on the wire."""
+    """Return the packets that a captured frame becomes on the wire."""
     if not segment_len or packet.payload_len <= segment_len:
         return [Segment(packet.ip_len, packet.payload_len, 0, packet.tcp_flags, False)]
     headers = packet.ip_len - packet.payload_len
@@ -49,9 +49,9 @@ def segments(packet: Packet, segment_len: int) -> list[Segment]:
         payload_len = min(segment_len, packet.payload_len - at)
         flags = packet.tcp_flags
         if at + payload_len < packet.payload_len:
-            flags &= ~0x09  # FIN and PSH on the last one
+            flags &= ~0x09  # FIN and PSH are on the last segment
         if at:
-            flags &= ~0x80  # CWR on the first
+            flags &= ~0x80  # CWR is on the first
         found.append(Segment(headers + payload_len, payload_len, at, flags, True))
     return found
 
@@ -101,7 +101,7 @@ def _masked(
 
 
 def _rewrite(view: bytearray, packet: Packet, segment: Segment) -> None:
-    """Give a segment of a super-packet the lengths and flags that it has on the wire."""
+    """Set the lengths and flags that a segment of a super-packet has on the wire."""
     transport = packet.transport - packet.network
     if packet.ip_version == 4:
         view[2:4] = _low16(segment.ip_len)
@@ -205,7 +205,7 @@ def _messages(payload: bytes, at: int, end: int) -> list[Span]:
         if at + 4 > end:
             return []
         if at + 4 > len(payload):
-            return spans  # cut by the packet's end: right so far
+            return spans  # cut off by the end of the packet, correct up to there
         kind, body = payload[at], at + 4
         size = int.from_bytes(payload[at + 1 : at + 4], "big")
         if kind not in MESSAGE_TYPES or body + size > end:
@@ -218,11 +218,11 @@ def _messages(payload: bytes, at: int, end: int) -> list[Span]:
 
 
 class _Cut(Exception):
-    """A message ends before its structure does, or goes on in the next packet."""
+    """A message ends within a structure: it is malformed, or continues in the next packet."""
 
 
 class _Reader:
-    """Reads a hello message field by field and notes the spans."""
+    """Reads a hello message field by field and records the spans."""
 
     def __init__(self, payload: bytes, at: int, end: int):
         self._payload, self._at, self._end = payload, at, end

@@ -1,7 +1,7 @@
-"""The trees of an ONNX file, read without the package onnx, which only training needs.
+"""Reads the trees of an ONNX file without the package onnx, which only training needs.
 
-The file is a message of protocol buffers: fields with numbers, of which some are messages again.
-Only what an ensemble of trees takes is read, as onnx.proto numbers it.
+The file is a message of Protocol Buffers: numbered fields, some of which are messages themselves.
+Only the fields of a tree ensemble are read; their numbers are those of onnx.proto.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ ATTRIBUTE_FLOATS, ATTRIBUTE_INTS, ATTRIBUTE_STRINGS = 7, 8, 9
 TENSOR_NAME, TENSOR_RAW = 8, 9
 OPERATOR = "TreeEnsembleRegressor"
 
-# How the value of a field is written.
+# Wire types: how the value of a field is encoded.
 _VARINT, _BYTES, _WORD = 0, 2, 5
 _SIZES = {1: 8, _WORD: 4}
 
@@ -31,10 +31,10 @@ class Ensemble(NamedTuple):
     """A graph that ends in the operator TreeEnsembleRegressor.
 
     Attributes:
-        operators: of all nodes, in their order.
+        operators: of all nodes, in order.
         attributes: of the trees, by name.
         constants: tensors of int64 by name.
-        metadata: what the file says beside the graph, by key.
+        metadata: the file's metadata, by key.
         input_shape: of one row.
         input_dtype: as NumPy names it.
     """
@@ -48,7 +48,7 @@ class Ensemble(NamedTuple):
 
 
 def read(contents: bytes) -> Ensemble:
-    """Return what the graph of a file has of an ensemble of trees.
+    """Return the tree ensemble in the graph of a file.
 
     Raises:
         ValueError, IndexError: the file is damaged, or takes or gives other than one tensor.
@@ -77,7 +77,7 @@ def read(contents: bytes) -> Ensemble:
 
 
 def _all(fields: list[tuple[int, Any]], wanted: int) -> list[bytes]:
-    """Return all fields of a number, of those of a message."""
+    """Return the values of all fields of a message that have a number."""
     return [value for number, value in fields if number == wanted]
 
 
@@ -88,7 +88,7 @@ def _attributes(node: bytes) -> dict[str, Attribute]:
 
 
 def _row_of(value: bytes) -> tuple[tuple[int, ...], str]:
-    """Return shape and dtype of one row of an input, of which the first size counts the rows."""
+    """Return shape and dtype of one row of an input, whose first dimension counts rows."""
     tensor = _first(_first(value, VALUE_TYPE), TYPE_TENSOR)
     kind = next((one for number, one in _fields(tensor) if number == TENSOR_ELEMENT), 0)
     if kind not in ELEMENTS:
@@ -98,8 +98,8 @@ def _row_of(value: bytes) -> tuple[tuple[int, ...], str]:
 
 
 def _attribute(message: bytes) -> Attribute:
-    """Return the value of an attribute of a kind that trees have."""
-    start = len(_first(message, ATTRIBUTE_NAME)) + 2  # a name has less than 128 characters
+    """Return the value of an attribute, of one of the types that tree ensembles use."""
+    start = len(_first(message, ATTRIBUTE_NAME)) + 2  # the length of a name takes one byte
     kind, how = divmod(message[start], 8) if start < len(message) else (0, _BYTES)
     if kind == ATTRIBUTE_INTS and how == _VARINT:
         return _varints(message, start)
@@ -111,7 +111,7 @@ def _attribute(message: bytes) -> Attribute:
 
 
 def _words(message: bytes, start: int) -> np.ndarray:
-    """Return (values,) uint32 of a field of four bytes that is repeated from `start` on."""
+    """Return (values,) uint32 of a repeated 4-byte field that begins at `start`."""
     octets = np.frombuffer(message, np.uint8)[start:]
     is_other = octets[::5] != octets[0]
     ours = int(np.argmax(is_other)) if is_other.any() else len(octets) // 5
@@ -119,7 +119,7 @@ def _words(message: bytes, start: int) -> np.ndarray:
 
 
 def _texts(message: bytes, start: int) -> list[bytes]:
-    """Return the texts of a field that is repeated from `start` on, each below 128 bytes."""
+    """Return the texts of a repeated field that begins at `start`, each below 128 bytes."""
     tag, at, found = message[start], start, []
     while at < len(message) and message[at] == tag:
         end = at + 2 + message[at + 1]
@@ -129,9 +129,9 @@ def _texts(message: bytes, start: int) -> list[bytes]:
 
 
 def _varints(message: bytes, start: int) -> np.ndarray:
-    """Return (values,) int64 of a field that is repeated from `start` on, each below 2**56.
+    """Return (values,) int64 of a repeated field that begins at `start`, each below 2**56.
 
-    Whole columns of nodes are read so: one value at a time took a tenth of a second a model.
+    Vectorised, because reading one value at a time took a tenth of a second per model.
     """
     octets = np.frombuffer(message, np.uint8)[start:]
     ends = np.flatnonzero(octets < 0x80)
@@ -147,7 +147,7 @@ def _varints(message: bytes, start: int) -> np.ndarray:
 
 
 def _first(message: bytes, wanted: int) -> bytes:
-    """Return the first field of a number that is text, bytes or a message; empty without one."""
+    """Return the first field with a number, which is text, bytes or a message; else b""."""
     found = (value for number, value in _fields(message) if number == wanted)
     value = next(found, b"")
     if isinstance(value, int):
@@ -156,7 +156,7 @@ def _first(message: bytes, wanted: int) -> bytes:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """Yield number and value of each field: int of a varint, else the bytes."""
+    """Yield number and value of each field: an int if it is a varint, else bytes."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
@@ -179,7 +179,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """Return the number that begins somewhere, and where it ends."""
+    """Return the varint at a position, and the position behind it."""
     value = shift = 0
     while True:
         if at >= len(message) or shift > 63:

@@ -1,4 +1,4 @@
-"""What C takes of flows for a view of packets' fields (etcpipe/native/packet_views.c)."""
+"""Passes flows to the C code of views of packet fields (etcpipe/native/packet_views.c)."""
 
 import numpy as np
 
@@ -8,10 +8,10 @@ from etcpipe.layout import FLOW_KEY, PACKET_FIELDS
 
 
 class KeptPackets:
-    """Arrays of flows as C reads them; alive as long as this is.
+    """The arrays of flows as the C code reads them; keeps them alive.
 
     Attributes:
-        arguments: addresses, sizes and depth, as all views of packets' fields begin.
+        arguments: addresses, sizes and depth, the first arguments of each of these views.
 
     Raises:
         ValueError: regrouping kept fewer bytes a packet than `needed` of the view `name`.

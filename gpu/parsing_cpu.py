@@ -1,7 +1,7 @@
 """The packet parser of bpf/parsing.h and etcpipe/native/link.h in Python, for the definitions.
 
-Written from the protocols' headers, to be read beside the C and to test it; not used where
-speed matters.
+Written from the protocols' specifications, to be read beside the C code and to test it; not used
+where speed matters.
 """
 
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ OFFSET_MAX = 0x3FFF  # of IP and transport headers
 LINK_NULL, LINK_ETHERNET, LINK_LOOP, LINK_SLL, LINK_SLL2 = 0, 1, 108, 113, 276
 LINKS_RAW = (12, 14, 101, 228, 229)
 LINKS_PPP = (9, 50, 104)  # 104 is Cisco's HDLC
-CISCO_HDLC = (0x0F00, 0x8F00)  # unicast and multicast
+CISCO_HDLC = (0x0F00, 0x8F00)  # unicast, multicast
 PPP_FRAMING = 0xFF03
 
 HOPOPTS, TCP, UDP, ROUTING, FRAGMENT, AH, DSTOPTS, SCTP = 0, 6, 17, 43, 44, 51, 60, 132
@@ -41,7 +41,7 @@ EXTENSIONS_MAX = 6
 
 @dataclass(frozen=True)
 class Packet:
-    """What is known of a packet; offsets count from the frame's first byte."""
+    """A parsed packet; offsets count from the first byte of the frame."""
 
     ip_version: int
     protocol: int
@@ -77,11 +77,11 @@ class Packet:
 def parse(
     frame: bytes, wire_len: int, link_type: int, options: int = 0, vlan: int = VLAN_NONE
 ) -> Packet:
-    """Return what a captured frame is.
+    """Parse a captured frame.
 
     Args:
         options: PARSE_ bits, see etcpipe.parsing.
-        vlan: TCI of the tag that the kernel moved out of the frame.
+        vlan: TCI of the tag that the kernel took out of the frame.
 
     Raises:
         Unparsable: not an IP packet with readable headers, or a later fragment.
@@ -99,7 +99,7 @@ def parse(
 def _packet(
     frame: bytes, wire_len: int, ethertype: int, network: int, tunnel: int, depth: int
 ) -> Packet:
-    """Return the packet at `network`, or one inside it; itself where the inside is unreadable."""
+    """Return the packet at `network`, or the one inside its tunnel if that can be parsed."""
     if wire_len < network or network > OFFSET_MAX:
         raise Unparsable
     if ethertype == ETHERTYPE_IPV4:
@@ -137,7 +137,7 @@ def extension_len(kind: int, header: bytes) -> int:
 
 
 def _end(address: bytes, port: int) -> tuple[int, int, int]:
-    # The C compares addresses as two little-endian words: an order is all that is needed.
+    # As in C, which compares addresses as two little-endian words: any total order will do.
     return int.from_bytes(address[:8], "little"), int.from_bytes(address[8:], "little"), _be(port)
 
 
@@ -165,7 +165,7 @@ def _link(frame: bytes, link_type: int) -> tuple[int, int, list[int]]:
 
 
 def _ppp(frame: bytes) -> tuple[int, int, list[int]]:
-    """Return the same of PPP, with framing or without, and of Cisco's HDLC."""
+    """Return the same for PPP, with or without framing, and for Cisco HDLC."""
     number = _u16(_need(frame, 0, 2), 0)
     if number in CISCO_HDLC:
         return _u16(_need(frame, 2, 2), 0), 4, []

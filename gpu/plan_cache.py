@@ -1,8 +1,8 @@
-"""Plans that were built before: files that are taken whole and unchanged, or not at all.
+"""A cache of TensorRT plans: a file is used only if it is complete and unchanged.
 
-A file's name is a digest of everything that its plan depends on, so another model, version,
-GPU, driver or profile is another file. It begins with a SHA-256 of the rest. A plan is code
-that runs on the GPU, so the folder must belong to whoever reads it, and to nobody else.
+A file's name is a digest of everything that the plan depends on, so another model, version, GPU,
+driver or profile is another file. A file begins with the SHA-256 of the rest. A plan is code that
+runs on the GPU, so the folder must belong to the user, and nobody else may write to it.
 """
 
 import hashlib
@@ -19,33 +19,33 @@ from etcpipe.gpu.cache_folder import cache_folder
 
 log = logging.getLogger(__name__)
 
-# Plans are megabytes, and those of drivers and versions that are gone are of no use.
+# Plans take megabytes, and those of earlier drivers and versions are never used again.
 KEPT = 16
 _SUFFIX = ".plan"
 _DIGEST_LEN = hashlib.sha256().digest_size
 
 
 def default_folder() -> Path:
-    """Return where plans are kept."""
+    """Return the folder of plans."""
     return cache_folder("plans")
 
 
 def key(model: bytes, **circumstances: str | int | Mapping[str, Any]) -> str:
-    """Return the name of the plan of a model under circumstances that a plan depends on."""
+    """Return the name of a model's plan; circumstances: all else that it depends on."""
     digest = hashlib.sha256(model)
     digest.update(json.dumps(circumstances, sort_keys=True).encode())
     return digest.hexdigest()[:32]
 
 
 class PlanCache:
-    """Plans by key(). A folder that cannot be used costs time, never an error."""
+    """Plans by key(). A folder that cannot be used costs time but raises no error."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Use a folder, by default default_folder(); it is made when the first plan is kept."""
+        """Use a folder, by default default_folder(); it is created with the first plan."""
         self.folder = default_folder() if folder is None else folder
 
     def load(self, name: str) -> bytes | None:
-        """Return the plan, or None if there is none that can be trusted."""
+        """Return the plan, or None if there is no trustworthy one."""
         file = self._file(name)
         try:
             if not self._is_ours():
@@ -64,7 +64,7 @@ class PlanCache:
         return plan
 
     def store(self, name: str, plan: bytes) -> None:
-        """Keep a plan; readers see the whole of it or nothing."""
+        """Store a plan atomically."""
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not self._is_ours():
@@ -82,7 +82,7 @@ class PlanCache:
             log.info("plan not kept in %s: %s", self.folder, error.strerror)
 
     def discard(self, name: str) -> None:
-        """Forget a plan."""
+        """Delete a plan."""
         try:
             self._file(name).unlink(missing_ok=True)
         except OSError as error:

@@ -9,12 +9,12 @@ compute exactly this:
                come within the same batch
       idle     no packet for `wait_s`, by the packets' clock
       end      flush()
-      evicted  a newer flow has the same slot, or all rows are taken: then the one that was
-               not updated for longest goes
-    and packets of its flow are ignored from then on. Where two packets in a row are more
-    than `wait_s` apart, the row is closed before the second one, however late it is noticed.
-    So a row's content follows from its packets and not from how they were cut into batches
-    or when expire() was called, as long as packets are less than GRACE_NS out of order.
+      evicted  a newer flow needs the same slot, or all rows are taken: then the least recently
+               updated row is closed
+    and later packets of its flow are ignored. If two successive packets are more than `wait_s`
+    apart, the row is closed before the second one, however late that is noticed. So the content
+    of a row depends on its packets alone, and not on how they were cut into batches or when
+    expire() was called, as long as packets are less than GRACE_NS out of order.
 
     ready_ns  idle: the last packet's time + wait_s, else the last packet's time
     lost      ranks below the highest one of the row that never arrived
@@ -22,18 +22,18 @@ compute exactly this:
               but not all others; then idle ones, the least recently updated first
 
     A flow of a cascade has early rows too, one at each of `depths`: once the packet of rank
-    depth - 1 arrived, what the row holds of ranks below depth at the end of the batch comes out,
-    and the flow goes on. take_early() returns them in the order in which those packets came.
+    depth - 1 has arrived, a copy of the row with the ranks below depth comes out at the end of the
+    batch, and the flow goes on. take_early() returns these rows in the order of those packets.
 
     A super-packet (segment_len > 0) stands for ceil(payload / segment_len) packets of
     consecutive ranks: each has its own lengths and part of the payload, FIN and PSH are on the
     last one, CWR is on the first.
 
-Each packet is counted once, in this order of tests: UNPARSED (no flow id), STRAGGLERS (the slot
-has a newer flow), LATE (its row was closed, or is by this packet), BEYOND (rank N or more),
-UNPARSED (not to be parsed), DUPLICATES (all its ranks are there), STORED. Rows are counted as
-FLOWS (opened), EVICTED (slot needed), POOL_FULL (row needed), LEFT (by leave()), and the ranks
-they lack as LOST.
+Each packet is counted once, by the first of these that applies: UNPARSED (no flow id), STRAGGLERS
+(the slot has a newer flow), LATE (its row was closed, or is closed by this packet), BEYOND (rank N
+or more), UNPARSED (its headers cannot be parsed), DUPLICATES (all its ranks are there already),
+STORED. Rows are counted as FLOWS (opened), EVICTED (slot needed), POOL_FULL (row needed) and LEFT
+(by leave()), and the ranks that they lack as LOST.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,9 +53,9 @@ if TYPE_CHECKING:
     from etcpipe.gpu.scorer_gpu import Scorer
     from etcpipe.gpu.views import View
 
-# A row outlives its waiting time by this much, for packets that are late in a ring or a capture.
+# A row stays open this much longer than its waiting time, for packets that arrive out of order.
 GRACE_NS = 100_000_000
-# Rows that expiry closes at once, so that a call is bounded; the next one goes on.
+# Rows that one call closes because they are idle; this bounds the call, the next one continues.
 EXPIRE_MAX = 4096
 SLOTS = 1 << 20
 ROWS_MAX = 1 << 18
@@ -77,17 +77,17 @@ COUNTERS = (
     "REGROUP_LEFT",
 )
 
-# "reference" is the definition in Python, for tests and for reading.
+# "reference" is the definition in Python, for tests and for readers.
 BACKENDS = {"cpu": "regroup_native", "gpu": "regroup_failover", "reference": "regroup_cpu"}
 
 
-# Returns when a batch's frames may be reused: what waits for the flows that it completes.
+# Returns as soon as the frames of a batch may be reused; what it returns waits for the flows.
 Staged = Callable[[], Callable[[], FlowBatch]]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a backend needs to know; checked by Regroup."""
+    """The settings of a backend, checked by Regroup."""
 
     first_n: int
     raw_len: int
@@ -101,12 +101,12 @@ class Settings:
 
 
 class EarlyRows(NamedTuple):
-    """Flows on their way.
+    """Rows of flows that go on.
 
     Attributes:
         depth: (flows,) uint8, packets at which each row came out.
         flows: rows with these packets alone; reason is READY_DEPTH, ready_ns the time of the
-            newest of them, lost the ranks that a higher one overtook.
+            newest of them, lost the number of lower ranks that have not arrived.
     """
 
     depth: np.ndarray
@@ -162,17 +162,17 @@ class Regroup:
         Args:
             first_n: packets of a flow that are kept.
             raw_len: bytes of each that are kept in the raw view, 0 for none.
-            slots: places for flows, pending or closed; as many as the tracker's ids may be
-                apart while the older one still sends.
-            wait_s: a flow is complete when it says nothing for so long.
+            slots: places for flows, pending or closed; at least as many as the ids of two live
+                flows can differ by.
+            wait_s: a flow that is silent for this long is complete.
             mask: "strict", "standard" or "none", see etcpipe.gpu.mask.
             max_rows: pending flows at most.
-            raw_memory: bytes for raw views of pending flows at most, bounds max_rows too.
-            parse: how packets are parsed, etcpipe.parsing.parse_bits(), as the tracker does.
+            raw_memory: bytes for raw views of pending flows at most; it limits max_rows too.
+            parse: how packets are parsed, as by the tracker; see etcpipe.parsing.parse_bits().
             depths: numbers of packets below first_n at which a flow has an early row.
             device: "cpu", "gpu" or "reference".
-            threads: processors that "cpu" uses, worth it where raw bytes are kept: each takes
-                some of the slots and its share of max_rows, and rows come out by thread.
+            threads: number of threads of "cpu", of use where raw bytes are kept. Each thread has
+                a part of the slots and of max_rows, and rows come out thread by thread.
 
         Raises:
             UsageError: a setting is out of range.
@@ -202,9 +202,9 @@ class Regroup:
         """Take packets and return the flows that are complete.
 
         Args:
-            batch: frames are copied as far as needed and may be reused afterwards.
-            now_ns: the time by the packets' clock, up to which all packets have been added;
-                None: the batch's newest packet.
+            batch: its frames may be reused afterwards: what is needed of them is copied.
+            now_ns: the time, by the packets' clock, up to which all packets have been added;
+                None: that of the newest packet of the batch.
 
         Raises:
             ValueError: a column has the wrong dtype or length.
@@ -212,19 +212,19 @@ class Regroup:
         return self._backend.add(batch, now_ns)
 
     def begin(self, batch: PacketBatch, now_ns: int | None = None) -> Callable[[], FlowBatch]:
-        """Take packets and return what returns the flows that are complete.
+        """Take packets and return a function that returns the flows that are complete.
 
-        On a GPU they are brought to the host meanwhile, and judged if there is a scorer: so
-        begin the next batch first. Frames may be reused at once. Arguments as of add().
+        On a GPU these are copied to the host meanwhile, and judged if there is a scorer, so begin
+        the next batch before calling it. Frames may be reused at once. Arguments as of add().
         """
         return self.stage(batch, now_ns)()
 
     def stage(self, batch: PacketBatch, now_ns: int | None = None) -> Staged:
-        """Take packets and return what goes on as begin() does, from where frames may be reused.
+        """Take packets and return a function that continues as begin() does.
 
-        A GPU reads them until then, so that another batch may be staged meanwhile, whose frames
-        are somewhere else. Go on with each once, in the order in which they were staged.
-        Arguments as of add().
+        Frames may be reused once that function has returned; until then a GPU may read them, so a
+        batch that is staged meanwhile must have its frames elsewhere. Call each function once,
+        in the order in which the batches were staged. Arguments as of add().
         """
         stage = getattr(self._backend, "stage", None)
         if stage:
@@ -234,11 +234,11 @@ class Regroup:
 
     @property
     def is_ahead(self) -> bool:
-        """Does a batch that was staged go on by itself, while another one is looked for?"""
+        """Is a staged batch processed in the background, so that two may be on their way?"""
         return hasattr(self._backend, "stage")
 
     def expire(self, now_ns: int) -> FlowBatch:
-        """Return the flows that are idle by now_ns, GRACE_NS later than they became it."""
+        """Return the flows that were idle GRACE_NS before now_ns."""
         return self._backend.expire(now_ns)
 
     def flush(self) -> FlowBatch:
@@ -250,29 +250,29 @@ class Regroup:
         return self._backend.take_early()
 
     def leave(self, flow_id: np.ndarray) -> None:
-        """End flows that need no more rows: what comes of them from now on is LATE.
+        """End flows that need no more rows; later packets of them count as LATE.
 
         Args:
-            flow_id: (flows,) uint64; flows whose row is closed or unknown are passed over.
+            flow_id: (flows,) uint64; closed and unknown flows are ignored.
         """
         self._backend.leave(np.ascontiguousarray(flow_id, np.uint64))
 
     def scorer(
         self, runner: "Runner", view: "View", depth: int, columns: Sequence[str]
     ) -> "Scorer | None":
-        """Have flows judged on the GPU from now on, and return what has their scores.
+        """Judge flows on the GPU from now on, and return the scorer that has their scores.
 
-        Their bytes stay there: raw of the flows that come out then has a length of 0.
+        Their bytes stay there: `raw` of the flows that come out has a length of 0.
 
         Args:
-            runner: one on the GPU.
+            runner: a runner on the GPU.
             view, depth, columns: as of etcpipe.gpu.views.compute().
 
         Returns:
-            None where flows are regrouped or the model runs on the CPU: nothing changes.
+            None if flows are regrouped or judged on the CPU; then nothing changes.
 
         Raises:
-            UnsupportedError: the GPU has no memory left for the rows: nothing changes.
+            UnsupportedError: the GPU has no memory left for the rows; nothing changes.
         """
         if runner.device == "cpu":
             return None

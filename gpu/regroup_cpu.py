@@ -18,7 +18,7 @@ END, EVICTED = CONSTANTS["READY_END"], CONSTANTS["READY_EVICTED"]
 
 @dataclass
 class Row:
-    """One flow's packets, by rank."""
+    """The packets of one flow, by rank."""
 
     flow_id: int
     key: tuple
@@ -32,11 +32,11 @@ class Row:
 
     @property
     def lost(self) -> int:
-        """Ranks below the highest one that arrived, and did not."""
+        """Number of ranks below the highest one that have not arrived."""
         return max(self.packets) + 1 - len(self.packets)
 
     def until(self, depth: int) -> "Row":
-        """Return the row as an early one: the ranks below depth, and the newest of their times."""
+        """Return an early copy of the row: the ranks below depth, ready when the newest came."""
         packets = {rank: fields for rank, fields in self.packets.items() if rank < depth}
         newest = max(fields[0] for fields in packets.values())
         return replace(self, packets=packets, last_ns=newest, reason=DEPTH)
@@ -47,10 +47,10 @@ class Backend:
 
     def __init__(self, settings: Settings):
         self._set = settings
-        self._owners: dict[int, int] = {}  # slot -> the newest flow id that it had
+        self._owners: dict[int, int] = {}  # slot -> the newest flow id in it
         self._pending: OrderedDict[int, Row] = OrderedDict()  # least recently updated first
         self._closed: list[Row] = []
-        self._due: list[tuple[int, Row]] = []  # of this batch: early rows by their depth
+        self._due: list[tuple[int, Row]] = []  # early rows of this batch, by depth
         self._early: list[tuple[int, Row]] = []
         self._clock_ns = 0
         self._counters = dict.fromkeys(COUNTERS, 0)
@@ -181,7 +181,7 @@ class Backend:
         return now - row.last_ns > self._set.wait_ns
 
     def _close(self, row: Row, reason: int) -> None:
-        # whatever closes a row that has its last rank, it was complete
+        # a row that has its last rank is complete, whatever closes it
         row.reason = DEPTH if self._set.first_n - 1 in row.packets else reason
         del self._pending[row.flow_id]
         self._closed.append(row)

@@ -1,4 +1,4 @@
-"""Early rows on a GPU: which are due, and their copies until somebody takes them."""
+"""Early rows on a GPU: tells which are due and keeps their copies until they are taken."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from etcpipe.gpu.regroup_output_gpu import Outputs, Rows
 
 
 class EarlyRowsDue:
-    """Early rows of a batch: what their rows hold at its end, in the order of its packets."""
+    """The early rows of a batch: copies of rows at its end, in the order of its packets."""
 
     def __init__(self, settings: Settings, outputs: Outputs):
         self._outputs = outputs
@@ -20,16 +20,16 @@ class EarlyRowsDue:
         self._row = np.zeros(0, np.uint32)
         self._depth = np.zeros(0, np.uint8)
         self._is_copied = np.zeros(0, bool)
-        # copies, and where in the order each belongs
+        # copies, and the position of each in the order of packets
         self._copies: list[Rows] = []
         self._places: list[np.ndarray] = []
 
     def note(self, row: np.ndarray, ranks: np.ndarray) -> None:
-        """Note what some packets of the batch make due.
+        """Note the early rows that some packets of the batch make due.
 
         Args:
-            row: (packets,) uint32, where each packet went.
-            ranks: (packets,) uint64, a bit for each rank that it filled there.
+            row: (packets,) uint32, the row of each packet.
+            ranks: (packets,) uint64, a bit for each rank that the packet filled.
         """
         filled = ranks[:, None] >> (self._depths - 1).astype(np.uint64) & np.uint64(1)
         packet, which = np.nonzero(filled)
@@ -38,11 +38,11 @@ class EarlyRowsDue:
         self._is_copied = np.concatenate([self._is_copied, np.zeros(len(packet), bool)])
 
     def copy(self, closed: np.ndarray) -> None:
-        """Copy those of closed rows, which change no more and are about to be given away."""
+        """Copy those of closed rows, whose places are about to be reused."""
         self._copy(~self._is_copied & np.isin(self._row, closed))
 
     def end(self) -> None:
-        """Copy all others: the batch is over."""
+        """Copy all others at the end of the batch."""
         self._copy(~self._is_copied)
         if len(self._row):
             flows = self._outputs.joined(self._copies)

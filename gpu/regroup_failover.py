@@ -1,12 +1,12 @@
 """Regrouping on a GPU until that fails, then on the CPU.
 
-A CUDA context in which a kernel or a copy failed answers nothing any more. So what is on the GPU
-then is gone, and what the host has goes on:
+After a kernel or a copy has failed, its CUDA context is unusable. Everything on the GPU is lost,
+and the CPU continues with what the host has:
 
-    batches that were not regrouped   by the CPU; no packet is counted twice
-    rows on the GPU                   are lost, counted as GPU_LOST; later packets of their flows,
-                                      and of those that were answered, open new ones
-    rows that came out                are judged; "unknown" where their scores did not come
+    batches not yet regrouped   are regrouped by the CPU; no packet is counted twice
+    open rows on the GPU        are lost and counted as GPU_LOST; later packets of their flows, and
+                                of flows that were answered, open new rows
+    rows already on the host    are judged, as "unknown" if their scores were lost
 """
 
 import logging
@@ -34,7 +34,7 @@ class Backend:
     """See etcpipe.gpu.regroup.
 
     Args:
-        on_gpu: what works first; None: the GPU.
+        on_gpu: the backend that works until it fails; None: that of the GPU.
 
     Raises:
         UnsupportedError: there is no GPU that can be used.
@@ -44,10 +44,10 @@ class Backend:
         self._settings = settings
         self._on_gpu = on_gpu or regroup_gpu.Backend(settings)
         self._on_cpu: regroup_native.Backend | None = None
-        self._came = self._lost = 0  # rows out of the GPU, and those that never will be
-        self._to_score = 0  # rows out of the GPU since there is a scorer
+        self._came = self._lost = 0  # rows that came out of the GPU, and rows that were lost
+        self._to_score = 0  # rows that came out of the GPU since there is a scorer
         self._scorer: Scorer | None = None
-        self._score: Callable[[FlowBatch], np.ndarray]  # on the CPU, where there is a scorer
+        self._score: Callable[[FlowBatch], np.ndarray]  # on the CPU; set if there is a scorer
 
     def add(self, batch: PacketBatch, now_ns: int | None) -> FlowBatch:
         return self.stage(batch, now_ns)()()
@@ -67,7 +67,7 @@ class Backend:
         return lambda: flows
 
     def _take(self, take: Callable[[], FlowBatch]) -> FlowBatch:
-        """Return rows of the GPU, none if it failed before they came."""
+        """Return rows from the GPU, or none if it failed before they came."""
         flows = None if self._on_cpu else self._try(take)
         if flows is None:
             return rows_of(0, self._settings.first_n, 0 if self._scorer else self._settings.raw_len)
@@ -115,7 +115,7 @@ class Backend:
         return (self._on_cpu or self._on_gpu).pending
 
     def _try(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Return what a call of the GPU's does, or None and go on on the CPU."""
+        """Call a method of the GPU's backend; if it fails, switch to the CPU and return None."""
         try:
             return call(*arguments)
         except DeviceLostError as error:
@@ -123,7 +123,7 @@ class Backend:
             return None
 
     def _either(self, name: str, *arguments: Any) -> Any:
-        """Return what a method does, the GPU's or, from when that failed, the CPU's."""
+        """Call a method of the GPU's backend, or of the CPU's once the GPU has failed."""
         if self._on_cpu is None:
             done = self._try(getattr(self._on_gpu, name), *arguments)
             if self._on_cpu is None:
@@ -131,7 +131,7 @@ class Backend:
         return getattr(self._on_cpu, name)(*arguments)
 
     def _rows(self, name: str, *arguments: Any) -> FlowBatch:
-        """Return rows that a method returns, of the GPU or of the CPU."""
+        """Return the rows of a method of the GPU's or the CPU's backend."""
         if self._on_cpu is None:
             flows = self._try(getattr(self._on_gpu, name), *arguments)
             if flows is not None:
@@ -143,7 +143,7 @@ class Backend:
         return self._on_cpu
 
     def _fall_back(self, error: DeviceLostError) -> None:
-        """Go on on the CPU from now on."""
+        """Switch to the CPU for good."""
         if self._on_cpu:
             return
         log.warning("flows are regrouped on the CPU from now on: %s", error)
@@ -156,7 +156,7 @@ class Backend:
             self._scorer.lose(np.full((missing, self._score(no_flow).shape[1]), np.nan, np.float32))
 
     def _scored(self, flows: FlowBatch) -> FlowBatch:
-        """Return rows of the CPU as those of the GPU are: their scores come from the scorer."""
+        """Return rows of the CPU in the form of the GPU's: the scorer gets their scores."""
         if self._scorer is None:
             return flows
         if len(flows):

@@ -1,8 +1,8 @@
 """Regrouping on a GPU: the host's side of gpu/regroup_plan.cu and regroup_rows.cu.
 
-The device has the slots, the rows and their bytes. Per batch of at most BATCH_MAX packets the
-host uploads the columns, learns which rows were closed, and asks for them. While it waits to
-learn that, the next batch is staged: its columns are uploaded, and its headers read.
+The device holds the slots, the rows and their bytes. For each batch of at most BATCH_MAX packets
+the host uploads the columns, learns which rows were closed, and fetches these. While it waits for
+that, the next batch is staged: its columns are uploaded and its headers are parsed.
 """
 
 from collections import deque
@@ -39,11 +39,11 @@ class Turn:
     """A batch on its way through the tables.
 
     Attributes:
-        first_number: of its packets among all.
-        is_parsed: are the headers of what is in the room read already?
-        state: waits for what it did to the tables; None: its turn has not come.
-        failure: why it has none.
-        closed: the rows that it closed; None: it has not been regrouped.
+        first_number: number of its first packet among all packets.
+        is_parsed: have the headers of the packets in the room been parsed?
+        state: waits for the state of the tables after it; None before its turn.
+        failure: why there is no state.
+        closed: the rows that it closed; None before it was regrouped.
     """
 
     batch: PacketBatch
@@ -85,7 +85,7 @@ class Backend:
         self._after_ns = settings.wait_ns + GRACE_NS
         self._tables = Tables(device, settings)
         self._rooms = [Batch(device) for _ in range(2)]
-        self._turns: deque[Turn] = deque()  # staged, the oldest first
+        self._turns: deque[Turn] = deque()  # staged batches, the oldest first
         self._state = self._settled = self._tables.state.read()
         self._thread = get_ident()
         self._outputs = Outputs(device, settings, self._tables.table)
@@ -119,14 +119,14 @@ class Backend:
         return partial(self._settle, turn)
 
     def _settle(self, turn: Turn) -> Callable[[], FlowBatch]:
-        """Return what waits for a batch's rows, once its frames are not needed."""
+        """Return a function that waits for the rows of a batch, once its frames may be reused."""
         while turn.closed is None:
             self._settle_first()
         closed = turn.closed
         return lambda: self._outputs.joined(closed)
 
     def _settle_first(self) -> None:
-        """Regroup the oldest batch that was staged, and let the next one have the tables."""
+        """Regroup the oldest staged batch, and let the next one use the tables."""
         turn = self._turns[0]
         closed = self._regroup(turn)
         turn.closed, self._settled = closed, self._state
@@ -134,7 +134,7 @@ class Backend:
         if self._turns and len(self._turns[0].batch):
             try:
                 self._plan(self._turns[0])
-            except DeviceLostError as error:  # that batch's: this one is done
+            except DeviceLostError as error:  # it belongs to the next batch: this one is done
                 self._turns[0].failure = error
 
     def _settle_all(self) -> None:
@@ -142,7 +142,7 @@ class Backend:
             self._settle_first()
 
     def _regroup(self, turn: Turn) -> list[Rows]:
-        """Return a batch's closed rows on their way; its first part is in the stream already."""
+        """Begin to fetch the rows that a batch closes; its first part is in the stream already."""
         batch = turn.batch
         closed: list[Rows] = []
         holed: dict[int, int] = {}  # flow id -> row
@@ -150,7 +150,7 @@ class Backend:
         rows, n_idle = NO_ROWS, None
         for start in range(0, len(batch), BATCH_MAX):
             if start:
-                closed += self._gather(rows)  # of the part before: this one needs the room
+                closed += self._gather(rows)  # those of the part before: this one needs the room
                 self._upload(turn, start)
                 self._plan(turn)
             ids, state = self._planned(turn, start)
@@ -205,7 +205,7 @@ class Backend:
 
     @property
     def settled_counters(self) -> dict[str, int]:
-        """What is counted of batches that were regrouped to their ends, without asking the GPU."""
+        """The counters after the last batch that was regrouped, without asking the GPU."""
         return _counters(self._settled)
 
     @property
@@ -213,24 +213,25 @@ class Backend:
         return int(self._state_now()["pending"])
 
     def _state_now(self) -> np.void:
-        """Return the tables' state; a thread that does not regroup gets that of the last batch.
+        """Return the state of the tables, for other threads the one after the last batch.
 
-        The device is for one thread: another one's copies would go through the same buffers.
+        Only one thread may use the device: copies of another would go through the same buffers.
         """
         if get_ident() == self._thread:
             self._state = self._tables.state.read()
         return self._state
 
     def _upload(self, turn: Turn, start: int) -> None:
-        """Bring the part of a batch that begins there into its room."""
+        """Upload the part of a batch that begins at `start` into its room."""
         end = min(start + BATCH_MAX, len(turn.batch))
         turn.room.write(turn.batch, start, end, turn.first_number + start)
         turn.is_parsed = False
 
     def _plan(self, turn: Turn) -> None:
-        """Let the part of a batch that is in its room have the tables, and ask what that did.
+        """Run the part of a batch in its room against the tables, and ask for their state.
 
-        Idle rows are looked for in the same go: right unless the host closes rows first.
+        Idle rows are looked for in the same launch, which is right unless the host closes rows
+        before.
         """
         table, record = self._tables.table, turn.room.record
         launch_all(
@@ -246,7 +247,7 @@ class Backend:
         turn.state = self._tables.state.read_later()
 
     def _planned(self, turn: Turn, start: int) -> tuple[np.ndarray, np.void]:
-        """Return a part's flows and what it did to the tables, once its frames are not needed."""
+        """Return the flows of a part and the state after it, once its frames may be reused."""
         if turn.failure:
             raise turn.failure
         assert turn.state is not None
@@ -257,19 +258,19 @@ class Backend:
         return self._flow_ids(turn, start, n), state
 
     def _parsing(self, room: Batch) -> list[Call]:
-        """Return the kernel that reads the headers, which needs no table."""
+        """Return the kernel that parses the headers; it needs no table."""
         return [("regroup_parse", PARSE_BLOCKS, self._tables.table, room.record)]
 
     def _tracking(self, room: Batch) -> list[Call]:
-        """Return the kernels that find the packets' flows: none, the tracker gave them."""
+        """Return the kernels that find the packets' flows; none here, as the tracker did."""
         return []
 
     def _flow_ids(self, turn: Turn, start: int, n: int) -> np.ndarray:
-        """Return the flow of each packet."""
+        """Return the flow id of each packet."""
         return turn.batch.flow_id[start : start + n]
 
     def _close_holed(self, holed: dict[int, int], flow_ids: np.ndarray) -> np.ndarray:
-        """Close and return rows, in the order in which their flows come in the batch."""
+        """Close rows, in the order of their flows in the batch, and return them."""
         ids, at = np.unique(flow_ids, return_index=True)
         first = dict(zip(ids.tolist(), at.tolist(), strict=True))
         rows = np.array([holed[i] for i in sorted(holed, key=first.__getitem__)], np.uint32)
@@ -280,24 +281,24 @@ class Backend:
         return self._close(rows, np.full(len(rows), IDLE, np.uint8))
 
     def _finding_idle(self, now_ns: int, after_ns: int) -> list[Call]:
-        """Return the kernels that find the open rows that are idle, told what that means."""
+        """Return the kernels that find idle open rows."""
         table, idle = self._tables.table, self._tables.idle
         idle.write(now_ns=now_ns, after_ns=after_ns, limit=ALL)
         kernels = ("regroup_idle_limit", "regroup_idle")
         return [(kernel, self._scan_blocks, table, idle) for kernel in kernels]
 
     def _find_idle(self, now_ns: int, after_ns: int | None = None) -> int:
-        """Return how many open rows are idle."""
+        """Return the number of idle open rows."""
         launch_all(self._device, self._finding_idle(now_ns, after_ns or self._after_ns))
         return int(self._tables.state.read()["n_idle"])
 
     def _close(self, rows: np.ndarray, why: np.ndarray) -> np.ndarray:
-        """Close and return rows."""
+        """Close rows and return them."""
         self._outputs.close(rows, why)
         return rows
 
     def _gather(self, rows: np.ndarray) -> list[Rows]:
-        """Begin to bring closed rows to the host, and make them free."""
+        """Begin to copy closed rows to the host, and free them."""
         if self._early:
             self._early.copy(rows)
         return self._outputs.gather(rows)

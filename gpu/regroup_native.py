@@ -1,4 +1,4 @@
-"""Regrouping in C (etcpipe/native/regroup*.c): hands over arrays and their addresses."""
+"""Regrouping in C (etcpipe/native/regroup*.c), which gets arrays by their addresses."""
 
 import numpy as np
 
@@ -8,8 +8,8 @@ from etcpipe.columns import DTYPES, address_of, addresses_of
 from etcpipe.gpu.mask import MASKS
 from etcpipe.gpu.regroup import COUNTERS, EXPIRE_MAX, GRACE_NS, EarlyRows, Settings
 
-NO_DEPTH = np.empty(0, np.uint8)  # rows that are closed have none
-NOW_NEWEST = (1 << 64) - 1  # of etcpipe/native/regroup.h: the batch's newest packet is the time
+NO_DEPTH = np.empty(0, np.uint8)  # closed rows have none
+NOW_NEWEST = (1 << 64) - 1  # of etcpipe/native/regroup.h: take the time of the newest packet
 
 
 class Backend:

@@ -1,8 +1,8 @@
-"""Rows on their way out of a GPU.
+"""The output of regrouping on a GPU.
 
-They are gathered into one of two rooms. From there a model's rows are built, and the columns
-copied to the host, in a branch of the device: so while that goes on for one batch, the next one
-is staged and regrouped, and gathered into the other room.
+Rows are gathered into one of two buffers. From there the model's input is built and the columns are
+copied to the host in a second stream, so that the next batch is staged, regrouped and gathered into
+the other buffer at the same time.
 """
 
 from collections.abc import Callable
@@ -15,31 +15,31 @@ from etcpipe.gpu.regroup import Settings
 from etcpipe.gpu.scorer_gpu import Scorer
 from etcpipe.layout import FLOW_KEY, PACKET_FIELDS
 
-# Rows and bytes that one gather hands over: as many as a full batch closes.
+# Rows and bytes of one gather: as many as a full batch can close.
 GATHER_ROWS = 4096
 GATHER_BYTES = 16 << 20
 
 
 class Rows:
-    """Some rows that were gathered."""
+    """Rows that were gathered in one go."""
 
     def __init__(self, wait: Callable[[], FlowBatch]):
         self._wait: Callable[[], FlowBatch] | None = wait
         self._flows: FlowBatch
 
     def flows(self) -> FlowBatch:
-        """Return them, once they are on the host."""
+        """Wait until they are on the host, and return them."""
         if self._wait:
             self._flows, self._wait = self._wait(), None
         return self._flows
 
 
 class Outputs:
-    """Two rooms that take turns.
+    """Two buffers that take turns.
 
     Attributes:
-        branch: of the device, where rows are judged and copied out.
-        scorer: judges closed rows, whose bytes stay on the device then; None: nobody does.
+        branch: of the device, in whose stream rows are judged and copied to the host.
+        scorer: judges closed rows, whose bytes then stay on the device; None: none does.
     """
 
     def __init__(self, device: Device, settings: Settings, table: Record):
@@ -51,14 +51,14 @@ class Outputs:
         self.scorer: Scorer | None = None
 
     def close(self, rows: np.ndarray, why: np.ndarray) -> None:
-        """Take open rows out of the table, so that they can be gathered."""
+        """Close open rows, so that they can be gathered."""
         output = self._outputs[0]
         for part in output.parts(len(rows)):
             output.choose(rows[part], why=why[part])
             launch(self._device, "regroup_close", -(-len(rows[part]) // 256), *self._with(output))
 
     def gather(self, rows: np.ndarray, depth: np.ndarray | None = None) -> list[Rows]:
-        """Begin to bring rows to the host: closed ones, which are free then, or early ones.
+        """Begin to copy rows to the host: closed ones, which become free, or early ones.
 
         Args:
             depth: (rows,) uint8, of early rows.
@@ -79,7 +79,7 @@ class Outputs:
         return found
 
     def joined(self, found: list[Rows]) -> FlowBatch:
-        """Return the rows of several gathers, waiting for them."""
+        """Wait for the rows of several gathers and return them."""
         if found:
             return concatenate([rows.flows() for rows in found])
         return rows_of(0, self._settings.first_n, 0 if self.scorer else self._settings.raw_len)
@@ -89,10 +89,10 @@ class Outputs:
 
 
 class Output:
-    """Room for rows that come out.
+    """One of the two buffers.
 
     Attributes:
-        addresses: of the columns of the rows that were chosen last, by name.
+        addresses: of the columns of the last chosen rows, by name.
     """
 
     def __init__(self, device: Device, settings: Settings):
@@ -114,7 +114,7 @@ class Output:
                 "lost": (np.uint16, ()),
                 "reason": (np.uint8, ()),
                 "ready_ns": (np.uint64, ()),
-                # the last, so that a copy of the others leaves it out
+                # last, so that one copy can move all other columns
                 "raw": (np.uint8, (first_n, settings.raw_len)),
             },
         )
@@ -126,13 +126,13 @@ class Output:
         self._held: Rows | None = None
 
     def parts(self, rows: int) -> list[slice]:
-        """Return how many rows are handed over in pieces that there is room for."""
+        """Return a number of rows as slices for which there is room."""
         return [slice(at, min(at + self._room, rows)) for at in range(0, rows, self._room)]
 
     def choose(
         self, rows: np.ndarray, why: np.ndarray | None = None, depth: np.ndarray | None = None
     ) -> None:
-        """Name the rows that the next kernel is for, why they are closed, or their depths."""
+        """Set the rows for the next kernel, and why they are closed or their depths."""
         self._rows.write(rows)
         if why is not None:
             self._why.write(why)
@@ -142,13 +142,13 @@ class Output:
         self.record.write(rows=len(rows), **self.addresses)
 
     def free(self) -> None:
-        """Wait until nothing in the room is needed any more."""
+        """Wait until nothing in the buffer is needed any more."""
         if self._held:
             self._held.flows()
             self._held = None
 
     def begin(self, branch: Device, n: int, with_raw: bool) -> Rows:
-        """Ask for the first n rows; without raw, bytes have a length of 0."""
+        """Begin to copy the first n rows; without raw, their bytes have a length of 0."""
         columns = self._columns.read_later(branch, n, before=None if with_raw else "raw")
         if with_raw:
             self._held = Rows(lambda: FlowBatch(**columns()))

@@ -1,4 +1,4 @@
-"""What regrouping keeps on a GPU, and the room for a batch."""
+"""The tables that regrouping keeps on a GPU, and the buffers for a batch."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ ROW_NONE = CONSTANTS["ROW_NONE"]
 
 
 class Tables:
-    """What stays on the device between batches."""
+    """The tables, which persist between batches."""
 
     def __init__(self, device: Device, settings: Settings):
         row_room = settings.max_rows + BATCH_MAX
@@ -53,14 +53,14 @@ class Tables:
         self.idle = Record(device, "idle_rows", **self._found)
 
     def found_rows(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows that regroup_idle() found and their last times, oldest first."""
+        """Return the rows that regroup_idle() found and their last times, the oldest first."""
         touched, last_ns, rows = (array.read(n) for array in self._found.values())
         order = np.argsort(touched)
         return rows[order], last_ns[order]
 
 
 class Batch:
-    """Room for one batch's columns and for what becomes of its packets."""
+    """Buffers for the columns of one batch and for the outcome of its packets."""
 
     def __init__(self, device: Device):
         self._frames = Frames(device)
@@ -97,21 +97,21 @@ class Batch:
     def places(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (n,) uint32 and (n,) uint64: each packet's row, and a bit for each of its ranks.
 
-        The row of a packet without ranks says nothing.
+        The row of a packet that filled no rank means nothing.
         """
         places = self._places.read(n)
         return places["place_row"], places["place_ranks"]
 
 
 class Leaving:
-    """Room for the names of flows that need no more rows."""
+    """A buffer for the ids of flows that need no more rows."""
 
     def __init__(self, device: Device):
         self._flow_id = DeviceArray(device, BATCH_MAX, np.uint64)
         self._record = Record(device, "leaving_flows", flow_id=self._flow_id)
 
     def write(self, flow_id: np.ndarray) -> Record:
-        """Name at most BATCH_MAX flows."""
+        """Write the ids of at most BATCH_MAX flows."""
         self._flow_id.write(flow_id)
         self._record.write(flows=len(flow_id))
         return self._record

@@ -1,8 +1,8 @@
-"""From flows that a GPU regrouped to a model's scores, without a detour through the host.
+"""From flows that a GPU regrouped to a model's scores, without copying rows to the host.
 
-Rows are built behind each other in one buffer while flows come out, and the model reads that
-buffer. All work is in one stream, so that nothing is waited for in between: not the one of
-regrouping, which has the next batch while the model has this one.
+While flows come out, their rows are appended to one buffer, from which the model reads. All work is
+in one stream, so nothing waits in between. It is not the stream of regrouping, which processes the
+next batch meanwhile.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,13 +22,13 @@ class Scorer:
     """Scores of flows, in the order in which they were put in.
 
     Args:
-        device: where the flows are.
-        computer: of the model's view; its rows are overwritten.
+        device: on which the flows are.
+        computer: computes the model's view; its rows are overwritten.
         runner: the model, on the same GPU.
 
     Attributes:
-        taken: flows whose scores were.
-        when_lost: called once the GPU failed, calls lose(); None: that is the caller's error.
+        taken: number of flows whose scores were taken.
+        when_lost: called when the GPU fails, and must call lose(); None: the error is raised.
     """
 
     def __init__(self, device: Device, computer: ViewComputer, runner: Runner):
@@ -37,19 +37,19 @@ class Scorer:
         self._device = device
         self._computer = computer
         self._runner = runner
-        self._rows = cupy.asarray(computer.rows)  # copies nothing
+        self._rows = cupy.asarray(computer.rows)  # does not copy
         self._classes = 0
         self._built = self._judged = 0  # rows of the buffer
         # in order: scores that are there, or on their way, with what they are copied from
         self._scores: list[tuple[Reading | np.ndarray, Any]] = []
-        self._there = 0  # how many these are
+        self._there = 0  # number of flows in these
         self.taken = 0
         self.when_lost: Callable[[DeviceLostError], None] | None = None
 
     def put(self, flows: int, addresses: Mapping[str, int]) -> None:
-        """Build the rows of at most ROWS_MAX flows; their columns may be overwritten behind it.
+        """Build the rows of at most ROWS_MAX flows; later work may overwrite their columns.
 
-        Full batches of rows are judged at once, the others when their scores are asked for.
+        Full batches of rows are judged at once, the rest when their scores are asked for.
 
         Args:
             addresses: of the flows' columns on the device, by name.
@@ -61,13 +61,13 @@ class Scorer:
         self._judge(ROWS_AT_ONCE)
 
     def take(self, flows: int) -> np.ndarray:
-        """Return (flows, classes) float32, the scores of the next flows; one flow or more.
+        """Return (flows, classes) float32, the scores of the next flows, at least one.
 
-        NaN where the GPU failed before they came.
+        Scores are NaN if the GPU failed before they came.
 
         Raises:
-            ValueError: fewer were put in.
-            DeviceLostError: the GPU failed, and nobody goes on.
+            ValueError: fewer flows were put in.
+            DeviceLostError: the GPU failed and there is no when_lost.
         """
         try:
             scores = self._take(flows)
@@ -80,13 +80,13 @@ class Scorer:
         return scores
 
     def lose(self, scores: np.ndarray) -> None:
-        """Forget what is on the GPU: those are the scores that are still to be taken."""
+        """Drop what is on the GPU; scores: those of all flows that were put in and not taken."""
         self._built = self._judged = self._there = 0
         self._scores.clear()
         self.give(scores)
 
     def give(self, scores: np.ndarray) -> None:
-        """Take (flows, classes) float32 of the next flows, which were judged elsewhere."""
+        """Add (flows, classes) float32, the scores of the next flows, which the CPU judged."""
         if len(scores):
             self._scores.append((scores, None))
             self._there += len(scores)
@@ -108,14 +108,14 @@ class Scorer:
         return np.concatenate(taken)
 
     def _next(self) -> np.ndarray:
-        """Return the scores of the next call of the model."""
+        """Return the scores of the oldest call of the model."""
         found, _ = self._scores.pop(0)
         if isinstance(found, np.ndarray):
             return found
         return found.bytes().view(np.float32).reshape(-1, self._classes)
 
     def _judge(self, at_least: int) -> None:
-        """Run the model on the rows that wait, while there are as many."""
+        """Run the model while at least so many rows wait."""
         while self._built - self._judged >= at_least:
             end = min(self._judged + ROWS_AT_ONCE, self._built)
             rows = self._rows[self._judged : end]
@@ -128,5 +128,5 @@ class Scorer:
             self._scores.append((reading, there))
             self._there += len(rows)
             self._judged = end
-        if self._judged == self._built:  # from the start: a runner has graphs for addresses
+        if self._judged == self._built:  # at its start again: graphs are tied to addresses
             self._built = self._judged = 0

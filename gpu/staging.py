@@ -1,17 +1,17 @@
-"""Staging: how frames and tables get to a GPU and back without anybody waiting for long.
+"""Staging: moves frames and tables to a GPU and back, with as little waiting as possible.
 
-    frames   memory that the GPU can read as it is (the UMEM, registered once) is read in place;
-             of other memory a batch's frames are copied
-    uploads  go through pinned memory: the caller's array is free again at once. Two buffers
-             take turns, and each is written again only after the event behind its last copy
-    results  come back through two more: one is copied out of while the other is filled. What
-             is read later has a buffer of its own until it is taken
-    kernels  that follow each other in every batch become a CUDA graph, launched by one call
+    frames   are read in place if their memory is registered with CUDA (the UMEM is, once);
+             otherwise the frames of a batch are copied
+    uploads  go through pinned memory, so that the caller may reuse an array at once. Two
+             buffers take turns; each is written again only after the event of its last copy
+    results  come back through two more buffers: one is read while the other is filled.
+             Results that are read later keep a buffer of their own until they are taken
+    kernels  that are launched in the same sequence for every batch become a CUDA graph
 
-All work of a StagedDevice is in one stream, so in order. read() returns after the event behind
-its copy, and so behind every kernel before it: when a batch's state was read, its frames can be
-recycled. A branch has a stream of its own: it makes scores of one batch, and copies rows out,
-while the next batch is staged and regrouped (gpu/regroup_output_gpu.py).
+All work of a StagedDevice is in one stream, and therefore in order. read() waits for the event of
+its copy, and so for every kernel before it: once the state of a batch was read, its frames can be
+recycled. A branch has a stream of its own, which computes scores of one batch and copies its rows
+to the host while the next batch is staged and regrouped (gpu/regroup_output_gpu.py).
 """
 
 import mmap
@@ -25,45 +25,45 @@ from etcpipe.errors import UnsupportedError
 from etcpipe.gpu.cuda import Launch
 
 BUFFER_BYTES = 4 << 20
-BRANCH_BUFFER_BYTES = 64 << 10  # of a branch, which uploads records
-# What is registered stays so: memory that comes and goes is copied.
+BRANCH_BUFFER_BYTES = 64 << 10  # of a branch, which uploads records only
+# Memory stays registered, so after this many pieces further memory is copied.
 REGISTERED_MAX = 64
 GRAPHS_MAX = 64
 
 
 class Cuda(Protocol):
-    """The calls that staging makes. copy, launch, record and replay only put work in the stream.
+    """The CUDA calls of staging. copy, launch, record and replay only enqueue work.
 
     Attributes:
         processors: multiprocessors of the device.
-        stream: the CuPy stream that the work is put in.
+        stream: the CuPy stream of all work.
     """
 
     processors: int
     stream: Any
 
     def allocate(self, size: int) -> int:
-        """Return the address of zeroed bytes on the device that live as it does."""
+        """Return the device address of zeroed bytes that live as long as the device."""
         ...
 
     def pinned(self, size: int) -> np.ndarray:
-        """Return (size,) uint8 of the host's memory that the device copies from and to itself."""
+        """Return (size,) uint8 of pinned host memory."""
         ...
 
     def register(self, address: int, size: int) -> int:
-        """Let kernels read the host's memory; return where they find it.
+        """Register host memory for kernels to read; return its address on the device.
 
         Raises:
-            UnsupportedError: the driver refuses; says why.
+            UnsupportedError: the driver refuses; the message says why.
         """
         ...
 
     def unregister(self, address: int) -> None:
-        """Undo register(), after all work that was put in the stream."""
+        """Undo register(), after all enqueued work."""
         ...
 
     def copy(self, to: int, source: int, size: int) -> None:
-        """Copy bytes between the host's pinned memory and the device's, either way."""
+        """Copy bytes between pinned host memory and the device, in either direction."""
         ...
 
     def launch(self, kernel: str, blocks: int, threads: int, first: int, second: int) -> None:
@@ -71,7 +71,7 @@ class Cuda(Protocol):
         ...
 
     def capture(self, launches: Sequence[Launch]) -> Any:
-        """Return a graph of kernels, none of which is run now."""
+        """Return a graph of kernels without running them."""
         ...
 
     def replay(self, graph: Any) -> None:
@@ -79,28 +79,28 @@ class Cuda(Protocol):
         ...
 
     def branch(self) -> "Cuda":
-        """Return the same device and kernels with another stream."""
+        """Return the same device with a stream of its own."""
         ...
 
     def follow(self, event: Any) -> None:
-        """Let work from now on begin after an event of another stream."""
+        """Let later work wait for an event of another stream."""
         ...
 
     def event(self) -> Any:
-        """Return an event that nothing has to be waited for."""
+        """Return an event that has already come."""
         ...
 
     def record(self, event: Any) -> None:
-        """Let the event come when the work so far is done."""
+        """Record an event behind all work so far."""
         ...
 
     def wait(self, event: Any) -> None:
-        """Return when the event has come."""
+        """Wait for an event."""
         ...
 
 
 class _Buffer:
-    """Pinned memory, and the event behind the last copy from or to it."""
+    """Pinned memory, with the event behind the last copy from or to it."""
 
     def __init__(self, cuda: Cuda, size: int):
         self._cuda = cuda
@@ -110,17 +110,17 @@ class _Buffer:
         self.used = 0
 
     def close(self) -> None:
-        """Note that all copies so far have been asked for."""
+        """Record the event behind all copies so far."""
         self._cuda.record(self.event)
 
     def reopen(self) -> None:
-        """Wait until they are done."""
+        """Wait for these copies."""
         self._cuda.wait(self.event)
         self.used = 0
 
 
 class _Reading:
-    """Bytes on their way to the host, through a buffer that is given back when they are taken."""
+    """Bytes on their way to the host, in a buffer that is given back when they are taken."""
 
     def __init__(self, buffer: _Buffer, size: int, free: list[_Buffer]):
         self._buffer: _Buffer | None = buffer
@@ -144,9 +144,9 @@ class StagedDevice:
         buffer_bytes: of each of the four pinned buffers, a multiple of 16.
 
     Attributes:
-        copied_because: why the frames of the last memory asked for are copied, "" if they
-            are read in place.
-        stream: the CuPy stream that all work is in.
+        copied_because: why frames of the last memory are copied, "" if they are read in
+            place.
+        stream: the CuPy stream of all work.
     """
 
     def __init__(self, cuda: Cuda, buffer_bytes: int = BUFFER_BYTES):
@@ -157,8 +157,8 @@ class StagedDevice:
         self._size = buffer_bytes
         self._uploads = [_Buffer(cuda, buffer_bytes) for _ in range(2)]
         self._results = [_Buffer(cuda, buffer_bytes) for _ in range(2)]
-        self._free: dict[int, list[_Buffer]] = {}  # for what is read later, by their size
-        # By address and size: the memory, which must not go before, and where kernels see it.
+        self._free: dict[int, list[_Buffer]] = {}  # buffers of later reads, by size
+        # (address, size) -> the memory, which must outlive its registration, and its device address
         self._registered: dict[tuple[int, int], tuple[np.ndarray, int]] = {}
         self._refused: dict[tuple[int, int], str] = {}
         weakref.finalize(self, _unregister, cuda, self._registered)
@@ -204,9 +204,9 @@ class StagedDevice:
         self._cuda.launch(kernel, blocks, threads, first, second)
 
     def launch_all(self, launches: Sequence[Launch]) -> None:
-        """Run kernels that follow each other, by a graph from the second time on.
+        """Run kernels one after the other, as a graph from the second time on.
 
-        The first time loads them, which must not happen within a capture.
+        The first run loads them, which is forbidden during a capture.
         """
         key = tuple(launches)
         if key in self._graphs:
@@ -220,7 +220,7 @@ class StagedDevice:
             self._cuda.launch(*launch)
 
     def map(self, memory: np.ndarray) -> int | None:
-        """Return where kernels can read memory of the host in place, None: copy it.
+        """Return the address by which kernels can read host memory in place; None: copy it.
 
         The memory is registered when it is first seen and kept from then on.
         """
@@ -233,7 +233,7 @@ class StagedDevice:
         return self._registered[key][1]
 
     def _register(self, memory: np.ndarray) -> str:
-        """Register memory, or return why it is not."""
+        """Register memory, or return why that is impossible."""
         key = address, size = memory.ctypes.data, memory.nbytes
         if address % mmap.PAGESIZE or size % mmap.PAGESIZE or not size:
             return "the memory is not of whole pages"
@@ -247,7 +247,7 @@ class StagedDevice:
         return self._refused.get(key, "")
 
     def _upload(self, address: int, source: np.ndarray) -> None:
-        """Copy at most a buffer's bytes to the device."""
+        """Copy at most one buffer of bytes to the device."""
         buffer = self._uploads[0]
         if buffer.used + len(source) > self._size:
             buffer.close()

@@ -1,4 +1,4 @@
-"""The calls that staging makes, by CuPy."""
+"""The CUDA calls of staging, through CuPy."""
 
 import mmap
 from collections.abc import Callable, Sequence
@@ -16,20 +16,20 @@ from etcpipe.gpu.cuda import Launch
 from etcpipe.gpu.staging import StagedDevice
 
 PORTABLE, MAPPED = 1, 2  # flags of cudaHostRegister
-ANY_DIRECTION = 4  # cudaMemcpyDefault: the addresses say which memory each is of
+ANY_DIRECTION = 4  # cudaMemcpyDefault: the direction follows from the addresses
 
 
 Call = TypeVar("Call", bound=Callable[..., Any])
 
 
 def _lost(call: Call) -> Call:
-    """Let a call raise DeviceLostError where CuPy says that CUDA failed."""
+    """Turn CuPy's errors about CUDA in a call into DeviceLostError."""
 
     @wraps(call)
     def told(*arguments: Any) -> Any:
         try:
             return call(*arguments)
-        except RuntimeError as error:  # what the errors of CUDA's two interfaces are
+        except RuntimeError as error:  # errors of the runtime API and of the driver API
             raise DeviceLostError(f"the GPU failed: {' '.join(str(error).split())}") from error
 
     return cast(Call, told)
@@ -39,7 +39,7 @@ class CupyCuda:
     """See etcpipe.gpu.staging.Cuda.
 
     Args:
-        kernels: the file with the kernels' code; None: there are none to launch.
+        kernels: the file with the compiled kernels; None: no kernel is launched.
 
     Raises:
         UnsupportedError: no GPU, or no CuPy.
@@ -81,7 +81,7 @@ class CupyCuda:
             raise UnsupportedError(f"cudaHostRegister: {error}") from error
 
     def unregister(self, address: int) -> None:
-        with suppress(self._runtime.CUDARuntimeError):  # after a failure all is gone anyway
+        with suppress(self._runtime.CUDARuntimeError):  # after a failure nothing is left
             self.stream.synchronize()
             self._runtime.hostUnregister(address)
 
@@ -129,7 +129,7 @@ class CupyCuda:
 
 
 def copied_because() -> str:
-    """Return why frames of a capture ring have to be copied to the GPU, "" if they need not be.
+    """Return why the GPU cannot read frames of a capture ring in place, "" if it can.
 
     Raises:
         UnsupportedError: there is no GPU that can be used.

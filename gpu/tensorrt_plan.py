@@ -1,7 +1,8 @@
-"""ONNX to plan with TensorRT 10, 11 and TensorRT for RTX: only calls that all three have.
+"""Builds plans from ONNX with TensorRT 10, TensorRT 11 or TensorRT for RTX.
 
-A plan is built for batches of 1 to Profile.max rows. Networks are strongly typed: what the
-file says is float32 is computed in float32 (TensorRT 11 knows nothing else).
+Only calls that all three have are used. A plan is built for batches of 1 to Profile.max rows.
+Networks are strongly typed: float32 in the file is computed in float32. TensorRT 11 supports no
+other networks.
 """
 
 import logging
@@ -17,20 +18,20 @@ from etcpipe.errors import EngineError
 
 log = logging.getLogger(__name__)
 
-# Memory for the builder's and the plan's own temporaries.
+# Memory for temporary buffers of the builder and of the plan.
 WORKSPACE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Rows of a batch: the fewest, those that the plan is tuned for, the most."""
+    """Rows of a batch: the minimum, the number that the plan is tuned for, and the maximum."""
 
     min: int = 1
     opt: int = 64
     max: int = 256
 
     def shapes(self, row: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """Return the three shapes of a batch of such rows."""
+        """Return the three shapes of a batch of rows of a shape."""
         return [(rows, *row) for rows in (self.min, self.opt, self.max)]
 
 
@@ -39,8 +40,8 @@ def bindings(name: str) -> ModuleType:
     """Return TensorRT's Python module.
 
     Args:
-        name: "tensorrt" or "tensorrt_rtx". Where the meta package of that name is missing,
-            its bindings alone will do.
+        name: "tensorrt" or "tensorrt_rtx". If the meta package of that name is not installed,
+            its bindings alone are used.
 
     Raises:
         EngineError: it is not installed, or its libraries do not load.
@@ -55,7 +56,7 @@ def bindings(name: str) -> ModuleType:
 
 
 class Messages:
-    """What TensorRT says: all of it to the log, the last error to whoever asks."""
+    """TensorRT's messages: all go to the log, the last error is kept."""
 
     def __init__(self, trt: ModuleType) -> None:
         severity = trt.ILogger.Severity
@@ -76,18 +77,18 @@ class Messages:
 
 @cache
 def messages(trt: ModuleType) -> Messages:
-    """Return the one logger of a module: TensorRT keeps the first that it is given."""
+    """Return the only logger of a module: TensorRT keeps the first one that it is given."""
     return Messages(trt)
 
 
 def build(trt: ModuleType, model: bytes, profile: Profile) -> bytes:
-    """Return the plan of a model. Needs no GPU with TensorRT for RTX.
+    """Return the plan of a model. TensorRT for RTX needs no GPU for that.
 
     Args:
-        model: contents of an ONNX file, of which only the batch may be of any size.
+        model: contents of an ONNX file; no dimension but the batch may be dynamic.
 
     Raises:
-        EngineError: TensorRT cannot read the model, or not build it here.
+        EngineError: TensorRT cannot read the model, or cannot build it here.
     """
     told = messages(trt)
     builder = trt.Builder(told.logger)
@@ -104,7 +105,7 @@ def build(trt: ModuleType, model: bytes, profile: Profile) -> bytes:
 
 
 def options(profile: Profile) -> dict[str, Any]:
-    """Return what build() depends on beside the model, the version and the GPU."""
+    """Return everything that build() depends on beside model, version and GPU."""
     return {"profile": asdict(profile), "workspace": WORKSPACE_BYTES}
 
 
@@ -115,7 +116,7 @@ def _config(trt: ModuleType, builder: Any, network: Any, profile: Profile) -> An
         raise EngineError(f"only the batch may be of any size, the input is {list(shape)}")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
-    config.clear_flag(trt.BuilderFlag.TF32)  # ten bits of mantissa: not what the file says
+    config.clear_flag(trt.BuilderFlag.TF32)  # TF32 has ten bits of mantissa, float32 has 23
     shapes = builder.create_optimization_profile()
     shapes.set_shape(rows.name, *profile.shapes(shape[1:]))
     config.add_optimization_profile(shapes)

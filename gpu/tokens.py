@@ -1,29 +1,29 @@
 """Tokens: the fields of a packet in fixed places, for networks that attend to them.
 
-A packet is 64 bytes and 8 numbers, and a field is always in the same place, whatever options
-or IP version stand before it. So the view is float32 [packets, 72]: 64 tokens, a byte's value
-or NO_BYTE where the packet has none there, and then the numbers of META.
+A packet is 64 bytes and 8 numbers, and a field is always in the same place, whatever options or IP
+version come before it. So the view is float32 [packets, 72]: 64 tokens, each a byte's value or
+NO_BYTE if the packet has no such byte, followed by the numbers of META.
 
-    0  .. 19   IP header: IPv4's fixed part; of IPv6 the same fields in the places of IPv4's,
-               its payload length as a total length, without addresses
-    20 .. 39   TCP header's fixed part; of UDP ports and checksum in TCP's places, its length
-               in that of the urgent pointer
-    40 .. 63   the first bytes of payload: TLS record and message headers where they are
+    0  .. 19   IP header: the fixed part of IPv4; the fields of IPv6 are in the places of
+               IPv4's, its payload length as a total length, without addresses
+    20 .. 39   the fixed part of the TCP header; of UDP, ports and checksum are in TCP's
+               places, and the length is in that of the urgent pointer
+    40 .. 63   the first bytes of payload, among them TLS record and message headers
 
 The bytes are masked as those of the view raw (gpu/mask.py).
 """
 
 TOKENS = 64
-PATCH = 8  # bytes that a network takes for one token
+PATCH = 8  # bytes that a network combines into one token
 NO_BYTE = 256
 PACKETS = 10
-# Where each part begins.
+# Start of each part.
 IP, TRANSPORT, PAYLOAD = 0, 20, 40
-# The longest TCP/IPv4 headers and the payload behind them.
+# Room for the longest IPv4 and TCP headers and the payload behind them.
 RAW_LEN = 60 + 60 + TOKENS - PAYLOAD
 
-# Places of fields that say something under the strict mask, by what they are; of the others
-# a network could learn only that they are zero.
+# Places of the fields that carry information under the strict mask, by kind; the others are always
+# zero there.
 LEARNABLE = {
     "ip_version_and_header_length": (0,),
     "ip_length": (2, 3),
@@ -34,7 +34,7 @@ LEARNABLE = {
     "payload": tuple(range(PAYLOAD, TOKENS)),
 }
 
-# Name, unit and formula of the numbers behind the tokens.
+# Name, unit and formula of the numbers that follow the tokens.
 META = (
     ("size", "1500 byte", "IP length / 1500"),
     ("direction", "", "+1 from the initiator, -1 towards it, 0: no packet"),

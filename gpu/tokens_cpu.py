@@ -23,8 +23,8 @@ def tok(flows: FlowBatch, shown: np.ndarray) -> np.ndarray:
     """Return (flows, 10, 72) float32.
 
     Args:
-        shown: (flows, packets, 3) the view seq of the same flows: which packets count, their
-            sizes, directions and gaps.
+        shown: (flows, packets, 3), the view seq of the same flows: sizes, directions and gaps
+            of the packets that count.
 
     Raises:
         ValueError: regrouping kept fewer bytes a packet.
@@ -85,9 +85,10 @@ def _tokens(
 
 
 def _ipv6_places() -> np.ndarray:
-    """Return where the fields of an IPv4 header are in one of IPv6."""
+    """Return the positions in an IPv6 header of the fields of an IPv4 header."""
     places = np.full(TRANSPORT, _NOWHERE)
-    places[[0, 1, 4, 5, 8]] = [0, 1, 2, 3, 7]  # version, class, flow label for the id, hop limit
+    # version, traffic class, flow label (in the place of the id), hop limit
+    places[[0, 1, 4, 5, 8]] = [0, 1, 2, 3, 7]
     return places
 
 

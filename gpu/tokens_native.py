@@ -1,4 +1,4 @@
-"""Tokens in C (etcpipe/native/tokens.c): the bits of etcpipe.gpu.tokens_cpu."""
+"""The view `tok` in C (etcpipe/native/tokens.c), bit for bit equal to etcpipe.gpu.tokens_cpu."""
 
 import numpy as np
 

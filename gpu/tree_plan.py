@@ -1,7 +1,7 @@
-"""An ensemble of trees as C judges by it: etcpipe/native/trees.h says what is made here.
+"""Converts a tree ensemble to the form of etcpipe/native/trees.h, by which C computes scores.
 
-A leaf is a bit. Each branch has a mask of the leaves that are left where its answer is no: all but
-those on its side of "yes".
+Each leaf is a bit. Each branch has a mask of the leaves that remain if its condition is false: all
+but those below its "true" child. (QuickScorer; Lucchese et al., SIGIR 2015.)
 """
 
 import math
@@ -24,23 +24,23 @@ _ALL = 0xFFFFFFFF
 
 
 class Plan:
-    """An ensemble as C judges by it.
+    """An ensemble in the form that the C code reads.
 
     Attributes:
-        address: of a struct tree_plan that lives as long as the plan.
-        classes: that have a score.
-        columns: numbers of a row.
+        address: of the struct tree_plan, which lives as long as this object.
+        classes: number of scores.
+        columns: number of values in a row.
 
     Raises:
-        ValueError, KeyError, IndexError: an ensemble that C does not take. What C reads and
-            writes stays within its arrays, whatever the file says.
+        ValueError, KeyError, IndexError: an ensemble that the C code does not support. The
+            checks guarantee that C stays within its arrays, whatever the file contains.
     """
 
     def __init__(self, ensemble: onnx_trees.Ensemble) -> None:
         _check(ensemble)
         given: dict[str, Any] = ensemble.attributes
         self.classes, self.columns = given["n_targets"], math.prod(ensemble.input_shape)
-        # nodes by tree and number, as ONNX Runtime adds trees up in the order of theirs
+        # nodes by tree and number: ONNX Runtime adds up the trees in this order
         key = _keys(given["nodes_treeids"], given["nodes_nodeids"])
         order = np.argsort(key)
         key = key[order]
@@ -72,13 +72,13 @@ class Plan:
 
 
 class _Nodes:
-    """Nodes of all trees, a child behind its parent.
+    """The nodes of all trees; a child comes after its parent.
 
     Attributes:
         key: (nodes,) int64 ascending, tree and number.
-        branches: (branches,) int, which nodes are no leaves.
-        kept: (branches,) uint32, leaves that are left where the answer is no.
-        leaves: (leaves,) int, which nodes are leaves, in the order in which "yes" is first.
+        branches: (branches,) int, the nodes that are not leaves.
+        kept: (branches,) uint32, mask of the leaves that remain if the condition is false.
+        leaves: (leaves,) int, the nodes that are leaves, those of the "true" side first.
         sizes: (trees,) of struct tree_size.
     """
 
@@ -111,7 +111,7 @@ class _Nodes:
 
 
 def _leaves(given: dict[str, Any], nodes: _Nodes) -> tuple[np.ndarray, np.ndarray]:
-    """Return leaves of struct tree_leaf, and their weights of struct tree_weight."""
+    """Return the leaves (struct tree_leaf) and their weights (struct tree_weight)."""
     node = _places(nodes.key, _keys(given["target_treeids"], given["target_nodeids"]))
     of_node = np.full(len(nodes.key), -1)
     of_node[nodes.leaves] = np.arange(len(nodes.leaves))
@@ -145,7 +145,7 @@ def _keys(tree: np.ndarray, node: np.ndarray) -> np.ndarray:
 
 
 def _places(key: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return where nodes are, of keys that ascend."""
+    """Return the positions of nodes among ascending keys."""
     return np.minimum(np.searchsorted(key, wanted), len(key) - 1)
 
 

@@ -1,8 +1,8 @@
 """Views: what a model sees of a flow's first packets. Each is declared here, once.
 
-The declaration is the contract: views_cpu computes it with NumPy and is the definition,
-docs/features.md is printed from it, and its hash travels in every model file, so that a
-model never meets columns of another meaning than those it was trained on.
+The declaration is the contract: views_cpu is the definition in NumPy, docs/features.md is
+generated from the declaration, and every model file carries its hash, so that a model never gets
+columns whose meaning differs from that in its training.
 
 Two rules hold for every column:
     a count or a sum of nothing is 0; any other statistic of nothing is MISSING, never NaN;
@@ -51,7 +51,7 @@ class View:
 
     @property
     def is_choice(self) -> bool:
-        """Whether a model takes some of its columns, in an order of its own."""
+        """Does a model choose some of its columns, in its own order?"""
         return len(self.shape) == 1
 
     def column_names(self, mask: str = "strict") -> tuple[str, ...]:
@@ -64,7 +64,7 @@ class View:
         return tuple(column.name for column in self.columns if column.field not in hidden)
 
     def chosen(self, columns: Sequence[str] | None) -> tuple[str, ...]:
-        """Return the columns, checked; None for those that the strict mask leaves.
+        """Return the columns after a check; None stands for those that the strict mask leaves.
 
         Raises:
             ValueError: the view lacks one of them.
@@ -74,7 +74,7 @@ class View:
         return _checked(self.name, tuple(columns))
 
 
-@lru_cache(maxsize=256)  # a live model's columns are looked up a thousand times a second
+@lru_cache(maxsize=256)  # looked up a thousand times a second by a live model
 def _checked(view: str, columns: tuple[str, ...]) -> tuple[str, ...]:
     unknown = set(columns) - {column.name for column in VIEWS[view].columns}
     if unknown:
@@ -174,7 +174,7 @@ VIEWS: dict[str, View] = {
 def compute(
     view: View, flows: FlowBatch, depth: int, columns: Sequence[str] | None = None
 ) -> np.ndarray:
-    """Return the rows of a view, one a flow.
+    """Return the rows of a view, one for each flow.
 
     Args:
         depth: packets of a flow that count, the first ones that are present; 1 or more.
@@ -185,7 +185,7 @@ def compute(
         (flows, ...) of the view's shape (stats, features: as many as columns) and dtype.
 
     Raises:
-        ValueError: depth below 1, an unknown column, or flows without the bytes that it shows.
+        ValueError: depth below 1, an unknown column, or flows that lack the bytes of the view.
     """
     from etcpipe.gpu import bits_native, features_native, tokens_native, views_cpu
 
@@ -207,7 +207,7 @@ def compute(
 def schema_hash(
     view: View, first_n: int, mask: str = "strict", columns: Sequence[str] | None = None
 ) -> str:
-    """Return 16 hex digits that change whenever the meaning of a model's input does.
+    """Return 16 hex digits that change whenever the meaning of the input changes.
 
     Args:
         columns: as for compute; None for those that the mask leaves.

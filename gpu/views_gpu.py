@@ -1,7 +1,7 @@
 """The views on a GPU: the host's side of gpu/views.cu.
 
-Rows that a GPU regrouped lie there already; those of another FlowBatch are copied. The result
-stays on the device for a model, or is read back as views.compute() returns it.
+Rows that the GPU regrouped are there already; those of another FlowBatch are copied to it. The
+result stays on the device for a model, or is read back in the form of views.compute().
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from etcpipe.gpu.features_native import plan_of
 from etcpipe.gpu.views import View
 from etcpipe.layout import FLOW_KEY, PACKET_FIELDS
 
-ROWS_MAX = 4096  # flows of one call of a kernel
+ROWS_MAX = 4096  # flows in one call of a kernel
 # The kernel that computes each view.
 KERNELS = {
     "stats": "view_columns",
@@ -81,7 +81,7 @@ class ViewComputer:
 
     @cached_property
     def _columns(self) -> Columns:
-        """Room for flows of the host: as much as for the rows, so only where there are any."""
+        """Buffers for flows from the host; as large as the rows, so made only if needed."""
         return Columns(self._device, ROWS_MAX, self._kinds())
 
     def _kinds(self) -> dict[str, tuple[type | np.dtype, tuple[int, ...]]]:
@@ -93,15 +93,15 @@ class ViewComputer:
         }
 
     def compute(self, flows: FlowBatch) -> np.ndarray:
-        """Return the rows of a view, one a flow, as views.compute() does."""
+        """Return the rows of the view, as views.compute() does."""
         parts = [self._part(flows, start) for start in range(0, len(flows), ROWS_MAX)]
         return np.concatenate(parts) if parts else self.rows.read(0)
 
     def run(self, flows: int, addresses: Mapping[str, int], first: int = 0) -> None:
-        """Compute rows of flows whose columns are on the device.
+        """Compute the rows of flows whose columns are on the device.
 
         Args:
-            addresses: of the INPUTS, by name; raw for views of bytes only.
+            addresses: of the INPUTS, by name; raw is needed for views of bytes only.
             first: where in rows the first one goes; first + flows is at most ROWS_MAX.
         """
         places = {name: addresses[name] for name in INPUTS if name in addresses}
