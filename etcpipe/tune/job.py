@@ -33,11 +33,6 @@ log = logging.getLogger(__name__)
 CACHE = "costs.jsonl"
 # Whole flows: as many packets as are kept, and no verdict before a flow ends or is idle.
 WHOLE = Input(first_n=CONSTANTS["FIRST_N_MAX"], wait_s=60.0)
-BASELINES = {
-    "none": "nothing",
-    "rules": "ALL, RFE10 and MI10, columns chosen by a rule",
-    "all": "these, and searches by chance, NSGA-II and annealing",
-}
 # To choose from where latency is searched, s; a silent flow is given 0.1 s more than these.
 SHORTER_WAITS = (0.02, 0.05, 0.1, 0.2, 0.5)
 # Progress shows the hypervolume of costs down to this share of what everything costs.
@@ -54,7 +49,8 @@ class Settings:
         budget: of the search alone; what comes after it is not counted.
         jobs: processes that search.
         resume: go on with the folder's search.
-        baselines: a name of BASELINES: what to measure beside.
+        baselines: what to measure beside: "none"; "rules": ALL, RFE10 and MI10, whose columns
+            are chosen by a rule; "all": these, and random search, NSGA-II and annealing.
         has_throughput: measure the throughput of what comes out, ten seconds a point.
         waits_s: to choose from beside that of the flows; longer ones are left out.
         mask, split, seed: as in etcpipe train.

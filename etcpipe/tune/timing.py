@@ -30,7 +30,6 @@ class Timing:
         median, p20: of the samples that were kept.
         mad: median absolute deviation, the noise.
         samples: that these are of.
-        rejected: samples that were rejected.
         is_disturbed: too few were left, so that these are of all samples.
     """
 
@@ -38,7 +37,6 @@ class Timing:
     p20: float
     mad: float
     samples: int
-    rejected: int
     is_disturbed: bool
 
 
@@ -113,7 +111,6 @@ def _timing(times: np.ndarray, is_good: np.ndarray, enough: float) -> Timing:
         p20=float(np.percentile(kept, 20)),
         mad=float(np.median(np.abs(kept - median))),
         samples=len(kept),
-        rejected=int((~is_good).sum()),
         is_disturbed=is_disturbed,
     )
 
