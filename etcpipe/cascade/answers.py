@@ -1,4 +1,4 @@
-"""From what stages said of rows to verdicts."""
+"""From the answers of stages to verdicts, and the counters of what became of flows."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,15 +11,15 @@ from etcpipe.layout import FLOW_STATE
 from etcpipe.verdict import VerdictBatch
 
 COUNTERS = (
-    "CASCADE_SURE",  # flows answered before the last stage, being sure
-    "CASCADE_LAST",  # by the last stage
-    "CASCADE_HELD",  # not passed on: the next stage had no time, the answer stays
-    "CASCADE_QUEUE_FULL",  # nor room
-    "CASCADE_UNJUDGED",  # the first stage had neither: unknown
-    "CASCADE_SKIPPED",  # early rows for which it had neither; a later row tries again
+    "CASCADE_SURE",  # flows answered before the last stage, with a sure answer
+    "CASCADE_LAST",  # flows answered by the last stage
+    "CASCADE_HELD",  # kept their unsure answer because the next stage had no time
+    "CASCADE_QUEUE_FULL",  # ... because its queue was full
+    "CASCADE_UNJUDGED",  # unknown: the first stage had no time or no room
+    "CASCADE_SKIPPED",  # early rows that it had no time or room for; a later row tries again
     "CASCADE_EARLY",  # early answers told
-    "CASCADE_REVISED",  # and told otherwise later
-    "CASCADE_FORGOTTEN",  # flows that lost their place to one a whole table later
+    "CASCADE_REVISED",  # flows whose early answer was corrected later
+    "CASCADE_FORGOTTEN",  # flows whose place in the table was taken by a newer flow
 )
 
 # of VERDICT, as VerdictBatch has them
@@ -34,11 +34,11 @@ def no_records(flows: FlowBatch) -> np.ndarray:
 
 
 class Wording(NamedTuple):
-    """What the answers of a cascade are called.
+    """The names in a cascade's answers.
 
     Attributes:
         classes: of its labels.
-        models: name@digest of each stage's.
+        models: name@digest of the model of each stage.
     """
 
     classes: tuple[str, ...]
@@ -48,7 +48,7 @@ class Wording(NamedTuple):
 def verdicts_of(
     flows: FlowBatch, said: np.ndarray, wording: Wording, records: Records
 ) -> VerdictBatch:
-    """Return what is said of rows, (rows,) of states.VERDICT, as verdicts."""
+    """Return answers, (rows,) of states.VERDICT, as verdicts."""
     return VerdictBatch(
         flows=flows,
         records=records(flows),

@@ -1,12 +1,12 @@
-"""A cascade whose first stage the kernel runs too, beside copying packets.
+"""A cascade whose first stage also runs in the kernel, while packets are being copied.
 
-The kernel copies the packets of a flow until its trees are sure of it; then it tells the flow's
-row, and copies no more. Here such a flow gets its verdict, and what is there of its packets needs
-no answer. All other flows pass through all stages: what the kernel was not sure of, the first
-stage is not sure of here either, and a flow that ended before its packet is judged as it is.
+The kernel copies the packets of a flow until its trees are sure of it; then it sends the flow's row
+through a ring and stops copying. The flow gets its verdict here, and packets that were copied
+before need no answer. All other flows pass through every stage: the first stage is unsure of them
+here too, and a flow that ended before the stage's packet is judged by what there is.
 
-No flow is answered twice. The kernel tells a row before it settles the flow, so whoever reads what
-was told, and only then takes rows, knows of each row whether the kernel answered its flow.
+No flow is answered twice. The kernel sends the row before it settles the flow, so if the ring is
+read first and rows are taken afterwards, it is known for each row whether the kernel answered it.
 """
 
 from collections.abc import Callable
@@ -23,14 +23,14 @@ from etcpipe.receiver import Receiver
 from etcpipe.ringbuf import RingBuffer
 from etcpipe.verdict import VerdictBatch
 
-ROWS_MAX = 1024  # that are read at once
+ROWS_MAX = 1024  # rows that are read at once
 
 
 class SureRows(Receiver):
     """Rows of flows that the kernel is sure of; a context manager.
 
     Args:
-        fd, size: the ring of these rows, and its bytes.
+        fd, size: file descriptor of the ring of these rows, and its size in bytes.
     """
 
     def __init__(self, fd: int, size: int, plan: FeaturePlan):
@@ -39,22 +39,22 @@ class SureRows(Receiver):
         self._rows = np.zeros(ROWS_MAX, plan.dtype)
 
     def receive(self) -> np.ndarray:
-        """Return (rows,) of the plan's dtype that were told by now."""
+        """Return the rows in the ring, (rows,) of the plan's dtype."""
         parts = []
         while n := self._ring.copy(self._rows, deadline_s=0):
             parts.append(self._rows[:n].copy())
         return np.concatenate(parts, dtype=self.plan.dtype) if parts else self._rows[:0]
 
     def close(self) -> None:
-        """Read no more."""
+        """Close the ring."""
         self._ring.close()
 
 
 class BesideKernel:
-    """What pipeline.serve() takes as its runtime: a cascade in service, and the kernel's answers.
+    """The runtime for pipeline.serve(): a cascade in service, and the kernel's answers.
 
     Args:
-        stage: returns the first stage as the kernel has it now.
+        stage: returns the first stage that the kernel runs now.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class BesideKernel:
         self._left: list[np.ndarray] = []
 
     def hear(self) -> None:
-        """Take what the kernel told: rows of these flows that come from now on are not needed."""
+        """Take the kernel's answers; later rows of these flows are not needed."""
         entries = self._rows.receive()
         if len(entries):
             entries = entries[self._serving.settle(entries["flow_id"])]
@@ -85,7 +85,7 @@ class BesideKernel:
         return [*self._verdicts(now_ns, records), *self._serving.poll(now_ns, records, flush)]
 
     def drain(self, now: Callable[[], int], records: Records | None = None) -> list[VerdictBatch]:
-        """Return the verdicts on all rows that were added or told."""
+        """Return the verdicts on all rows that were added, or came from the kernel."""
         self.hear()
         return [*self._verdicts(now(), records), *self._serving.drain(now, records)]
 

@@ -1,6 +1,6 @@
-"""A cascade in one model file: that of its last stage, with the others and the stages inside.
+"""A cascade in one model file: the last stage's model, with the other models in its metadata.
 
-Whoever reads the file as a model has the last stage alone; `--cascade` has all of it.
+Read as a model, the file is the last stage alone; read by `--cascade`, it is the whole cascade.
 """
 
 import json
@@ -70,7 +70,7 @@ def held(metadata: Mapping[str, str], name: str) -> tuple[Cascade, list[bytes]] 
     The last one is the file itself. None: it holds no cascade.
 
     Args:
-        metadata: of the model file, whose `name` stands in messages.
+        metadata: of the model file; `name` names it in messages.
 
     Raises:
         ModelError: it cannot be read.
@@ -88,7 +88,7 @@ def held(metadata: Mapping[str, str], name: str) -> tuple[Cascade, list[bytes]] 
 
 
 def depths(model: Model) -> list[int]:
-    """Return after how many packets a flow may be answered: of a cascade inside, or the model's.
+    """Return after how many packets a flow may be answered, by the cascade inside or the model.
 
     Raises:
         ModelError: as held().

@@ -1,9 +1,10 @@
-"""Thresholds by class: which answers go on, where some classes are told sooner than others.
+"""Thresholds by class, for tasks in which some classes can be recognised sooner than others.
 
-A stage passes a flow on where what follows is right more often, by more than waiting is worth: so
-the last threshold is fitted first, and each one before it to what those after it do. A class that
-later stages tell better passes on its unsure flows, others do not. Many classes have few flows to
-learn that from, so what they show is mixed with what all flows show at the same confidence.
+A stage passes a flow on if the later stages are right more often, by more than the waiting costs.
+So the last threshold is fitted first, and each earlier one to the behaviour of those behind it.
+Classes that later stages recognise better pass on their unsure flows, others do not. Many classes
+have too few flows to learn that from, so their gain is mixed with the gain of all flows of equal
+confidence.
 """
 
 from collections.abc import Sequence
@@ -11,21 +12,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-# A class with so many flows counts as much as all others do at its confidence.
+# With this many flows, a class and all flows of equal confidence have the same weight.
 OTHERS = 20
-# Confidence at which all flows are looked at together, in parts with as many flows.
+# Number of bins of confidence, with as many flows each, for all flows together.
 PARTS, PART_LEAST = 15, 10
-# What is tried: how many right answers are given for one that is not kept waiting.
+# Prices that are tried: right answers that are given up for one flow that need not wait.
 PRICES = (0.01, 0.03, 0.06, 0.12, 0.18, 0.25, 0.4)
 
 
 class Said(NamedTuple):
-    """What a stage says of flows.
+    """The answers of a stage.
 
     Attributes:
         label: (flows,) int, the class.
         confidence: (flows,), its probability.
-        kept: (flows,), what answering here rather than later is worth, in prices.
+        kept: (flows,), the worth of answering here rather than later, in units of the price.
     """
 
     label: np.ndarray
@@ -33,22 +34,22 @@ class Said(NamedTuple):
     kept: np.ndarray
 
     def select(self, chosen: np.ndarray) -> "Said":
-        """Return it of some flows."""
+        """Return the answers on some flows."""
         return Said(*(column[chosen] for column in self))
 
     def is_sure(self, least: np.ndarray) -> np.ndarray:
-        """Return (flows,) bool, by thresholds of classes."""
+        """Return (flows,) bool, which answers reach the threshold of their class."""
         return self.confidence >= least[self.label]
 
 
 def thresholds(
     label: np.ndarray, stages: Sequence[Said], price: float, classes: int
 ) -> list[np.ndarray]:
-    """Return for each stage but the last (classes + 1,), from which probability on it answers.
+    """Return the thresholds, (classes + 1,), of each stage but the last.
 
     Args:
         label: (flows,) int, the true class.
-        price: right answers that are given for one that is kept.
+        price: right answers that are given up for one flow that need not wait.
     """
     *earlier, last = stages
     following = (last.label == label) + price * last.kept
@@ -62,7 +63,7 @@ def thresholds(
 
 
 def _shrunk(worth: np.ndarray, said: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    """Return (flows,), each class's worth mixed with that of all flows as confident."""
+    """Return (flows,), the worth by class mixed with that of all flows of equal confidence."""
     order = np.argsort(confidence, kind="stable")
     parts = np.array_split(order, min(PARTS, max(len(order) // PART_LEAST, 1)))
     of_all = np.empty(len(worth))
@@ -75,9 +76,9 @@ def _shrunk(worth: np.ndarray, said: np.ndarray, confidence: np.ndarray) -> np.n
 def class_thresholds(
     said: np.ndarray, confidence: np.ndarray, worth: np.ndarray, classes: int
 ) -> np.ndarray:
-    """Return (classes + 1,), thresholds below which passing flows on gains most; 2: of all.
+    """Return (classes + 1,), the thresholds that gain most; 2: all flows are passed on.
 
-    The last one is of all together, and of classes that are never said.
+    The last one is for all classes together, and for classes that the stage never names.
 
     Args:
         said: (flows,) int, the class.
@@ -93,6 +94,6 @@ def class_thresholds(
 
 
 def _best(confidence: np.ndarray, worth: np.ndarray) -> float:
-    """Return the threshold of flows in the order of their confidence."""
+    """Return the best threshold for flows that are sorted by confidence."""
     passed_on = int(np.argmax(np.concatenate([[0.0], np.cumsum(worth)])))
     return float(confidence[passed_on]) if passed_on < len(confidence) else 2.0

@@ -1,8 +1,8 @@
-"""How sure a stage is of its answers, and whether that tells right from wrong at all.
+"""How sure a stage is of its answers, and how well that separates right answers from wrong ones.
 
-A stage lets those answers go that it is sure of. That helps only as far as its errors are
-among the unsure ones: the area under the ROC curve of error against uncertainty says how far,
-and at 0.5 picking flows at random does as well.
+A stage answers the flows that it is sure of. That helps only if its errors are among the unsure
+flows. The area under the ROC curve of error against uncertainty measures this; at 0.5, passing on
+flows at random would do as well.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from etcpipe.evaluation import evaluate
 from etcpipe.model import calibrated
 
 BOOTSTRAPS = 1000
-# Below this area, escalating the unsure flows gains nothing to speak of over random ones.
+# Below this area, escalating the unsure flows is hardly better than escalating random ones.
 AREA_LEAST = 0.6
 
 
@@ -23,7 +23,7 @@ class Separation:
     """The area under the ROC curve of error against uncertainty.
 
     Attributes:
-        area: 0.5 says that uncertainty does not tell errors; nan where all is right or wrong.
+        area: 0.5 if uncertainty says nothing about errors; nan if all are right, or all wrong.
         low, high: 95 % interval, by resampling captures.
     """
 
@@ -33,7 +33,7 @@ class Separation:
 
     @property
     def is_weak(self) -> bool:
-        """Is it no better than random, as far as these flows can tell?"""
+        """Is it not significantly better than random on these flows?"""
         return not (self.area >= AREA_LEAST and self.low > 0.5)
 
 
@@ -60,8 +60,8 @@ MEASURES = {"least_confidence": least_confidence, "margin": margin, "entropy": e
 def fit_temperature(scores: np.ndarray, label: np.ndarray, reached: np.ndarray) -> float:
     """Return the temperature of a stage, from held-out flows that reach it.
 
-    Flows that reach a later stage are the hard ones: a temperature that was fitted to all
-    makes it too sure of them.
+    The flows that reach a later stage are the hard ones; with a temperature fitted to all flows
+    the stage would be too sure of them.
 
     Args:
         scores: (flows, classes), unnormalised.
@@ -76,17 +76,17 @@ def fit_temperature(scores: np.ndarray, label: np.ndarray, reached: np.ndarray) 
 
 
 def probabilities_of(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """Return (flows, classes) float32 that add up to 1, exactly as a served model gives them."""
+    """Return probabilities, (flows, classes) float32, computed exactly as in serving."""
     return calibrated(scores.astype(np.float32), temperature)
 
 
 def separation(
     uncertainty: np.ndarray, wrong: np.ndarray, capture: np.ndarray, seed: int = 1
 ) -> Separation:
-    """Return how well uncertainty tells which answers are wrong.
+    """Return how well uncertainty predicts which answers are wrong.
 
     Args:
-        uncertainty: (flows,), more is less sure.
+        uncertainty: (flows,), greater is less sure.
         wrong: (flows,) bool.
         capture: (flows,) int; flows of one are resampled together.
     """
@@ -107,12 +107,12 @@ def separation(
 
 
 def _ranks(ordered: np.ndarray) -> np.ndarray:
-    """Return (flows,) int, from 0 on, the same for equal values."""
+    """Return (flows,) int, the rank of each value; equal values have equal ranks."""
     return np.concatenate([[0], np.cumsum(ordered[1:] != ordered[:-1])])
 
 
 def _area(rank: np.ndarray, is_wrong: np.ndarray, weight: np.ndarray) -> float:
-    """Return the area of flows that each count `weight` times; nan if one side is empty."""
+    """Return the area if each flow counts `weight` times; nan if one side is empty."""
     wrong = np.bincount(rank, weight * is_wrong)
     right = np.bincount(rank, weight * ~is_wrong)
     pairs = wrong.sum() * right.sum()

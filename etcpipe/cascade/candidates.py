@@ -1,7 +1,7 @@
-"""The models that a cascade may be made of: trained here at each depth, or files.
+"""The candidates for the stages of a cascade: models trained here at each depth, or model files.
 
-What is trained is judged on captures that were held out, as in etcpipe.training.train, and then
-fitted to all; a file is judged as it is, on flows that it must not have been trained on.
+Models that are trained here are judged on held-out captures, as in etcpipe.training.train, and then
+fitted to all of them. A model file is judged as it is, on captures that it was not trained on.
 """
 
 from collections.abc import Sequence
@@ -25,20 +25,20 @@ from etcpipe.training.held_out import OnStep, deal_folds, sides_of
 from etcpipe.training.learner import Learner, Tell
 from etcpipe.zoo import ARCHS
 
-# Flows of one call when a model's cost is measured, and for how long.
+# Flows in a call, and seconds, for measuring the cost of a model.
 COST_BATCH, COST_S = 256, 0.2
-# What can be trained.
+# The architectures that can be trained.
 NAMES = (train.TREES, KERNEL_TREES, *VIEW_TREES, *ARCHS)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One MODELS of the command line.
+    """One of the MODELS on the command line.
 
     Attributes:
         arch: one of NAMES; "" for a file.
-        depths: to train it at; of a file, the one that it has.
-        model: of a file.
+        depths: at which it is trained; for a file, the depth of its model.
+        model: the model of a file.
     """
 
     arch: str
@@ -61,8 +61,8 @@ class Made:
     """A candidate and its file.
 
     Attributes:
-        contents: of the file, None for one that was given.
-        path: of one that was given.
+        contents: of the new model file; None for a file that was given.
+        path: of the file that was given.
     """
 
     candidate: Candidate
@@ -71,7 +71,7 @@ class Made:
 
     @property
     def file_name(self) -> str:
-        """What to call the file of one that was made."""
+        """The name for the file of a model that was trained here."""
         return f"{self.candidate.model}-{self.candidate.packets}.onnx"
 
 
@@ -80,7 +80,7 @@ class Training:
     """How candidates are trained.
 
     Attributes:
-        folds: into how many parts the captures are dealt.
+        folds: number of parts into which the captures are divided.
     """
 
     mask: str = "strict"
@@ -90,10 +90,10 @@ class Training:
 
 
 def parse(text: str, depths: tuple[int, ...]) -> Wanted:
-    """Return what NAME, NAME@N,N,... or FILE asks for.
+    """Parse NAME, NAME@N,N,... or FILE.
 
     Args:
-        depths: of a name that has none of its own.
+        depths: for a name without depths of its own.
 
     Raises:
         UsageError: neither a name to train nor a model file.
@@ -193,7 +193,7 @@ def _held_out(
     what: str,
     tell: Tell,
 ) -> tuple[np.ndarray, int]:
-    """Return (flows, classes) scores by fits that saw no flow's capture, and the rounds."""
+    """Return (flows, classes) scores by fits that did not see a flow's capture, and rounds."""
     fold = deal_folds(dataset, settings.folds, settings.seed)
     sides = sides_of(dataset, fold, "capture")
     rows, classes = learner.rows(dataset), len(dataset.classes)

@@ -1,7 +1,7 @@
-"""Macro-F1 against the share of flows that a fast stage hands on: ours, random and oracle.
+"""Macro-F1 against the share of flows that a fast stage passes on: ours, random and oracle.
 
-The curve at random is what any cascade gets for the slow model's time alone; the oracle's, what
-a perfect notion of uncertainty would get. Ours is worth its share of what lies between.
+The random curve is what the slow model's time alone is worth; the oracle's curve is what a perfect
+measure of uncertainty would reach. A stage's measure is as good as its place between the two.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ class Curves:
     """Macro-F1 at each share of escalated flows.
 
     Attributes:
-        shares: of flows that go on, 0 .. 1.
-        ours: those of highest uncertainty go on.
-        chance: as many at random, the mean of some draws.
-        oracle: first those that only the slow answer has right, last those that only the
-            fast one has.
+        shares: of flows that are passed on, 0 .. 1.
+        ours: macro-F1 if the flows of highest uncertainty go on.
+        chance: if as many flows go on at random, the mean of some draws.
+        oracle: if flows go on first that only the slow answer has right, and last those that
+            only the fast answer has right.
     """
 
     shares: tuple[float, ...]
@@ -31,7 +31,7 @@ class Curves:
     oracle: tuple[float, ...]
 
     def gain(self) -> float:
-        """Return how far ours is above random, on average over the shares."""
+        """Return the mean distance of our curve above the random one."""
         return float(np.mean(np.subtract(self.ours, self.chance)))
 
 
@@ -63,7 +63,7 @@ def escalation(
 
 
 def oracle_worth(label: np.ndarray, fast: np.ndarray, slow: np.ndarray) -> np.ndarray:
-    """Return (flows,) float64: 1 where the slow answer mends an error, -1 where it makes one."""
+    """Return (flows,) float64: 1 if the slow answer corrects an error, -1 if it makes one."""
     return (slow == label).astype(np.float64) - (fast == label)
 
 

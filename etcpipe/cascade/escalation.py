@@ -1,11 +1,11 @@
-"""Which flows go on: those that a stage is unsure of, and of these as many as there is time for.
+"""Which flows go on: those that a stage is unsure of, as many of them as there is time for.
 
-Of a stage's speed and the flows that are passed on to it follows the share that it can take,
+The share of offered flows that a stage can take follows from its speed and its backlog,
 
     share = min(1, 0.9 * speed / arrivals) * (1 - backlog / backlog_ms)
 
-and the flows that are least sure go first; a batch that waits is no backlog. Whoever is held back
-keeps the answer that he has; it is marked as degraded.
+and the least sure flows go first. A batch that is still filling up is no backlog. A flow that is
+held back keeps the answer that it has, marked as degraded.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ import numpy as np
 from etcpipe.cascade.stages import Rule, Stage
 from etcpipe.verdict import UNKNOWN
 
-# A stage's queue would grow without bound if all of its time were given away.
+# The queue of a stage would grow without bound if all of its time were used.
 UTILISATION = 0.9
-# Rates are of the last tenth of a second: long against a batch, short against a burst.
+# Rates cover the last tenth of a second: much longer than a batch, shorter than a burst.
 RATE_WINDOW_NS = 100_000_000
-# Speed is of the last ten batches or so.
+# The speed covers about the last ten batches.
 SPEED_MEMORY = 0.9
-# Probabilities are counted in so many bins, and one of a thousand rows ago counts 1/e.
+# Bins of probability; a probability of a thousand rows ago counts 1/e.
 BINS = 256
 ROWS_REMEMBERED = 1000
 
@@ -30,37 +30,37 @@ Decide = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def decider(rule: Rule, classes: Sequence[str]) -> Decide:
-    """Return what says of labels (-1 is "unknown") and probabilities which are sure."""
+    """Return a function of labels (-1: "unknown") and probabilities: which answers are sure."""
     if rule.kind == "target":
         return TargetShare(rule.share, rule.probability)
     thresholds = rule.thresholds(classes)
-    # the label -1 of an early stage is the class "unknown", where the model has one
+    # label -1 of an early stage stands for the class "unknown" if the model has it
     unknown = thresholds[classes.index(UNKNOWN)] if UNKNOWN in classes else rule.probability
     by_label = np.append(thresholds, np.float32(unknown))
     return lambda label, probability: probability >= by_label[label]
 
 
 class LowestShare:
-    """The probability below which a share of the flows lay lately."""
+    """The running quantile of probabilities: below it lay a share of the recent flows."""
 
     def __init__(self) -> None:
         self._counts = np.zeros(BINS)
-        self._new: list[np.ndarray] = []  # probabilities that are not counted yet
+        self._new: list[np.ndarray] = []  # probabilities that are not yet counted
 
     def add(self, probability: np.ndarray) -> None:
-        """Count some flows."""
+        """Count the probabilities of some flows."""
         self._new.append(probability)
         if len(self._new) > BINS:
             self._count()
 
     @property
     def flows(self) -> float:
-        """Flows that it remembers."""
+        """Number of flows that are remembered."""
         self._count()
         return float(self._counts.sum())
 
     def below(self, share: float) -> float:
-        """Return the probability; between two bins it is interpolated."""
+        """Return the quantile, interpolated between two bins."""
         self._count()
         wanted = share * self._counts.sum()
         until = np.cumsum(self._counts)
@@ -84,9 +84,9 @@ class LowestShare:
 
 
 class TargetShare:
-    """Sure of all but a share of the flows, whatever their probabilities are today."""
+    """Is sure of all but a given share of the flows, however their probabilities shift."""
 
-    # Below so many flows the threshold that was fitted knows more.
+    # With fewer flows than this, the fitted threshold is more reliable.
     FLOWS_LEAST = 100
 
     def __init__(self, share: float, probability: float):
@@ -100,7 +100,7 @@ class TargetShare:
 
 
 class Load:
-    """How much a stage can take, from what it did and what is asked of it."""
+    """How many rows a stage can take, by its speed and by what is offered to it."""
 
     def __init__(self, stage: Stage):
         self._batch, self._backlog_ns = stage.batch, stage.backlog_ms * 1e6
@@ -110,18 +110,18 @@ class Load:
 
     @property
     def speed(self) -> float:
-        """Rows a nanosecond while it works on large batches; 0 if that is not known yet."""
+        """Rows per nanosecond on large batches; 0 while that is not known."""
         return self._done / self._took_ns if self._took_ns else 0.0
 
     def finished(self, rows: int, took_ns: int) -> None:
-        """Count a batch, unless it is too small to say what the stage can do."""
+        """Count a batch, unless it is too small to show the stage's speed."""
         if 2 * rows < self._batch:
             return
         self._done = SPEED_MEMORY * self._done + rows
         self._took_ns = SPEED_MEMORY * self._took_ns + max(took_ns, 1)
 
     def room(self, waiting: int, room: int) -> int:
-        """Return how many rows may come: what the queue has room for, and time.
+        """Return how many rows may come, by the room in the queue and by time.
 
         Args:
             waiting: rows in the queue.
@@ -133,7 +133,7 @@ class Load:
         return max(0, min(room, most - waiting))
 
     def share(self, waiting: int, offered: int, now_ns: int) -> float:
-        """Return which share of the rows that are offered can be taken now."""
+        """Return the share of the offered rows that can be taken now."""
         passed = max(now_ns - self._at_ns, 0)
         self._offered = self._offered * exp(-passed / RATE_WINDOW_NS) + offered
         self._at_ns = now_ns
@@ -144,10 +144,10 @@ class Load:
         return min(1.0, capacity) * max(0.0, 1.0 - backlog)
 
     def choose(self, probability: np.ndarray, waiting: int, room: int, now_ns: int) -> np.ndarray:
-        """Return (rows,) bool, which rows a later stage takes: the least sure ones.
+        """Return (rows,) bool, the rows that a later stage takes: the least sure ones.
 
         Args:
-            probability: (rows,) of the answers that they have.
+            probability: (rows,) of their present answers.
             waiting, room: as for room().
         """
         self._seen.add(probability)
@@ -159,7 +159,7 @@ class Load:
 
 
 def least_sure(probability: np.ndarray, among: np.ndarray, most: int) -> np.ndarray:
-    """Return (rows,) bool, at most so many rows of those among, the least probable ones."""
+    """Return (rows,) bool, at most `most` of the rows `among`, the least probable ones."""
     if len(among) <= most or np.count_nonzero(among) <= most:
         return among
     order = np.argsort(np.where(among, probability, 2.0), kind="stable")

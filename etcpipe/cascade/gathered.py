@@ -1,8 +1,9 @@
-"""A cascade of two stages on columns, of which the kernel runs the first and copies no packet.
+"""A cascade of two stages on columns: the kernel runs the first stage and copies no packets.
 
-The kernel gathers what both models see. The row of a flow that its trees are sure of is told with
-the answer. Unsure flows are gathered on until the last stage's packets are there, and judged in
-user space. A flow that ends before the first stage's packet passes through both stages here.
+The kernel gathers the columns of both models. If its trees are sure of a flow, it sends the row
+with the answer. For unsure flows it continues until the packets of the last stage are there, and
+user space judges the row. A flow that ends before the first stage's packet passes through both
+stages in user space.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -30,23 +31,23 @@ _SURE = CONSTANTS["FEATURES_SURE"]
 
 
 def is_gatherable(cascade: CascadeModel) -> bool:
-    """Can the kernel gather all that a cascade sees?"""
+    """Can the kernel gather all columns of a cascade?"""
     models = cascade.stage_models
     return len(models) == 2 and all(model.view.is_choice for model in models)
 
 
 class KernelCascade:
-    """In the place of a model: what Live and the pipeline ask of one.
+    """Takes the place of a model for Live and the pipeline.
 
     Args:
-        cascade: one that is_gatherable().
+        cascade: for which is_gatherable() is true.
         stage: its first stage.
 
     Attributes:
         columns: of both models, each once.
 
     Raises:
-        UsageError: the kernel cannot gather what it sees.
+        UsageError: the kernel cannot gather its columns.
     """
 
     def __init__(self, cascade: CascadeModel, stage: KernelStage):
@@ -72,10 +73,10 @@ class KernelCascade:
         return f"{self.name}@{self.digest}"
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Nothing to close."""
 
     def scorer(self, regroup: Any) -> None:
-        """Begin to judge what comes out of FeatureRows."""
+        """Begin to judge the rows of FeatureRows."""
         self._scorers = [_scorer(self.first), _scorer(self.last)]
         self._queue = regroup.queue()
 
@@ -116,7 +117,7 @@ class KernelCascade:
         )
 
     def _ask(self, stage: int, gathered: Gathered, chosen: np.ndarray) -> Answers:
-        """Return the answers of a stage's model on some rows."""
+        """Return the answers of the model of a stage on some rows."""
         some = Gathered(gathered.entries[chosen], gathered.plan)
         scorer = self._scorers[stage]
         scorer.put(some)
@@ -127,7 +128,7 @@ _NONE = 0xFF
 
 
 class _Found:
-    """Answers of several stages, put together."""
+    """Collects the answers of several stages."""
 
     def __init__(self, flows: int) -> None:
         self.stage = np.full(flows, _NONE, np.uint8)
@@ -138,7 +139,7 @@ class _Found:
         self.infer_ns = np.zeros(flows, np.uint64)
 
     def put(self, chosen: np.ndarray, stage: int, answers: Answers) -> None:
-        """Take the answers of a stage on the chosen rows, in place of any before."""
+        """Take the answers of a stage on the chosen rows, instead of earlier ones."""
         self.stage[chosen] = stage
         for name in ("label", "probability", "runner_up", "packets_used"):
             getattr(self, name)[chosen] = getattr(answers, name)
@@ -146,7 +147,7 @@ class _Found:
 
 
 class _Rows:
-    """Stands for regrouping where a model is asked for a scorer of rows."""
+    """Stands in for regrouping when a model is asked for a scorer."""
 
     def scorer(
         self, runner: "Runner", view: "View", depth: int, columns: "Sequence[str]"

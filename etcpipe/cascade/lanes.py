@@ -1,9 +1,8 @@
-"""Regrouping in service: rows are made as another model or cascade needs them, from some flow on.
+"""Regrouping in service: a new model or cascade may need other rows, for flows from now on.
 
-A flow stays with all its packets in the regrouping of the time when it began, so nothing of it is
-lost, and its rows go to the model or stages of that time. Ids tell which flows are older than a
-change: each processor numbers the flows that it begins one after the other (flow_id_next() of
-bpf/maps.h).
+All packets of a flow stay in the regrouping in which the flow began, so none is lost, and its rows
+go to the model or stages of that time. The ids tell which flows are older than a change: each
+processor numbers its flows consecutively (flow_id_next() of bpf/maps.h).
 """
 
 from collections import Counter
@@ -21,23 +20,23 @@ if TYPE_CHECKING:
     from etcpipe.gpu.views import View
     from etcpipe.model_choice import AnyModel
 
-# Copies that were on their way when their flow was answered have come by then.
+# After so long without packets, no copied packet of older flows is still on its way.
 QUIET_NS = 1_000_000_000
 
-# Takes rows, and of early ones the depths at which they came out.
+# Takes rows and, for early ones, the depths at which they came out.
 Take = Callable[[FlowBatch, np.ndarray | None], None]
 
 
 class Lanes:
-    """What the pipeline takes as its Regroup, while rows may come to be made otherwise.
+    """The pipeline's Regroup, which can be replaced while flows are open.
 
     Args:
         make: returns the Regroup that a model or cascade needs.
         model: the first one.
-        begun: returns how many flows each processor has begun, (processors,) uint64.
+        begun: returns the number of flows that each processor has begun, (processors,) uint64.
     """
 
-    is_ahead = False  # of two batches at a time, flows would begin between two changes
+    is_ahead = False  # with two batches on their way, a change would fall between them
 
     def __init__(
         self,
@@ -51,15 +50,15 @@ class Lanes:
         self._past: Counter[str] = Counter()
 
     def serves(self, model: "AnyModel") -> bool:
-        """Are rows as they are made now enough for a model or cascade?"""
+        """Do the rows that are made now suffice for a model or cascade?"""
         settings = self._newest.settings
         return model.raw_len <= settings.raw_len and model.mask == settings.mask
 
     def change(self, model: "AnyModel", take: Take) -> None:
-        """Make rows for another one of flows that begin from now on.
+        """Make rows for another model or cascade, of flows that begin from now on.
 
         Args:
-            take: takes the rows of all others.
+            take: takes the rows of all older flows.
         """
         newest = self._make(model)
         self._older.append(_Older(self._newest, self._begun(), take))
@@ -67,7 +66,7 @@ class Lanes:
 
     @property
     def newest(self) -> Regroup:
-        """What makes the rows of flows that begin now."""
+        """The regrouping of flows that begin now."""
         return self._newest
 
     @property
@@ -77,11 +76,11 @@ class Lanes:
 
     @property
     def masks(self) -> set[str]:
-        """Of the rows that may come out from now on."""
+        """The masks of rows that may still come out."""
         return {regroup.settings.mask for regroup in self._all()}
 
     def add(self, batch: PacketBatch, now_ns: int | None = None) -> FlowBatch:
-        """Take packets and return the newest flows that are complete; see Regroup.add()."""
+        """Take packets and return complete rows of the newest regrouping; see Regroup.add()."""
         for older in self._older:
             is_theirs = older.has(batch.flow_id)
             older.add(batch.select(is_theirs), now_ns)
@@ -92,11 +91,11 @@ class Lanes:
         return self._newest.add(batch, now_ns)
 
     def take_early(self) -> EarlyRows:
-        """Return the early rows of the newest flows since the last call."""
+        """Return the early rows of the newest regrouping since the last call."""
         return self._newest.take_early()
 
     def flush(self) -> FlowBatch:
-        """Return the newest flows that are left."""
+        """Return the rows that are left in the newest regrouping."""
         for older in self._older:
             older.take(older.regroup.flush(), None)
         return self._newest.flush()
@@ -109,7 +108,7 @@ class Lanes:
     def scorer(
         self, runner: "Runner", view: "View", depth: int, columns: Sequence[str]
     ) -> "Scorer | None":
-        """See Regroup.scorer(); of the newest flows."""
+        """See Regroup.scorer(); for the newest regrouping."""
         return self._newest.scorer(runner, view, depth, columns)
 
     @property
@@ -130,15 +129,15 @@ class Lanes:
 
 
 class _Older:
-    """A regrouping that flows begun later do not come to."""
+    """A regrouping that gets no new flows."""
 
     def __init__(self, regroup: Regroup, begun: np.ndarray, take: Take) -> None:
         self.regroup, self.take = regroup, take
         self._begun = begun
-        self._busy_ns: int | None = None  # when it last had a packet, or a row to fill
+        self._busy_ns: int | None = None  # when it last got a packet or had an open row
 
     def has(self, flow_id: np.ndarray) -> np.ndarray:
-        """Return (packets,) bool, which are of flows that had begun."""
+        """Return (packets,) bool, the packets of flows that had begun before the change."""
         processors = np.uint64(len(self._begun))
         return flow_id // processors <= self._begun[(flow_id % processors).view(np.int64)]
 

@@ -1,13 +1,13 @@
-"""A cascade in service: another one takes its place between two batches of packets.
+"""A cascade in service, which another one can replace between two batches of packets.
 
-Flows of which a row was taken before the change belong to the stages that took it: their later
-rows go there, and these stages are kept until the last of them is answered. All other rows go to
-the new stages. So each flow is answered once, by one cascade.
+Flows that had a row before the change stay with the old stages, which are kept until the last of
+these flows is answered. All other rows go to the new stages. So each flow is answered once, by one
+cascade.
 
-Regrouping stays as it is, unless the rows that it makes are not enough (lanes.py): then all flows
-that had begun stay with the stages of that time. Rows come at the depths that regrouping began
-with. A stage that waits for N packets is asked at the first of these that is N or more; what it
-sees of the row is up to its model.
+Regrouping remains unchanged unless the new models need other rows (lanes.py); then all flows that
+had begun stay with the old stages. Rows come at the depths with which regrouping was made. A stage
+that waits for N packets is asked at the first of these depths that is at least N; its model decides
+what it uses of the row.
 """
 
 from collections import Counter
@@ -23,9 +23,9 @@ from etcpipe.errors import UsageError
 from etcpipe.model_life import InService
 from etcpipe.verdict import VerdictBatch
 
-# Replaced cascades that still have flows: each keeps a table of up to 32 MB, and its threads.
+# Replaced cascades that still have flows: each keeps its threads and a table of up to 32 MB.
 LEAVING_MAX = 4
-# Of a table looked at between two batches of packets: some 20 us, where all of it takes 10 ms.
+# Slots checked between two batches of packets: takes some 20 us, the whole table 10 ms.
 SLOTS_AT_ONCE = 1024
 
 
@@ -33,16 +33,16 @@ Take = Callable[[FlowBatch, int, np.ndarray | None], None]  # as CascadeInServic
 
 
 class CascadeInService(InService[CascadeModel]):
-    """What pipeline.serve() takes as its runtime; all methods are for the thread that runs it."""
+    """The runtime for pipeline.serve(), whose thread must call all methods."""
 
     def __init__(self, active: CascadeModel, start: Callable[[CascadeModel], Runtime]) -> None:
-        """Begin with a cascade; `start` returns the runtime of one."""
+        """Begin with a cascade; start: returns the runtime of a cascade."""
         super().__init__(active)
         self._start = start
         self._has_older_rows = lambda: False
         self._runtime = start(active)
         self._leaving: list[_Leaving] = []
-        self._past: Counter[str] = Counter()  # of runtimes that are gone
+        self._past: Counter[str] = Counter()  # counters of runtimes that have ended
 
     @property
     def counters(self) -> dict[str, int]:
@@ -53,10 +53,10 @@ class CascadeInService(InService[CascadeModel]):
         return dict(total)
 
     def replace(self, model: CascadeModel) -> None:
-        """Let a cascade answer all flows of which no row was taken yet; see check_fits().
+        """Let a cascade answer all flows that had no row yet; see check_fits().
 
         Raises:
-            UsageError: others were replaced a moment ago, and still have flows.
+            UsageError: too many replaced cascades still have flows to answer.
         """
         if len(self._leaving) >= LEAVING_MAX:
             raise UsageError(
@@ -81,7 +81,7 @@ class CascadeInService(InService[CascadeModel]):
         _add(self._runtimes(), flows, now_ns, depth)
 
     def keep_taking(self, has_more: Callable[[], bool]) -> Take:
-        """Return what takes rows for the stages of now, whatever replaces them.
+        """Return a function that takes rows for the present stages even after a change.
 
         Args:
             has_more: whether such rows may come.
@@ -131,7 +131,7 @@ class CascadeInService(InService[CascadeModel]):
 
 
 def _add(runtimes: list[Runtime], flows: FlowBatch, now_ns: int, depth: np.ndarray | None) -> None:
-    """Give rows to the runtime that began with their flow, of others to the newest."""
+    """Give rows to the runtime that has their flow, and all others to the newest."""
     for runtime in runtimes[:-1]:
         is_theirs = runtime.states.has_begun(flows.flow_id)
         if not is_theirs.any():
@@ -147,10 +147,10 @@ class _Leaving:
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
-        self._done = 0  # places of its table of which no flow waits; none begins there any more
+        self._done = 0  # slots that were checked: no flow waits or begins there
 
     def has_answered(self) -> bool:
-        """Has it answered all flows, and judged all rows, as far as a short look tells?"""
+        """Has it answered all flows? Checks SLOTS_AT_ONCE more slots in each call."""
         states, end = self.runtime.states, self._done + SLOTS_AT_ONCE
         if not self.runtime.is_idle or states.awaits_any(slice(self._done, end)):
             return False

@@ -1,7 +1,7 @@
-"""Rows that are on their way through the stages: each lies in one place until it leaves.
+"""The rows that are passing through the stages; each has a fixed place until it leaves.
 
-A row takes 1.7 kB where models see bytes. It is copied in when it comes and out for a model or a
-verdict, in C (etcpipe/native/cascade_rows.c); in between queues pass on the number of its place.
+A row takes 1.7 kB if models see bytes. It is copied in when it arrives and out for a model or a
+verdict, in C (etcpipe/native/cascade_rows.c). In between, queues hold the number of its place only.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from etcpipe.cascade.states import RECORDS, STATE
 from etcpipe.columns import address_of, addresses_of
 
 ROWS_LEAST = 1024
-_WORD = 8  # columns that are taken out begin at multiples of it
+_WORD = 8  # alignment of columns that are copied out
 _COLUMN, _POOL = RECORDS["cascade_column"], RECORDS["cascade_pool"]
 
 
@@ -22,7 +22,7 @@ class Batch(NamedTuple):
     """Rows that a model judges together.
 
     Attributes:
-        places: (rows,) int, where each lies.
+        places: (rows,) int, the place of each.
         flows: the rows themselves, copied.
         due_ns: their earliest deadline.
     """
@@ -33,12 +33,12 @@ class Batch(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many they are; len() is a tuple's."""
+        """Number of rows; len() is that of the tuple."""
         return len(self.places)
 
 
 class RowPool:
-    """The places; there are twice as many whenever they do not suffice.
+    """The places; their number doubles when they are all taken.
 
     Attributes:
         depth: (places,) uint8, packets at which an early row came out; 0 for a closed row, the
@@ -48,7 +48,7 @@ class RowPool:
     """
 
     def __init__(self, like: FlowBatch):
-        """Make one for rows of the same shape as those."""
+        """Make a pool for rows of the same shape as those of `like`."""
         self._columns = {
             name: np.zeros((0, *column.shape[1:]), column.dtype)
             for name, column in vars(like).items()
@@ -67,10 +67,10 @@ class RowPool:
         self._grow(ROWS_LEAST)
 
     def put(self, flows: FlowBatch, depth: np.ndarray | int) -> np.ndarray:
-        """Return (flows,) int64, the places of rows that were copied in.
+        """Copy rows in and return their places, (flows,) int64.
 
         Raises:
-            ValueError: they are not of the shape that the pool was made for.
+            ValueError: they have another shape than the pool's rows.
         """
         n = len(flows)
         columns = [np.ascontiguousarray(column) for column in vars(flows).values()]
@@ -94,7 +94,7 @@ class RowPool:
         begins = [0]
         for size in self._sizes:
             begins.append(begins[-1] + -(-n * size // _WORD) * _WORD)
-        taken = np.empty(begins[-1] + _WORD, np.uint8)  # so that empty columns begin within
+        taken = np.empty(begins[-1] + _WORD, np.uint8)  # empty columns begin inside
         _native.cascade_take(self.address, address_of(places), n, address_of(taken))
         return FlowBatch(
             *(
@@ -108,7 +108,7 @@ class RowPool:
         return self._columns[name].take(places, axis=0)
 
     def free(self, places: np.ndarray) -> None:
-        """Give back the places of rows that left; they stay as they are until the next put()."""
+        """Free the places of rows; their contents stay until the next put()."""
         places = np.ascontiguousarray(places, np.int64)
         _native.cascade_free(self.address, address_of(places), len(places))
 

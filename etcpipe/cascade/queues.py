@@ -1,4 +1,4 @@
-"""Rows that wait for a stage: bounded, batched by size or deadline, the earliest deadline first."""
+"""The queue of a stage: bounded, batched by size or deadline, earliest deadline first."""
 
 from heapq import heappop, heappush
 from itertools import count
@@ -7,14 +7,14 @@ import numpy as np
 
 from etcpipe.cascade.stages import Stage
 
-# Nobody waits as much for the answer on a flow that has ended: so many times longer it may take.
+# Answers on flows that have ended are less urgent: their deadlines are so many times longer.
 ENDED_PATIENCE = 2
 
 
 class StageQueue:
-    """The queue of one stage, of places of rows; the caller keeps to its bound, see room.
+    """A queue of places of rows. The caller must not add more than `room`.
 
-    Rows that came together and have one deadline are one entry.
+    Rows that arrived together and have the same deadline are one entry.
     """
 
     def __init__(self, stage: Stage):
@@ -29,28 +29,28 @@ class StageQueue:
 
     @property
     def room(self) -> int:
-        """Rows that may still come."""
+        """Number of rows that may still be added."""
         return self._stage.queue - self._rows
 
     @property
     def deadline_ns(self) -> int:
-        """The earliest deadline; there must be rows."""
+        """The earliest deadline; the queue must not be empty."""
         return self._heap[0][0]
 
     def push(self, places: np.ndarray, is_over: bool, now_ns: int) -> None:
-        """Add rows that came now, of flows that go on or of such as have ended."""
+        """Add rows that arrived now, of live flows or of flows that have ended."""
         self._push(now_ns + (ENDED_PATIENCE if is_over else 1) * self._deadline_ns, places)
 
     def pass_on(self, places: np.ndarray, due_ns: int) -> None:
-        """Add rows of a batch that was due then: they do not wait for a batch once more."""
+        """Add rows from the previous stage; they keep their deadline, as they waited already."""
         self._push(due_ns, places)
 
     def is_due(self, now_ns: int) -> bool:
-        """Is there a batch: as many rows as one takes, or one that must not wait any longer?"""
+        """Is a batch due: enough rows, or a deadline that has passed?"""
         return self._rows >= self._stage.batch or (self._rows > 0 and self._heap[0][0] <= now_ns)
 
     def pop(self) -> np.ndarray:
-        """Return the places of one batch, the earliest deadlines; there must be rows."""
+        """Remove and return one batch of the earliest deadlines; the queue must not be empty."""
         parts: list[np.ndarray] = []
         wanted = min(self._stage.batch, self._rows)
         self._rows -= wanted

@@ -19,7 +19,7 @@ _UNSURE = (
 
 
 def as_numbers(result: Result) -> dict[str, Any]:
-    """Return everything that was measured, JSON-able."""
+    """Return everything that was measured, ready for JSON."""
     return {
         "flows": {"chosen_on": result.flows[0], "tested_on": result.flows[1]},
         "front": [_plan(result, plan) for plan in result.front],
@@ -36,7 +36,7 @@ def as_numbers(result: Result) -> dict[str, Any]:
 
 
 def as_text(result: Result) -> str:
-    """Return the choices, what was chosen and what it is worth, for people."""
+    """Return the choices, the chosen cascade and its figures as text."""
     lines = [f"choices on {result.flows[0]} flows; * is the one taken", *_front(result), ""]
     lines += [
         f"on {result.flows[1]} flows of other captures, which no model was fitted to:",
@@ -52,7 +52,7 @@ def as_text(result: Result) -> str:
 
 
 def warnings(result: Result) -> list[str]:
-    """Return what the reader should know before using the cascade."""
+    """Return warnings to read before using the cascade."""
     choice = result.choice
     unsure = [] if choice.holds else [_UNSURE.format(-choice.low)]
     return unsure + [
@@ -98,7 +98,7 @@ def _figures(one: Figures) -> list[str]:
 
 
 def milliseconds(seconds: float) -> str:
-    """Return a time with three digits that mean something."""
+    """Return a time with three significant digits."""
     return f"{seconds * 1e3:.3g} ms" if seconds < 0.9995 else f"{seconds:.3g} s"
 
 

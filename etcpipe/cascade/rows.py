@@ -1,8 +1,8 @@
-"""What a cascade sees of recorded flows: a row at each depth, and when that depth was there.
+"""Recorded flows as a cascade sees them: a row at each depth, and when that depth was reached.
 
-A stage at depth n fires when packet n that counts arrives, or when the flow ended or was silent
-for the waiting time before: then it sees what there is. Times are those of the recording, so a
-replay waits exactly as long as the live tap would have waited for the same packets.
+A stage at depth n fires when the n-th counted packet arrives, or earlier when the flow ends or is
+silent for the waiting time; then it sees the packets that are there. Times are those of the
+recording, so a replay waits exactly as long as the live tap would have waited.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class DepthRows:
     Attributes:
         datasets: by depth, the same flows in the same order.
         ready_s: (flows, depths) float64, seconds from a flow's first packet (whether it counts
-            or not) until each depth was there; never less at a greater depth.
+            or not) until each depth was reached; never less at a greater depth.
         packets: (flows,) int, packets that count, at most the greatest depth.
         input: how packets became rows, at the greatest depth.
     """
@@ -48,7 +48,7 @@ class DepthRows:
         return len(self.packets)
 
     def at(self, depth: int) -> np.ndarray:
-        """Return (flows,) float64, when a depth was there."""
+        """Return (flows,) float64, when a depth was reached."""
         return self.ready_s[:, self.depths.index(depth)]
 
     def select(self, chosen: np.ndarray) -> "DepthRows":
@@ -90,7 +90,7 @@ def read_at_depths(
                 rows[depth][view].append(rows_of(view, part.flows, depth))
         times.append(ready_s(part.flows, depths, part.first_us))
         counts.append((part.flows.packets["present"] != 0).sum(axis=1))
-        parts.append(replace(part, flows=part.flows.select(slice(0, 0))))  # lets packets go
+        parts.append(replace(part, flows=part.flows.select(slice(0, 0))))  # drops the packets
     datasets = {
         depth: dataset_of(parts, recordings, by_view, mask) for depth, by_view in rows.items()
     }
@@ -98,7 +98,7 @@ def read_at_depths(
 
 
 def ready_s(flows: FlowBatch, depths: Sequence[int], first_us: np.ndarray) -> np.ndarray:
-    """Return (flows, depths) float64, seconds from the first packet until a depth was there.
+    """Return (flows, depths) float64, seconds from the first packet until a depth was reached.
 
     Args:
         first_us: (flows,) when each flow's first packet came, by the packets' clock.
@@ -118,5 +118,5 @@ def ready_s(flows: FlowBatch, depths: Sequence[int], first_us: np.ndarray) -> np
 
 
 def rows_for(model: Model, dataset: Dataset) -> np.ndarray:
-    """Return (flows, ...) what a model reads of a dataset."""
+    """Return (flows, ...), the input of a model from a dataset."""
     return dataset.columns(model.columns) if model.columns else dataset.rows(model.view.name)

@@ -1,16 +1,17 @@
 """The cascade at work: rows of flows go in, verdicts come out, each flow answered once.
 
-    add()    early rows, as their packets arrive, and the closing row of each flow
-    poll()   verdicts on flows, whenever a batch was worth it or a deadline passed
-    left()   flows that were answered early and need no more rows
+    add()    takes early rows, as their packets arrive, and the closing row of each flow
+    poll()   returns verdicts when a batch is full or a deadline has passed
+    left()   returns the flows that were answered early and need no more rows
 
-A row goes to the stage that its flow is due at, waits in that stage's queue, and is judged in a
-batch. A sure answer is the verdict. An unsure one takes the flow to the next stage: at once where
-that one sees no more packets, or where no more come; else with the row that brings them. Time is
-passed in, so with workers in turn (workers.Inline) the same rows give the same verdicts.
+A row goes to the stage that its flow has reached, waits in that stage's queue, and is judged in a
+batch. A sure answer is the verdict. An unsure answer takes the flow to the next stage: at once if
+that stage sees no more packets, or if no more will come, else with the row that has them. Time is
+passed in, so with workers.Inline the same rows give the same verdicts.
 
-Every flow has a closing row unless it left, so every flow is answered, and only once: an early
-row's answer counts only while the table of states knows that it is awaited (states.py).
+Every flow has a closing row unless it left before, so every flow is answered. It is answered only
+once, because the answer to an early row counts only while the table of states (states.py) expects
+it.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,7 +40,7 @@ from etcpipe.verdict import (
 
 NO_TURN = -1, 0
 NO_BOUND = 1 << 62
-# A turn takes as long as the last ten or so did.
+# A turn is assumed to take as long as about the last ten did.
 TURNS_REMEMBERED = 10
 
 
@@ -56,14 +57,14 @@ class Runtime:
         steps: type[Steps] = NativeSteps,
         clock: Callable[[], int] = thread_time_ns,
     ):
-        """Make one that has seen nothing.
+        """Begin without any flows.
 
         Args:
-            workers: where models run; None: in the caller's turn, and rows wait for room.
+            workers: run the models; None: in the caller's thread, and rows wait for room.
             early: tell the first answer of an unsure flow too.
             slots: places for flows between two stages.
-            steps: what takes rows further; Steps is the definition.
-            clock: nanoseconds of work, to tell how long turns take.
+            steps: moves rows through the stages; Steps is the definition.
+            clock: processor time in nanoseconds, to measure turns.
         """
         self.classes = stages[0].classes
         self.models = tuple(one.name for one in stages)
@@ -76,18 +77,18 @@ class Runtime:
         self._budget = TurnBudget(min(one.latency_ms for one in stages), len(stages))
         self._workers, self._clock = workers or Inline(), clock
         self._running: set[int] = set()
-        self._turn = NO_TURN  # stage whose batch was submitted last, and when
+        self._turn = NO_TURN  # the stage that was submitted last, and when
         self._states = FlowStates(slots)
-        self._rows: RowPool  # made for the first rows, as long as they are
+        self._rows: RowPool  # made with the first rows, whose shape it takes
         self._steps: Steps
-        self._make_steps: type[Steps] | None = steps  # None: they are made
-        self._parked: list[np.ndarray] = []  # rows of flows of which an earlier one is judged
-        self._has_answered = False  # since these were placed
-        self._turn_ns = 0  # processor time of a turn in which batches start, lately
+        self._make_steps: type[Steps] | None = steps  # None once they are made
+        self._parked: list[np.ndarray] = []  # rows whose flow has an earlier row being judged
+        self._has_answered = False  # since the parked rows were placed
+        self._turn_ns = 0  # recent processor time of a turn in which batches start
         self._spent_ns = 0  # of this turn so far
-        self._placing_ns = 0  # processor time of placing rows that no batch has accounted for
+        self._placing_ns = 0  # processor time of placing rows, not yet attributed to a batch
         self._tell_early = early
-        self._finished: list[tuple[np.ndarray, int | None]] = []  # places, and why if not judged
+        self._finished: list[tuple[np.ndarray, int | None]] = []  # places, source if not judged
         self._verdicts: list[VerdictBatch] = []
         self._left: list[np.ndarray] = []
         self._counters = dict.fromkeys(COUNTERS, 0)
@@ -105,25 +106,25 @@ class Runtime:
 
     @property
     def is_idle(self) -> bool:
-        """Does no row wait, and is none judged? Flows may wait for more packets."""
+        """Is no row waiting or being judged? Flows may still wait for packets."""
         return not (self._running or self._parked or any(self.waiting))
 
     @property
     def states(self) -> FlowStates:
-        """What is kept of flows between two of their rows."""
+        """The states of flows between two of their rows."""
         return self._states
 
     @property
     def deadline_ns(self) -> int | None:
-        """When the next batch is due, however few rows it has; None while no row waits."""
+        """When the next batch is due even if it is not full; None while no row waits."""
         return min((queue.deadline_ns for queue in self._queues if len(queue)), default=None)
 
     def add(self, flows: FlowBatch, now_ns: int = 0, depth: np.ndarray | None = None) -> None:
         """Take rows.
 
         Args:
-            flows: at most one row of a flow for each depth; ready_ns is of the clock of now_ns.
-            now_ns: the time, never less than before; 0 offline.
+            flows: at most one row of a flow for each depth; ready_ns is by the clock of now_ns.
+            now_ns: the time, which must not decrease; 0 offline.
             depth: (flows,) uint8, packets at which early rows came out; None: closing rows.
         """
         if not len(flows):
@@ -137,9 +138,9 @@ class Runtime:
             flows, depth = self._turn_away(flows, depth)
         places = self._rows.put(flows, 0 if depth is None else depth)
         if depth is not None and (depth[1:] < depth[:-1]).any():
-            places = places[np.argsort(depth, kind="stable")]  # a flow's rows in their order
+            places = places[np.argsort(depth, kind="stable")]  # the rows of a flow in order
         self._place(places, now_ns)
-        self._tell(now_ns)  # before others are put there
+        self._tell(now_ns)  # before other rows take their places
         took_ns = self._clock() - began_ns
         self._placing_ns += took_ns
         self._spent_ns += took_ns
@@ -151,10 +152,10 @@ class Runtime:
 
         Args:
             records: FLOW_STATE of flows; None: nothing is known of them.
-            flush: rows wait for nothing but a free worker.
+            flush: start batches that are not full, as soon as a worker is free.
         """
         self._records, began_ns = records or no_records, self._clock()
-        # what falls due in a turn that begins now would be late in the next one
+        # what falls due during this turn would be late in the next one
         until_ns = now_ns + (self._turn_ns if self._workers.sheds else 0)
         has_begun = False
         self._collect(now_ns)
@@ -191,7 +192,7 @@ class Runtime:
         self._workers.close()
 
     def _turn_away(self, flows: FlowBatch, depth: np.ndarray) -> tuple[FlowBatch, np.ndarray]:
-        """Return rows without first ones that there is no time for: they are not even copied."""
+        """Drop rows of the first stage for which there is no time, before they are copied."""
         is_first = depth == self.depths[0]
         room = self._loads[0].room(len(self._queues[0]), self._room(0))
         refused = int(np.count_nonzero(is_first)) - room
@@ -202,7 +203,7 @@ class Runtime:
         return flows.select(stays), depth[stays]
 
     def _place(self, places: np.ndarray, now_ns: int, due_ns: int = 0) -> None:
-        """Bring rows, of a flow in their order, where they are due: to a queue, aside, nowhere."""
+        """Put rows where they belong: in a queue, aside, or nowhere; rows of a flow in order."""
         room = NO_BOUND
         if self._workers.sheds:
             room = self._loads[0].room(len(self._queues[0]), self._room(0))
@@ -217,7 +218,7 @@ class Runtime:
     def _enqueue(
         self, stage: int, places: np.ndarray, now_ns: int, due_ns: int = 0, is_over: bool = False
     ) -> None:
-        """Take rows into a queue; due_ns is the deadline of those that have waited."""
+        """Add rows to a queue; due_ns: the deadline of rows that have waited already."""
         if stage and self._workers.sheds:
             places = self._shed(stage, places, now_ns)
         queue = self._queues[stage]
@@ -232,7 +233,7 @@ class Runtime:
                 self._collect(now_ns)
 
     def _shed(self, stage: int, places: np.ndarray, now_ns: int) -> np.ndarray:
-        """Return the rows that a later stage takes; the flows of the others are answered now."""
+        """Return the rows that a later stage takes; the other flows are answered now."""
         queue = self._queues[stage]
         probability = self._rows.state["probability"][places]
         taken = self._loads[stage].choose(probability, len(queue), self._room(stage), now_ns)
@@ -244,7 +245,7 @@ class Runtime:
         return places[taken]
 
     def _room(self, stage: int) -> int:
-        """Return how many rows a stage may take: its queue has room for them, and the turn."""
+        """Return how many rows a stage may take, by its queue and by the time of the turn."""
         room = self._queues[stage].room
         if not self._workers.is_in_turn(stage):
             return room
@@ -252,7 +253,7 @@ class Runtime:
         return self._budget.room(waiting, room)
 
     def _next_due(self, now_ns: int, flush: bool) -> int | None:
-        """Return the stage with the earliest deadline among those whose batch can run now."""
+        """Return the stage with the earliest deadline whose batch can run now."""
         due = [
             (queue.deadline_ns, stage)
             for stage, queue in enumerate(self._queues)
@@ -276,7 +277,7 @@ class Runtime:
             self._running.discard(job.stage)
             self._answer(job, now_ns)
             took_ns = job.answers.took_ns
-            if job.stage == stage:  # in this turn: what is done around the model takes time too
+            if job.stage == stage:  # in this turn: count the work around the model too
                 took_ns = max(took_ns, self._clock() - began_ns + self._placing_ns)
                 self._placing_ns = 0
                 self._budget.judged(job.rows.size)
@@ -284,13 +285,13 @@ class Runtime:
             self._has_answered = True
 
     def _take_up(self, now_ns: int) -> None:
-        """Place rows that were set aside, if flows were answered since; they waited already."""
+        """Place the rows that were set aside, if flows were answered since; they are due now."""
         if self._parked and self._has_answered:
             parked, self._parked, self._has_answered = self._parked, [], False
             self._place(np.concatenate(parked), now_ns, due_ns=now_ns)
 
     def _answer(self, job: Job, now_ns: int) -> None:
-        """Take what a stage said: verdicts on sure flows, the way on for others."""
+        """Take the answers of a stage: verdicts on sure flows; the others go on."""
         answers, is_last = job.answers, job.stage + 1 == len(self._stages)
         sure = None if is_last else self._decide[job.stage](answers.label, answers.probability)
         answered = self._steps.answer(job.rows.places, job.stage, answers, sure)
@@ -303,7 +304,7 @@ class Runtime:
             self._enqueue(job.stage + 1, answered.at_once, now_ns, job.rows.due_ns)
 
     def _finish(self, places: np.ndarray, why: str) -> None:
-        """End flows with the answers that they have; _tell() makes the verdicts."""
+        """End flows with their present answers; _tell() makes the verdicts."""
         if not len(places):
             return
         is_judged = why in ("CASCADE_SURE", "CASCADE_LAST")
@@ -312,7 +313,7 @@ class Runtime:
         self._left.append(self._steps.leave(places))
 
     def _tell(self, now_ns: int) -> None:
-        """Make the verdicts on flows that ended since: their rows are still in their places."""
+        """Make the verdicts on flows that ended since, while their rows are in their places."""
         finished, self._finished = self._finished, []
         for source in (None, SOURCE_DEGRADED):
             parts = [places for places, why in finished if why == source]
@@ -326,7 +327,7 @@ class Runtime:
     def _emit(
         self, places: np.ndarray, now_ns: int, event: int, source: int | None = None
     ) -> np.ndarray:
-        """Make verdicts on rows, see Steps.verdicts(), and return what they say."""
+        """Make verdicts on rows and return them as VERDICT; see Steps.verdicts()."""
         said = self._steps.verdicts(places, now_ns, event, source)
         flows = self._rows.flows(places)
         self._verdicts.append(verdicts_of(flows, said, self._wording, self._records))

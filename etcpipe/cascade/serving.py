@@ -1,4 +1,4 @@
-"""A cascade that was opened: its models are loaded, and fit each other."""
+"""Opens cascades: loads their models and checks that these fit together."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,13 +21,13 @@ from etcpipe.model import Model
 
 @dataclass(frozen=True)
 class Serving:
-    """A stage with what it needs to work.
+    """A stage with its model, as a Runtime takes it.
 
     Attributes:
         judge: the model; see etcpipe.model.Model.answers().
         classes: names of its labels, the same in all stages.
         name: name@digest of the model.
-        decide: which answers are sure; None: as the stage's rule says.
+        decide: tells which answers are sure; None: by the rule of the stage.
         latency_ms: as of the cascade.
     """
 
@@ -39,7 +39,7 @@ class Serving:
     latency_ms: float = LATENCY_MS
 
     def decider(self) -> Decide:
-        """Return what says which answers are sure; of a stage without a rule, all are."""
+        """Return the function that tells which answers are sure; all are without a rule."""
         if self.decide:
             return self.decide
         if self.stage.rule is None:
@@ -48,16 +48,16 @@ class Serving:
 
 
 class CascadeModel:
-    """A cascade in the place of a model: what the pipeline asks of either.
+    """A cascade with the attributes of a model that the pipeline uses.
 
     Attributes:
         classes: of all stages.
-        labels: what verdicts may name, as Model.labels: the last stage's.
+        labels: that verdicts may name, as Model.labels, of the last stage.
         first_n: packets of a flow that the last stage waits for.
-        raw_len: bytes a packet that the stages need at most.
+        raw_len: bytes of each packet that the stages need.
         models: name@digest of the model of each stage.
-        last: the last stage's.
-        views: names of those that the stages read.
+        last: the model of the last stage.
+        views: names of the views that the stages read.
         depths: packets that each stage waits for.
         first_file: contents of the first stage's model file.
     """
@@ -70,12 +70,11 @@ class CascadeModel:
         name: str = "",
         first_file: bytes = b"",
     ):
-        """Put models in their places.
+        """Check that models fit together, and combine them.
 
         Args:
-            judges: what answers as a stage's model would, and is over sooner than a thread is
-                awake: those of trees.
-            name: of all together; else those of its models.
+            judges: by stage, models that answer faster than a thread wakes up: trees.
+            name: of the cascade; by default the names of its models.
 
         Raises:
             ModelError: they do not fit each other, or their stages.
@@ -95,7 +94,7 @@ class CascadeModel:
         self.name = name or "+".join(model.name for model in loaded)
         self.digest = last.digest
         self.engine = ", ".join(dict.fromkeys(model.engine for model in loaded))
-        self.device = "cpu"  # where flows are regrouped; each stage has its own
+        self.device = "cpu"  # where flows are regrouped; each stage has a device of its own
         self.quick = frozenset(judges)
         self.first_file = first_file
         self._loaded = loaded
@@ -119,13 +118,13 @@ class CascadeModel:
         ]
 
     def warm_up(self) -> None:
-        """Have each stage judge an empty row: a first call takes a hundred times as long."""
+        """Let each stage judge an empty row, as the first call takes a hundred times as long."""
         nothing = rows_of(1, self.first_n, self.raw_len)
         for judge in self._judges:
             judge(nothing)
 
     def early_depths(self, first_n: int) -> tuple[int, ...]:
-        """Return at which numbers of packets flows need an early row, of first_n that are kept."""
+        """Return the depths below first_n, at which flows need early rows."""
         return tuple(depth for depth in self.cascade.depths if depth < first_n)
 
 
@@ -133,12 +132,12 @@ def load(path: str | PathLike[str], device: str = "cpu") -> CascadeModel:
     """Return the cascade of a file, with its models.
 
     Args:
-        path: a cascade.toml, beside which its models lie, or a model file that holds all of it,
-            also by its name if it ships.
+        path: a cascade.toml with its models beside it, a model file that holds the whole
+            cascade, or the name of one that ships.
         device: where inference runs, as for etcpipe.model.load(); trees stay on the CPU.
 
     Raises:
-        UsageError: the file says something wrong.
+        UsageError: the file has a mistake.
         ModelError: a model is missing or damaged, or they do not fit each other.
     """
     is_shipped = str(path) in {file.stem for file in models.list_shipped()}
@@ -183,7 +182,7 @@ def load_inside(path: str | PathLike[str] | None, device: str = "cpu") -> Cascad
 
 
 def stages_of(path: str | PathLike[str] | None) -> Cascade:
-    """Return the stages alone, without their models: of what load() or load_inside() reads.
+    """Return the stages without loading models, of a file for load() or load_inside().
 
     Raises:
         UsageError, ModelError: as load(), or the file holds no cascade.
@@ -199,7 +198,7 @@ def stages_of(path: str | PathLike[str] | None) -> Cascade:
 
 
 def load_stages(path: str | PathLike[str], device: str = "cpu") -> CascadeModel:
-    """Return what a file holds as a cascade: one model is one stage.
+    """Return a file's content as a cascade; a plain model becomes a cascade of one stage.
 
     Args:
         path: a cascade.toml, a model file, or the name of a model that ships.
@@ -218,7 +217,7 @@ def load_stages(path: str | PathLike[str], device: str = "cpu") -> CascadeModel:
 def _inside(
     path: str | PathLike[str] | None, device: str
 ) -> tuple[Cascade | None, list[Model], list[bytes]]:
-    """Return the cascade that a model file holds, if it does; its models, and their files."""
+    """Return the cascade in a model file (or None), its models, and their contents."""
     file = models.find(path)
     name, contents = f"model {file}", models.read(file)
     last = models.opened(contents, name, device=device)
@@ -235,12 +234,12 @@ def _inside(
 def _served(
     cascade: Cascade, loaded: list[Model], contents: list[bytes], name: str = ""
 ) -> CascadeModel:
-    """Return a cascade of opened models, each as its stage says."""
+    """Return a cascade of opened models, adjusted to their stages."""
     for stage, model in zip(cascade.stages, loaded, strict=True):
         if stage.temperature is not None:
             model.temperature = stage.temperature
         if stage.rule:
-            model.answer_all()  # the rule says what becomes of unsure answers
+            model.answer_all()  # the rule decides about unsure answers
     judges = {
         i: model.answers
         for i, (model, one) in enumerate(zip(loaded, contents, strict=True))

@@ -1,8 +1,8 @@
-"""A shadow beside a cascade: another model, asked about whole rows, as it would be alone.
+"""A shadow beside a cascade: a further model that judges whole rows, as it would alone.
 
-A cascade answers flows by less than the shadow wants to see. So where there is one, flows that were
-answered go on: their packets are copied and regrouped until their row is complete, and then the
-cascade's answer is compared with the shadow's. The cascade's own answers are the same.
+A cascade answers flows before they have all the packets that the shadow wants. So with a shadow,
+packets of answered flows are still copied and regrouped until their row is complete; then the
+cascade's answer is compared with the shadow's. This does not change the cascade's answers.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from etcpipe.verdict import VerdictBatch
 
 
 class ShadowedStages:
-    """What pipeline.serve() takes as its runtime: stages, and perhaps a shadow beside them.
+    """The runtime for pipeline.serve(): stages, and a shadow beside them if one is set.
 
     Attributes:
         shadow: None until set_shadow().
@@ -27,11 +27,11 @@ class ShadowedStages:
     def __init__(self, stages: Stages) -> None:
         self._stages = stages
         self.shadow: Shadow | None = None
-        self._answered: dict[int, str] = {}  # of flows whose row is not complete
-        self._complete: dict[int, FlowBatch] = {}  # rows of flows that have no answer
+        self._answered: dict[int, str] = {}  # answers on flows whose row is not complete
+        self._complete: dict[int, FlowBatch] = {}  # complete rows of flows without an answer
 
     def set_shadow(self, model: Model) -> None:
-        """Ask a model too from the next batch on; see Shadow."""
+        """Ask a further model from the next batch on; see Shadow."""
         self.close()
         self.shadow = Shadow(model)
 
@@ -52,12 +52,12 @@ class ShadowedStages:
         return self._noted(self._stages.drain(now, records))
 
     def left(self) -> np.ndarray:
-        """Return (flows,) uint64, answered ones that need no more rows: none with a shadow."""
+        """Return (flows,) uint64, answered flows that need no more rows; none with a shadow."""
         left = self._stages.left()
         return left[:0] if self.shadow else left
 
     def complete(self, flows: FlowBatch) -> None:
-        """Compare what was said of flows whose rows are complete now, or remember the rows."""
+        """Compare the answers on flows whose rows are complete, or keep rows without an answer."""
         if not self.shadow:
             return
         ids = flows.flow_id.tolist()

@@ -1,8 +1,8 @@
-"""The first stage of a cascade in the kernel: trees that are sure of a flow, or leave it to others.
+"""The first stage of a cascade in the kernel: trees that answer the flows that they are sure of.
 
-The kernel gathers the columns that the stage's model sees. At the stage's packet its trees judge
-the flow; a sure answer is in the verdict map before the next packet, and the flow's row is told.
-What becomes of all other flows: gathered.py where no packet is copied, beside.py where they are.
+The kernel gathers the columns of the stage's model. At the stage's packet its trees judge the flow;
+a sure answer is in the verdict map before the next packet, and the row is sent to user space. For
+what happens to all other flows see gathered.py (no packets are copied) and beside.py (they are).
 """
 
 from typing import TYPE_CHECKING
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class KernelStage:
-    """What the kernel is told of a cascade's first stage, and what its answers mean.
+    """The first stage of a cascade in the form of the kernel's trees, and its answers.
 
     Attributes:
         columns: of the stage's model.
         depth: packets after which the kernel judges.
 
     Raises:
-        UsageError: the stage is not one for the kernel.
+        UsageError: the kernel cannot run the stage.
     """
 
     def __init__(self, cascade: CascadeModel) -> None:
@@ -54,11 +54,11 @@ class KernelStage:
         """Return struct tree for the kernel, (1,).
 
         Args:
-            decide: what the policy does with a verdict; it is asked with the least probability
-                that is sure, and again with the flow's own when the verdict is told.
+            decide: the policy's action for a verdict. It is asked with the least probability
+                that is sure, and again with the flow's own when the verdict is reported.
 
         Raises:
-            UsageError: the trees are too large, or compare what the kernel cannot.
+            UsageError: the trees are too large, or use comparisons that the kernel cannot make.
             UnsupportedError: the package onnx is missing.
         """
         trees = Trees(self._contents, self.columns, self.depth, plan)

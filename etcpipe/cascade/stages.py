@@ -1,4 +1,4 @@
-"""What a cascade is: its stages in order, and the file that they are written in.
+"""The description of a cascade: its stages in order, and the file format.
 
     wait_s = 1.0
     latency_ms = 5.0                        # of queue and inference
@@ -13,8 +13,8 @@
     packets = 10
     model = "tenth.onnx"
 
-A flow's answer leaves at the first stage that is sure of it by the stage's rule; the last stage
-has no rule and answers all that reach it. docs/cascade.md explains the keys.
+A flow is answered by the first stage whose rule says that it is sure; the last stage has no rule
+and answers every flow that reaches it. docs/cascade.md explains the keys.
 """
 
 import json
@@ -47,12 +47,12 @@ class Rule:
     """When a stage is sure of an answer, by the calibrated probability of the best class.
 
     Attributes:
-        kind: "threshold", one for all; "per_class", one for each class that is named;
-            "target", one that moves so that `share` of the flows is unsure.
-        probability: an answer with at least so much is sure; above 1 none is. Of classes that
-            are not named; of a target the one to begin with.
+        kind: "threshold", one threshold for all classes; "per_class", one for each class;
+            "target", a threshold that moves so that `share` of the flows is unsure.
+        probability: answers with at least this probability are sure; above 1 none is. Of
+            "per_class" for classes that are not listed, of "target" the initial threshold.
         classes: threshold by class.
-        share: of the flows that reach the stage, those to be passed on.
+        share: of the flows that reach the stage, the part to be passed on.
     """
 
     kind: str = "threshold"
@@ -71,7 +71,7 @@ class Rule:
         """Return (classes,) float32, the least probability that is sure, by class.
 
         Raises:
-            UsageError: the rule names a class that is not among them.
+            UsageError: the rule names a class that the model does not have.
         """
         for name in self.classes:
             if name not in classes:
@@ -86,16 +86,16 @@ class Stage:
     """One model at one depth.
 
     Attributes:
-        packets: counted packets that it waits for; it takes what there is of a flow that ended
-            or said nothing for the cascade's wait_s.
-        model: a file beside the cascade's, or the name of a model that ships.
-        temperature: scores are divided by it before the softmax; None: as the model says.
+        packets: counted packets that it waits for; a flow that ended, or was silent for the
+            cascade's wait_s, is judged by the packets that are there.
+        model: a file beside the cascade's file, or the name of a model that ships.
+        temperature: scores are divided by it before the softmax; None: that of the model.
         rule: None for the last stage only.
-        deadline_ms: a row waits no longer for a batch to fill up.
-        batch: rows that are worth a call of the model, and the most of one call.
-        queue: rows that may wait; one more keeps the answer that it has.
-        backlog_ms: work that may wait, at the speed that the stage has shown: fewer flows are
-            passed on to it as it fills up.
+        deadline_ms: the longest time that a row waits for a batch to fill up.
+        batch: rows that make a full batch, and the most in one call of the model.
+        queue: rows that may wait; flows beyond that keep the answer that they have.
+        backlog_ms: work that may wait, at the measured speed of the stage; the more of it
+            waits, the fewer flows are passed on to the stage.
     """
 
     packets: int
@@ -121,13 +121,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cascade:
-    """Stages in order, none waiting for fewer packets than the one before.
+    """Stages in order; none waits for fewer packets than the one before.
 
     Attributes:
-        wait_s: a flow is answered by what there is when nothing came for so long.
-        early: live, tell the first answer of an unsure flow, and correct it later.
-        latency_ms: that queue and inference of an answer may take; where more flows come than
-            can be judged within it, some keep a lesser answer.
+        wait_s: a flow that is silent for this long is answered by the packets that are there.
+        early: report the first answer of an unsure flow at once and correct it later (live).
+        latency_ms: limit for queueing and inference of an answer; if more flows come than can
+            be judged in time, some keep the answer of an earlier stage.
     """
 
     stages: tuple[Stage, ...]
@@ -186,13 +186,13 @@ def load(path: str | PathLike[str]) -> Cascade:
     """Return the cascade of a file.
 
     Raises:
-        UsageError: it cannot be read, or something in it is wrong: one line that says what.
+        UsageError: it cannot be read or has a mistake; the message is one line.
     """
     return from_toml(read(Path(path)), fspath(path))
 
 
 def from_toml(text: str, name: str = "cascade") -> Cascade:
-    """Return the cascade that a text describes; `name` stands in messages.
+    """Return the cascade that a text describes; `name` names it in messages.
 
     Raises:
         UsageError: as load().
@@ -230,7 +230,7 @@ def _rule(table: Any, place: str) -> Rule:
 
 
 def _made(kind: type, values: Mapping[str, Any], place: str) -> Any:
-    """Return a Rule, Stage or Cascade; what it finds wrong is said with its place."""
+    """Return a Rule, Stage or Cascade; its errors are raised with the place in the file."""
     try:
         return kind(**values)
     except UsageError as error:

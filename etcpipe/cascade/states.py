@@ -1,8 +1,8 @@
-"""What is kept of a flow between two stages: 32 bytes in a table, by its id.
+"""The state of each flow between two stages: 32 bytes in a table, found by the flow's id.
 
-Ids are dense, so a flow's place is `id % slots`, as in regrouping. A flow that began a whole table
-later takes the place of the older one, which is forgotten: its closing row, which regrouping
-gives of each flow that did not leave, is then judged from the first stage on.
+Ids are dense, so the place of a flow is `id % slots`, as in regrouping. A newer flow with the same
+place replaces the older one, which is forgotten. The older flow's closing row, which regrouping
+makes of each flow that did not leave, is then judged from the first stage on.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ NONE, WAITING, QUEUED, DONE = (
 NO_STAGE = CONSTANTS["CASCADE_NO_STAGE"]
 NOT_TOLD = CONSTANTS["CASCADE_NOT_TOLD"] - (1 << 16)
 _TYPES = {"probability": "<f4", "label": "<i2", "runner_up": "<i2", "told": "<i2"}
-# what C has as bits has the types here that NumPy computes with
+# floats, which the C header has as bits, get the types that NumPy computes with
 STATE, SAID, VERDICT = (
     np.dtype([(name, _TYPES.get(name, record[name].str)) for name in record.names or ()])
     for record in (RECORDS[f"cascade_{name}"] for name in ("state", "said", "verdict"))
@@ -35,20 +35,20 @@ class FlowStates:
     """The table."""
 
     def __init__(self, slots: int = SLOTS):
-        # zeros that were never written take no memory
+        # pages of zeros that were never written take no memory
         self._table = np.zeros(slots, STATE)
-        self._words = self._table.view(np.uint64).reshape(-1, WORDS)  # copied in one piece
+        self._words = self._table.view(np.uint64).reshape(-1, WORDS)  # to copy entries in one piece
         self._slots = np.uint64(slots)
         self._forgotten = np.zeros(1, np.uint64)
         self.addresses = self._table.ctypes.data, slots, self._forgotten.ctypes.data  # for C
 
     @property
     def forgotten(self) -> int:
-        """Flows that lost their place while something was awaited of them."""
+        """Number of flows that lost their place before they were answered."""
         return int(self._forgotten[0])
 
     def look_up(self, flow_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (flows,) STATE, blank where there is none; and where a newer flow is instead."""
+        """Return (flows,) STATE, blank if there is none; and (flows,) where a newer flow is."""
         state = self._table.take(self._slot_of(flow_id))
         owner = state["flow_id"].copy()
         other = (owner != flow_id).nonzero()[0]
@@ -59,28 +59,28 @@ class FlowStates:
         return state, owner > flow_id
 
     def is_awaited(self, flow_id: np.ndarray) -> np.ndarray:
-        """Return (flows,) bool, whether an early row of each flow is queued or judged."""
+        """Return (flows,) bool, whether an early row of each flow is queued or being judged."""
         return self.status_of(flow_id) == QUEUED
 
     def status_of(self, flow_id: np.ndarray) -> np.ndarray:
-        """Return (flows,) uint8, the status of each flow, NONE where it is not in the table."""
+        """Return (flows,) uint8, the status of each flow; NONE if it is not in the table."""
         state = self._table.take(self._slot_of(flow_id))
         return np.where(state["flow_id"] == flow_id, state["status"], np.uint8(NONE))
 
     def has_begun(self, flow_id: np.ndarray) -> np.ndarray:
-        """Return (flows,) bool, whether a row of each flow was taken, answered or not."""
+        """Return (flows,) bool, whether a row of each flow was taken before."""
         return self.status_of(flow_id) != NONE
 
     def __len__(self) -> int:
         return len(self._table)
 
     def awaits_any(self, slots: slice) -> bool:
-        """Does a flow in some places of the table wait for packets or for an answer?"""
+        """Does any flow in a part of the table wait for packets or for an answer?"""
         status = self._table["status"][slots]
         return bool(((status == WAITING) | (status == QUEUED)).any())
 
     def put(self, state: np.ndarray) -> None:
-        """Keep the state of some flows, but of none whose place a newer one has."""
+        """Store the states of flows, except where a newer flow has the place."""
         flow_id = state["flow_id"]
         slots = self._slot_of(flow_id)
         there = self._table.take(slots)
@@ -98,13 +98,13 @@ class FlowStates:
         return self.status_of(flow_id) == DONE
 
     def settle(self, flow_id: np.ndarray) -> None:
-        """Note flows as answered, by whomever."""
+        """Mark flows as answered."""
         state = np.full(len(flow_id), _BLANK)
         state["flow_id"], state["status"] = flow_id, DONE
         self.put(state)
 
     def clear(self, flow_id: np.ndarray) -> None:
-        """Forget flows that have their answer."""
+        """Remove flows that have their answer."""
         slots = self._slot_of(flow_id)
         self._table["status"][slots[self._table["flow_id"][slots] == flow_id]] = DONE
 

@@ -1,10 +1,10 @@
-"""What becomes of rows at each step through the stages, row by row: the definition.
+"""The steps of rows through the stages, row by row: the definition.
 
-place      a row that came goes to a stage, aside while an earlier row of its flow is judged, or
-           nowhere: its flow has its answer, or waits for more packets than the row has
-answer     a stage said something of a row: it is sure; or the next stage takes the row at once;
-           or the flow waits for the packets that the next stage sees
-verdicts   what is said of rows, early or finally
+place      a new row goes to a stage; or aside, while an earlier row of its flow is being judged;
+           or nowhere, as its flow is answered or waits for more packets than the row has
+answer     the answer of a stage is sure; or the next stage takes the row at once; or the flow
+           waits for the packets that the next stage sees
+verdicts   the verdicts on rows, early or final
 leave      rows and their flows have their final answer
 
 steps_native.py does the same a batch at a time, and is what runs.
@@ -29,18 +29,18 @@ from etcpipe.layout import READY_REASONS
 from etcpipe.model import Answers, sources, waits_ns
 from etcpipe.verdict import EVENT_REVISED
 
-# Why rows are complete of which no packet will follow in traffic.
+# Reasons of complete rows whose flows will have no more packets.
 OVER = tuple(READY_REASONS.index(reason) for reason in ("idle", "end"))
 
 
 class Placed(NamedTuple):
-    """Where rows went that came; all others left their place.
+    """Where new rows went; all others left their place.
 
     Attributes:
-        queued: stage, whether the flows have ended, and the places of rows that go there.
-        aside: places of rows that wait until an earlier one of their flow is answered.
-        refused: of closing rows for which the first stage has no room.
-        skipped: how many early ones there were.
+        queued: (stage, whether the flows have ended, places of rows) for each queue.
+        aside: places of rows that wait until an earlier row of their flow is answered.
+        refused: places of closing rows for which the first stage has no room.
+        skipped: number of early rows for which it has no room.
     """
 
     queued: list[tuple[int, bool, np.ndarray]]
@@ -50,13 +50,13 @@ class Placed(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """Places of rows by what a stage's answers mean; all others left theirs.
+    """Places of judged rows by what happens next; all others left their place.
 
     Attributes:
-        sure: whose flows are answered.
-        at_once: which the next stage takes as they are.
-        told: of unsure ones whose flow had no early answer yet: still to be read, as nothing
-            was put in their places.
+        sure: rows whose flows are answered.
+        at_once: rows that the next stage takes as they are.
+        told: unsure rows whose flow had no early answer yet. They can still be read, as their
+            places have not been reused.
     """
 
     sure: np.ndarray
@@ -65,17 +65,17 @@ class Answered(NamedTuple):
 
 
 class Steps:
-    """The steps, on the rows of a pool and the table of what is kept of flows."""
+    """The steps, on the rows of a pool and the table of states."""
 
     def __init__(
         self, pool: RowPool, states: FlowStates, depths: tuple[int, ...], tell_early: bool
     ):
-        """Make them for stages that wait for so many packets."""
+        """Make them for stages that wait for `depths` packets."""
         self._pool, self._states = pool, states
         self._depths, self._tell_early = depths, tell_early
 
     def place(self, places: np.ndarray, room: int) -> Placed:
-        """Return where rows go, in their order; the first stage takes `room` of them."""
+        """Return where rows go; the first stage takes at most `room` of them."""
         queued: dict[tuple[int, bool], list[int]] = {}
         aside, refused, skipped = [], [], 0
         for place in places.tolist():
@@ -105,7 +105,7 @@ class Steps:
         """Return what the answers of a stage on rows mean.
 
         Args:
-            sure: (rows,) bool, of which answers it is; None: of all.
+            sure: (rows,) bool, which answers are sure; None: all.
         """
         said, took_ns = said_of(answers, sure), answers.took_ns // max(len(places), 1)
         found: tuple[list[int], list[int], list[int]] = ([], [], [])
@@ -131,12 +131,12 @@ class Steps:
     def verdicts(
         self, places: np.ndarray, now_ns: int, event: int, source: int | None = None
     ) -> np.ndarray:
-        """Return (rows,) VERDICT, what is said of rows.
+        """Return (rows,) VERDICT, the verdicts on rows.
 
         Args:
-            now_ns: the time; whatever passed since a row was complete and is no inference is queue.
-            event: index into EVENTS, where nothing else was told before.
-            source: index into SOURCES; None: by why each row was complete.
+            now_ns: the time; all time since a row was complete except inference is queueing.
+            event: index into EVENTS, unless an earlier answer is corrected.
+            source: index into SOURCES; None: by the reason why each row was complete.
         """
         state, flows = self._pool.state[places], self._pool.flows(places)
         verdicts = np.zeros(len(places), VERDICT)
@@ -152,7 +152,7 @@ class Steps:
         return verdicts
 
     def leave(self, places: np.ndarray) -> np.ndarray:
-        """Forget rows and flows that have their answer; return (flows,) uint64, who goes on."""
+        """Remove answered rows and flows; return (flows,) uint64, those that still have packets."""
         flow_id = self._pool.column("flow_id", places)
         self._states.clear(flow_id)
         self._pool.free(places)
@@ -167,12 +167,12 @@ class Steps:
             return -1
         if state["status"][0] == WAITING:
             return following if not depth or depth >= self._depths[following] else None
-        # regrouping may give rows earlier than the first stage wants them, see life.py
+        # rows may come earlier than the first stage wants them, see life.py
         is_early = depth and (is_newer[0] or depth < self._depths[0])
         return 0 if state["status"][0] == NONE and not is_early else None
 
     def _goes_on(self, place: int, following: int) -> bool:
-        """Take an unsure flow further; return whether the next stage takes the row at once."""
+        """Advance an unsure flow; return whether the next stage takes the row at once."""
         depth = self._pool.depth[place]
         if not depth or depth >= self._depths[following]:
             self._await(place, following)
@@ -184,7 +184,7 @@ class Steps:
         return False
 
     def _await(self, place: int, stage: int) -> None:
-        """Note that a row is going to a stage, if its flow goes on."""
+        """Record that a row goes to a stage, if its flow goes on."""
         state = self._pool.state[place : place + 1]
         state["next"] = stage
         if self._pool.depth[place]:
@@ -202,7 +202,7 @@ def said_of(answers: Answers, sure: np.ndarray | None) -> np.ndarray:
 
 
 def sources_of_reasons() -> np.ndarray:
-    """Return (reasons + 1,) uint8, index into SOURCES by why rows are complete; last: empty."""
+    """Return (reasons + 1,) uint8, index into SOURCES by reason; the last one is of empty rows."""
     rows = rows_of(len(READY_REASONS) + 1, 1, 0)
     rows.packets["present"][:-1] = 1
     rows.reason[:-1] = np.arange(len(READY_REASONS))

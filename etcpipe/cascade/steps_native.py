@@ -1,4 +1,4 @@
-"""The steps of rows through the stages in C (etcpipe/native/cascade.c): those of steps.py."""
+"""The steps of steps.py in C (etcpipe/native/cascade.c), a batch of rows at a time."""
 
 import numpy as np
 
@@ -11,12 +11,12 @@ from etcpipe.verdict import EVENT_REVISED
 
 _BYTES = np.dtype((np.void, SAID.itemsize))
 _FLOWS = RECORDS["cascade_flows"]
-# Lists of cascade_place(): three kinds of rows, those without a list, and two for each stage.
+# Counts of cascade_place(): three lists of rows, rows in no list, and two lists for each stage.
 _ASIDE, _REFUSED, _SKIPPED, _, _TO_STAGES = range(5)
 
 
 class NativeSteps(Steps):
-    """The steps, a call a batch."""
+    """The steps, with one call for each batch."""
 
     def __init__(
         self, pool: RowPool, states: FlowStates, depths: tuple[int, ...], tell_early: bool

@@ -1,36 +1,36 @@
 """How many rows a turn may judge, so that their answers come within the cascade's latency_ms.
 
-A row comes in the middle of a turn, waits for its end, and is answered at the end of the next
-one: no turn may take longer than half of that time. What a turn takes is known from those before
-it, with all that is done to place, judge and answer its rows: a part for each of its batches, and
-one for each row. Some turns take longer than that says. How long turns are planned follows from
-how many rows were late for it: one of four hundred may be.
+A row that arrives at the beginning of a turn waits for its end and is answered at the end of the
+next turn, so no turn may take longer than half of that time. The time of a turn is predicted from
+earlier turns, including all the work to place, judge and answer its rows: a fixed part for each
+batch and a part for each row. Some turns take longer than predicted. So the planned length of turns
+is adapted to the share of rows that were late; one row in four hundred may be.
 """
 
 from math import exp, inf
 
-# Of the time that a row may wait for two turns, what they are planned to take: at most, and least.
+# Planned share of the time that two turns may take: the largest and the smallest.
 TURNS_SHARE, TURNS_SHARE_LEAST = 0.9, 0.3
-# Rows that may be late, and what one of them takes off that share.
+# Share of rows that may be late, and how much one late row reduces the planned share.
 LATE_MOST, LATE_STEP = 0.0025, 0.004
-# The line is through the last two hundred turns or so: what single small ones take says little.
+# The line is fitted to about the last two hundred turns: single small ones say little.
 TURNS_REMEMBERED = 200
-# No line is seen in batches of next to the same size.
+# Batches of nearly the same size determine no line.
 SPREAD_LEAST = 0.2
-# A row takes at least this part of what a batch of mean size takes for each of its rows.
+# Least time of a row, as a share of the mean time for each row of a batch.
 ROW_LEAST = 0.1
-# A slow moment counts as so many times what the line says, once it is of enough batches.
+# Outliers are limited to this multiple of the prediction, once it is based on enough batches.
 SLOW_MOST, BATCHES_LEAST = 2, 10
-# So many are always taken: a slow moment must not be the last thing that is known of turns.
+# Always taken, so that after a slow moment there are new measurements.
 ROWS_LEAST = 16
 
 
 class BatchCost:
-    """What a batch takes: a line through sizes and times, the newest ones first.
+    """The time of a batch: a line through sizes and times, weighted towards recent ones.
 
     Attributes:
-        row_ns: of each row; 0 if it is not known yet.
-        fixed_ns: of the batch.
+        row_ns: time of each row; 0 while it is not known.
+        fixed_ns: time of the batch without its rows.
     """
 
     def __init__(self) -> None:
@@ -55,28 +55,28 @@ class BatchCost:
 
 
 class TurnBudget:
-    """How many rows fit into the turn that runs."""
+    """How many rows fit into the running turn."""
 
     def __init__(self, latency_ms: float, stages: int) -> None:
-        """Make one for turns that have a batch of each stage."""
+        """Begin, for turns with one batch of each stage."""
         self._latency_ns, self._share = latency_ms * 1e6, TURNS_SHARE
-        self._before_ns = 0.0  # what the turn before took
+        self._before_ns = 0.0  # time of the previous turn
         self._stages = stages
         self._cost = BatchCost()
-        self._judged = self._batches = 0  # in this turn so far
+        self._judged = self._batches = 0  # of this turn so far
         self._is_first = True
 
     @property
     def planned_ns(self) -> float:
-        """What a turn may take."""
+        """The time that a turn may take."""
         return self._share * self._latency_ns / 2
 
     @property
     def rows(self) -> float:
-        """Rows that fit into a turn; infinite while that is not known.
+        """Rows that fit into a turn; infinite while their time is not known.
 
-        Where the fixed part is more than half of a turn, a turn is twice as long as it: shorter
-        ones would spend most of the processor on beginning.
+        If the fixed part is more than half of a turn, the turn is made twice as long as that part:
+        shorter turns would spend most of the processor's time on the fixed part.
         """
         if not self._cost.row_ns:
             return inf
@@ -90,7 +90,7 @@ class TurnBudget:
         self._batches += 1
 
     def turned(self, took_ns: int) -> None:
-        """Count the turn that ends here; the first one, which makes what others use, does not."""
+        """Count the turn that ends here, except the first one, which also initialises."""
         if self._batches and not self._is_first:
             self._cost.add(self._judged / self._batches, took_ns / self._batches)
             self._plan(took_ns)
@@ -98,9 +98,9 @@ class TurnBudget:
         self._judged = self._batches = 0
 
     def _plan(self, took_ns: int) -> None:
-        """Plan shorter turns if rows were late, longer ones if none were.
+        """Plan shorter turns if rows were late, else longer ones.
 
-        Rows came at any time of the turn before, and were answered at the end of this one.
+        Rows arrived at any time of the previous turn and were answered at the end of this one.
         """
         over_ns = self._before_ns + took_ns - self._latency_ns
         late = min(max(over_ns / self._before_ns, 0.0), 1.0) if self._before_ns else 0.0
@@ -109,7 +109,7 @@ class TurnBudget:
         self._before_ns = took_ns
 
     def room(self, waiting: int, room: int) -> int:
-        """Return how many more rows may come.
+        """Return how many more rows may be added.
 
         Args:
             waiting: rows in the queues of this turn.

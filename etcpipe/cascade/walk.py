@@ -1,7 +1,8 @@
-"""Which stage answers each recorded flow, with what, when and at which cost.
+"""Which stage answers each recorded flow, with which class, when and at what cost.
 
-This is the cascade without queues: what remains when models are fast against the waits for
-packets, and what fitting looks at thousands of times. etcpipe.cascade.runtime serves.
+This is the cascade without queues: a good model if inference is fast compared to the waits for
+packets, and fast enough for the thousands of evaluations in fitting. Serving is
+etcpipe.cascade.runtime.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ class Step:
 
     Attributes:
         said: (flows,) int, its best class.
-        sure: (flows,) bool, whether its answer is final; not looked at in the last step.
+        sure: (flows,) bool, whether its answer is final; ignored in the last step.
         ready_s: (flows,) when its packets were there, from the flow's first packet.
         us: processor time of one flow.
     """
@@ -33,7 +34,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Walk:
-    """What became of the flows.
+    """The outcome for each flow.
 
     Attributes:
         stage: (flows,) int, which one answered.
@@ -50,7 +51,7 @@ class Walk:
 
 @dataclass(frozen=True)
 class Figures:
-    """What a cascade is worth on some flows.
+    """The figures of a cascade on some flows.
 
     Attributes:
         median_s: of the time from a flow's first packet to its answer.
@@ -70,7 +71,7 @@ class Figures:
 
     @property
     def passed_on(self) -> tuple[float, ...]:
-        """The share that each stage but the last passes on, of the flows that reach it."""
+        """The share that each stage but the last passes on of the flows that reach it."""
         reached, shares = 1.0, []
         for answered in self.stages[:-1]:
             shares.append(1 - answered / reached if reached > 0 else 0.0)
@@ -79,7 +80,7 @@ class Figures:
 
 
 def walk(steps: Sequence[Step]) -> Walk:
-    """Return what becomes of flows that go from step to step until one is sure."""
+    """Let flows go from step to step until one is sure, and return the outcome."""
     flows = len(steps[0].said)
     stage = np.full(flows, len(steps) - 1)
     open_ = np.ones(flows, bool)
@@ -96,7 +97,7 @@ def walk(steps: Sequence[Step]) -> Walk:
 
 
 def oracle_steps(steps: Sequence[Step], label: np.ndarray) -> list[Step]:
-    """Return steps that are sure at the first right answer, or at once if none will be right."""
+    """Return steps that are sure at the first right answer, or at once if all are wrong."""
     hopeless = ~np.any([step.said == label for step in steps], axis=0)
     return [
         Step(step.said, (step.said == label) | hopeless, step.ready_s, step.us) for step in steps
@@ -104,7 +105,7 @@ def oracle_steps(steps: Sequence[Step], label: np.ndarray) -> list[Step]:
 
 
 def random_steps(steps: Sequence[Step], seed: int) -> list[Step]:
-    """Return steps that are sure of as many of the flows that they see, at random."""
+    """Return steps that are sure of as many flows, chosen at random."""
     rng = np.random.default_rng(seed)
     chance, reached = [], np.ones(len(steps[0].said), bool)
     for step in steps[:-1]:
@@ -115,7 +116,7 @@ def random_steps(steps: Sequence[Step], seed: int) -> list[Step]:
 
 
 def figures(walked: Walk, label: np.ndarray, classes: int, stages: int) -> Figures:
-    """Return what a walk is worth; label is (flows,) int, the true classes."""
+    """Return the figures of a walk; label: (flows,) int, the true classes."""
     confusion = evaluate.confusion_matrix(label, walked.said, classes)
     shares = np.bincount(walked.stage, minlength=stages) / len(label)
     return Figures(

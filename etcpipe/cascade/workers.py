@@ -1,6 +1,6 @@
-"""Where models run: in the caller's turn, or in threads of their own.
+"""Where models run: in the caller's thread, or in threads of their own.
 
-ONNX Runtime and TensorRT let the interpreter go while they compute, so threads are enough.
+ONNX Runtime and TensorRT release the interpreter lock while they compute, so threads suffice.
 """
 
 from collections.abc import Callable, Collection
@@ -15,7 +15,7 @@ Judge = Callable[[FlowBatch], Answers]
 
 
 class Job(NamedTuple):
-    """A batch that a stage judges, and was judged once `answers` are there."""
+    """A batch for a stage; it has been judged once `answers` is set."""
 
     stage: int
     rows: Batch
@@ -23,10 +23,10 @@ class Job(NamedTuple):
 
 
 class Workers(Protocol):
-    """What runs batches for a runtime, see Inline.
+    """Runs batches for a runtime; see Inline.
 
     Attributes:
-        sheds: rows may be turned away where there are too many; else they wait.
+        sheds: rows may be turned away if there are too many; otherwise they wait.
     """
 
     sheds: bool
@@ -52,7 +52,7 @@ class Inline:
         self._done: list[Job] = []
 
     def has_room(self, stage: int) -> bool:
-        """May a batch of a stage be submitted now?"""
+        """Can a batch of a stage be submitted now?"""
         return True
 
     def is_in_turn(self, stage: int) -> bool:
@@ -60,31 +60,31 @@ class Inline:
         return True
 
     def submit(self, stage: int, rows: Batch, judge: Judge) -> None:
-        """Run a batch, now or beside the caller."""
+        """Run a batch, at once or in the background."""
         self._done.append(Job(stage, rows, judge(rows.flows)))
 
     def done(self) -> list[Job]:
-        """Return the batches that are done since the last call.
+        """Return the batches that were finished since the last call.
 
         Raises:
-            EtcpipeError: what a model raised.
+            EtcpipeError: a model raised it.
         """
         done, self._done = self._done, []
         return done
 
     def wait(self) -> None:
-        """Return when a batch is done, or none is under way."""
+        """Wait until a batch is finished, or none is running."""
 
     def close(self) -> None:
-        """End, without the batches that are under way."""
+        """End; running batches are dropped."""
 
 
 class Threads(Inline):
-    """Runs batches beside the caller, as many as there are threads at once.
+    """Runs batches in the background, one in each of several threads.
 
     Args:
-        inline: stages that are run in the caller's turn nevertheless, being over sooner than a
-            thread is awake.
+        inline: stages that run in the caller's thread nevertheless, because they take less time
+            than waking up a thread.
     """
 
     def __init__(self, threads: int, inline: Collection[int] = ()):
