@@ -148,16 +148,24 @@ def _explained(rows: list[dict]) -> list[str]:
     """Say of each rule by what it goes, where its classes alone do not tell."""
     notes = []
     for row in rows:
-        least, together = row["min_probability"], " together" * (len(row["classes"]) > 1)
+        least = row["min_probability"]
+        whose = (
+            "its classes together have probability"
+            if len(row["classes"]) > 1
+            else "its class has probability"
+        )
         if least:
-            notes.append(f"from a probability of {least:g}{together} on, whatever the label is")
+            notes.append(f"if {whose} {least:g} or more, whatever the label")
         elif row["families"]:
             notes.append(
-                f"by the label, also where it says no more than {', '.join(row['families'])}"
+                f"by the label, also if it is only the family {', '.join(row['families'])}"
             )
         else:
             notes.append("by the label")
-    return ["", *(f"rule {row['rule']} holds {one}" for row, one in zip(rows, notes, strict=True))]
+    return [
+        "",
+        *(f"rule {row['rule']} applies {one}" for row, one in zip(rows, notes, strict=True)),
+    ]
 
 
 def _tree_lines(tree: dict[str, Any]) -> list[str]:
@@ -191,4 +199,4 @@ def _warn_of_idle_rules(rules: tuple, matches: "np.ndarray") -> None:
             means_all = not (matches[i] & ~matches[k]).any()
             is_idle |= means_all and 0 < rules[k].min_probability <= least
         if is_idle:
-            warn(f"{rule.place}: rule {i + 1} never holds: earlier rules take its classes")
+            warn(f"{rule.place}: rule {i + 1} never applies: earlier rules take its classes")

@@ -180,7 +180,7 @@ def test_check_shows_what_rules_come_to(tmp_path):
         "1 ssh_shell, ssh_transfer >= 0 priority 1:20".split()
     )
     assert done.stderr == (
-        f"etcpipe: warning: {path}:5: rule 2 never holds: earlier rules take its classes\n"
+        f"etcpipe: warning: {path}:5: rule 2 never applies: earlier rules take its classes\n"
     )
 
 

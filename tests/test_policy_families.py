@@ -144,9 +144,9 @@ def test_check_says_by_what_rules_hold(tmp_path):
     done = run("policy", "check", path, check=0)
     assert done.stdout.splitlines()[2].split()[:4] == ["2", "ssh_shell,", "ssh_transfer", ">="]
     assert done.stdout.splitlines()[-3:] == [
-        "rule 1 holds from a probability of 0.7 together on, whatever the label is",
-        "rule 2 holds by the label, also where it says no more than ssh",
-        "rule 3 holds from a probability of 0.9 on, whatever the label is",
+        "rule 1 applies if its classes together have probability 0.7 or more, whatever the label",
+        "rule 2 applies by the label, also if it is only the family ssh",
+        "rule 3 applies if its class has probability 0.9 or more, whatever the label",
     ]
     assert not done.stderr
 
@@ -163,7 +163,7 @@ def test_check_warns_of_a_rule_that_one_before_covers_and_of_no_other(tmp_path):
     )
     done = run("policy", "check", path, check=0)
     assert done.stderr == (
-        f"etcpipe: warning: {path}:14: rule 4 never holds: earlier rules take its classes\n"
+        f"etcpipe: warning: {path}:14: rule 4 never applies: earlier rules take its classes\n"
     )
 
 
