@@ -1,7 +1,7 @@
-"""When flows begin, and from that, when each of their rows is there.
+"""When flows begin, and therefore when each of their rows arrives.
 
-Arrivals are open: flows come when they come, however far behind the serving side is. A closed
-loop, where the next flow waits for the last answer, hides every queue.
+Arrivals form an open loop: flows arrive however far behind the serving side is. A closed loop, in
+which the next flow waits for the last answer, would hide every queue.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from etcpipe.batch import FlowBatch
 from etcpipe.layout import READY_REASONS
 from etcpipe.serving.recorded import Recorded
 
-# Bursts: this many times the mean rate for BURST_S on average, and in between so much less that
-# the mean holds.
+# Bursts: this many times the mean rate, for BURST_S on average; in between the rate is lower, so
+# that the mean is kept.
 BURST_FACTOR, BURST_S, CALM_S = 2.5, 0.02, 0.06
 _DEPTH = READY_REASONS.index("depth")
 
@@ -26,13 +26,13 @@ def poisson(flows: int, rate: float, seed: int) -> np.ndarray:
 
 
 def bursty(flows: int, rate: float, seed: int) -> np.ndarray:
-    """Return (flows,) float64 ascending seconds of a Poisson process that changes its rate.
+    """Return (flows,) float64 ascending seconds of a Poisson process with a changing rate.
 
-    Two rates take turns, for times that are exponential (a Markov-modulated Poisson process).
+    Two rates alternate, for exponentially distributed times (Markov-modulated Poisson process).
     """
     rng = np.random.default_rng(seed)
     calm = (1 - BURST_FACTOR * BURST_S / (BURST_S + CALM_S)) * (BURST_S + CALM_S) / CALM_S
-    # unit-rate arrivals, bent by the integral of the rate over time
+    # arrivals at unit rate, transformed by the integral of the rate
     wanted = np.cumsum(rng.exponential(1.0, flows))
     turns = int(4 * (flows / rate / (BURST_S + CALM_S) + 10))
     lasts = rng.exponential(np.tile([CALM_S, BURST_S], turns))
@@ -44,13 +44,13 @@ def bursty(flows: int, rate: float, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one kind, in the order in which they are there.
+    """Rows of one kind, in the order in which they arrive.
 
     Attributes:
         depth: packets at which they came out early; 0 for closing rows.
         at_ns: (rows,) int64 ascending.
-        instance: (rows,) int, which flow of the schedule.
-        flows: what the models see; flow_id is the instance + 1.
+        instance: (rows,) int, the flow in the schedule.
+        flows: the rows for the models; flow_id is the instance + 1.
     """
 
     depth: int
@@ -61,11 +61,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Flows that come, and all their rows.
+    """The flows of a schedule, and all their rows.
 
     Attributes:
-        base: (instances,) int, which recorded flow each one is.
-        start_ns: (instances,) int64, when its first packet comes.
+        base: (instances,) int, the recorded flow of each.
+        start_ns: (instances,) int64, when its first packet arrives.
         rows: of each early depth, and the closing ones last.
     """
 
@@ -78,7 +78,7 @@ class Schedule:
 
     @cached_property
     def times_ns(self) -> np.ndarray:
-        """(events,) int64 ascending, when rows of any kind are there."""
+        """(events,) int64 ascending, when rows of any kind arrive."""
         return np.sort(np.concatenate([one.at_ns for one in self.rows]))
 
 
@@ -89,13 +89,13 @@ def schedule(
     longest_wait_s: float = np.inf,
     seed: int = 1,
 ) -> Schedule:
-    """Return recorded flows, each about as often, that begin at these times.
+    """Return a schedule of recorded flows, each about equally often.
 
     Args:
         start_s: (instances,) ascending.
-        depths: at which there are rows, some of the recorded ones; the last one closes a flow.
-        longest_wait_s: rows that came later after a flow's first packet come then. In the long
-            run the same rows come a second, but that is reached sooner.
+        depths: of the rows, some of the recorded ones; the last one closes a flow.
+        longest_wait_s: limit for the time from a flow's first packet to a row. It does not change
+            the rate of rows, but the steady state is reached sooner.
     """
     rng = np.random.default_rng(seed)
     depths = recorded.depths if depths is None else depths

@@ -1,4 +1,4 @@
-"""What a cascade is held against, each served by the same runtime.
+"""Baselines for a cascade, each served by the same runtime.
 
 wait         one slow model, once all of its packets are there
 fast, slow   the cascade's first or last stage alone
@@ -19,7 +19,7 @@ from etcpipe.serving.arrivals import Schedule
 from etcpipe.serving.recorded import Recorded
 from etcpipe.serving.replay import Outcome
 
-# Rows that are judged at once when it is only to know what a stage says.
+# Rows in one call, when only the answers of a stage matter and not the time.
 AT_ONCE = 1024
 
 
@@ -32,7 +32,7 @@ class System:
 
     @property
     def depths(self) -> tuple[int, ...]:
-        """The numbers of packets at which it wants rows."""
+        """The depths at which it needs rows."""
         return tuple(sorted({one.stage.packets for one in self.stages}))
 
 
@@ -48,7 +48,7 @@ def waiting(name: str, model: Model, like: Stage) -> System:
 
 
 def random_escalation(stages: Sequence[Serving], outcome: Outcome, seed: int) -> System:
-    """Return a cascade whose stages pass on as large a share as in an outcome of it, at random."""
+    """Return a cascade whose stages pass on the same shares as in an outcome, at random."""
     rng = np.random.default_rng(seed)
 
     def sure_of(share: float):
@@ -63,7 +63,7 @@ def random_escalation(stages: Sequence[Serving], outcome: Outcome, seed: int) ->
 
 
 def answers_of(stages: Sequence[Serving], recorded: Recorded) -> np.ndarray:
-    """Return (stages, flows) int, what each stage says of each recorded flow."""
+    """Return (stages, flows) int, the answer of each stage on each recorded flow."""
     said = np.zeros((len(stages), len(recorded)), np.int64)
     for i, one in enumerate(stages):
         rows = recorded.rows(one.stage.packets)
@@ -74,7 +74,7 @@ def answers_of(stages: Sequence[Serving], recorded: Recorded) -> np.ndarray:
 
 
 def oracle(stages: Sequence[Serving], recorded: Recorded, schedule: Schedule) -> System:
-    """Return a cascade that passes on a flow only where a later stage, and no earlier, is right."""
+    """Return a cascade that passes on a flow only if a later stage is right and this one wrong."""
     right = answers_of(stages, recorded) == recorded.label
     hopeless = ~right.any(axis=0)
     changed = [
@@ -85,7 +85,7 @@ def oracle(stages: Sequence[Serving], recorded: Recorded, schedule: Schedule) ->
 
 
 class _Knowing:
-    """A stage's model, whose probabilities say what the oracle knows."""
+    """The model of a stage, with probabilities that tell what the oracle knows."""
 
     def __init__(self, serving: Serving, sure: np.ndarray, schedule: Schedule) -> None:
         self._judge, self._sure, self._base = serving.judge, sure, schedule.base

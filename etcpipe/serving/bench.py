@@ -19,9 +19,9 @@ from etcpipe.serving.replay import Outcome, full_speed, replay, sustained
 
 LOADS = (0.2, 0.5, 0.8, 1.0, 1.2, 1.5)
 PROCESSES = {"poisson": arrivals.poisson, "bursty": arrivals.bursty}
-# Flows begin at this rate where the gaps are those of the recording: next to no load.
+# Rate of new flows with recorded gaps: there is hardly any load.
 RECORDED_RATE = 100.0
-# The longest wait for packets where load is what matters.
+# Limit for the wait for packets when load is measured.
 LONGEST_WAIT_S = 0.1
 CAPACITY_S, CAPACITY_REPEATS = 0.3, 3
 FULL_SPEED_FLOWS, FULL_SPEED_RATE = 20_000, 1e5
@@ -35,7 +35,7 @@ class Settings:
 
     Attributes:
         loads: of the cascade's capacity.
-        seconds: that flows keep coming at each load.
+        seconds: for which flows arrive at each load.
     """
 
     loads: Sequence[float] = LOADS
@@ -62,16 +62,16 @@ class Run:
     """One system under one kind of arrivals.
 
     Attributes:
-        load: of the cascade's capacity, measured just before: the machine may be another soon.
+        load: of the cascade's capacity, measured just before, since machines change speed.
         rate: new flows a second.
         said: (flows,) int, the class; -1 "unknown".
-        wait_s, queue_s, infer_s: (flows,) what an answer's time was spent on: waiting for
-            packets as recorded, for a batch and its turn, being judged.
+        wait_s, queue_s, infer_s: (flows,) the parts of an answer's latency: the wait for
+            packets as recorded, the wait for a batch and its turn, and inference.
         f1_by_stage: macro-F1 of the flows that each stage answered; nan for none.
         by_stage: share of flows that each stage answered.
-        pace: how much longer the same work took than when capacity was measured for this load, at
-            the median.
-        is_calm: (flows,) bool, which were served while it did not take much longer.
+        pace: median time of a fixed piece of work, relative to that while the capacity for this
+            load was measured.
+        is_calm: (flows,) bool, the flows that were served while it did not take much longer.
     """
 
     system: str
@@ -99,12 +99,12 @@ class Run:
 
     @property
     def serving_s(self) -> np.ndarray:
-        """(flows,) from the row that was answered being there to the answer."""
+        """(flows,) from the arrival of the answered row to the answer."""
         return self.queue_s + self.infer_s
 
     @property
     def calm_s(self) -> np.ndarray:
-        """(flows that were served while the machine was as fast as usual,) of serving_s."""
+        """serving_s of the flows that were served while the machine had its usual speed."""
         return self.serving_s if self.is_calm is None else self.serving_s[self.is_calm]
 
     @property
@@ -115,15 +115,15 @@ class Run:
 
 @dataclass
 class Report:
-    """Everything that was measured.
+    """All measurements.
 
     Attributes:
-        recorded: runs with recorded gaps, one a system.
+        recorded: runs with recorded gaps, one for each system.
         loaded: runs of the cascade at each load.
         capacities: new flows a second that one processor sustains in an open loop, by system,
             all repeats; see replay.sustained().
-        full_speeds: and in full batches, however late.
-        flows: recorded ones.
+        full_speeds: the same in full batches, however late.
+        flows: number of recorded flows.
         models: name@digest by stage.
         lost: by how much macro-F1 is below that of the one slow model, recorded gaps, and its
             95 % interval by captures.
@@ -144,13 +144,13 @@ class Report:
 
     @property
     def speed_up(self) -> float:
-        """How many times sooner half of the answers are there than those of the slow model."""
+        """Ratio of the median latencies of the slow model and of the cascade."""
         wait, ours = (np.median(self.run(name).latency_s) for name in ("wait", "cascade"))
         return float(wait / ours)
 
     @property
     def of_oracle(self) -> float:
-        """Answers within EARLY_S, as a share of those that an oracle gives by then."""
+        """Answers within EARLY_S, as a share of the oracle's answers in that time."""
         return self.run("cascade").early / max(self.run("oracle").early, 1e-9)
 
     @property
@@ -171,10 +171,10 @@ def run(
     settings: Settings,
     on_step: OnStep = lambda what, done, total: None,
 ) -> Report:
-    """Return what a cascade does with recorded flows, beside other ways.
+    """Measure a cascade and the baselines on recorded flows.
 
     Args:
-        slow: the one model that waits for all of its packets.
+        slow: the single model that waits for all its packets.
         recorded: at depths_of().
     """
     stages = model.servings()
@@ -201,7 +201,7 @@ def _load(
     report: Report, ours: System, recorded: Recorded, settings: Settings, name: str, load: float
 ) -> None:
     before, pace = Pace(), Pace()
-    # it may be another machine by now
+    # the machine may have become faster
     most = 2 * report.full_speeds[ours.name]
     capacity = _capacity(ours, recorded, settings, most, before)
     rate = load * capacity
@@ -276,7 +276,7 @@ def _recorded_gaps(
 def _run(
     system: System, offered: Offered, recorded: Recorded, made: Schedule, outcome: Outcome
 ) -> Run:
-    """Return what a replay of flows came to."""
+    """Return the figures of a replay."""
     label, stages = recorded.label[made.base], len(system.stages)
     classes = len(system.stages[0].classes)
     answered = [outcome.stage == i for i in range(stages)]
@@ -304,7 +304,7 @@ def _run(
 
 
 def _shares(outcome: Outcome, is_last: np.ndarray) -> dict[str, float]:
-    """Return which share of flows was answered how; is_last: (flows,) by the last stage."""
+    """Return the shares of flows by how they were answered; is_last: (flows,) by the last stage."""
     return {
         "early": float((~is_last & ~outcome.degraded).mean()),
         "escalated": float(is_last.mean()),
@@ -314,7 +314,7 @@ def _shares(outcome: Outcome, is_last: np.ndarray) -> dict[str, float]:
 
 
 def _macro_f1(label: np.ndarray, said: np.ndarray, classes: int) -> float:
-    """Return macro-F1 where -1 of `said` is no class; nan of no flows."""
+    """Return macro-F1; -1 in `said` is never right. nan without flows."""
     if not len(label):
         return float("nan")
     # one class more, for flows that were given none

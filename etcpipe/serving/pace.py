@@ -1,9 +1,9 @@
-"""How fast the machine is while something is measured on it.
+"""Measures how fast the machine is while something else is measured on it.
 
-Time of the processor stops while another program has it, but not while others fill its caches,
-share its core, or the host is slow: then the same work takes up to twice as long. So a small piece
-of work is timed again and again beside what is measured. What is measured takes room in the caches,
-too: under more load the same machine is a little slower by this measure.
+Processor time does not count while another program runs, but if other programs fill the caches or
+share the core, or the host is slow, the same work takes up to twice as long. So a small piece of
+work is timed again and again during a measurement. The measured code takes room in the caches too:
+under more load the machine seems a little slower by this measure.
 """
 
 import time
@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 EVERY_NS = 1_000_000
-# A look that took so much longer than is usual: what was served about then was served more slowly.
+# A time above this multiple of the usual one means that serving was slower then, too.
 SLOW = 1.5
 _NUMBERS = 32_768  # 256 kB: half of it misses the caches of a core that is shared
 
@@ -31,9 +31,9 @@ class Pace:
         self._last_ns = -EVERY_NS
 
     def look(self, now_ns: int) -> None:
-        """Do it, unless that was a moment ago; the clock that says now_ns should not run."""
+        """Do the work, unless it was done a moment ago; the clock of now_ns should be stopped."""
         if self._last_ns <= now_ns < self._last_ns + EVERY_NS:
-            return  # a clock that began anew is earlier
+            return  # a clock that was restarted is earlier
         self._last_ns = now_ns
         began_ns = time.thread_time_ns()
         self._numbers.sum()
@@ -42,14 +42,14 @@ class Pace:
 
     @property
     def usual_ns(self) -> float:
-        """What it takes in the middle; nan if it was never done."""
+        """The median time; nan if the work was never done."""
         return float(np.median(self.took_ns)) if self.took_ns else float("nan")
 
     def is_calm(self, from_ns: np.ndarray, until_ns: np.ndarray, usual_ns: float) -> np.ndarray:
-        """Return (spans,) bool, in which the machine was not much slower than usual; of one clock.
+        """Return (spans,) bool, the time spans in which the machine was not much slower.
 
         Args:
-            from_ns, until_ns: (spans,) of the clock that look() was told.
+            from_ns, until_ns: (spans,) by the clock of look().
         """
         is_slow = np.array(self.took_ns) > SLOW * usual_ns
         slow_ns = np.array(self.at_ns, np.int64)[is_slow]

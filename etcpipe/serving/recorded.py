@@ -1,4 +1,4 @@
-"""Labelled flows as they were recorded: packets, labels, and when each depth was there."""
+"""Labelled flows as recorded: packets, labels, and when each depth was reached."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,21 +11,21 @@ from etcpipe.dataset import Input, Recording, read_labelled
 from etcpipe.dataset.reading import OnProgress
 from etcpipe.errors import UsageError
 
-# How many flows are kept, at most: their packets lie in memory.
+# The largest number of flows: their packets are kept in memory.
 FLOWS_MAX = 20_000
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """Flows that can come again.
+    """Flows that can be replayed.
 
     Attributes:
         flows: closing rows, with the packets of the greatest depth.
         label: (flows,) int, index into the serving classes.
-        capture: (flows,) int, which recording each is from.
+        capture: (flows,) int, the capture of each.
         depths: ascending; the last one is that of the closing rows.
-        ready_s: (flows, depths) seconds from a flow's first packet until each was there.
-        packets: (flows,) int, that count, at most the greatest depth.
+        ready_s: (flows, depths) seconds from a flow's first packet until each was reached.
+        packets: (flows,) int, counted packets, at most the greatest depth.
     """
 
     flows: FlowBatch
@@ -39,11 +39,11 @@ class Recorded:
         return len(self.label)
 
     def at(self, depth: int) -> np.ndarray:
-        """Return (flows,) float64 seconds until a depth was there."""
+        """Return (flows,) float64, seconds until a depth was reached."""
         return self.ready_s[:, self.depths.index(depth)]
 
     def rows(self, depth: int) -> FlowBatch:
-        """Return (flows,) early rows at a depth: what was there when that many packets were."""
+        """Return (flows,) early rows at a depth."""
         if depth == self.depths[-1]:
             return self.flows
         packets, raw = self.flows.packets.copy(), self.flows.raw
@@ -64,7 +64,7 @@ def read(
     on_progress: OnProgress = lambda done, total: None,
     seed: int = 1,
 ) -> Recorded:
-    """Return flows of labelled captures; of more than FLOWS_MAX, some at random.
+    """Return flows of labelled captures, a random FLOWS_MAX of them if there are more.
 
     Args:
         classes: of the models; flows of other classes are left out.

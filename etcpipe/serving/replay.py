@@ -1,9 +1,9 @@
-"""A schedule goes through a cascade's runtime: who answered each flow, with what, and when.
+"""Passes a schedule through a cascade's runtime: which stage answered each flow, how and when.
 
-The clock is the processor's while there is work, and jumps over the time in which there is none.
-So all that serving costs is real (queues, views, inference, the interpreter), hours of recorded
-gaps pass in seconds, and what is measured is one processor that does nothing else and serves
-everything in turn, whatever the machine does besides. The replay's own work stops the clock.
+The clock runs with processor time while there is work, and skips the time in which there is none.
+So all costs of serving are real (queues, views, inference, the interpreter), hours of recorded gaps
+pass in seconds, and the result is that of a dedicated processor, whatever else the machine does.
+The replay's own work stops the clock.
 """
 
 import time
@@ -23,18 +23,18 @@ from etcpipe.serving.arrivals import Schedule
 from etcpipe.serving.pace import Pace
 from etcpipe.verdict import SOURCE_DEGRADED, SOURCE_TIMEOUT, VerdictBatch
 
-# Events of one step when only the speed counts.
+# Events in one step when only the speed matters.
 CHUNK = 1024
-# Capacity is found to a part in 2 ** HALVINGS, by how many flows may be served worse.
+# Capacity is found to one part in 2 ** HALVINGS; this share of flows may be degraded.
 HALVINGS, DEGRADED_MOST = 6, 0.01
 
 
-# Nanoseconds of work, from any time on.
+# Returns nanoseconds of work since an arbitrary time.
 Work = Callable[[], int]
 
 
 class SkippingClock:
-    """Processor time since it was made, with what was skipped, without what it was stopped for."""
+    """Processor time since its creation, plus skipped time, minus time in which it was stopped."""
 
     def __init__(self, work: Work = time.thread_time_ns) -> None:
         self._work = work
@@ -44,12 +44,12 @@ class SkippingClock:
         return self._work() - self._zero_ns
 
     def skip_to(self, at_ns: int) -> None:
-        """Make it at_ns now, if that is later."""
+        """Advance it to at_ns, if that is later."""
         self._zero_ns -= max(at_ns - self.now_ns(), 0)
 
     @contextmanager
     def stopped(self) -> Iterator[int]:
-        """Stop it for the block, which gets the time."""
+        """Stop it during the block, which gets the time."""
         now_ns = self.now_ns()
         yield now_ns
         self._zero_ns += self.now_ns() - now_ns
@@ -57,16 +57,16 @@ class SkippingClock:
 
 @dataclass
 class Outcome:
-    """What became of each flow of a schedule.
+    """The outcome for each flow of a schedule.
 
     Attributes:
         said: (instances,) int, the class; -1 "unknown" or unanswered.
-        stage: (instances,) int, which one decided; -1: nobody answered.
-        row_ns: (instances,) when the row that decided was there.
-        answered_ns: (instances,) when the answer was.
-        infer_ns: (instances,) its share of the batches that it was in.
+        stage: (instances,) int, the stage that decided; -1: none.
+        row_ns: (instances,) when the deciding row arrived.
+        answered_ns: (instances,) time of the answer.
+        infer_ns: (instances,) its share of the time of its batches.
         degraded, timed_out: (instances,) bool.
-        busy_s: processor time that all of it took, at full speed.
+        busy_s: processor time of all work, at full speed.
         counters: of the runtime.
     """
 
@@ -82,7 +82,7 @@ class Outcome:
 
     @classmethod
     def of(cls, instances: int) -> "Outcome":
-        """Return one of which nothing is known yet."""
+        """Return an outcome without any answer."""
         return cls(
             said=np.full(instances, -1),
             stage=np.full(instances, -1),
@@ -96,7 +96,7 @@ class Outcome:
         )
 
     def take(self, verdicts: VerdictBatch, now_ns: int) -> np.ndarray:
-        """Note final verdicts; return (flows,) int, whose they are.
+        """Take final verdicts; return (flows,) int, the flows.
 
         Raises:
             EtcpipeError: a flow is answered twice.
@@ -114,7 +114,7 @@ class Outcome:
 
 
 class _Feed:
-    """Has the rows of a schedule, but none of flows that have their answer."""
+    """The rows of a schedule, without those of answered flows."""
 
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
@@ -124,7 +124,7 @@ class _Feed:
     def until(self, at_ns: int) -> list[tuple[FlowBatch, np.ndarray | None]]:
         """Return the rows that came until at_ns since the last call, for Runtime.add().
 
-        As regrouping gives them: all early ones, and then all closing ones.
+        As from regrouping: all early rows, then all closing rows.
         """
         early, depths, closing = [], [], None
         for i, kind in enumerate(self._schedule.rows):
@@ -146,7 +146,7 @@ class _Feed:
 
 
 def by_processor_time(stages: Sequence[Serving], work: Work = time.thread_time_ns) -> list[Serving]:
-    """Return stages whose models say how long they took on the processor."""
+    """Return stages whose models report their processor time."""
 
     def timed(judge: Judge) -> Judge:
         def judged(flows: FlowBatch) -> Answers:
@@ -165,11 +165,11 @@ def replay(
     pace: Pace | None = None,
     work: Work = time.thread_time_ns,
 ) -> Outcome:
-    """Return what becomes of flows that come as the schedule says.
+    """Replay a schedule and return the outcome.
 
     Args:
-        pace: looks at the machine meanwhile, while the clock stands.
-        work: what is measured: time of the processor, or of a model of it.
+        pace: measures the machine meanwhile, with the clock stopped.
+        work: the clock of work: processor time, or a model of it.
 
     Raises:
         EtcpipeError: a flow was answered twice, or not at all.
@@ -199,7 +199,7 @@ def replay(
 
 
 def at_full_speed(schedule: Schedule, stages: Sequence[Serving]) -> Outcome:
-    """Return what becomes of flows whose rows come as soon as they can be taken."""
+    """Replay rows as fast as they can be taken and return the outcome."""
     runtime = Runtime(by_processor_time(stages))  # nothing is turned away
     outcome, feed, times = Outcome.of(len(schedule)), _Feed(schedule), schedule.times_ns
     clock = SkippingClock()
@@ -243,13 +243,13 @@ def sustained(
     """Return the new flows a second at which one processor still gives its best answers.
 
     That is the highest rate, found by bisection, at which at most DEGRADED_MOST of the flows keep
-    a lesser answer for want of time. Batches of an open loop are small while it is in time, so it
-    is less than full_speed().
+    an earlier stage's answer for lack of time. Batches of an open loop are small as long as it
+    keeps up, so this is less than full_speed().
 
     Args:
-        schedules: flows that come at a rate, in an open loop.
-        most: rate below which it is.
-        pace: as for replay(); its times are of all replays.
+        schedules: returns a schedule at a rate, in an open loop.
+        most: an upper bound of the rate.
+        pace: as for replay(); it covers all replays.
     """
     low, high = 0.0, most
     for _ in range(HALVINGS):

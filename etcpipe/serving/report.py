@@ -10,7 +10,7 @@ from etcpipe.cascade.walk import EARLY_S
 from etcpipe.serving.bench import Report, Run
 
 PERCENTILES = (50, 99, 99.9)
-# The goals of this project. 40.5 times is what ServeFlow (arXiv 2402.03694) reports of its data.
+# The goals of this project. ServeFlow (arXiv 2402.03694) reports 40.5 times on its data.
 SPEEDUP_LEAST, EARLY_LEAST, EARLY_OF_ORACLE, F1_WITHIN = 40.5, 0.8, 0.9, 0.01
 FLOWS_A_CORE, P99_AT_08_S, P99_OVERLOADED_S = 30_000, 0.005, 0.025
 LABELS = {
@@ -24,7 +24,7 @@ LABELS = {
 
 
 def as_numbers(report: Report) -> dict[str, Any]:
-    """Return everything that was measured, JSON-able."""
+    """Return all measurements, ready for JSON."""
     return {
         "flows": report.flows,
         "models": list(report.models),
@@ -90,7 +90,7 @@ def tables(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
 
 
 def goals(report: Report) -> list[tuple[str, str, str, bool]]:
-    """Return measure, goal, what was measured, and whether the goal is met."""
+    """Return measure, goal, measured value, and whether the goal is met."""
     ours, oracle = report.run("cascade"), report.run("oracle")
     lost, low, high = report.lost
     return [

@@ -1,4 +1,4 @@
-"""How much a measurement is expected to add to what a front covers."""
+"""The expected improvement of a front's hypervolume by a measurement."""
 
 import numpy as np
 from scipy.special import erfc
@@ -14,12 +14,12 @@ def expected_improvement(
 ) -> np.ndarray:
     """Return (places,) float64, the expected growth of the hypervolume, exact for two objectives.
 
-    The area that a new point adds is a sum over the strips between neighbours on the front,
-    and of two independent Gaussians the expectation of each strip is a product.
+    The area that a new point adds is a sum over the strips between neighbours on the front. For
+    two independent Gaussians, the expectation of each strip is a product.
 
     Args:
-        means, deviations: (places, 2) of the guessed objectives, both to be made small.
-        values: (points, 2) that were measured.
+        means, deviations: (places, 2) of the predicted objectives, both to be minimised.
+        values: (points, 2), the measured objectives.
         reference: (2,), worse than all that is wanted.
 
     Source: Yang et al., Efficient Computation of Expected Hypervolume Improvement,
@@ -41,7 +41,7 @@ def within(limit: float, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
 
 
 def _shortfall(levels: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """Return (places, levels), by how much a Gaussian is expected to lie below each level."""
+    """Return (places, levels), the expected distance of a Gaussian below each level."""
     away = (levels[None, :] - mean[:, None]) / deviation[:, None]
     density = np.exp(-0.5 * away**2) / np.sqrt(2 * np.pi)
     return deviation[:, None] * (away * _normal(away) + density)

@@ -1,6 +1,6 @@
-"""Other ways to choose: chance, annealing, evolution, trees of Parzen; and columns by a rule.
+"""Baselines: random search, annealing, NSGA-II, TPE; and columns chosen by a rule.
 
-Strategies are as tune.search has them. What comes from Optuna is asked one choice at a time.
+Strategies have the interface of tune.search. Optuna's samplers are asked for one choice at a time.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,21 +14,21 @@ from etcpipe.tune.priors import Prior
 from etcpipe.tune.search import Measured, Strategy, objectives
 from etcpipe.tune.space import Choice, Space
 
-# Of simulated annealing, as CATO's artefact sets them (simulated_annealing.py).
+# Settings of simulated annealing in CATO's artefact (simulated_annealing.py).
 _COOLING, _COLDEST = 0.99, 1e-3
-_STEP_MAX = 10  # packets; single steps hardly leave where they begin
+_STEP_MAX = 10  # packets; single steps would hardly get anywhere
 
 
 def random(prior: Prior) -> Strategy:
-    """Return a strategy that takes any choice."""
+    """Return a strategy of random choices."""
     return lambda measured, rng: prior.uniform(rng)
 
 
 class Annealing:
-    """Simulated annealing under a weight of the two objectives that is drawn for each step.
+    """Simulated annealing; the weights of the two objectives are drawn for each step.
 
-    A neighbour adds, removes or replaces a column, or takes another depth or model. It is gone
-    on from if it is better, or worse by chance: the more seldom the colder it is.
+    A neighbour adds, removes or replaces a column, or has another depth or model. It is accepted
+    if it is better, and otherwise with a probability that falls with the temperature.
 
     Source: CATO's artefact, simulated_annealing.py: cooling 0.99, 1e-3 at the coldest; the
     length of a step in depth is ours.
@@ -81,11 +81,11 @@ class Annealing:
 
 
 class OfOptuna:
-    """A sampler of Optuna as a strategy; columns are integers 0 or 1.
+    """An Optuna sampler as a strategy; columns are integers 0 or 1.
 
     Args:
-        sampler: makes one of a seed.
-        starts: choices to begin with instead of its own.
+        sampler: makes the sampler from a seed.
+        starts: first choices, instead of the sampler's own.
 
     Raises:
         UnsupportedError: Optuna, or what the sampler needs, is not installed.
@@ -168,7 +168,7 @@ def import_optuna() -> Any:
 
 
 def suggest(trial: Any, space: Space) -> Choice:
-    """Return the choice that a trial of Optuna stands for; it may have no column."""
+    """Return the choice of an Optuna trial; it may have no column."""
     on = np.array([trial.suggest_int(name, 0, 1) for name in space.columns], bool)
     depth = trial.suggest_int("depth", 1, space.depth_max, log=True)
     model = trial.suggest_int("model", 0, len(space.models) - 1)
@@ -176,14 +176,14 @@ def suggest(trial: Any, space: Space) -> Choice:
 
 
 def parameters_of(choice: Choice, space: Space) -> dict[str, int]:
-    """Return the parameters of Optuna's trial that stand for a choice."""
+    """Return the parameters of an Optuna trial for a choice."""
     on = space.bits(choice)
     columns = {name: int(bit) for name, bit in zip(space.columns, on, strict=True)}
     return columns | {"depth": choice.depth, "model": choice.model, "wait": choice.wait}
 
 
 def by_elimination(rows: np.ndarray, label: np.ndarray, number: int, seed: int) -> tuple[int, ...]:
-    """Return the columns that recursive elimination leaves, CATO's RFE10 for ten.
+    """Return the columns that recursive elimination leaves; ten of them are CATO's RFE10.
 
     Source: Guyon et al., Machine Learning 46, 2002; a decision tree ranks the columns.
     """

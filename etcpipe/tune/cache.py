@@ -1,7 +1,7 @@
-"""What was measured already, in a file of JSON lines: a search that is resumed goes on.
+"""A cache of measurements in a file of JSON lines, so that a search can be resumed.
 
-Several processes may append to one file, a line at once; each reads what was there when it
-began. Values hold for one machine and one version: those of others are not read.
+Several processes may append to a file, one line at a time; each reads it when it starts. Values are
+valid for one machine and one version of etcpipe: others are not read.
 """
 
 import fcntl
@@ -19,11 +19,11 @@ class Cache:
     """Values by key.
 
     Args:
-        path: the file; it is made by the first put(). None keeps values in memory only.
-        data: names what values were measured on, e.g. a digest of the flows.
+        path: the file, created by the first put(); None: values are kept in memory only.
+        data: identifies what was measured on, e.g. by a digest of the flows.
 
     Raises:
-        OutputError: the file is there and cannot be read.
+        OutputError: the file exists and cannot be read.
     """
 
     def __init__(self, path: str | PathLike[str] | None = None, data: str = "") -> None:
@@ -37,11 +37,11 @@ class Cache:
         return len(self._values)
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """Return what was kept, None if nothing was."""
+        """Return the value of a key, None if there is none."""
         return self._values.get(key)
 
     def put(self, key: str, value: dict[str, Any]) -> None:
-        """Keep a value: JSON-able, by names.
+        """Store a value, a dictionary that JSON can represent.
 
         Raises:
             OutputError: the file cannot be written.
@@ -69,4 +69,4 @@ class Cache:
                 if entry["of"] == self._of:
                     self._values[entry["key"]] = entry["value"]
             except (ValueError, KeyError, TypeError):
-                continue  # cut when the disk was full, or the machine stopped
+                continue  # a line cut short by a full disk or a crash

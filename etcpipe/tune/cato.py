@@ -1,8 +1,8 @@
-"""CATO's optimiser, restated from its paper and artefact, to be compared with.
+"""CATO's optimiser, reimplemented from its paper and artefact for comparison.
 
-Random forests guess a random weighting of the objectives (as HyperMapper does), expected
-improvement is multiplied by a prior whose power decays (piBO). The public HyperMapper drops
-priors where there are two objectives; here they hold, as the paper means them.
+Random forests predict a random weighting of the objectives (as in HyperMapper), and expected
+improvement is multiplied by a prior whose exponent decays (piBO). The public HyperMapper ignores
+priors if there are two objectives; here they are applied, as the paper describes.
 
 Source: Wan et al., CATO, NSDI 2025, section 3.3; prior_injection.py and cato_optimize.py of its
 artefact; Hvarfner et al., piBO, ICLR 2022.

@@ -1,4 +1,4 @@
-"""Other ways to search the same space, and how much each of them covers."""
+"""Runs the baselines on the same space and compares their hypervolumes."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from etcpipe.tune.space import Choice
 def other_searches(
     evaluator: Evaluator, prior: Prior, measured: list[Measured], tell: Tell
 ) -> dict[str, list[Measured]]:
-    """Return what other ways to search measure with as many evaluations, by name."""
+    """Return the measurements of the baselines with as many evaluations, by name."""
     known = {point.choice: point for point in measured}
     ways: dict[str, Strategy] = {
         "random": baselines.random(prior),
@@ -40,7 +40,7 @@ def other_searches(
 
 
 def curves(histories: dict[str, list[Measured]]) -> dict[str, dict[str, Any]]:
-    """Return of each search its points, and the share of the common hypervolume after each."""
+    """Return each search's points, and its share of the common hypervolume after each."""
     everything = objectives(point for points in histories.values() for point in points)
     low, span = everything.min(axis=0), np.maximum(np.ptp(everything, axis=0), 1e-9)
     reference = (1.0 + 1e-9, 1.0 + 1e-9)

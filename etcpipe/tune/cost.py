@@ -1,10 +1,9 @@
-"""What a point of the search costs to serve: measured, not modelled.
+"""The cost of serving a point of the search: measured, not modelled.
 
-Three parts make up the processor time of a flow: its packets are regrouped, its columns are
-computed, the model runs. Each is timed as it runs in the pipeline, on recorded flows, beside a
-reference (see timing). Latency is what a flow's own packets make it wait, by their recorded
-gaps, the time that a silent flow is given beyond that (gpu.regroup.GRACE_NS), and the time of
-extraction and inference for one flow alone.
+The processor time of a flow has three parts: regrouping its packets, computing its columns, and
+running the model. Each is timed as it runs in the pipeline, on recorded flows, interleaved with a
+reference (see timing). Latency is the wait for the flow's packets, by their recorded gaps, plus the
+grace of a silent flow (gpu.regroup.GRACE_NS), plus extraction and inference for one flow alone.
 """
 
 import math
@@ -29,23 +28,23 @@ from etcpipe.tune.profile import traffic_of
 from etcpipe.tune.timing import Stopwatch, Timing
 from etcpipe.tune.zero_loss import Throughput
 
-FLOWS = 1024  # whose columns the pipeline computes at once at most
-THROUGHPUT_FLOWS = 16_384  # that traffic is made of whose throughput is measured
+FLOWS = 1024  # flows whose columns the pipeline computes at once
+THROUGHPUT_FLOWS = 16_384  # flows of which the traffic for measuring throughput is made
 PENDING_MAX = 1 << 23
-OFFERED = 1.5  # times what a core would do if all that it did were timed pieces of work
-_REFERENCE = "reference"  # of the cache, beside points
-RATE = 10_000  # new flows a second, for the packets of a regroup that is timed
+OFFERED = 1.5  # offered rate, as a multiple of what the timed pieces of work alone would allow
+_REFERENCE = "reference"  # key in the cache
+RATE = 10_000  # new flows a second in the traffic for timing regrouping
 
 
 class Inference(Protocol):
-    """A model that runs: a Runner, or a Model."""
+    """A Runner or a Model."""
 
     def infer(self, rows: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one flow costs.
+    """The cost of one flow.
 
     Attributes:
         cpu_ns: processor time in all, the sum of the medians of its three parts.
@@ -53,14 +52,14 @@ class Cost:
         regroup_ns, extract_ns, infer_ns: the parts.
         alone_ns: extraction and inference of a flow that is alone in its batch.
         wait_s, wait_s_p95: from a flow's first packet to the one that completes its row, or to
-            the end of the waiting time; mean, and of 95 % of flows.
+            the end of the waiting time; mean and 95th percentile.
         latency_s: mean time from a flow's first packet to its verdict: wait_s, the grace of
-            those that fell silent, and alone_ns.
-        reference_ns: nominal time of the reference, to compare machines by.
-        samples: that the medians are of.
-        is_disturbed: the machine was too busy for numbers that can be trusted.
+            silent flows, and alone_ns.
+        reference_ns: nominal time of the reference, to compare machines.
+        samples: number of samples behind the medians.
+        is_disturbed: the machine was too busy for reliable figures.
         flows_per_s: zero-loss throughput of one core; None: not measured.
-        instructions: of extraction and inference, a flow; None where they cannot be counted.
+        instructions: of extraction and inference of a flow; None if they cannot be counted.
     """
 
     cpu_ns: float
@@ -121,7 +120,7 @@ class Profiler:
         key: str = "",
         wait_s: float | None = None,
     ) -> Cost:
-        """Return what a point costs.
+        """Return the cost of a point.
 
         Args:
             columns: in the model's order.
@@ -151,7 +150,7 @@ class Profiler:
         seconds: float = 1.0,
         wait_s: float | None = None,
     ) -> Throughput:
-        """Return how many flows a second one core does without loss; takes about ten seconds.
+        """Return how many flows a second one core handles without loss; takes about ten seconds.
 
         Args:
             columns, depth, model, wait_s: as of measure().
@@ -182,14 +181,14 @@ class Profiler:
     def wait_s(self, depth: int, wait_s: float | None = None) -> np.ndarray:
         """Return (flows,) float64, how long each flow waits for its row, by recorded gaps.
 
-        One that ends before it has so many packets waits until it ends.
+        A flow that ends earlier waits until its end.
         """
         return self._waits(depth, self._wait_s if wait_s is None else wait_s)[0]
 
     def until_row_s(self, depth: int, wait_s: float | None = None) -> float:
         """Return the mean time from a flow's first packet until its row comes out.
 
-        That is wait_s(), and GRACE_NS for flows that fell silent.
+        That is wait_s(), plus GRACE_NS for silent flows.
         """
         waits, is_idle = self._waits(depth, self._wait_s if wait_s is None else wait_s)
         return float(waits.mean()) + float(is_idle.mean()) * GRACE_NS / 1e9
@@ -257,9 +256,9 @@ class Profiler:
         )
 
     def _time_of_regroup(self, depth: int, wait_s: float) -> Timing:
-        """Return what regrouping a flow's packets takes, measured once for each depth and wait.
+        """Return the time for regrouping a flow, measured once for each depth and wait.
 
-        Packets that come after the wait are there, to be looked at and left.
+        The traffic includes the packets after the wait, which are looked at and ignored.
         """
         known = self._regroup.get((depth, wait_s))
         if known is None or known.is_disturbed:
@@ -279,7 +278,7 @@ class Profiler:
 
 
 def _stopwatch(cache: Cache | None) -> Stopwatch:
-    """Return a stopwatch with the reference of the points that were measured before."""
+    """Return a stopwatch with the same reference as for earlier points."""
     known = cache.get(_REFERENCE) if cache is not None else None
     stopwatch = Stopwatch(known["ns"] if known else None)
     if cache is not None and not known:
@@ -288,14 +287,14 @@ def _stopwatch(cache: Cache | None) -> Stopwatch:
 
 
 def _a_flow(timing: Timing, flows: int) -> Timing:
-    """Return the time of a piece of work on some flows, for one."""
+    """Return the time for one flow of a piece of work on several."""
     return replace(
         timing, median=timing.median / flows, p20=timing.p20 / flows, mad=timing.mad / flows
     )
 
 
 def _cut(flows: FlowBatch, depth: int) -> FlowBatch:
-    """Return flows as regrouping to that depth makes them: no room for further packets."""
+    """Return flows as regrouping to that depth makes them, without room for more packets."""
     values = vars(flows) | {
         "packets": np.ascontiguousarray(flows.packets[:, :depth]),
         "raw": flows.raw[:, :depth, :0],

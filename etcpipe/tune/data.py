@@ -1,4 +1,4 @@
-"""Labelled flows that a search can look at to any depth, or after any wait: packets are kept."""
+"""Labelled flows with their packets, so that a search can choose any depth or waiting time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,13 +14,13 @@ from etcpipe.layout import READY_REASONS
 
 @dataclass(frozen=True)
 class LabelledFlows:
-    """Flows with their packets, and what a Dataset knows of them.
+    """Flows with their packets, and the Dataset of the same flows.
 
     Attributes:
-        dataset: label, capture, classes and so on, a row a flow; its views are of all packets.
+        dataset: label, capture, classes and so on, one row for each flow; views of all packets.
         flows: the same rows, settings.first_n packets of each at most.
         settings: how packets became rows.
-        view: whose columns can be chosen.
+        view: to which the columns belong.
     """
 
     dataset: Dataset
@@ -35,10 +35,10 @@ class LabelledFlows:
         return len(self.flows)
 
     def rows(self, columns: Sequence[str], depth: int, wait_s: float | None = None) -> np.ndarray:
-        """Return (flows, columns) float32, what a model of these columns sees at a depth.
+        """Return (flows, columns) float32, the input of a model with these columns at a depth.
 
         Args:
-            wait_s: what a model sees that waits so long, at most settings.wait_s, the default.
+            wait_s: waiting time of the model, at most settings.wait_s, which is the default.
         """
         view = VIEWS[self.view]
         every = view.column_names("none")
@@ -50,7 +50,7 @@ class LabelledFlows:
         return np.ascontiguousarray(self._computed[place][:, chosen])
 
     def packets(self) -> np.ndarray:
-        """Return (flows,) int, packets that count of each."""
+        """Return (flows,) int, the number of counted packets."""
         return (self.flows.packets["present"] != 0).sum(axis=1)
 
     def without(self, classes: Sequence[str]) -> "LabelledFlows":
@@ -96,10 +96,10 @@ def read_flows(
 
 
 def until_silent(flows: FlowBatch, wait_s: float) -> FlowBatch:
-    """Return flows as regrouping makes them that waits so long: up to the first longer gap.
+    """Return flows as regrouping with a waiting time makes them: cut at the first longer gap.
 
     Args:
-        flows: regrouped with a wait at least as long; those that change become idle ones.
+        flows: regrouped with at least that waiting time; flows that are cut become idle.
     """
     packets = flows.packets
     present = packets["present"] != 0

@@ -1,7 +1,8 @@
-"""What a choice is worth: macro-F1 on captures that were held out, and measured cost.
+"""Evaluates choices: macro-F1 on held-out captures, and measured cost.
 
-Captures are dealt into folds. One is put aside for the end, so that the scores of the front are
-of flows that no step of the search has seen; the others are judged in turn by fits to the rest.
+Captures are divided into folds. One fold is put aside for the end, so that the scores of the front
+come from flows that no step of the search has seen. The others are judged in turn by fits to the
+rest.
 """
 
 from dataclasses import dataclass, field
@@ -24,9 +25,9 @@ from etcpipe.tune.search import Measured
 from etcpipe.tune.space import Choice, Space
 
 FOLDS = 4
-_GROUPS_MIN = 3  # captures of a class
+_GROUPS_MIN = 3  # least number of captures of a class
 _TEST_FOLD = 0
-# What of a Cost can be the objective, or have a limit.
+# Fields of Cost that can be the objective or have a limit.
 COSTS = ("cpu_ns", "latency_s")
 
 
@@ -35,8 +36,8 @@ class Parts:
     """How the flows are divided.
 
     Attributes:
-        fold: (flows,) int, 0 is what is judged at the end.
-        split: what is in one fold only, a name of dataset.SPLITS.
+        fold: (flows,) int; fold 0 is judged at the end.
+        split: what is never in two folds, a name of dataset.SPLITS.
     """
 
     fold: np.ndarray
@@ -48,11 +49,11 @@ class Parts:
 
     @property
     def folds(self) -> range:
-        """Those that the search judges in turn."""
+        """The folds that the search judges in turn."""
         return range(1, int(self.fold.max()) + 1)
 
     def of(self, before: LabelledFlows, again: LabelledFlows) -> "Parts":
-        """Return the same division of captures that were read in another way."""
+        """Return the same division for the same captures, read in another way."""
         names = _names(before, self.split)
         fold = dict(zip(names, self.fold.tolist(), strict=True))
         dealt = [fold.get(name, _TEST_FOLD) for name in _names(again, self.split)]
@@ -60,7 +61,7 @@ class Parts:
 
 
 def _names(flows: LabelledFlows, split: str) -> list[Any]:
-    """Return what a flow's fold goes by, the same when captures are read in another way."""
+    """Return what determines a flow's fold, however captures are read."""
     dataset = flows.dataset
     if split == "capture":
         return [dataset.captures[i] for i in dataset.capture]
@@ -68,7 +69,7 @@ def _names(flows: LabelledFlows, split: str) -> list[Any]:
 
 
 def divide(flows: LabelledFlows, seed: int, split: str = "capture") -> Parts:
-    """Return flows dealt into a part for the end and folds for the search.
+    """Divide flows into a fold for the end and folds for the search.
 
     Raises:
         UsageError: one class, a class in fewer than three captures, or no such split.
@@ -109,9 +110,9 @@ class Evaluator:
     """Measures choices; the same choice gives the same F1.
 
     Attributes:
-        objective: the cost to be made small, a name of COSTS.
+        objective: the cost to be minimised, a name of COSTS.
         has_throughput: measure zero-loss throughput of points at the end, ten seconds each.
-        disturbed: how many costs were measured on a machine too busy to trust them.
+        disturbed: number of costs that were measured while the machine was too busy.
     """
 
     flows: LabelledFlows
@@ -127,13 +128,13 @@ class Evaluator:
     _runners: dict[Choice, Runner] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, choice: Choice) -> Measured:
-        """Return what a choice gives: F1 of the folds, and the cost of the last fold's fit."""
+        """Measure a choice: error over the folds, and the cost of the last fold's fit."""
         error, fitted = self.error(choice)
         cost = self.cost(choice, self._runner(choice, fitted), keep=True)
         return self.measured(choice, error, cost)
 
     def measured(self, choice: Choice, error: float, cost: Cost) -> Measured:
-        """Return a choice with its error and what it costs."""
+        """Return a choice with its error and cost."""
         others = {name: getattr(cost, name) for name in (*COSTS, "cpu_ns_mad")}
         return Measured(choice, error, others[self.objective], others)
 
@@ -150,7 +151,7 @@ class Evaluator:
         return 1 - evaluate.macro_f1(confusion), fitted
 
     def rows(self, choice: Choice) -> np.ndarray:
-        """Return what the model of a choice sees of all flows."""
+        """Return the input of a choice's model for all flows."""
         names, wait_s = self.space.names(choice), self.space.wait_s(choice)
         return self.flows.rows(names, choice.depth, wait_s)
 
@@ -167,17 +168,17 @@ class Evaluator:
         return self._seen[choice]
 
     def runner_seen(self, choice: Choice) -> Runner:
-        """Return what runs the model of fit_seen()."""
+        """Return a runner of the model of fit_seen()."""
         if choice not in self._runners:
             self._runners[choice] = self._runner(choice, self.fit_seen(choice))
         return self._runners[choice]
 
     def cost(self, choice: Choice, runner: Runner, keep: bool) -> Cost:
-        """Return what a choice costs.
+        """Return the cost of a choice.
 
         Args:
-            runner: of its fitted model.
-            keep: in the profiler's cache, and take it from there.
+            runner: of the fitted model.
+            keep: use the profiler's cache.
         """
         key = f"{self.space.models[choice.model]} seed {self.seed}" if keep else ""
         cost = self.profiler.measure(
@@ -227,7 +228,7 @@ class Evaluator:
         temperature: float = 1.0,
         scores: dict[str, Any] | None = None,
     ) -> Description:
-        """Return what the model file of a choice says of itself."""
+        """Return the description for the model file of a choice."""
         view, columns = VIEWS[self.flows.view], self.space.names(choice)
         settings, dataset = self.flows.settings, self.flows.dataset
         return Description(

@@ -1,4 +1,4 @@
-"""The end of a search: the front measured again, judged on new captures, written as models."""
+"""The end of a search: measures the front again, judges it on new captures, writes models."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,8 +31,8 @@ class Final:
 
     Attributes:
         measured: with the median of the repeated costs.
-        cost: the run whose time is that median; cpu_ns_mad is the spread of the repetitions.
-        score: on captures that were put aside.
+        cost: the repetition with that median; cpu_ns_mad is the spread of all repetitions.
+        score: on the captures that were put aside.
     """
 
     measured: Measured
@@ -45,7 +45,7 @@ def measure_again(
 ) -> list[Final]:
     """Return the points that are on the front when each cost is the median of REPEATS.
 
-    Beside the whole front, that of the points that keep limits.
+    These are the front of all points, and the front of the points within the limits.
 
     Raises:
         UsageError: there is none.
@@ -69,14 +69,14 @@ def measure_again(
 
 
 def _final(evaluator: Evaluator, one: Measured, cost: Cost) -> Final:
-    """Return a point judged, and with its throughput if the evaluator is to measure it."""
+    """Return a point with its score, and its throughput if that is to be measured."""
     if evaluator.has_throughput:
         cost = replace(cost, flows_per_s=evaluator.flows_per_s(one.choice))
     return Final(one, cost, evaluator.judge(one.choice))
 
 
 def repeated_cost(evaluator: Evaluator, choice: Choice) -> Cost:
-    """Return the median of REPEATS measurements that were not disturbed, if there is one."""
+    """Return the median of REPEATS measurements, of those that were not disturbed if any."""
     runner = evaluator.runner_seen(choice)
     costs = [evaluator.cost(choice, runner, keep=False) for _ in range(REPEATS)]
     calm = [one for one in costs if not one.is_disturbed] or costs
@@ -152,7 +152,7 @@ def fixed_choices(
     Each gets the model that is best on the folds of the search.
 
     Args:
-        whole: of the same flows until they end, for columns of whole flows; None: leave these.
+        whole: of the same flows until their end, for columns of whole flows; None: omit these.
     """
     space, seen = evaluator.space, ~evaluator.parts.is_test
     rows, label = evaluator.rows(space.everything()), evaluator.flows.dataset.label

@@ -1,8 +1,8 @@
-"""front.json: the points that nothing beats, with all that is needed to run or repeat each.
+"""front.json: the Pareto front, with all that is needed to run or repeat each point.
 
 The file lies in a folder with the model files that it names. `front.json#7` means point 7;
-without a number it means the point that was chosen: the best within the user's limits, or the
-knee where there were none.
+without a number it means the chosen point: the best one within the user's limits, or the knee of
+the front if there were none.
 """
 
 import json
@@ -17,27 +17,27 @@ from etcpipe.layout import CONSTANTS
 
 FORMAT = 1
 FRONT = "front.json"
-JOURNAL = "study.journal"  # of a search, beside it
+JOURNAL = "study.journal"  # the journal of a search, in the same folder
 
 
 @dataclass(frozen=True)
 class Point:
-    """One choice of features, depth and model, with what was measured of it.
+    """A choice of features, depth and model with its measurements.
 
     Attributes:
         id: its number in the file.
         features: columns of the front's view, in the model's order.
-        depth: packets of a flow that it waits for at most, those that count.
+        depth: counted packets of a flow that it waits for at most.
         kind: of model, a name of tune.space.KINDS.
-        parameters: of that kind, to fit it again.
+        parameters: of the model, to fit it again.
         model: the model file, relative to front.json.
         f1: macro-F1 on captures that no step of the search has seen.
         f1_low, f1_high: its 95 % interval, by captures.
-        f1_search: macro-F1 on held-out captures that the search went by; None: not known.
+        f1_search: macro-F1 on the held-out captures of the search; None: not known.
         cpu_ns: of extraction and inference, a flow, median; cpu_ns_mad its noise.
         latency_s: mean time from a flow's first packet to its verdict; None: not measured.
         flows_per_s: zero-loss throughput of one core; None: not measured.
-        wait_s: after how long a silence it judges by what there is; None: as the front's.
+        wait_s: silence after which a flow is judged as it is; None: as the front.
         repeats: how many times the cost was measured.
         knee: farthest from the line between the front's ends.
         chosen: the best within the limits that were given.
@@ -65,17 +65,17 @@ class Point:
 
 @dataclass(frozen=True)
 class Front:
-    """A front and what it was found on.
+    """A front and the data on which it was found.
 
     Attributes:
         data: digest of the rows that were searched.
-        view: what features are columns of.
-        mask, count, wait_s: as in a model file; a point may wait less long.
-        split: what no two of fitted and judged flows share, a name of dataset.SPLITS.
-        cost: the objective beside F1, a field of Point.
+        view: to which the features belong.
+        mask, count, wait_s: as in a model file; a point may have a shorter wait.
+        split: what fitted and judged flows never share, a name of dataset.SPLITS.
+        cost: the second objective, a field of Point.
         limits: that were asked for, by name of a field of Point.
         points: in order of their cost, cheapest first.
-        baselines: points of other ways to choose, measured the same way.
+        baselines: points of the baselines, measured in the same way.
         about: how it was searched: seed, budget, method, hypervolume by evaluation.
     """
 
@@ -155,7 +155,7 @@ def front_file(path: str | Path) -> Path:
 
 
 def load_front(path: str | Path) -> Front:
-    """Return what a front.json says.
+    """Load a front.json.
 
     Raises:
         UsageError: there is no such file.
@@ -209,9 +209,9 @@ def write_front(front: Front, folder: Path) -> Path:
 def models_by_depth(front: Front, folder: Path) -> list[tuple[int, Path]]:
     """Return (depth, model file) of the best point of each depth, shallow first.
 
-    These are the stages that a cascade can take: of the points of a depth the one of the
-    highest F1, and of the depths only those that are better than every shallower one. The
-    stages of a cascade wait equally long: as long as any point does.
+    These are the candidates for stages of a cascade: at each depth the point of the highest F1,
+    and only depths that are better than every shallower one. All stages of a cascade have the
+    same waiting time, so only points with the longest waiting time are taken.
 
     Args:
         folder: where front.json lies.
@@ -229,7 +229,7 @@ def models_by_depth(front: Front, folder: Path) -> list[tuple[int, Path]]:
 
 
 def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values that this version knows; a later one may have written more."""
+    """Return the values that this version knows; a later version may have written more."""
     names = {one.name for one in fields(kind)}
     return {name: value for name, value in values.items() if name in names}
 

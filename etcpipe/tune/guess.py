@@ -1,4 +1,4 @@
-"""What choices would give, guessed from those that were measured and from what columns tell."""
+"""Predicts error and cost of choices from measured ones and from what columns tell."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,21 +8,21 @@ from etcpipe.tune.priors import Prior
 from etcpipe.tune.space import Choice
 from etcpipe.tune.surrogate import Blend, Surrogate
 
-_ALIKE_MAX = 100  # a process takes the cube of their number
+_ALIKE_MAX = 100  # fitting a Gaussian process takes the cube of their number
 _SURE = 1e-6  # standard deviation of an error that is known
 
 
 class Guess:
     """A surrogate of the error and one of each cost.
 
-    Where the prior knows what columns tell at a depth, the guess of the error sees it too, and a
-    choice that tells the same as a measured one has its error. How smooth the error is, is fitted
-    to the measured alone: of those that need no measurement there may be as many of one value.
+    If the prior knows what columns tell at a depth, this is an input for predicting the error, and
+    a choice that tells the same as a measured one gets the same error. The smoothness of the error
+    is fitted to measured choices alone, since the others may contain many equal values.
 
     Args:
         choices: that were measured.
-        values: (choices,) float64 each; "error", and costs as logarithms by their names.
-        settings: of an earlier guess to begin with.
+        values: (choices,) float64 by name: "error", and the logarithms of costs.
+        settings: of an earlier guess, as a start.
 
     Attributes:
         settings: of the surrogates, by name.
@@ -51,7 +51,7 @@ class Guess:
         self.settings = {name: one.settings for name, one in self._surrogates.items()}
 
     def of(self, choices: Sequence[Choice]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Return mean and standard deviation of each value of choices, by its name."""
+        """Return mean and standard deviation of each value for choices, by name."""
         found = {
             name: one.predict(self._places(name, choices)) for name, one in self._surrogates.items()
         }
@@ -75,8 +75,8 @@ class Guess:
     def _alike(self, measured: set[Choice]) -> list[Choice]:
         """Return choices that need no measurement.
 
-        Of each that was measured the least and the most that tell the same: they teach a guess
-        that columns add nothing at a depth.
+        For each measured choice, the smallest and the largest choice that tell the same. They
+        show that some columns add nothing at a depth.
         """
         if not self._told:
             return []

@@ -1,10 +1,10 @@
-"""Fronts of two objectives, both to be made small, and how much they cover."""
+"""Pareto fronts of two objectives, both minimised, and their hypervolume."""
 
 import numpy as np
 
 
 def on_front(values: np.ndarray) -> np.ndarray:
-    """Return (points,) bool, those that no other point beats; of equal ones the first.
+    """Return (points,) bool, those that no other point dominates; of equal ones the first.
 
     Args:
         values: (points, 2) float, smaller is better.
@@ -18,10 +18,10 @@ def on_front(values: np.ndarray) -> np.ndarray:
 
 
 def hypervolume(values: np.ndarray, reference: tuple[float, float] = (1.0, 1.0)) -> float:
-    """Return the area between points and a reference that is worse in both objectives.
+    """Return the area between points and a reference point that is worse in both objectives.
 
     Args:
-        values: (points, 2) float; a point beyond the reference covers nothing.
+        values: (points, 2) float; points beyond the reference add nothing.
 
     Source: Zitzler and Thiele, PPSN 1998.
     """

@@ -1,7 +1,7 @@
-"""Instructions that a piece of work takes, counted by the processor: the same on a busy machine.
+"""Counts the instructions of a piece of work in hardware, which repeats on a busy machine.
 
-A count says less than a time (nothing of caches and branches), but it repeats where times do
-not. It needs a hardware counter, which many virtual machines lack, and the right to open it
+A count says less than a time (nothing about caches and branches), but it repeats where times do
+not. It needs a hardware counter, which many virtual machines lack, and permission to open it
 (kernel.perf_event_paranoid at most 2).
 
 Source: perf_event_open(2); struct perf_event_attr of linux/perf_event.h, version 0 (64 bytes).
@@ -19,14 +19,14 @@ _SYSCALL = {"x86_64": 298, "aarch64": 241}
 _ATTRIBUTE_SIZE = 64
 _EXCLUDE_KERNEL_AND_HYPERVISOR = 1 << 5 | 1 << 6
 HARDWARE_INSTRUCTIONS = (0, 1)  # PERF_TYPE_HARDWARE, PERF_COUNT_HW_INSTRUCTIONS
-SOFTWARE_TASK_CLOCK = (1, 1)  # ns, for machines without counters: shows that the call is right
+SOFTWARE_TASK_CLOCK = (1, 1)  # ns, to test the call on machines without counters
 
 
 class Counter:
-    """Counts what this thread does in user space; close() or a with block ends it.
+    """Counts instructions of this thread in user space; close() or a with block ends it.
 
     Raises:
-        UnsupportedError: the processor, the kernel or the rights do not allow it.
+        UnsupportedError: processor, kernel or permissions do not allow it.
     """
 
     def __init__(self, event: tuple[int, int] = HARDWARE_INSTRUCTIONS) -> None:
@@ -61,7 +61,7 @@ class Counter:
         self.close()
 
     def close(self) -> None:
-        """Give the counter back."""
+        """Close the counter."""
         os.close(self._fd)
 
     def read(self) -> int:
@@ -70,7 +70,7 @@ class Counter:
 
 
 def instructions_of(piece: Callable[[], object], flows: int, repeats: int = 5) -> float | None:
-    """Return the fewest instructions that a piece of work on some flows takes, for one flow.
+    """Return the least number of instructions for one flow of a piece of work on several.
 
     Returns:
         None where instructions cannot be counted.

@@ -31,11 +31,11 @@ from etcpipe.tune.told import FLOWS_MAX, look
 
 log = logging.getLogger(__name__)
 CACHE = "costs.jsonl"
-# Whole flows: as many packets as are kept, and no verdict before a flow ends or is idle.
+# Whole flows: as many packets as can be kept, and no verdict before a flow ends or is idle.
 WHOLE = Input(first_n=CONSTANTS["FIRST_N_MAX"], wait_s=60.0)
-# To choose from where latency is searched, s; a silent flow is given 0.1 s more than these.
+# Waiting times to choose from if latency is minimised; a silent flow gets 0.1 s more.
 SHORTER_WAITS = (0.02, 0.05, 0.1, 0.2, 0.5)
-# Progress shows the hypervolume of costs down to this share of what everything costs.
+# Progress shows the hypervolume of costs down to this share of the cost of all columns.
 _SHARE_MIN = 1e-3
 
 
@@ -44,15 +44,15 @@ class Settings:
     """What to search for.
 
     Attributes:
-        objective: the cost to be made small, a name of COSTS.
-        limits: of what is of use.
-        budget: of the search alone; what comes after it is not counted.
+        objective: the cost to be minimised, a name of COSTS.
+        limits: that a useful point must keep.
+        budget: of the search alone; the work after it is not counted.
         jobs: processes that search.
-        resume: go on with the folder's search.
+        resume: continue the search in the folder.
         baselines: what to measure beside: "none"; "rules": ALL, RFE10 and MI10, whose columns
             are chosen by a rule; "all": these, and random search, NSGA-II and annealing.
-        has_throughput: measure the throughput of what comes out, ten seconds a point.
-        waits_s: to choose from beside that of the flows; longer ones are left out.
+        has_throughput: measure the throughput of the final points, ten seconds each.
+        waits_s: waiting times to choose from beside that of the flows; longer ones are ignored.
         mask, split, seed: as in etcpipe train.
     """
 
@@ -81,10 +81,10 @@ class Search:
 
 
 def prepare(flows: LabelledFlows, folder: Path, settings: Settings) -> Search:
-    """Return a search over flows, new or gone on with.
+    """Return a new or resumed search over flows.
 
     Raises:
-        UsageError: nothing can be learnt from these flows, or the folder has another search.
+        UsageError: nothing can be learned from these flows, or the folder has another search.
         OutputError: the folder cannot be written.
     """
     if settings.objective not in COSTS:
@@ -108,7 +108,7 @@ def prepare(flows: LabelledFlows, folder: Path, settings: Settings) -> Search:
 def _evaluator(
     flows: LabelledFlows, space: Space, parts: Parts, settings: Settings, folder: Path
 ) -> Evaluator:
-    """Return what measures choices; each process has its own, with the same cache."""
+    """Return an evaluator; each process has its own, all with the same cache."""
     cache = Cache(folder / CACHE, flows.dataset.digest())
     profiler = Profiler(flows.flows, flows.view, flows.settings.wait_s, cache, settings.seed)
     return Evaluator(
@@ -124,7 +124,7 @@ def _evaluator(
 
 
 def _space(flows: LabelledFlows, parts: Parts, settings: Settings) -> tuple[Space, Prior]:
-    """Return the columns that tell anything, and how much each does.
+    """Return the space of informative columns, and the prior.
 
     Raises:
         UsageError: one class, no such column, or no flow has a packet.
@@ -156,7 +156,7 @@ def search(one: Search, on_measured: Callable[[Sequence[Measured], float], None]
     """Measure points until the budget is spent, or Ctrl-C; libraries compute in one thread.
 
     Args:
-        on_measured: called with all that was measured and the hypervolume of it.
+        on_measured: called with all measurements and their hypervolume.
     """
     settings, evaluator = one.settings, one.evaluator
     strategy = FrontSearch(one.prior, settings.limits)
@@ -173,7 +173,7 @@ def search(one: Search, on_measured: Callable[[Sequence[Measured], float], None]
 
 
 def covered(measured: Sequence[Measured], space: Space) -> float:
-    """Return the hypervolume so far: cost logarithmic, up to that of everything, 1/1000 down."""
+    """Return the hypervolume so far, on log cost from 1/1000 to once the cost of all columns."""
     everything = space.everything()
     dearest = next((one.cost for one in measured if one.choice == everything), None)
     if dearest is None:
@@ -187,10 +187,10 @@ def covered(measured: Sequence[Measured], space: Space) -> float:
 def complete(
     one: Search, tell: Tell, read_whole: Callable[[], LabelledFlows] | None = None
 ) -> Front:
-    """Return the front of what was measured, measured again and written with its models.
+    """Measure the front again, write it with its models, and return it.
 
     Args:
-        read_whole: reads the same captures again, with WHOLE, for baselines of whole flows.
+        read_whole: reads the same captures with WHOLE, for baselines of whole flows.
 
     Raises:
         UsageError: nothing was measured yet.
@@ -227,7 +227,7 @@ def complete(
 
 
 def _whole(one: Search, flows: LabelledFlows) -> Evaluator:
-    """Return an evaluator of flows until they end, divided as those of the search are."""
+    """Return an evaluator of whole flows, divided as the flows of the search."""
     waits_s = (flows.settings.wait_s,)
     space = Space(one.evaluator.space.columns, flows.settings.first_n, waits_s=waits_s)
     parts = one.evaluator.parts.of(one.evaluator.flows, flows)

@@ -1,4 +1,4 @@
-"""The models that a search fits: one decision tree, or boosted ones; both become a model file."""
+"""The models of a search: a decision tree, or boosted trees; both become a model file."""
 
 from typing import Any, Protocol
 
@@ -9,7 +9,7 @@ from etcpipe.model_file import Description
 from etcpipe.training import trees
 from etcpipe.tune.space import ModelKind
 
-# A leaf's share of a class that it never saw, so that its logarithm is a number.
+# Smoothing: a leaf's share of a class that it never saw, so that its logarithm is finite.
 _SMOOTHING = 0.5
 _LEAF_MIN = 3
 
@@ -47,7 +47,7 @@ def fit(model: ModelKind, rows: np.ndarray, label: np.ndarray, classes: int, see
 
 
 class DecisionTree:
-    """One tree; a leaf's scores are the logarithms of its classes' shares."""
+    """A decision tree; the scores of a leaf are the logarithms of its class shares."""
 
     def __init__(
         self, rows: np.ndarray, label: np.ndarray, classes: int, max_depth: int, seed: int
@@ -62,7 +62,7 @@ class DecisionTree:
         self._leaf_scores = self._scores_of_nodes()
 
     def _scores_of_nodes(self) -> np.ndarray:
-        """Return (nodes, classes) float32; a class that was not there gets the smoothing alone."""
+        """Return (nodes, classes) float32, with smoothing for absent classes."""
         grown = self._tree.tree_
         shares = np.zeros((grown.node_count, self._classes))
         shares[:, self._tree.classes_] = grown.value[:, 0] / grown.value[:, 0].sum(

@@ -29,7 +29,7 @@ def draw(front: Front, folder: Path) -> list[Path]:
 
 
 def _front(axes: Any, front: Front) -> None:
-    """F1 that the search went by against cost; the rules' points beside it."""
+    """F1 on the search's captures against cost, beside the points of the rules."""
     points = [(one.f1_search or one.f1, getattr(one, front.cost)) for one in front.points]
     axes.step(*_columns(points), where="post", marker="o", label="etcpipe tune")
     for name, search in front.about.get("searches", {}).items():
@@ -64,7 +64,7 @@ def _hypervolume(axes: Any, front: Front) -> None:
 
 
 def draw_bands(shares: dict[str, np.ndarray], file: Path) -> None:
-    """Write a plot of the hypervolume over evaluations: mean of seeds, and 10 to 90 % of them.
+    """Plot the hypervolume over evaluations: mean over seeds, band from 10 to 90 %.
 
     Args:
         shares: (seeds, evaluations) by name.
@@ -98,7 +98,7 @@ def _depth(axes: Any, front: Front) -> None:
 
 
 def _features(axes: Any, front: Front) -> None:
-    """Which columns the points of the front use, dearest on top, most used to the left."""
+    """The columns of the front's points: most expensive point on top, most used column first."""
     use = {name: 0 for point in front.points for name in point.features}
     for point in front.points:
         for name in point.features:

@@ -1,7 +1,7 @@
-"""What is likely good before anything was measured: which columns tell the classes apart.
+"""The prior: which columns separate the classes, before anything was measured.
 
-The prior is where a search begins and what it leans on at first; what is measured outweighs
-it more with each evaluation.
+A search starts from the prior and relies on it at first; measurements outweigh it more with each
+evaluation.
 """
 
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from etcpipe.errors import UsageError
 from etcpipe.tune.space import Choice, Space
 from etcpipe.tune.told import Told
 
-# Mutual information is estimated by nearest neighbours; more flows take longer and change little.
+# Mutual information is estimated by nearest neighbours; more flows take longer for little gain.
 _ROWS_MAX = 4000
-# A column without information is still drawn, this much as often as the best one.
+# Columns without information are drawn too, with this weight relative to the best one.
 _FLOOR = 0.1
 
 
 def mutual_information(rows: np.ndarray, label: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Return (columns,) float64, how much each column tells of the label, in nats.
+    """Return (columns,) float64, mutual information of each column and the label, in nats.
 
     Args:
         rows: (flows, columns) float32, at the greatest depth, as CATO does.
@@ -45,11 +45,11 @@ def mutual_information(rows: np.ndarray, label: np.ndarray, seed: int = 0) -> np
 
 @dataclass(frozen=True)
 class Prior:
-    """What to expect of a space's columns.
+    """The prior of a space.
 
     Attributes:
         information: (columns,) float64, of mutual_information().
-        told: what the columns tell at each depth; None: not known.
+        told: information of columns at each depth; None: not known.
     """
 
     space: Space
@@ -57,15 +57,15 @@ class Prior:
     told: Told | None = None
 
     def top(self, number: int) -> tuple[int, ...]:
-        """Return the columns of the most information, CATO's MI10 for ten."""
+        """Return the columns of the highest information; ten of them are CATO's MI10."""
         order = np.argsort(-self.information, kind="stable")
         return tuple(sorted(order[:number].tolist()))
 
     def sparse(self, rng: np.random.Generator) -> Choice:
-        """Return a choice of few columns and packets rather than many.
+        """Draw a choice, rather with few columns and packets than many.
 
         The number of columns and the depth are log-uniform, so that the cheap end of the front
-        is looked at as closely as the dear one; columns that tell more come more often.
+        is explored as closely as the expensive end; informative columns are drawn more often.
         """
         columns = len(self.space.columns)
         number = min(int(np.exp(rng.uniform(0, np.log(columns + 1)))), columns)
@@ -76,7 +76,7 @@ class Prior:
         return self.space.choice(bits, depth, *self._model_and_wait(rng))
 
     def uniform(self, rng: np.random.Generator) -> Choice:
-        """Return any choice, each as likely as another."""
+        """Draw a choice uniformly."""
         bits = np.zeros(len(self.space.columns), bool)
         while not bits.any():
             bits = rng.random(len(bits)) < 0.5
@@ -88,7 +88,7 @@ class Prior:
         return int(rng.integers(models)), int(rng.integers(waits))
 
     def log_weight(self, choices: list[Choice]) -> np.ndarray:
-        """Return (choices,) float64, the log density of sparse() but for a constant.
+        """Return (choices,) float64, the log density of sparse() up to a constant.
 
         Number and depth are log-uniform; the columns of a choice count by their information.
         """

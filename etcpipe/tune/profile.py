@@ -1,8 +1,8 @@
-"""Traffic made of recorded flows, to measure what its packets cost to look at.
+"""Makes traffic from recorded flows, to measure the cost of processing it.
 
-The frames are made anew from what a FlowBatch keeps of each packet: same five-tuple ports,
-lengths, flags and gaps, addresses of documentation (RFC 5737), no payload. The flows begin
-evenly spread over a time, at the rate that is asked for, and interleave as live ones do.
+Frames are rebuilt from the packet fields in a FlowBatch: the same ports, lengths, flags and gaps,
+with documentation addresses (RFC 5737) and without payload. Flows begin at a given rate, evenly
+spread over time, and interleave as in live traffic.
 """
 
 from collections.abc import Iterator
@@ -26,8 +26,8 @@ class Traffic:
     """Packets in order of time.
 
     Attributes:
-        batch: all of them.
-        flows: how many begin.
+        batch: all packets.
+        flows: number of flows that begin.
         lasts_ns: the time over which they begin.
         generations: further packets belong to flows that began so many times earlier at most.
     """
@@ -43,7 +43,7 @@ class Traffic:
         return 1 + self.generations * self.flows
 
     def batches(self) -> Iterator[PacketBatch]:
-        """Yield the packets, BATCH_MAX at a time; nothing is copied."""
+        """Yield the packets, BATCH_MAX at a time, without copying."""
         for start in range(0, len(self.batch), CONSTANTS["BATCH_MAX"]):
             yield part_of(self.batch, start, start + CONSTANTS["BATCH_MAX"])
 
@@ -54,7 +54,7 @@ class Traffic:
 
 
 def part_of(batch: PacketBatch, start: int, end: int) -> PacketBatch:
-    """Return packets start .. end - 1 of a batch; nothing is copied."""
+    """Return packets start .. end - 1 of a batch without copying."""
     columns: dict[str, Any] = {
         name: column[start:end]
         for name, column in vars(batch).items()

@@ -8,7 +8,7 @@ from etcpipe.errors import OutputError
 from etcpipe.tune.front import Front, Point
 
 PAGE = "report.html"
-AS_GOOD = 0.01  # of macro-F1; intervals are several times as wide
+AS_GOOD = 0.01  # difference in macro-F1; the intervals are several times as wide
 _MEASURED = [">F1", "95 %", ">packets", ">wait", ">ns/flow", ">latency", ">flows/s"]
 _HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>etcpipe tune</title><style>
@@ -34,7 +34,7 @@ def lines(front: Front) -> list[str]:
 
 
 def about(front: Front) -> list[str]:
-    """Return what was searched, in words."""
+    """Describe the search."""
     facts = front.about
     searched = facts.get("searches", {}).get("etcpipe", {}).get("share", [])
     found = [
@@ -53,9 +53,9 @@ def about(front: Front) -> list[str]:
 
 
 def versus(front: Front) -> list[str]:
-    """Return, for each rule, the cheapest point of the front that is as good, or else the best.
+    """Return, for each rule, the cheapest point of the front that is as good, else the best one.
 
-    As good is an F1 that is at most AS_GOOD lower, on the captures that were put aside.
+    "As good" means an F1 at most AS_GOOD lower on the captures that were put aside.
     """
     found = []
     for one in front.baselines:

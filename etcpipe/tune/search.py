@@ -1,13 +1,12 @@
-"""Where to measure next: a surrogate of each objective, and what a place would add to the front.
+"""Which point to measure next: by surrogate models and expected hypervolume improvement.
 
-It begins with everything at the greatest depth, which says what the data give at most and at
-what price, and at the usual depth, with all columns and with the few that tell most; then with
-sparse choices by the prior. Then every next choice is the one that is expected to add most to the
-area that the front covers, among the neighbours of the front and many others; the prior leans on
-that less and less.
+It starts with all columns at the greatest depth, which shows the best F1 and its price, then with
+all and with the most informative columns at the usual depth, then with sparse choices from the
+prior. After that it measures the choice with the highest expected hypervolume improvement among the
+neighbours of the front and many random choices. The weight of the prior decays.
 
-A strategy is a function of what was measured; the baselines (tune.baselines, tune.cato) are
-others. run() drives one, tune.study keeps one in a file and shares it between processes.
+A strategy is a function of the measurements; the baselines (tune.baselines, tune.cato) are others.
+run() drives a strategy; tune.study stores a search in a file and shares it between processes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,23 +23,23 @@ from etcpipe.tune.space import Choice
 
 STARTS = 10
 _USUAL_DEPTH = 10  # of etcpipe train
-_FEW = 10  # columns of the most information, which are hard to beat
-# Of the prior in the logarithm of what is expected, at the end of the starts; halved when as much
-# again was measured. A prior three times as heavy loses a little (docs/benchmarks/tune.md).
+_FEW = 10  # the most informative columns, which are hard to beat
+# Weight of the prior in the log of the expected improvement after the starts; it is halved when as
+# many again were measured. Three times the weight is a little worse (docs/benchmarks/tune.md).
 PRIOR_WEIGHT = 0.1
-# All choices of a space are looked at if there are no more; else so many at random and by change.
+# Candidates: all choices of a space if there are no more, else so many random and changed ones.
 _ALL_MAX = 4000
 _SPARSE, _CHANGED, _CLIMBS = 400, 600, 3
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a choice gave.
+    """The measurement of a choice.
 
     Attributes:
         error: 1 - macro-F1.
-        cost: of the objective beside it, in its own unit, above 0.
-        others: further costs, by name, that may have limits.
+        cost: the second objective, in its own unit, above 0.
+        others: further costs by name, which may have limits.
     """
 
     choice: Choice
@@ -55,7 +54,7 @@ Evaluate = Callable[[Choice], Measured]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a point must keep to be of use; None: no limit.
+    """Limits that a useful point must keep; None: no limit.
 
     Attributes:
         error: at most.
@@ -82,10 +81,10 @@ def objectives(measured: Iterable[Measured]) -> np.ndarray:
 
 
 def front_of(measured: Sequence[Measured], limits: Limits | None = None) -> list[Measured]:
-    """Return the points that no other beats, cheapest first.
+    """Return the Pareto front, cheapest first.
 
-    And of the points that keep limits those that no other of them beats: a point that has too
-    long a latency, say, is no reason to leave out a dearer one that has not.
+    It includes the front of the points within the limits: a point with too long a latency, say,
+    must not exclude a more expensive one without that fault.
     """
     kept = [one for one in measured if limits is None or limits.hold(one)]
     found: dict[Choice, Measured] = {}
@@ -101,9 +100,9 @@ def run(
     evaluations: int,
     seed: int,
 ) -> list[Measured]:
-    """Return what was measured, in order; a choice that comes again is not measured again.
+    """Run a strategy and return the measurements in order; no choice is measured twice.
 
-    Stops early if a strategy comes up with nothing new for long.
+    Stops early if the strategy repeats known choices for too long.
     """
     rng = np.random.default_rng(seed)
     measured: list[Measured] = []
@@ -122,8 +121,8 @@ class FrontSearch:
     """The strategy of etcpipe tune.
 
     Args:
-        starts: choices before the surrogates are asked.
-        prior_weight: 0 for none.
+        starts: number of choices before the surrogates are used.
+        prior_weight: 0 for no prior.
     """
 
     def __init__(
@@ -154,7 +153,7 @@ class FrontSearch:
         """Return the next choice, neither measured nor pending unless all are.
 
         Args:
-            pending: choices that other processes measure now.
+            pending: choices that other processes are measuring.
         """
         measured = list({one.choice: one for one in measured}.values())
         taken = {one.choice for one in measured} | set(pending)
@@ -200,7 +199,7 @@ class FrontSearch:
     def _fit(
         self, measured: Sequence[Measured], pending: Sequence[Choice]
     ) -> tuple[Guess, np.ndarray, np.ndarray]:
-        """Return a guess, the values that the front is of, and what is worse than all wanted."""
+        """Return a guess, the objectives of the measured points, and the reference point."""
         values = objectives(measured)
         columns = {"error": values[:, 0], "cost": values[:, 1]}
         for name in self._limits.others:
@@ -209,14 +208,14 @@ class FrontSearch:
         self._settings = guess.settings
         reference = self._reference(values)
         values = objectives(one for one in measured if self._limits.hold(one))
-        if pending:  # as if they gave what is expected, so that nobody measures beside them
+        if pending:  # as if they gave their expected values: others explore elsewhere
             waiting = guess.of(pending)
             guessed = [waiting[name][0] for name in ("error", "cost")]
             values = np.concatenate([values, np.stack(guessed, axis=1)])
         return guess, values, reference
 
     def _reference(self, values: np.ndarray) -> np.ndarray:
-        """Return what is worse than all that is wanted: a tenth beyond the worst, or the limit."""
+        """Return the reference point: a tenth beyond the worst value, or the limit."""
         reference = values.max(axis=0) + 0.1 * np.ptp(values, axis=0)
         if self._limits.error is not None:
             reference[0] = min(reference[0], self._limits.error + 1e-9)
@@ -232,7 +231,7 @@ class FrontSearch:
         reference: np.ndarray,
         evaluations: int,
     ) -> tuple[Choice, float]:
-        """Return the most promising candidate and the logarithm of its promise."""
+        """Return the candidate with the highest acquisition value, and its logarithm."""
         if not candidates:
             return self._space.everything(), -np.inf
         guessed = guess.of(candidates)

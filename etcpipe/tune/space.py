@@ -10,12 +10,12 @@ import numpy as np
 
 from etcpipe.errors import UsageError
 
-DEPTH_MAX = 50  # CATO's; deeper rows wait longer than any verdict is good for
+DEPTH_MAX = 50  # as in CATO; for deeper rows a verdict comes too late to be of use
 
 
 @dataclass(frozen=True)
 class ModelKind:
-    """A kind of model with the parameters that it is fitted with."""
+    """A kind of model with its hyperparameters."""
 
     kind: str
     parameters: tuple[tuple[str, int], ...]
@@ -28,7 +28,7 @@ class ModelKind:
         return dict(self.parameters)
 
 
-# In order of what they cost to serve; the search takes the place in this order as a number.
+# In order of their cost in serving; the search treats the position as a number.
 MODELS = (
     ModelKind("tree", (("max_depth", 5),)),
     ModelKind("tree", (("max_depth", 10),)),
@@ -61,10 +61,10 @@ class Space:
     """All choices.
 
     Attributes:
-        columns: that can be on or off.
-        depth_max: of flows, the smallest depth is 1.
+        columns: each can be on or off.
+        depth_max: the greatest depth; the smallest is 1.
         models: to choose from.
-        waits_s: after how long a silence a flow is judged by what there is, ascending.
+        waits_s: waiting times, ascending: a flow that is silent for so long is judged as it is.
     """
 
     columns: tuple[str, ...]
@@ -79,7 +79,7 @@ class Space:
             raise UsageError("a search needs one packet, one model and one waiting time at least")
 
     def size(self) -> int:
-        """Return how many choices there are."""
+        """Return the number of choices."""
         others = self.depth_max * len(self.models) * len(self.waits_s)
         return (2 ** len(self.columns) - 1) * others
 
@@ -92,9 +92,9 @@ class Space:
         return self.waits_s[choice.wait]
 
     def everything(self, depth: int | None = None, model: int | None = None) -> Choice:
-        """Return all columns at a depth; the most packets and the dearest model by default.
+        """Return all columns at a depth; by default the greatest one, with the dearest model.
 
-        It waits for as long as any.
+        It has the longest waiting time.
         """
         return Choice(
             tuple(range(len(self.columns))),
@@ -104,7 +104,7 @@ class Space:
         )
 
     def choice(self, bits: np.ndarray, depth: int, model: int = 0, wait: int = 0) -> Choice:
-        """Return a choice with its numbers brought into range; bits has one on at least."""
+        """Return a choice with its numbers clipped into range; at least one of bits is on."""
         return Choice(
             tuple(np.flatnonzero(bits).tolist()),
             int(np.clip(depth, 1, self.depth_max)),
@@ -119,10 +119,10 @@ class Space:
         return on
 
     def places(self, choices: Sequence[Choice]) -> np.ndarray:
-        """Return (choices, dimensions) float64 within 0 .. 1, how a surrogate sees them.
+        """Return (choices, dimensions) float64 within 0 .. 1, the input of a surrogate.
 
         Columns, depth, model, and the waiting time if there is more than one. Depth is
-        logarithmic: from 1 packet to 2 more changes than from 40 to 41.
+        logarithmic: 2 packets instead of 1 change more than 41 instead of 40.
         """
         columns = len(self.columns)
         found = np.zeros((len(choices), columns + (3 if len(self.waits_s) > 1 else 2)))
@@ -139,7 +139,7 @@ class Space:
         return found
 
     def all_choices(self) -> Iterator[Choice]:
-        """Yield every choice; for spaces of some thousands."""
+        """Yield every choice; for spaces of some thousand choices."""
         for number in range(1, 2 ** len(self.columns)):
             features = tuple(i for i in range(len(self.columns)) if number >> i & 1)
             depths, models = range(1, self.depth_max + 1), range(len(self.models))
@@ -147,7 +147,7 @@ class Space:
                 yield Choice(features, depth, model, wait)
 
     def neighbours(self, choice: Choice) -> list[Choice]:
-        """Return the choices that differ in one column, or by a step in one of the others."""
+        """Return the choices that differ in one column, or by one step in depth, model or wait."""
         on = self.bits(choice)
         found = []
         for i in range(len(on)):

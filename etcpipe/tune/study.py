@@ -1,7 +1,7 @@
-"""A search in a folder: Optuna keeps what was measured, several processes may add to it.
+"""A search in a folder, in Optuna's journal; several processes may add measurements.
 
-The journal outlives Ctrl-C and kill -9: what was measured is there, and --resume goes on. The
-next choice is that of tune.search, given what all processes have measured and measure now.
+The journal survives Ctrl-C and kill -9: all measurements are kept, and --resume continues. The next
+choice comes from tune.search, which knows what all processes have measured and are measuring.
 """
 
 import json
@@ -34,10 +34,10 @@ OnMeasured = Callable[[Sequence[Measured]], None]
 
 @dataclass(frozen=True)
 class Budget:
-    """When a search is over; with both, whichever comes first.
+    """When a search ends; if both are set, whichever comes first.
 
     Attributes:
-        evaluations: of the study in all, those before --resume too.
+        evaluations: of the study in total, including those before --resume.
         seconds: from now on.
     """
 
@@ -46,7 +46,7 @@ class Budget:
 
 
 class Study:
-    """The points of a folder that were measured, as one of the processes that measure them.
+    """The measured points of a folder, for one of the processes that measure them.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -67,19 +67,19 @@ class Study:
             )
         except OSError as error:
             raise OutputError(f"cannot write {folder}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError) as error:  # what Optuna makes of such lines
+        except (ValueError, KeyError, TypeError) as error:  # what Optuna raises for damaged lines
             raise UsageError(f"{folder / JOURNAL} is damaged: give another folder") from error
 
     @classmethod
     def begin(cls, folder: Path, space: Space, about: dict[str, Any], resume: bool) -> "Study":
-        """Return a new study, or one to go on with, as the first of its processes.
+        """Return a new or resumed study, as the first of its processes.
 
         Args:
-            about: what the points are of; a study of something else is not gone on with.
-            resume: go on with one that is there.
+            about: what is measured; a study of something else cannot be resumed.
+            resume: continue an existing study.
 
         Raises:
-            UsageError: one is there and resume was not asked for, or it is of something else.
+            UsageError: a study exists and resume is False, or it is of something else.
             OutputError: the folder cannot be written.
         """
         if (folder / JOURNAL).exists() and not resume:
@@ -90,7 +90,7 @@ class Study:
         return study
 
     def measured(self) -> list[Measured]:
-        """Return the points, in the order in which they were done."""
+        """Return the points, in the order in which they were finished."""
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         done = sorted(trials, key=lambda one: str(one.datetime_complete))
         return [_measured(one, self._space) for one in done]
@@ -132,7 +132,7 @@ class Study:
         return budget.evaluations is not None and done >= budget.evaluations
 
     def _forget_running(self) -> None:
-        """Give up what was measured by processes that were killed."""
+        """Mark trials of killed processes as failed."""
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._study.tell(trial.number, state=TrialState.FAIL)
 
@@ -151,7 +151,7 @@ class Study:
 
 
 class _Sampler(BaseSampler):
-    """Hands tune.search's choices to Optuna."""
+    """Passes the choices of tune.search to Optuna."""
 
     def __init__(self, strategy: FrontSearch, space: Space, seed: int) -> None:
         self._strategy, self._space = strategy, space
@@ -200,11 +200,11 @@ def _measured(trial: FrozenTrial, space: Space) -> Measured:
 
 @dataclass(frozen=True)
 class Work:
-    """What a further process needs to take part in a search; it is pickled.
+    """What another process needs to take part in a search; it is pickled.
 
     Attributes:
-        evaluator: makes what measures choices, once in each process.
-        until: time.time() at which the search ends, None for by evaluations alone.
+        evaluator: makes the evaluator, once in each process.
+        until: time.time() at which the search ends; None if evaluations alone end it.
     """
 
     folder: Path
@@ -243,7 +243,7 @@ def search_together(
 
 @threadpool_limits.wrap(limits=1)
 def _take_part(work: Work, seed: int) -> None:
-    """Search in a process of its own; a trial that is cut off counts for nothing."""
+    """Search in a process of its own; a trial that is cut off does not count."""
     study = Study(work.folder, work.space)
     try:
         study.search(work.strategy, work.evaluator(), work.budget, seed, until=work.until)

@@ -1,8 +1,8 @@
-"""What a measurement would give, guessed from those that were made: a Gaussian process.
+"""Predicts measurements from earlier ones by a Gaussian process.
 
-Columns are on or off and a depth's effect flattens, so that one length a dimension says how
-much each matters. NumPy and SciPy alone: some hundred points need nothing faster. Where steps
-are to be expected, a random forest has a say.
+Columns are on or off and the effect of depth flattens, so one length scale for each dimension says
+how much it matters. NumPy and SciPy suffice for some hundred points. If steps are to be expected, a
+random forest is mixed in.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy.special import expit
 
 _SQRT5 = np.sqrt(5.0)
 _JITTER = 1e-8
-# Of log noise variance (targets have variance 1); of log amplitude.
+# Priors of log noise variance (targets have variance 1) and of log amplitude.
 _NOISE_PRIOR = (-5.0, 1.5)
 _AMPLITUDE_PRIOR = (0.0, 1.0)
 _STEPS = 40
@@ -21,10 +21,10 @@ _SPREAD_LEAST = 0.02  # of the trees' guesses, in the values' own
 
 
 class Surrogate:
-    """A Gaussian process with a Matern 5/2 kernel, one length a dimension.
+    """A Gaussian process with a Matern 5/2 kernel and one length scale for each dimension.
 
-    Lengths have the prior that keeps many dimensions tame: log-normal, with a mean that grows
-    with the square root of their number.
+    Length scales have a log-normal prior whose mean grows with the square root of the number of
+    dimensions, which avoids overfitting in many dimensions.
 
     Source: Hvarfner et al., Vanilla Bayesian Optimization Performs Great in High Dimensions,
     ICML 2024; Rasmussen and Williams, Gaussian Processes for Machine Learning, algorithm 2.1.
@@ -38,7 +38,7 @@ class Surrogate:
         Args:
             places: (points, dimensions) float, each dimension within 0 .. 1.
             values: (points,) float.
-            start: settings of an earlier fit to begin with.
+            start: settings of an earlier fit, as a start.
         """
         self._mean, spread = values.mean(), values.std()
         self._spread = spread if spread > 0 else 1.0
@@ -60,7 +60,7 @@ class Surrogate:
         self._solve()
 
     def know(self, places: np.ndarray, values: np.ndarray) -> None:
-        """Take further values for known; settings stay those of the fit."""
+        """Condition on further values without fitting the settings again."""
         targets = (values - self._mean) / self._spread
         self._give(np.vstack([self._places, places]), np.append(self._targets, targets))
         self._solve()
@@ -75,9 +75,10 @@ class Surrogate:
         return mean * self._spread + self._mean, np.sqrt(variance) * self._spread
 
     def left_out(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return by how much each value is missed when it is left out of the fit, (points,).
+        """Return the leave-one-out errors, (points,), and their expected standard deviations.
 
-        And by how much it was expected to be, as standard deviations. Settings stay as they are.
+        The settings are not fitted again.
+
         Source: Rasmussen and Williams, equation 5.12.
         """
         inverse = np.diagonal(cho_solve((self._factor, True), np.eye(len(self._factor))))
@@ -125,12 +126,11 @@ class Surrogate:
 
 
 class Blend:
-    """A Gaussian process and a random forest, for what may have steps.
+    """A mixture of a Gaussian process and a random forest, for values that may have steps.
 
-    An error jumps where a column that tells much is joined or a packet that tells much is waited
-    for; a process alone makes too much of few points then and is too sure of it. The share of
-    each is how probable it makes the values that it was not given: soon all is the process's
-    where values are smooth.
+    The error jumps when an informative column or packet is added; a Gaussian process alone then
+    overfits to few points and is overconfident. The weight of each follows from the likelihood
+    that it gives to values that were left out, so for smooth values the process soon has all.
 
     Source: Yao et al., Using Stacking to Average Bayesian Predictive Distributions, Bayesian
     Analysis 13, 2018 (pseudo-BMA).
@@ -139,7 +139,7 @@ class Blend:
     def __init__(
         self, places: np.ndarray, values: np.ndarray, start: np.ndarray | None = None
     ) -> None:
-        """Fit both, as Surrogate."""
+        """Fit both; arguments as of Surrogate."""
         from sklearn.ensemble import RandomForestRegressor
 
         self._process = Surrogate(places, values, start)
@@ -155,16 +155,16 @@ class Blend:
         self._share = expit(ahead.sum())  # of the forest
 
     def know(self, places: np.ndarray, values: np.ndarray) -> None:
-        """Take further values for known in the process; forest and shares stay as they are.
+        """Condition the process on further values; the forest and the weights stay the same.
 
-        Many values that are the same would make the process too sure of itself.
+        Many equal values would make the process overconfident.
         """
         self._process.know(places, values)
 
     def predict(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation of the mixture, (places,) each."""
         mean, deviation = self._process.predict(places)
-        there = places.astype(np.float32)  # as trees compare; their own predict() checks each time
+        there = places.astype(np.float32)  # trees compare these; their own predict() would check it
         guessed = np.stack([tree.predict(there).ravel() for tree in self._trees])
         apart = guessed.mean(axis=0) - mean
         spread = np.maximum(guessed.std(axis=0), self._least)
@@ -174,7 +174,7 @@ class Blend:
 
 
 def _log_density(missed: np.ndarray, deviation: np.ndarray | float) -> np.ndarray:
-    """Return (points,), of a Gaussian, less a constant."""
+    """Return (points,), the log density of a Gaussian up to a constant."""
     return -0.5 * (missed / deviation) ** 2 - np.log(deviation)
 
 

@@ -1,11 +1,11 @@
-"""Processor time of short pieces of work on a machine that is not quiet.
+"""Measures the processor time of short pieces of work on a machine that is not quiet.
 
-A piece is run by itself until it takes about a third of a millisecond, so that it fits into a
-slice of the scheduler, and beside a reference piece that is always the same: the figure is
-the ratio of the two times a nominal time of the reference, so that a machine that is slower
-for a while is no slower piece of work. Samples with another process in between, or beside a
-reference that took unusually long, are rejected; the figure is the median of the others. A
-mean, or one long run, orders pieces that differ by 10 % wrongly on a loaded machine.
+A sample repeats a piece for about a third of a millisecond, so that it fits into a time slice of
+the scheduler, and goes with a reference piece that is always the same. The result is their ratio,
+times the nominal time of the reference, so a machine that is temporarily slower does not change it.
+Samples that were interrupted by another process, or whose reference took unusually long, are
+rejected; the figure is the median of the rest. On a loaded machine, a mean or one long run gets the
+order of pieces that differ by 10 % wrong.
 """
 
 import resource
@@ -18,19 +18,19 @@ import numpy as np
 SAMPLE_NS = 300_000
 REPEATS = 40
 ROUNDS_MAX = 4
-DRIFT_MAX = 0.05  # of the reference against its median, else the sample is rejected
+DRIFT_MAX = 0.05  # of the reference from its median; with more, a sample is rejected
 _LOOPS_MAX = 10_000
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Processor time of one call of a piece, ns, by the reference's nominal time.
+    """Processor time of one call of a piece in ns, relative to the reference.
 
     Attributes:
-        median, p20: of the samples that were kept.
+        median, p20: of the accepted samples.
         mad: median absolute deviation, the noise.
-        samples: that these are of.
-        is_disturbed: too few were left, so that these are of all samples.
+        samples: number of samples behind these.
+        is_disturbed: too few were accepted, so these are of all samples.
     """
 
     median: float
@@ -41,14 +41,14 @@ class Timing:
 
 
 class Stopwatch:
-    """Times pieces of work beside one reference.
+    """Times pieces of work, interleaved with one reference.
 
     Args:
-        nominal_ns: of another stopwatch on this machine, so that both give the same figures;
-            None to measure it.
+        nominal_ns: of an earlier stopwatch on this machine, so that both give comparable figures;
+            None: measure it.
 
     Attributes:
-        nominal_ns: what one call of the reference takes here when nothing disturbs.
+        nominal_ns: time of one call of the reference on this machine when it is undisturbed.
     """
 
     def __init__(self, nominal_ns: float | None = None, seed: int = 0) -> None:
@@ -63,9 +63,9 @@ class Stopwatch:
     def time(
         self, pieces: Mapping[str, Callable[[], object]], repeats: int = REPEATS
     ) -> dict[str, Timing]:
-        """Return the time of each piece; their samples take turns.
+        """Return the time of each piece; the samples of the pieces are interleaved.
 
-        Rounds go on until half of `repeats` samples of each piece are kept, ROUNDS_MAX at most.
+        Stops when half of `repeats` samples of each piece were accepted, or after ROUNDS_MAX.
         """
         loops = {name: _loops_for(piece) for name, piece in pieces.items()}
         ratios = {name: np.zeros(0) for name in pieces}
@@ -84,7 +84,7 @@ class Stopwatch:
     def _round(
         self, pieces: Mapping[str, Callable[[], object]], loops: Mapping[str, int], repeats: int
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Return (repeats,) ratios to the reference, and whether each is to be kept, by piece."""
+        """Return (repeats,) ratios to the reference and whether each is accepted, by piece."""
         ratios = {name: np.zeros(repeats) for name in pieces}
         beside = {name: np.zeros(repeats) for name in pieces}
         is_alone = {name: np.zeros(repeats, bool) for name in pieces}
@@ -116,7 +116,7 @@ def _timing(times: np.ndarray, is_good: np.ndarray, enough: float) -> Timing:
 
 
 def _loops_for(piece: Callable[[], object]) -> int:
-    """Return how often a piece must be run to take SAMPLE_NS, after it has warmed up."""
+    """Return how many runs of a piece take SAMPLE_NS, after warming up."""
     loops = 1
     while True:
         took_ns = min(_sample(piece, loops)[0] for _ in range(3)) * loops
@@ -126,7 +126,7 @@ def _loops_for(piece: Callable[[], object]) -> int:
 
 
 def _sample(piece: Callable[[], object], loops: int) -> tuple[float, int]:
-    """Return thread CPU time of one run, ns, and how often the scheduler took the CPU away."""
+    """Return the thread's CPU time of a run in ns, and its involuntary context switches."""
     switches = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
     began = time.thread_time_ns()
     for _ in range(loops):

@@ -1,8 +1,8 @@
-"""What columns tell at each depth, by one look at the flows and before anything is measured.
+"""The information in each column at each depth, computed before anything is measured.
 
-The prior knows a column by what it tells at the greatest depth. What it tells of one packet, or
-of three, is in the same flows: many columns are constant there, or the same as others. A guess
-that knows that does not need a measurement to learn it.
+The prior uses the information of a column at the greatest depth. After one packet, or three, many
+columns are constant or equivalent to others. That follows from the flows alone, so predictions need
+no measurement to learn it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,19 +12,20 @@ import numpy as np
 
 from etcpipe.tune.space import Choice, Space
 
-FLOWS_MAX = 4000  # to look at; more take longer and change little
-_BINS = 16  # of as many flows each, that columns are cut into
+FLOWS_MAX = 4000  # flows to look at; more take longer for little gain
+_BINS = 16  # bins of equal size into which columns are divided
 _CONSTANT = -1
 
 
 @dataclass(frozen=True)
 class Told:
-    """What the columns of a space tell at its depths, after the longest wait.
+    """The information in the columns of a space at each depth, with the longest wait.
 
     Attributes:
         information: (depths, columns) float64, of each column about the label, in nats.
-        same: (depths, columns) int, the first column that has flows in the same order, or in the
-            reverse one, which is all that a tree sees; _CONSTANT where all flows have one value.
+        same: (depths, columns) int, the first column that sorts flows in the same or the
+            reverse order, which makes them equivalent for trees; _CONSTANT if all values are
+            equal.
     """
 
     space: Space
@@ -32,9 +33,9 @@ class Told:
     same: np.ndarray
 
     def places(self, choices: Sequence[Choice]) -> np.ndarray:
-        """Return (choices, 3) float64 within 0 .. 1, what they tell, as a surrogate sees it.
+        """Return (choices, 3) float64 within 0 .. 1, their information as input of a surrogate.
 
-        That of the column that tells most, of the two that tell most, and of all.
+        Of the most informative column, of the best two, and of all.
         """
         depth = np.array([one.depth for one in choices]) - 1
         on = self.space.places(choices)[:, : len(self.space.columns)]
@@ -47,10 +48,10 @@ class Told:
         )
 
     def least(self, choice: Choice) -> Choice:
-        """Return a choice less the columns that tell what others of it do, or nothing.
+        """Return a choice without its equivalent and constant columns.
 
-        Choices of which it is the same give the same error, but for chance. Of one packet the wait
-        makes no difference.
+        Choices with the same result have the same error, apart from chance. With one packet, the
+        waiting time makes no difference.
         """
         of = self._same(choice)
         if of is None:
@@ -61,7 +62,7 @@ class Told:
         return replace(choice, features=features, wait=wait)
 
     def most(self, choice: Choice) -> Choice:
-        """Return a choice with all columns that tell what it does, or nothing."""
+        """Return a choice with all columns that are constant or equivalent to one of its own."""
         of = self._same(choice)
         if of is None:
             return choice
@@ -69,17 +70,17 @@ class Told:
         return replace(choice, features=tuple(np.flatnonzero(kept).tolist()))
 
     def _same(self, choice: Choice) -> np.ndarray | None:
-        """Return a depth's row of same; None where a shorter wait leaves other packets."""
+        """Return `same` at a choice's depth; None if a shorter wait leaves other packets."""
         if choice.depth > 1 and choice.wait < len(self.space.waits_s) - 1:
             return None
         return self.same[choice.depth - 1]
 
 
 def look(space: Space, rows_at: Callable[[int], np.ndarray], label: np.ndarray) -> Told:
-    """Return what the columns tell.
+    """Compute the information in the columns.
 
     Args:
-        rows_at: gives the (flows, columns) float32 of a depth; FLOWS_MAX flows are enough.
+        rows_at: returns the (flows, columns) float32 at a depth; FLOWS_MAX flows suffice.
         label: (flows,) int.
     """
     depths = [rows_at(depth) for depth in range(1, space.depth_max + 1)]
@@ -88,7 +89,7 @@ def look(space: Space, rows_at: Callable[[int], np.ndarray], label: np.ndarray) 
 
 
 def _information(column: np.ndarray, label: np.ndarray) -> float:
-    """Return the mutual information of a column, cut into bins of as many flows, and the label."""
+    """Return the mutual information of a column, divided into bins, and the label."""
     edges = np.unique(np.quantile(column, np.linspace(0, 1, _BINS + 1)[1:-1]))
     cell = np.searchsorted(edges, column) * (int(label.max()) + 1) + label
     count = np.bincount(cell, minlength=(len(edges) + 1) * (int(label.max()) + 1))
@@ -99,7 +100,7 @@ def _information(column: np.ndarray, label: np.ndarray) -> float:
 
 
 def _same(rows: np.ndarray) -> Iterator[int]:
-    """Yield for each column the first one of the same order, _CONSTANT for a single value."""
+    """Yield for each column the first equivalent one; _CONSTANT if it has a single value."""
     first: dict[bytes, int] = {}
     for number, column in enumerate(rows.T):
         place = np.unique(column, return_inverse=True)[1]

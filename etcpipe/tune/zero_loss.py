@@ -1,11 +1,10 @@
-"""Zero-loss throughput: the most new flows a second that one core judges without losing any.
+"""Zero-loss throughput: the highest rate of new flows that one core judges without any loss.
 
-Traffic is offered at a rate above what the core can do, and a share of it is kept, by buckets
-of a hash of the flow; bisection finds the largest share with which nothing is lost. Packets
-wait in a ring as AF_XDP's: what finds it full is lost. The source is not a wire: a packet
-arrives when the clock says so, and the clock is the processor time of what handles packets,
-so that other processes on the machine do not make packets wait. It stands for a core of
-one's own that does nothing else, kernel and driver apart.
+Traffic is offered at a higher rate than the core can handle, and a share of it is kept, by buckets
+of a hash of the flow. Bisection finds the largest share without loss. Packets wait in a ring like
+that of AF_XDP and are lost if it is full. There is no wire: packets arrive by a clock, which is the
+processor time of the code that handles them, so that other processes on the machine do not matter.
+The result stands for a dedicated core, without kernel and driver.
 """
 
 import math
@@ -21,10 +20,10 @@ from etcpipe.layout import CONSTANTS
 from etcpipe.tune.profile import Traffic, part_of
 
 BUCKETS = 512
-RING = 8192  # descriptors that wait for us, as live
-COALESCED_NS = 1_000_000  # after which packets are handed over, be there how few there may
+RING = 8192  # descriptors that can wait, as in a live ring
+COALESCED_NS = 1_000_000  # after so long packets are handed over, however few
 RAMP_MAX_NS = 3_000_000_000  # where flows are waited for longer, memory still grows
-# Of regrouping: flows that were cut short, or packets that could not be used.
+# Counters of regrouping: flows that were cut short, and packets that could not be used.
 LOSSES = ("REGROUP_EVICTED", "REGROUP_POOL_FULL", "REGROUP_UNPARSED")
 
 Judge = Callable[[FlowBatch], object]
@@ -32,15 +31,15 @@ Judge = Callable[[FlowBatch], object]
 
 @dataclass(frozen=True)
 class Trial:
-    """What became of the traffic of some buckets.
+    """The outcome of a trial with the traffic of some buckets.
 
     Attributes:
-        buckets: that were kept, of BUCKETS.
-        lost: counters that are not 0, by name; a trial ends with the first loss.
-        flows: rows that were judged.
-        packets: that were handled.
-        busy: share of the clock's time that was processor time.
-        capacity: rows a second of processor time; a ring holds more than that for a moment only.
+        buckets: number of buckets that were kept, of BUCKETS.
+        lost: counters of losses that are not 0, by name; a trial ends with the first loss.
+        flows: number of judged rows.
+        packets: number of handled packets.
+        busy: share of the time in which the processor worked.
+        capacity: rows per second of processor time; a ring hides more than that only briefly.
     """
 
     buckets: int
@@ -53,12 +52,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Throughput:
-    """The most that nothing was lost with.
+    """The highest rates without loss.
 
     Attributes:
         flows_per_s: new flows.
-        packets_per_s: theirs, among the first N.
-        buckets: of BUCKETS that were kept.
+        packets_per_s: packets among the first N of these flows.
+        buckets: kept, of BUCKETS.
         trials: in the order in which they were made.
     """
 
@@ -75,16 +74,16 @@ def search(
     seconds: float = 1.0,
     ring: int = RING,
 ) -> Throughput:
-    """Return what one core does without loss, 0 where it loses packets of a single bucket.
+    """Return what one core handles without loss; 0 if a single bucket is too much.
 
     Args:
-        traffic: offered, at more than a core can do; it comes again and again.
-        seconds: of traffic that must go by without loss.
-        judge: given the rows that are complete, as often as there are any.
+        traffic: offered at more than a core can handle; it is repeated.
+        seconds: of traffic that must pass without loss.
+        judge: called with complete rows whenever there are any.
     """
     bucket = _buckets(traffic)
     trials = []
-    low, high = 0, BUCKETS + 1  # the most that nothing was lost with, the least that it was with
+    low, high = 0, BUCKETS + 1  # the largest share without loss, the smallest with loss
     capacity = math.inf
     while high - low > 1:
         kept = (low + high) // 2
@@ -106,10 +105,10 @@ def search(
 
 
 def _trial(traffic: Traffic, regroup: Regroup, judge: Judge, seconds: float, ring: int) -> Trial:
-    """Feed the traffic for a time of its clock, until something is lost.
+    """Feed the traffic for a time by its clock, or until something is lost.
 
-    Before it, traffic comes until rows end as fast as they begin, with a core that takes no
-    time. Of flows that began still earlier, nothing comes.
+    Before that, a ramp without processor time lasts until rows end as fast as they begin. Flows
+    that began before the ramp have no packets.
     """
     core = _Core(regroup, judge, ring)
     ramp_ns = min(regroup.settings.wait_ns + GRACE_NS, RAMP_MAX_NS)
@@ -126,10 +125,10 @@ def _trial(traffic: Traffic, regroup: Regroup, judge: Judge, seconds: float, rin
 
 
 class _Core:
-    """What handles packets, and its clock.
+    """The simulated core and its clock.
 
     Attributes:
-        lost: counters that are not 0.
+        lost: counters of losses that are not 0.
     """
 
     def __init__(self, regroup: Regroup, judge: Judge, ring: int) -> None:
@@ -140,17 +139,17 @@ class _Core:
 
     @property
     def busy(self) -> float:
-        """The share of the time that was processor time, once the ramp is over."""
+        """The share of processor time in all time after the ramp."""
         return self._busy_ns / max(self._clock_ns - self._measured_from_ns, 1)
 
     @property
     def capacity(self) -> float:
-        """Rows a second of processor time, once the ramp is over; inf where none ended."""
+        """Rows per second of processor time after the ramp; inf if none ended."""
         ended = self.flows - self._flows_in_ramp
         return 1e9 * ended / max(self._busy_ns, 1) if ended else math.inf
 
     def feed(self, batch: PacketBatch, is_ramp: bool) -> None:
-        """Handle packets as they arrive; after a loss no more."""
+        """Handle packets as they arrive, until the first loss."""
         arrivals = batch.timestamp_ns.astype(np.int64)
         done = 0
         while done < len(arrivals) and not self.lost:
@@ -173,7 +172,7 @@ class _Core:
             self._flows_in_ramp = self.flows
 
     def _handle(self, batch: PacketBatch) -> int:
-        """Return the processor time that a batch took, ns."""
+        """Handle a batch and return the processor time that it took, ns."""
         before = time.thread_time_ns()
         ready = self._regroup.add(batch)
         if len(ready):
@@ -183,7 +182,7 @@ class _Core:
 
 
 def _buckets(traffic: Traffic) -> np.ndarray:
-    """Return (packets,) the bucket of each packet's flow, the same whenever the flow comes.
+    """Return (packets,), the bucket of each packet's flow, the same in each repetition.
 
     Source: the mixing step of SplitMix64 (Steele et al., Fast Splittable Pseudorandom Number
     Generators, OOPSLA 2014).
@@ -196,7 +195,7 @@ def _buckets(traffic: Traffic) -> np.ndarray:
 
 
 def _part(traffic: Traffic, kept: np.ndarray) -> Traffic:
-    """Return some packets, as if the others had not been sent."""
+    """Return some packets as if the others had not been sent."""
     columns = {
         name: column[kept]
         for name, column in vars(traffic.batch).items()
