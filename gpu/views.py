@@ -93,14 +93,14 @@ VIEWS: dict[str, View] = {
     for view in (
         View(
             "stats",
-            "statistics of the first packets: CATO's 67 candidates",
+            "statistics of the first packets: the 67 candidates of CATO",
             "float32",
             (len(STATS_COLUMNS),),
             STATS_COLUMNS,
         ),
         View(
             "features",
-            "the columns of stats, and ours: what a search may choose from",
+            "the columns of stats and 45 more, from which a search may choose",
             "float32",
             (len(FEATURE_COLUMNS),),
             FEATURE_COLUMNS,
@@ -124,7 +124,7 @@ VIEWS: dict[str, View] = {
         ),
         View(
             "raw1500",
-            "as raw, but whole packets of Ethernet",
+            "as raw, but up to 1500 bytes: whole packets of Ethernet",
             "uint8",
             (10, 1500),
             (),
