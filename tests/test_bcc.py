@@ -5,8 +5,11 @@ from collections.abc import Iterator
 import pytest
 from kernel_fixtures import Bench, Wire, bench, has_bcc
 from test_bpf_parsing import EVERYTHING, NOTHING, TABLE, expected_key, fragments, key_tuple
+from test_filter import FRAMES, wants
 from test_flow_table import churn
 from test_tap_traffic import consume
+
+from etcpipe.kernel import filters
 
 pytestmark = [
     pytest.mark.root,
@@ -53,6 +56,16 @@ def test_two_processors_count_no_flow_twice(tap: Bench) -> None:
     tap.forget_flows()
     ended, left, begun = churn(tap)
     assert len({*ended, *left}) == len(ended) + len(left) <= begun
+
+
+def test_a_filter_is_set_and_taken_away(tap: Bench) -> None:
+    filters.replace(tap.loaded.maps, "tcp")
+    try:
+        assert [wants(tap, program, FRAMES[0]) for program in PROGRAMS] == [True, True]
+        assert [wants(tap, program, FRAMES[4]) for program in PROGRAMS] == [False, False]
+    finally:
+        filters.replace(tap.loaded.maps, None)
+    assert [wants(tap, program, FRAMES[4]) for program in PROGRAMS] == [True, True]
 
 
 # seconds of compiling each; test_tap_traffic.py has the ring buffer by tc

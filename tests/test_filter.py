@@ -225,14 +225,6 @@ def test_without_a_filter_every_packet_is_tracked(tap: Bench, program: str) -> N
     assert wants(tap, program, FRAMES[0])
 
 
-def test_a_filter_works_with_the_bcc_loader() -> None:
-    pytest.importorskip("bcc")
-    with bench("bcc") as tap:
-        filters.replace(tap.loaded.maps, "tcp")
-        assert [wants(tap, program, FRAMES[0]) for program in PROGRAMS] == [True, True]
-        assert [wants(tap, program, FRAMES[4]) for program in PROGRAMS] == [False, False]
-
-
 @pytest.mark.parametrize(
     ("expression", "complaint"),
     [("tcp prot 80", "syntax error"), ("port 99999", "illegal port number")],
