@@ -129,7 +129,8 @@ def measure_in_turn(options: Namespace, offloads: str, streams: int) -> dict[str
             REDIRECT: stack.enter_context(redirect_alone(bed)),
         }
         seconds = START_S + options.in_turn_s + slices.ROUNDS_MIN * slices.ROUND_S
-        meter = stack.enter_context(bed.transfer(streams, seconds, cpus, options.fifo))
+        transfer = bed.transfer(streams, seconds, cpus, options.fifo, options.mbits)
+        meter = stack.enter_context(transfer)
         time.sleep(START_S)
         end = time.monotonic() + options.in_turn_s
         while time.monotonic() < end or len(gbits[TC]) < slices.ROUNDS_MIN:
