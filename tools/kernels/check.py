@@ -57,6 +57,8 @@ FILES = (
     "test_bpf_parsing.py",  # tunnels, tags and fragments, and --decap with them
     "test_act.py",  # what verdicts do to a packet
     "test_settled.py",  # and that a final one ends the copies of its flow
+    "test_flow_table.py",  # who finds a flow, who gets a place, who makes room
+    "test_flows.py",  # when flows begin and end
     "test_kernel_features_live.py",  # what the kernel gathers of flows
     "test_stage0_live.py",  # trees that judge in the kernel
     "test_stage0_beside.py",  # and beside copies
