@@ -1,1 +1,1 @@
-"""What models are worth: scores, calibration, and what they look at."""
+"""Evaluation of models: scores, calibration, and which inputs they use."""

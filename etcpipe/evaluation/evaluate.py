@@ -1,4 +1,4 @@
-"""Scores of a classifier on held-out captures, and what to hold them against."""
+"""Scores of a classifier on held-out captures, with intervals and differences."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ BOOTSTRAPS = 2000
 
 @dataclass(frozen=True)
 class Scores:
-    """How right predictions are.
+    """The scores of predictions.
 
     Attributes:
         confusion: (classes, classes) int, rows true, columns predicted.
@@ -52,9 +52,9 @@ def difference(
     classes: int,
     seed: int,
 ) -> tuple[float, float, float]:
-    """Return by how much the first predictions' macro-F1 is higher, and its 95 % interval.
+    """Return the difference in macro-F1 of two predictions, and its 95 % interval.
 
-    Both are resampled together, capture by capture: the interval is of the difference.
+    Both are resampled together, by captures, so the interval is that of the difference.
     """
     one, other = (resampled_f1(label, said, capture, classes, seed) for said in (first, second))
     f1, other_f1 = (macro_f1(confusion_matrix(label, said, classes)) for said in (first, second))
@@ -62,7 +62,7 @@ def difference(
 
 
 def interval(resampled: np.ndarray) -> tuple[float, float]:
-    """Return the bounds of 95 % of what resampling gave."""
+    """Return the bounds of the central 95 % of resampled values."""
     low, high = np.quantile(resampled, [0.025, 0.975])
     return float(low), float(high)
 
@@ -72,7 +72,7 @@ def resampled_f1(
 ) -> np.ndarray:
     """Return (BOOTSTRAPS,) macro-F1 of captures drawn with replacement.
 
-    The same seed draws the same captures, whatever was predicted.
+    The same seed draws the same captures for any predictions.
     """
     by_capture = np.zeros((int(capture.max()) + 1, classes, classes), np.int64)
     np.add.at(by_capture, (capture, label, predicted), 1)
@@ -89,7 +89,7 @@ def confusion_matrix(label: np.ndarray, predicted: np.ndarray, classes: int) -> 
 
 
 def class_f1(confusion: np.ndarray) -> np.ndarray:
-    """Return (classes,) float64, F1 of each class, 0 for one that is neither true nor said."""
+    """Return (classes,) float64, F1 of each class; 0 for one that is never true nor predicted."""
     right = np.diagonal(confusion)
     return 2 * right / np.maximum(confusion.sum(axis=0) + confusion.sum(axis=1), 1)
 
@@ -101,22 +101,22 @@ def macro_f1(confusion: np.ndarray) -> float:
 
 
 def is_above_chance(confusion: np.ndarray) -> bool:
-    """Return whether flows of each class are found 5 points better than by guessing.
+    """Return whether the recall of each class is 5 points better than by guessing.
 
-    Asked of a classifier that sees nothing but what masks hide (ports, TTL, window), it tells
-    whether these give the class away.
+    For a classifier that sees only what masks hide (ports, TTL, window), this tells whether these
+    fields reveal the class.
     """
     found = np.diagonal(confusion) / np.maximum(confusion.sum(axis=1), 1)
     return bool(found.mean() > 1 / len(confusion) + 0.05)
 
 
 def fit_temperature(scores: np.ndarray, label: np.ndarray) -> float:
-    """Return the temperature under which the scores fit the labels best.
+    """Return the temperature with the least negative log-likelihood.
 
     Args:
-        scores: (flows, classes), unnormalised, of flows that were held out.
+        scores: (flows, classes), unnormalised, of held-out flows.
 
-    Source: Guo et al., ICML 2017: one parameter, least negative log-likelihood.
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
     candidates = np.geomspace(0.2, 10, 400)
     losses = [negative_log_likelihood(scores / t, label) for t in candidates]
@@ -146,7 +146,7 @@ def false_positives_at_95(known: np.ndarray, unknown: np.ndarray) -> float:
 
 
 def area_under_roc(known: np.ndarray, unknown: np.ndarray) -> float:
-    """Return how often a known flow has a higher probability than an unknown one."""
+    """Return how often a known flow has a higher probability than an unknown flow."""
     values = np.concatenate([known, unknown])
     _, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
     mid_rank = (np.cumsum(count) - (count - 1) / 2)[inverse]
@@ -157,12 +157,12 @@ def area_under_roc(known: np.ndarray, unknown: np.ndarray) -> float:
 def choose_threshold(right: np.ndarray, unknown: np.ndarray, keep: float = 0.95) -> float:
     """Return the probability below which a verdict is "unknown".
 
-    Balances right verdicts kept against unknown flows refused, and never gives up more
-    than 1 - keep of the right verdicts.
+    Balances keeping right verdicts against refusing unknown flows, and never loses more than
+    1 - keep of the right verdicts.
 
     Args:
-        right: probabilities of verdicts that were right on held-out captures.
-        unknown: probabilities given to flows of classes that the model never saw.
+        right: probabilities of right verdicts on held-out captures.
+        unknown: probabilities for flows of classes that the model never saw.
     """
     if not len(right):
         return 0.0
@@ -174,5 +174,5 @@ def choose_threshold(right: np.ndarray, unknown: np.ndarray, keep: float = 0.95)
 
 
 def rounded(value: float) -> float:
-    """Return a figure as reports carry it."""
+    """Return a figure rounded for reports."""
     return round(float(value), 4)

@@ -1,4 +1,4 @@
-"""How many labelled flows a class need: fits to a few, judged on captures never seen."""
+"""How many labelled flows a class needs: fits to a few, judged on unseen captures."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,10 +24,10 @@ def measure(
     seed: int = 1,
     on_step: OnStep = lambda what, done, total: None,
 ) -> dict[int, dict[str, Any]]:
-    """Return macro-F1 by flows a class, mean and deviation over draws, beside neighbours.
+    """Return macro-F1 by flows per class, mean and deviation over draws, beside neighbours.
 
-    The flows come from the captures of all folds but one, which is judged. A class with
-    fewer flows there gives those that it has.
+    The flows are drawn from all folds but one, which is judged. Of a class with fewer flows, all
+    are taken.
 
     Raises:
         UsageError: the data cannot be split by capture.
@@ -60,7 +60,7 @@ def measure(
 
 
 def _draw(label: np.ndarray, seen: np.ndarray, shot: int, rng: np.random.Generator) -> np.ndarray:
-    """Return up to so many row numbers of each class."""
+    """Return at most so many row numbers of each class."""
     shuffled = rng.permutation(seen)
     order = np.argsort(label[shuffled], kind="stable")
     by_class = label[shuffled][order]

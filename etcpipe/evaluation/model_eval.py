@@ -1,4 +1,4 @@
-"""What a model file is worth on labelled flows that it was not trained on."""
+"""Scores a model file on labelled flows that it was not trained on."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,8 +19,8 @@ BINS = 15
 def check_unseen(model: Model, dataset: Dataset) -> None:
     """Check that a model was not trained on these flows, or on others of their captures.
 
-    The rows of a capture change with the depth at which it is read, its digest does not. Files
-    of models that were made before they named their captures are compared by rows alone.
+    The rows of a capture change with the depth at which it is read; the digest of the file does
+    not. Older model files, which do not name their captures, are compared by rows alone.
 
     Raises:
         UsageError: it was.
@@ -49,8 +49,8 @@ def _captures_seen(model: Model, dataset: Dataset) -> list[str]:
 def evaluate_model(model: Model, dataset: Dataset, seed: int = 1) -> dict[str, Any]:
     """Return the scores of a model on labelled flows, as plain numbers and text.
 
-    Scores are of the best class, whatever its probability; what refusing changes is in
-    "unknown". Flows of classes that the model does not know count there alone.
+    Scores are those of the best class, whatever its probability; the effect of refusing is in
+    "unknown". Flows of classes that the model does not know count only there.
 
     Raises:
         UsageError: the flows were read otherwise than the model's input, or none has a
@@ -69,7 +69,7 @@ def evaluate_model(model: Model, dataset: Dataset, seed: int = 1) -> dict[str, A
     best, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
     refused = is_refused(best, sure, model.classes, model.threshold)
     right = best == label
-    named = sure * ~is_refused(best, sure, model.classes, 0.0)  # "unknown" is no sure name
+    named = sure * ~is_refused(best, sure, model.classes, 0.0)  # "unknown" does not count as sure
     return {
         "model": str(model),
         "flows": int(known.sum()),
@@ -84,7 +84,7 @@ def evaluate_model(model: Model, dataset: Dataset, seed: int = 1) -> dict[str, A
 
 
 def _on_families(model: Model, probabilities: np.ndarray, label: np.ndarray) -> Any:
-    """Return what naming families gives, see family_choice.on_families(); None without any."""
+    """Return the figures of family_choice.on_families(); None without families."""
     of = model.labels.families
     if not of:
         return None
@@ -103,7 +103,7 @@ def f1_at_depths(
     """Return macro-F1 and its interval when the model sees fewer packets of the same flows.
 
     Raises:
-        UsageError: a depth is beyond what the model looks at.
+        UsageError: a depth is greater than the model's.
         CaptureError: a capture cannot be read.
     """
     found = {}
@@ -116,7 +116,7 @@ def f1_at_depths(
 
 
 def without_parts(model: Model, dataset: Dataset, seed: int = 1) -> dict[str, dict[str, Any]]:
-    """Return what each part of the input is worth to a model, see etcpipe.evaluation.occlusion.
+    """Return what each part of the input contributes, see etcpipe.evaluation.occlusion.
 
     Raises:
         UsageError: the flows were read otherwise than the model's input.
@@ -135,7 +135,7 @@ def read_for(model: Model, recordings: Sequence[Recording], depth: int | None = 
 
 
 def model_rows(model: Model, dataset: Dataset) -> np.ndarray:
-    """Return (flows, ...), a model's input.
+    """Return (flows, ...), the input of a model.
 
     Raises:
         UsageError: the flows were read otherwise than the model's input.
@@ -175,7 +175,7 @@ def _on_classes(
 
 
 def _reliability(sure: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:
-    """Return what share was right of the flows of each bin of probability."""
+    """Return the share of right answers in each bin of probability."""
     bin_of = np.minimum((sure * BINS).astype(int), BINS - 1)
     return [
         {
@@ -190,7 +190,7 @@ def _reliability(sure: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:
 def _on_refusing(
     sure: np.ndarray, refused: np.ndarray, right: np.ndarray, known: np.ndarray, threshold: float
 ) -> dict[str, Any]:
-    """Return what "unknown" does to known flows, and to those of classes never seen."""
+    """Return the effect of "unknown" on known flows and on flows of unknown classes."""
     kept, strange = known & ~refused, ~known
 
     def share(of: np.ndarray, among: np.ndarray) -> float | None:

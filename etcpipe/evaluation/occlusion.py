@@ -1,7 +1,7 @@
-"""What a model looks at: its macro-F1 when a part of the input no longer tells anything.
+"""Which inputs a model uses: its macro-F1 when a part of the input is made uninformative.
 
-A part is exchanged among the flows at random, so that each flow has values that occur, but
-somebody else's. What a mask has zeroed already shows no drop.
+A part is exchanged among the flows at random, so that each flow has realistic values of another
+flow. Parts that a mask has zeroed show no drop.
 
 Source: Breiman, Random Forests, 2001, section 10 (permutation importance); parts as in SoK:
 Decoding the Enigma, IEEE S&P 2025, section 5.
@@ -17,7 +17,7 @@ from etcpipe.evaluation import evaluate
 from etcpipe.evaluation.evaluate import rounded
 from etcpipe.model import Model
 
-# Columns of statistics by what they are made of; the first that matches counts.
+# Columns of statistics by their source; the first match counts.
 _QUANTITIES = {
     "times": r"dur|load|iat|rtt|syn_ack|ack_dat|gap|time",
     "sizes": r"bytes|size|len|payload",
@@ -39,7 +39,7 @@ def measure(
     capture: np.ndarray,
     seed: int = 1,
 ) -> dict[str, dict[str, Any]]:
-    """Return macro-F1 without each part of the input, and by how much that is less.
+    """Return macro-F1 without each part of the input, and its drop.
 
     Args:
         rows: (flows, ...) the model's input.

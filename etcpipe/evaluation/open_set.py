@@ -1,9 +1,9 @@
-"""Which score tells flows of classes that a model never saw, class by class left out.
+"""Which score detects flows of unknown classes; each class is left out in turn.
 
     msp           the best class's probability
     energy        log of the sum of exp(scores), higher where any class has a high score
     mahalanobis   minus the distance to the nearest class mean, under a shared covariance
-    knn           minus the distance to the tenth nearest flow that was learnt from
+    knn           minus the distance to the tenth nearest flow of the training
     embedded_...  the last two again, of networks
 
 Distances are between statistics of packets, under the model's mask, each column divided by its
@@ -37,10 +37,10 @@ def measure(
     split: str = "capture",
     on_step: OnStep = lambda what, done, total: None,
 ) -> dict[str, Any]:
-    """Return how well each score tells strange flows from known ones.
+    """Return how well each score separates strange flows from known ones.
 
-    For each class, a fit that never saw it judges the flows of a fold that it never saw
-    either: those of the class are strange, the others known.
+    For each class, a fit that saw neither the class nor a fold judges the flows of that fold:
+    those of the class are strange, the others known.
 
     Returns:
         area_under_roc, fpr95: mean over the classes left out, by score.
@@ -95,7 +95,7 @@ def _means(without: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
 
 
 def _by_scores(scores: np.ndarray) -> dict[str, np.ndarray]:
-    """Return (flows,) of what the fit's own (flows, classes) scores say."""
+    """Return (flows,) by name, the measures of (flows, classes) scores."""
     highest = scores.max(axis=1)
     energy = highest + np.log(np.exp(scores - highest[:, None]).sum(axis=1))
     return {"msp": np.exp(highest - energy), "energy": energy}
@@ -104,7 +104,7 @@ def _by_scores(scores: np.ndarray) -> dict[str, np.ndarray]:
 def _by_statistics(
     rows: np.ndarray, learnt: np.ndarray, label: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Return (flows,) of both distances of (flows, columns) rows to those learnt from."""
+    """Return (flows,) of both distances of (flows, columns) rows to those of the training."""
     spread = learnt.std(axis=0)
     spread[spread == 0] = 1
     rows, learnt = rows / spread, learnt / spread
@@ -114,7 +114,7 @@ def _by_statistics(
 def _by_embedding(
     rows: np.ndarray | None, learnt: np.ndarray | None, label: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Return (flows,) of both distances of (flows, width) rows; nothing where none are made."""
+    """Return (flows,) of both distances of embeddings; nothing if the fit has none."""
     if rows is None or learnt is None:
         return {}
     return {

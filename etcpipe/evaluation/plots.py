@@ -9,7 +9,7 @@ from etcpipe import figures
 
 
 def draw(report: dict[str, Any], folder: Path) -> list[Path]:
-    """Write confusion.png, reliability.png and what else was measured; return their paths.
+    """Write confusion.png, reliability.png and plots of other measurements; return their paths.
 
     Args:
         report: of model_eval.evaluate_model(), with "depths", "occlusion", "shape" beside.
@@ -26,7 +26,7 @@ def draw(report: dict[str, Any], folder: Path) -> list[Path]:
 
 
 def _confusion(axes: Any, report: dict[str, Any]) -> None:
-    """Rows are true classes, and add up to 1."""
+    """Rows are true classes; each adds up to 1."""
     counts, names = np.array(report["confusion"]), list(report["classes"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)

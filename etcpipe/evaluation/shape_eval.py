@@ -1,11 +1,11 @@
-"""What shaping does to a classifier: attacked as it is, hardened, and trained on the same.
+"""The effect of shaping on a classifier: unprepared, augmented, and trained on shaped flows.
 
-clean_trained   fits to clean flows judge shaped ones
-augmented       fits to clean flows and to flows shaped in other strengths judge them
-adaptive        fits to flows of the same shaping judge them: what information remains
+clean_trained   fits to clean flows judge shaped flows
+augmented       fits to clean flows and to flows of other shaping strengths judge shaped flows
+adaptive        fits to flows of the same shaping judge them, which shows what information remains
 
-Only the last says what a shaping hides; the first says what it breaks. Captures that are
-judged were never fitted to, clean or shaped.
+Only the last one tells what a shaping hides; the first one tells what it breaks. Judged captures
+were never fitted, neither clean nor shaped.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ class Reading:
     seed: int = 1
 
     def shaped(self, shaping: Shaping | None) -> tuple[Dataset, dict[str, float]]:
-        """Return the flows under a shaping, None for none, and what it costs."""
+        """Return the flows under a shaping (None: unshaped), and its overhead."""
         first_n, wait_s = self.settings.first_n, self.settings.wait_s
         more = Input(packets_wanted(first_n), self.settings.count, wait_s)
         shaper = Shaper(shaping, first_n, wait_s, self.seed, self.mask)
@@ -60,7 +60,7 @@ def measure(
     """Return macro-F1 of the columns for each shaping, with intervals and overheads.
 
     Args:
-        of_model: gives the macro-F1 of a model file on shaped flows, one more column.
+        of_model: returns the macro-F1 of a model file on shaped flows, a further column.
         columns: which of COLUMNS; all but the first fit anew for each shaping.
 
     Raises:
@@ -96,7 +96,7 @@ def measure(
 
 @dataclass(frozen=True)
 class _Task:
-    """Folds that all columns share: shaping leaves flows, their order and labels as they are."""
+    """Folds for all columns: shaping does not change flows, their order or their labels."""
 
     learner: Learner
     clean: Dataset
@@ -104,7 +104,7 @@ class _Task:
     seed: int
 
     def fits(self, datasets: Sequence[Dataset], key: str) -> list[Any]:
-        """Return a fit a fold, to what the fold may learn from in each of the datasets."""
+        """Return a fit for each fold, to the flows of several datasets that it may learn from."""
         parts = [self.learner.rows(dataset) for dataset in datasets]
         return [
             self.learner.fit(

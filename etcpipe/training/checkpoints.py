@@ -1,4 +1,4 @@
-"""The state of unfinished fits on disk, so that a training goes on where it was cut off."""
+"""The state of unfinished fits on disk, so that an interrupted training can be resumed."""
 
 import os
 import time
@@ -13,7 +13,7 @@ EVERY_S = 60.0
 
 
 class Checkpoint:
-    """One fit's file: written at most every EVERY_S seconds, and once it is done.
+    """The file of one fit: written at most every EVERY_S seconds, and at the end.
 
     A file of another training (other data, settings or PyTorch) is not used: its identity
     differs.
@@ -25,12 +25,12 @@ class Checkpoint:
         self._written = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """Return what was saved last; None if nothing was, or nothing that fits."""
+        """Return the state that was saved last; None if there is none for this fit."""
         if self._path is None or not self._path.exists():
             return None
         try:
             saved = torch.load(self._path, map_location="cpu", weights_only=True)
-        except Exception:  # cut or damaged in many ways, all of them mean: begin again
+        except Exception:  # truncated or damaged, in whatever way: begin again
             return None
         is_ours = isinstance(saved, dict) and saved.get("identity") == self._identity
         return saved["state"] if is_ours else None
@@ -40,7 +40,7 @@ class Checkpoint:
         return self._path is not None and time.monotonic() - self._written >= EVERY_S
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write a state in place of the last one; a cut leaves one of the two whole.
+        """Replace the saved state atomically.
 
         Raises:
             OutputError: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""Which families a training gives a model, how sure it must be of one, and what that is worth."""
+"""Chooses the families of a model and their threshold, and measures what they gain."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,24 +13,24 @@ from etcpipe.families import Members
 from etcpipe.model import is_refused
 from etcpipe.verdict import UNKNOWN
 
-# Of the lab's kinds (etcpipe/lab/kinds); a kind that is not here is alone.
+# Families of the lab's kinds (etcpipe/lab/kinds); other kinds belong to no family.
 OF_LAB: Members = {
     "https": ("https_page", "https_bulk", "video_hls"),
     "ssh": ("ssh_shell", "ssh_transfer"),
     "vpn": ("openvpn", "wireguard"),
 }
-# Between a protocol and what it carries, in labels that follow nDPI ("TLS.YouTube").
+# Separates protocol and application in nDPI's labels ("TLS.YouTube").
 MASTER = "."
 
 
 @dataclass(frozen=True)
 class Coarse:
-    """What could be said of flows that no class is sure of.
+    """The most probable families of flows for which no class is probable enough.
 
     Attributes:
-        refused: (flows,) bool, whether no class is.
+        refused: (flows,) bool, whether no class is probable enough.
         together: (refused flows,) float32, probability of the most probable family.
-        right: (refused flows,) bool, whether it is the flow's.
+        right: (refused flows,) bool, whether it is the right family.
     """
 
     refused: np.ndarray
@@ -39,11 +39,11 @@ class Coarse:
 
 
 def of_labels(classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return the families of a task's labels, as far as the labels tell.
+    """Return the families that follow from the names of labels.
 
-    Labels as nDPI writes them ("TLS.YouTube") are of the family that is named first; kinds of the
-    lab are of those in OF_LAB. A family of fewer than two classes tells nothing, and one that is
-    called as a class would be mistaken for it: these are left out.
+    Labels in nDPI's form ("TLS.YouTube") belong to the family that is named first, kinds of the lab
+    to those in OF_LAB. Families of fewer than two classes are useless, and families with the name
+    of a class ambiguous: these are left out.
     """
     found: dict[str, list[str]] = {}
     of_kind = {kind: name for name, kinds in OF_LAB.items() for kind in kinds}
@@ -60,10 +60,10 @@ def of_labels(classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def chosen(given: Members | None, classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return the families that are given, or else those that the labels tell.
+    """Return the given families, or else those of of_labels().
 
     Raises:
-        UsageError: those that are given are not of these classes.
+        UsageError: they name classes that do not exist.
     """
     if given is None:
         return of_labels(classes)
@@ -75,10 +75,10 @@ def chosen(given: Members | None, classes: Sequence[str]) -> dict[str, tuple[str
 
 
 def parsed(texts: Sequence[str]) -> Members | None:
-    """Return families that are written NAME=CLASS,CLASS; None of no text.
+    """Parse families of the form NAME=CLASS,CLASS; None if there are none.
 
     Raises:
-        UsageError: a text is written otherwise.
+        UsageError: a text has another form.
     """
     found = {}
     for text in texts:
@@ -96,7 +96,7 @@ def coarse(
     threshold: float,
     of: Members,
 ) -> Coarse:
-    """Return what families could be said of flows.
+    """Return the most probable families of flows.
 
     Args:
         probabilities: (flows, classes) float32, calibrated, of flows that were held out.
@@ -108,15 +108,15 @@ def coarse(
     refused = is_refused(at, most, classes, threshold)
     place = families.places(classes, of)
     family, together = families.best(probabilities[refused], place)
-    right = np.append(place, -1)[label[refused]] == family  # -1 stands for the last one
+    right = np.append(place, -1)[label[refused]] == family  # -1 would index the last one
     return Coarse(refused, together, right)
 
 
 def choose_threshold(known: Coarse, strange: Coarse, least: float) -> float:
-    """Return how probable a family's classes must be together, as evaluate.choose_threshold().
+    """Return the threshold of families, chosen as by evaluate.choose_threshold().
 
-    Flows that are of another family, or of none, are to be refused, those of classes that nobody
-    showed the model as well as others.
+    Flows of another family or of none should be refused, whether or not the model knows their
+    classes.
 
     Args:
         strange: of flows whose class the model never saw.

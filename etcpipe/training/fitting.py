@@ -1,11 +1,11 @@
-"""What is fitted and how; apart from models themselves, so that no package is needed here."""
+"""What can be fitted, and settings of fits; needs no optional package."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-# Few and small trees on those statistics that the kernel compares: what --stage0 kernel takes.
+# Few small trees on the statistics that the kernel can compare, for --stage0 kernel.
 KERNEL_TREES = "lightgbm_kernel"
-# Trees that read all numbers of a view instead of statistics, by their name of --arch.
+# Trees on all values of a view instead of statistics: name of --arch -> view.
 VIEW_TREES = {f"lightgbm_{view}": view for view in ("tok", "bits", "packet", "raw")}
 
 
@@ -18,9 +18,9 @@ class Fitting:
             None: as many as the network's architecture asks for.
         batch: rows of one step, at most as many as there are.
         patience: rounds without a better score on held-out captures before it stops.
-        device: "cpu", "cuda", or "auto" for CUDA where it is there.
+        device: "cpu", "cuda", or "auto" for CUDA if it is available.
         checkpoints: folder for the state of unfinished fits; None keeps none.
-        pretrained: file of `etcpipe train --pretrain` to begin with.
+        pretrained: file of `etcpipe train --pretrain` with the initial weights.
     """
 
     rounds: int | None = None

@@ -1,8 +1,8 @@
-"""Verdicts on flows whose captures were held out: the only ones that scores come from.
+"""Judges flows whose captures were held out; all scores come from these.
 
-Captures are dealt into folds. Each fold is judged by a fit that saw none of its captures.
-Split by time, folds are stretches of it, and a fit saw only what came before.
-What a model does with classes that it never saw is judged by fits that miss some classes.
+Captures are divided into folds. Each fold is judged by a fit that saw none of its captures. If
+split by time, folds are periods of time, and a fit saw only earlier flows. The behaviour on unknown
+classes is measured with fits that were not shown some of the classes.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,24 +18,24 @@ from etcpipe.verdict import UNKNOWN
 
 OnStep = Callable[[str, int, int], None]
 
-# Between what is learnt from and what is judged later: no flow lives on in both (idle timeout).
+# Gap between learned and judged flows: no flow is in both (the idle timeout).
 GAP_US = 120_000_000
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What held-out flows were given.
+    """The scores of held-out flows.
 
     Attributes:
         fold: (flows,) int, a capture is in one fold only.
         scores: (flows, classes) float64, unnormalised.
-        rounds: of training, the median of what the folds stopped at.
-        strange: (strange flows, classes) float64, scores by fits that never saw the flow's
-            class, nor its capture; -inf for classes that they did not know.
+        rounds: of training, the median of the folds.
+        strange: (strange flows, classes) float64, scores by fits that saw neither the flow's
+            class nor its capture; -inf for classes that were left out.
         strange_label: (strange flows,) int, their classes.
-        baselines: (flows,) int, the class that simple classifiers said, by name.
-        kept: (all flows,) bool, which ones were judged; split by time, not the first stretch.
-            Everything else here has a row for these alone.
+        baselines: (flows,) int by name, the classes by simple classifiers.
+        kept: (all flows,) bool, which flows were judged; all, unless split by time. Everything
+            else here has rows for these flows only.
     """
 
     fold: np.ndarray
@@ -48,13 +48,13 @@ class Judged:
 
 
 class _Steps:
-    """Tells how far the training is."""
+    """Reports the progress of a training."""
 
     def __init__(self, on_step: OnStep, total: int) -> None:
         self._on_step, self._done, self._total = on_step, 0, total
 
     def next(self, what: str) -> Tell:
-        """Begin a step; what is returned takes more detailed news of it."""
+        """Begin a step; return a function for more detailed news."""
         done, self._done = self._done, self._done + 1
         self._on_step(what, done, self._total)
         return lambda more: self._on_step(f"{what}: {more}", done, self._total)
@@ -62,7 +62,7 @@ class _Steps:
 
 @dataclass(frozen=True)
 class _Task:
-    """One dataset in the form that a learner fits."""
+    """A dataset in the form that a learner fits."""
 
     learner: Learner
     rows: np.ndarray
@@ -78,12 +78,12 @@ class _Task:
 
 @dataclass(frozen=True)
 class Side:
-    """One fold to judge, and what may be learnt from for it.
+    """One fold to judge, and the flows to learn from.
 
     Attributes:
         fold: its number.
         judged, seen: (flows,) bool.
-        stop: the fold among those seen that tells when to stop, None if there are too few.
+        stop: the fold of `seen` that is used for early stopping; None if there are too few.
     """
 
     fold: int
@@ -101,11 +101,11 @@ def judge(
     beside: Mapping[str, Learner] | None = None,
     split: str = "capture",
 ) -> Judged:
-    """Return how a dataset's flows are judged when their captures are held out.
+    """Judge each flow of a dataset with its capture held out.
 
     Args:
         split: what is held out, a name of dataset.SPLITS.
-        beside: others to judge the same folds, as baselines of these names.
+        beside: learners to judge the same folds, as baselines by name.
 
     Raises:
         UsageError: the data cannot be split by capture.
@@ -165,7 +165,7 @@ def deal_folds(dataset: Dataset, folds: int, seed: int, split: str = "capture") 
 
 
 def sides_of(dataset: Dataset, fold: np.ndarray, split: str) -> list[Side]:
-    """Return what is judged and what may be learnt from, fold by fold.
+    """Return the sides of each fold.
 
     Raises:
         UsageError: split by time, and nothing came early enough before a fold, or of one class.
@@ -194,7 +194,7 @@ def sides_of(dataset: Dataset, fold: np.ndarray, split: str) -> list[Side]:
 def _scores(task: _Task, steps: _Steps, prefix: str) -> tuple[np.ndarray, int]:
     """Return (flows, classes) scores by fits that saw no flow's capture, and the rounds.
 
-    When to stop is told by one more fold, which is no part of the one that is judged.
+    Another fold, which is not the judged one, is used for early stopping.
     """
     scores, rounds = np.zeros((len(task.rows), task.classes)), []
     for side in task.sides:
@@ -210,7 +210,7 @@ def _scores(task: _Task, steps: _Steps, prefix: str) -> tuple[np.ndarray, int]:
 
 
 def _groups(names: tuple[str, ...], groups: int | None) -> list[list[int]]:
-    """Return the classes that are left out together; two or more always stay."""
+    """Return groups of classes to be left out together; at least two classes remain."""
     classes = [i for i, name in enumerate(names) if name != UNKNOWN]
     size = len(classes) if groups is None else min(groups, len(classes))
     dealt = [classes[i::size] for i in range(size)]
@@ -218,17 +218,16 @@ def _groups(names: tuple[str, ...], groups: int | None) -> list[list[int]]:
 
 
 def side_for_strangers(sides: list[Side]) -> Side:
-    """Return the fold that tells what becomes of classes never seen; by time, the last one."""
+    """Return the fold on which unknown classes are judged; by time, the last one."""
     return sides[-1] if sides[0].fold else sides[0]
 
 
 def _strange_scores(
     task: _Task, names: tuple[str, ...], groups: list[list[int]], rounds: int, steps: _Steps
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return scores that flows get from fits that know all classes but a group with theirs.
+    """Return scores by fits that do not know the flow's class, and the labels.
 
-    The flows' labels stand beside them. They are those of one fold, so that neither their class
-    nor their capture was seen.
+    The flows are those of one fold, so that neither their class nor their capture was seen.
     """
     side = side_for_strangers(task.sides)
     parts, labels = [np.zeros((0, task.classes))], [task.label[:0]]
@@ -250,10 +249,10 @@ def _strange_scores(
 
 
 def _baselines(task: _Task, dataset: Dataset, seed: int, steps: _Steps) -> dict[str, np.ndarray]:
-    """Return what simple classifiers say on the same folds.
+    """Return the classes by simple classifiers on the same folds.
 
-    majority says the commonest class; knn looks at sizes, directions and gaps (the bar to
-    clear, arXiv 2506.08655); ids_only sees nothing but what the strict mask hides.
+    majority: the most frequent class; knn: nearest neighbours by sizes, directions and gaps (the
+    baseline to beat, arXiv 2506.08655); ids_only: sees only what the strict mask hides.
     """
     from sklearn.neighbors import KNeighborsClassifier
 

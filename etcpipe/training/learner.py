@@ -1,4 +1,4 @@
-"""What a training needs of a kind of model, and gradient boosted trees as the first kind."""
+"""The interface of a kind of model in training, and its implementation for boosted trees."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -16,14 +16,14 @@ Tell = Callable[[str], None]
 
 
 def tell_nobody(text: str) -> None:
-    """Take the progress of a fit that nobody looks at."""
+    """Ignore the progress of a fit."""
 
 
 class Fitted(Protocol):
     """A classifier fitted to rows.
 
     Attributes:
-        rounds: of training that it had.
+        rounds: number of training rounds.
     """
 
     rounds: int
@@ -35,15 +35,15 @@ class Fitted(Protocol):
 
 @dataclass(frozen=True)
 class Lesson:
-    """Rows to fit, and how.
+    """Rows to fit, and settings of the fit.
 
     Attributes:
-        rows: (flows, ...) as the learner's rows() gives them.
+        rows: (flows, ...) from the learner's rows().
         label: (flows,) int, 0 .. classes - 1.
-        key: names this fit among those of one training.
+        key: identifies the fit among those of one training.
         rounds: of training, None for as many as the kind allows.
-        stop: (flows,) bool, rows that tell when to stop.
-        tell: called with how far the fit is.
+        stop: (flows,) bool, rows for early stopping.
+        tell: called with the progress of the fit.
     """
 
     rows: np.ndarray
@@ -59,22 +59,22 @@ class Learner(ABC):
     """Fits classifiers of one kind.
 
     Attributes:
-        view: name of the view that it learns from.
+        view: name of its view.
         columns: of that view; empty for a view without columns.
-        left_out: how many fits tell what becomes of classes never seen; None: one a class.
+        left_out: number of fits for judging unknown classes; None: one for each class.
         batch: rows of one call when its speed is measured.
-        agreement: least share of flows to which its file must give the fit's own answer.
+        agreement: least share of flows on which the file must agree with the fit.
     """
 
     view: str
     columns: tuple[str, ...] = ()
-    # One fit a class would take longer than all that is reported.
+    # One fit for each class would take longer than everything else.
     left_out: int | None = 3
     batch = 1024
     agreement = 1.0
 
     def rows(self, dataset: Dataset) -> np.ndarray:
-        """Return (flows, ...), what it learns from."""
+        """Return (flows, ...), its input."""
         return dataset.rows(self.view)
 
     def fit(
@@ -96,12 +96,12 @@ class Learner(ABC):
 
     @abstractmethod
     def facts(self, fitted: Any, rows: np.ndarray) -> dict[str, Any]:
-        """Return what the report says of the model that is written, fitted to these rows."""
+        """Return facts for the report about the final model, which was fitted to these rows."""
 
     def embed(self, fitted: Any, rows: np.ndarray) -> np.ndarray | None:
-        """Return (flows, width) float, what a fit makes of rows before it scores classes.
+        """Return (flows, width) float, the embedding from which a fit computes scores.
 
-        None for a kind of model that makes nothing of them.
+        None for models without an embedding.
         """
         return None
 
@@ -110,7 +110,7 @@ class Learner(ABC):
         """Return the contents of a model file."""
 
     def export_for_gpu(self, fitted: Any, description: Description) -> bytes | None:
-        """Return another model file of the same model, if a GPU wants another graph."""
+        """Return another model file of the same model, if GPUs need another graph."""
         return None
 
 
@@ -147,12 +147,12 @@ class TreeLearner(Learner):
 class KernelTreeLearner(TreeLearner):
     """Few small trees on the statistics that the kernel compares: a cascade's stage there."""
 
-    # A binary tree of 8 leaves has 15 nodes, and its longest way is 5 nodes long.
+    # A binary tree of 8 leaves has 15 nodes; paths have at most 5 nodes.
     size = trees.Size(CONSTANTS["TREE_NODES_MAX"] // 15, leaves=8, depth=4)
 
     def __init__(self, mask: str, seed: int) -> None:
         super().__init__(mask, seed)
-        # strict leaves fewer than the kernel takes, standard and none leave more
+        # TREE_INPUTS_MAX limits the columns of the masks standard and none, not of strict
         compared = [name for name in self.columns if is_compared(name)]
         self.columns = tuple(compared[: CONSTANTS["TREE_INPUTS_MAX"]])
 
@@ -173,9 +173,9 @@ class ViewTrees:
 
 
 class ViewTreeLearner(Learner):
-    """Gradient boosted trees on all numbers of a view: fields or bytes of packets.
+    """Gradient boosted trees on all values of a view: fields or bytes of packets.
 
-    Such rows say what statistics do not, above all at a flow's first packet.
+    These hold information that statistics lack, above all at the first packet of a flow.
     """
 
     def __init__(self, view: str, seed: int) -> None:
@@ -197,7 +197,7 @@ class ViewTreeLearner(Learner):
 def fit_trees(
     lesson: Lesson, rows: np.ndarray, seed: int, size: trees.Size = trees.USUAL
 ) -> trees.Trees:
-    """Return an ensemble; rows that tell when to stop are fitted too, once that is known.
+    """Return an ensemble; rows for early stopping are fitted too, once the rounds are known.
 
     Args:
         rows: (flows, numbers) float32, the lesson's.

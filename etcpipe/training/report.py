@@ -1,4 +1,4 @@
-"""The report of a training: plain numbers and text, as the model file carries them."""
+"""The report of a training, in the form in which the model file carries it."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from etcpipe.training.held_out import Judged
 
 
 def on_classes(dataset: Dataset, predicted: np.ndarray, seed: int) -> dict[str, Any]:
-    """Return the scores of held-out verdicts, over all and by class."""
+    """Return the scores of held-out flows, over all and by class."""
     classes, label = dataset.classes, dataset.label
     scores = evaluate.score(label, predicted, dataset.capture, len(classes), seed)
     f1 = evaluate.class_f1(scores.confusion)
@@ -38,12 +38,12 @@ def on_classes(dataset: Dataset, predicted: np.ndarray, seed: int) -> dict[str, 
 def on_unknown(
     sure: np.ndarray, right: np.ndarray, strange: np.ndarray, threshold: float
 ) -> dict[str, Any]:
-    """Return what the threshold costs and gives.
+    """Return what the threshold for "unknown" gains and costs.
 
     Args:
         sure: (flows,) probability of the best class, 0 where that is "unknown".
         right: (flows,) bool.
-        strange: as sure, of flows whose class the judging ensemble never saw.
+        strange: as sure, of flows whose class the fit never saw.
     """
     named = sure > 0
     kept = sure >= threshold

@@ -33,7 +33,7 @@ from etcpipe.training.learner import (
 
 FOLDS = 5
 TREES = "lightgbm"
-# Flows on which the written file is held to the fit.
+# Flows on which the written file is compared with the fit.
 CHECKED_MAX = 10_000
 
 
@@ -45,11 +45,11 @@ class Settings:
         input: how the dataset's rows were made.
         mask: what the model may not see, a name of gpu.views.MASKS.
         seed: makes folds, fits and intervals repeatable.
-        folds: into how many parts the captures are dealt; at most the captures of a class.
+        folds: number of parts of the captures; at most the number of captures of a class.
         arch: TREES, KERNEL_TREES, or a name of fitting.VIEW_TREES or zoo.ARCHS.
         fitting: how networks are fitted; trees ignore it.
-        split: what no two of the folds share, a name of dataset.SPLITS.
-        families: classes by family; None: as the labels tell, see family_choice.of_labels().
+        split: what two folds never share, a name of dataset.SPLITS.
+        families: classes by family; None: by family_choice.of_labels().
     """
 
     input: Input
@@ -65,15 +65,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    """A model file's contents and what was measured on the way.
+    """The contents of a model file, and the measurements of its training.
 
     Attributes:
-        report: JSON-able; the model file carries it as its scores.
-        predicted: (flows,) int, the class that each flow was given when held out; split by
-            time, of the flows that were judged.
+        report: for JSON; the model file carries it as its scores.
+        predicted: (flows,) int, the predicted class of each held-out flow; if split by time, of
+            the judged flows only.
         us_per_flow: inference alone, in large batches, CPU time of one thread.
-        judged: what held-out flows were given, and all that was looked at beside it.
-        gpu_model: another file of the same model, where a GPU wants another graph.
+        judged: the scores of held-out flows, and those of the baselines.
+        gpu_model: another file of the same model, if GPUs need another graph.
     """
 
     model: bytes
@@ -92,8 +92,8 @@ def train(
     """Return a model: gradient boosted trees on the view stats, or a network of the zoo.
 
     Args:
-        dataset: a class named "unknown" holds traffic known to be none of the others.
-        on_step: called with what is being done, steps done, steps in all.
+        dataset: a class named "unknown" is traffic that belongs to no other class.
+        on_step: called with the name of a step, finished steps, and all steps.
 
     Raises:
         UsageError: settings out of range, or data that cannot be split by capture.
@@ -133,7 +133,7 @@ def train(
 
 
 def learners_of(dataset: Dataset, settings: Settings) -> tuple[Learner, dict[str, Learner]]:
-    """Return what is trained, and what judges the same folds beside it.
+    """Return the learner, and the learners of baselines by name.
 
     Raises:
         UsageError: the rows were read otherwise than a network needs.
@@ -163,11 +163,11 @@ def learners_of(dataset: Dataset, settings: Settings) -> tuple[Learner, dict[str
 
 @dataclass(frozen=True)
 class _Calibration:
-    """What turns scores into verdicts, and what it makes of the held-out flows.
+    """Temperature and thresholds, and their effect on the held-out flows.
 
     Attributes:
         family_threshold: as a Description has it.
-        on_families: what naming families gives, None where there are none.
+        on_families: figures of family_choice.on_families(); None without families.
         sure, strange_sure: the best class's probability, 0 where that class is "unknown".
     """
 
@@ -243,7 +243,7 @@ def describe(
     threshold: float,
     scores: dict[str, Any],
 ) -> Description:
-    """Return what the file of a model that was fitted to a dataset says of itself."""
+    """Return the description for the file of a model that was fitted to a dataset."""
     view, first_n = VIEWS[learner.view], settings.input.first_n
     return Description(
         name=settings.name,
@@ -266,7 +266,7 @@ def describe(
 
 
 def check_export(model: bytes, learner: Learner, fitted: Fitted, rows: np.ndarray) -> float:
-    """Return microseconds a flow of the written model, once its answers are those of the fit.
+    """Check that a model file answers as the fit does; return its microseconds for a flow.
 
     Raises:
         ModelError: they differ.
@@ -277,7 +277,7 @@ def check_export(model: bytes, learner: Learner, fitted: Fitted, rows: np.ndarra
     scores = np.concatenate([runner.infer(batch) for batch in batches])
     expected = fitted.scores(rows)
     top = np.sort(expected, axis=1)[:, -2:]
-    is_clear = top[:, 1] - top[:, 0] > 1e-4  # float32 sums may swap what is all but equal
+    is_clear = top[:, 1] - top[:, 0] > 1e-4  # rounding may swap nearly equal scores
     same = scores.argmax(axis=1) == expected.argmax(axis=1)
     close = np.isclose(scores, expected, rtol=1e-4, atol=1e-3).all(axis=1)
     if min(same[is_clear].mean() if is_clear.any() else 1, close.mean()) < learner.agreement:
@@ -286,7 +286,7 @@ def check_export(model: bytes, learner: Learner, fitted: Fitted, rows: np.ndarra
 
 
 def _us_per_flow(runner: Runner, batch: np.ndarray) -> float:
-    """Return the median of 30 calls, or of as many as a second holds, three at least."""
+    """Return the median of 30 calls, or of as many as fit into a second, at least three."""
     times: list[float] = []
     while len(times) < 3 or (len(times) < 30 and sum(times) < 1):
         began = time.thread_time()
@@ -296,6 +296,6 @@ def _us_per_flow(runner: Runner, batch: np.ndarray) -> float:
 
 
 def made_at() -> str:
-    """Return the time, or that of SOURCE_DATE_EPOCH for files that come out the same twice."""
+    """Return the time, or that of SOURCE_DATE_EPOCH for reproducible files."""
     seconds = float(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -1,8 +1,8 @@
-"""Gradient boosted trees: fitted by LightGBM, carried as one ONNX TreeEnsembleRegressor.
+"""Gradient boosted trees: fitted by LightGBM, stored as an ONNX TreeEnsembleRegressor.
 
-The ensemble gives one unnormalised score a class. LightGBM compares float64 thresholds,
-ONNX float32 ones; a threshold is therefore rounded down to float32, which decides every
-float32 value x the same way: x <= t exactly if x <= floor32(t).
+The ensemble computes an unnormalised score for each class. LightGBM has float64 thresholds, ONNX
+float32 ones. Thresholds are therefore rounded down to float32, which does not change any decision
+on float32 values: x <= t exactly if x <= floor32(t).
 """
 
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ from etcpipe.model_file import DESCRIPTION_KEY, DIGEST_KEY, NO_DIGEST, Descripti
 
 # Serving cost grows with the number of trees: about 30 ns a flow each (docs/models.md).
 TREES_MAX = 300
-# Below so many rows, threads wait for each other longer than they work.
+# With fewer rows than this, threads wait for each other longer than they work.
 ROWS_A_THREAD = 20_000
-_IR_VERSION = 8  # ONNX 1.10 and ONNX Runtime 1.10 on
+_IR_VERSION = 8  # supported since ONNX 1.10 and ONNX Runtime 1.10
 _OPSETS = {"": 15, "ai.onnx.ml": 3}
 
 _PARAMETERS = {
@@ -41,12 +41,12 @@ _PARAMETERS = {
 
 @dataclass(frozen=True)
 class Size:
-    """How large an ensemble may be.
+    """The maximum size of an ensemble.
 
     Attributes:
-        trees: in all; None: TREES_MAX.
+        trees: in total; None: TREES_MAX.
         leaves: of a tree.
-        depth: branches on the way to a leaf; -1: any.
+        depth: branches on the path to a leaf; -1: unlimited.
     """
 
     trees: int | None = None
@@ -62,7 +62,7 @@ class Trees:
     """A fitted ensemble.
 
     Attributes:
-        rounds: boosting rounds, one tree a class each.
+        rounds: boosting rounds, with one tree for each class.
     """
 
     booster: lightgbm.Booster
@@ -74,7 +74,7 @@ class Trees:
         return np.asarray(self.booster.predict(rows, raw_score=True, num_iteration=self.rounds))
 
     def gains(self) -> np.ndarray:
-        """Return (columns,) float64, how much each column contributed to the fit, adds up to 1."""
+        """Return (columns,) float64, the contribution of each column to the fit; the sum is 1."""
         gain = self.booster.feature_importance("gain", iteration=self.rounds)
         return gain / max(gain.sum(), 1e-12)
 
@@ -94,7 +94,7 @@ def fit(
         rows: (flows, columns) float32.
         labels: (flows,) int, 0 .. classes - 1.
         rounds: boosting rounds, None for as many as the size allows.
-        held_out: (flows,) bool, rows to stop early on instead of fitting them.
+        held_out: (flows,) bool, rows for early stopping, which are not fitted.
     """
     most = max((size.trees or TREES_MAX) // classes, 1) if rounds is None else rounds
     parameters = _PARAMETERS | {"num_class": classes, "seed": seed}
@@ -137,7 +137,7 @@ def to_onnx(trees: Trees, columns: int, description: Description) -> bytes:
 def ensemble_to_onnx(
     attributes: dict[str, Any], classes: int, columns: int, description: Description
 ) -> bytes:
-    """Return the contents of a model file of trees, however they were fitted.
+    """Return the contents of a model file of trees.
 
     Args:
         attributes: of the operator TreeEnsembleRegressor: nodes_* and target_*.
@@ -147,9 +147,9 @@ def ensemble_to_onnx(
 
 
 def view_to_onnx(trees: Trees, description: Description) -> bytes:
-    """Return the contents of a model file of trees on all numbers of a view, in their order.
+    """Return the contents of a model file of trees on all values of a view, in order.
 
-    Only the numbers that some tree looks at are picked out of a row and made float32.
+    Only the values that a tree uses are gathered from a row and converted to float32.
     """
     view = VIEWS[description.view]
     attributes = _ensemble(trees).attributes()
@@ -203,7 +203,7 @@ def _sealed(
 
 @dataclass
 class _Ensemble:
-    """The attributes of a TreeEnsembleRegressor as they grow."""
+    """Collects the attributes of a TreeEnsembleRegressor."""
 
     nodes: list[tuple] = field(default_factory=list)
     leaves: list[tuple] = field(default_factory=list)
@@ -260,6 +260,6 @@ def _walk(root: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any], int, int]
 def floor32(value: float) -> float:
     """Return the largest float32 that is not above value."""
     rounded = np.float32(value)
-    if float(rounded) > value:  # as float64: NumPy 2 would compare in float32
+    if float(rounded) > value:  # compare as float64: NumPy 2 would compare in float32
         rounded = np.nextafter(rounded, np.float32(-np.inf))
     return float(rounded)
