@@ -1,4 +1,4 @@
-"""What answers the flows of a tap, and how another model or cascade takes its place."""
+"""The model or cascade that answers the flows of a tap, and its replacement."""
 
 from collections.abc import Callable, Iterator
 from os import PathLike
@@ -34,19 +34,19 @@ NO_SHADOW = "no shadow beside --stage0 kernel: the kernel ends flows by itself, 
 
 
 class Answering:
-    """A model, a cascade, or trees in the kernel with the model that they leave flows to.
+    """A model, a cascade, or trees in the kernel with a model for the other flows.
 
-    All but load() is for the thread that takes verdicts, between two batches of packets.
+    All methods but load() are for the thread that takes verdicts, between two batches.
 
     Args:
-        model: answers first.
-        settings: of the tap, which stay as they are.
-        raw_len: bytes of each packet that rows hold.
-        device: where models that are loaded later run, as of etcpipe.model.load().
-        stage0: of a cascade, where the kernel runs its first stage.
+        model: the first one to answer.
+        settings: of the tap; they do not change.
+        raw_len: bytes of each packet in the rows.
+        device: for models that are loaded later, as of etcpipe.model.load().
+        stage0: the first stage of a cascade, if the kernel runs it.
 
     Attributes:
-        stage0: of the cascade that answers.
+        stage0: that of the present cascade.
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class Answering:
             self._serving = ModelInService(model)
 
     def hear(self, rows: SureRows) -> None:
-        """Take flows that the kernel was sure of, beside those that it copies."""
+        """Take the flows that the kernel was sure of, too."""
         self._sure_rows = rows
 
     def verdicts(self, source: pipeline.Source, regroup: Any) -> Iterator[VerdictBatch]:
-        """Yield verdicts on what a source brings, as they are made, until it ends."""
+        """Yield verdicts on the packets of a source until it ends."""
         self._source, self._lanes = source, regroup if isinstance(regroup, Lanes) else None
         if isinstance(self._serving, CascadeInService):
             stages: pipeline.Stages = self._stages
@@ -90,10 +90,10 @@ class Answering:
         return pipeline.run(source, regroup, self._serving, now_ns=monotonic_ns, others=others)
 
     def load(self, file: str | PathLike[str]) -> AnyModel:
-        """Return what replace() takes of a file, ready to answer; from any thread.
+        """Load a model or cascade for replace(); may be called from any thread.
 
         Raises:
-            UsageError: a cascade in the place of one model.
+            UsageError: a cascade cannot replace a single model.
             ModelError: as etcpipe.model.load().
         """
         if isinstance(self._serving, CascadeInService):
@@ -108,7 +108,7 @@ class Answering:
         """Check that a model can take the place of the one that answers.
 
         Raises:
-            UsageError: it does not fit what was attached, or is not as load() gives it.
+            UsageError: it does not fit what was attached, or does not come from load().
         """
         raw_len = None if self._lanes and not self._shadow else self._raw_len
         check_fits(model, self._replaceable().active, self._settings, raw_len)
@@ -118,21 +118,21 @@ class Answering:
             _check_stage0(KernelStage(model), self._settings, model)
 
     def replace(self, model: Any) -> None:
-        """Let a model that check() passed answer from now on."""
+        """Let a model that passed check() answer from now on."""
         self._make_rows_for(model)
         self._replaceable().replace(model)
         self._follow(model)
 
     @property
     def previous(self) -> AnyModel | None:
-        """What answered before replace()."""
+        """The model or cascade before replace()."""
         return self._replaceable().previous
 
     def roll_back(self) -> AnyModel:
         """Let the one before answer again, and return it.
 
         Raises:
-            UsageError: there is none, or a shadow that came later sees other rows.
+            UsageError: there is none, or a later shadow needs other rows.
         """
         serving = self._replaceable()
         if serving.previous:
@@ -143,7 +143,7 @@ class Answering:
         return model
 
     def _make_rows_for(self, model: AnyModel) -> None:
-        """Have rows made that a model or cascade sees, of flows that begin from now on."""
+        """Make rows for a model or cascade, of flows that begin from now on."""
         serving, lanes = self._serving, self._lanes
         if lanes is None or lanes.serves(model):
             return
@@ -154,11 +154,11 @@ class Answering:
             lanes.change(model, lambda flows, depth: judge(flows))
 
     def _taken_by_stages(self, serving: CascadeInService, lanes: Lanes) -> Take:
-        """Return what hands rows to the stages of now, whatever replaces them."""
+        """Return a function that passes rows to the present stages even after a change."""
         add = serving.keep_taking(lambda: lanes.has_older)
 
         def take(flows: FlowBatch, depth: np.ndarray | None) -> None:
-            self._hear()  # no row may be judged of a flow that the kernel answered
+            self._hear()  # flows that the kernel answered must not be judged
             if depth is None:
                 self._stages.complete(flows)
             add(flows, monotonic_ns(), depth)
@@ -166,7 +166,7 @@ class Answering:
         return take
 
     def _follow(self, model: AnyModel) -> None:
-        """Let the kernel's stage be that of the cascade that answers."""
+        """Let the kernel run the first stage of the present cascade."""
         if self.stage0 and isinstance(model, CascadeModel):
             self.stage0 = KernelStage(model)
 
@@ -175,7 +175,7 @@ class Answering:
         return self.stage0
 
     def set_shadow(self, model: Model) -> None:
-        """Ask another model too, whose answers only shadow_report() tells.
+        """Run a further model as a shadow; its answers appear only in shadow_report().
 
         Raises:
             UsageError: it does not fit what was attached; its classes may be others.
@@ -208,7 +208,7 @@ class Answering:
         return self._serving.shadow if isinstance(self._serving, ModelInService) else None
 
     def need_packets(self, flow_id: np.ndarray) -> np.ndarray:
-        """Return (flows,) bool, of which answered ones a shadow wants to see more packets."""
+        """Return (flows,) bool, the answered flows of which a shadow needs more packets."""
         if isinstance(self._serving, CascadeInService) and self._shadow:
             return self._stages.need_packets(flow_id)
         return np.zeros(len(flow_id), bool)
@@ -219,7 +219,7 @@ class Answering:
 
     @property
     def counters(self) -> dict[str, int]:
-        """Flows of a cascade by what became of them (CASCADE_*); nothing of a model."""
+        """Flows of a cascade by outcome (CASCADE_*); empty for a model."""
         return self._serving.counters if isinstance(self._serving, CascadeInService) else {}
 
     def close(self) -> None:
@@ -235,7 +235,7 @@ class Answering:
 
 
 def _check_stage0(stage: KernelStage, settings: TapSettings, model: CascadeModel) -> None:
-    """Check that the kernel can judge by a stage with what it gathers."""
+    """Check that the kernel gathers the columns of a stage."""
     others = sorted(set(stage.columns) - set(settings.features))
     if others or stage.depth != settings.tree_depth:
         raise UsageError(
@@ -243,10 +243,10 @@ def _check_stage0(stage: KernelStage, settings: TapSettings, model: CascadeModel
             f" {stage.depth} packets, the kernel judges after {settings.tree_depth}:"
             " attach anew with --cascade and --stage0 kernel"
         )
-    stage.tree(settings.feature_plan, None)  # not all trees are small enough
+    stage.tree(settings.feature_plan, None)  # raises UsageError if the trees are too large
 
 
 def _runtime_of(cascade: CascadeModel) -> Runtime:
-    """Return a runtime that never waits for a network: each stage may have a thread at work."""
+    """Return a runtime that never waits for a network: each stage may use a thread."""
     workers = Threads(len(cascade.depths), inline=cascade.quick)
     return Runtime(cascade.servings(), workers, early=cascade.cascade.early)

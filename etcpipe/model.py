@@ -44,22 +44,22 @@ log = logging.getLogger(__name__)
 DEFAULT = "default"
 SHIPPED = Path(__file__).parent / "models"
 _SOURCE_OF_REASON = np.array(
-    # enum ready_reason: depth, idle, end, evicted (cut short by us, not by the traffic)
+    # enum ready_reason: depth, idle, end, evicted (cut short by etcpipe, not by the traffic)
     [SOURCE_MODEL, SOURCE_TIMEOUT, SOURCE_MODEL, SOURCE_DEGRADED],
     np.uint8,
 )
 
 
 class Model:
-    """A loaded model, with what its Description says as attributes.
+    """A loaded model, with the fields of its Description as attributes.
 
-    A class named "unknown" was trained on traffic known to be none of the others; a
-    verdict for it is the same "unknown" as one whose probability is below the threshold.
+    A class named "unknown" was trained on traffic that belongs to no other class. A verdict for it
+    is the same "unknown" as a verdict whose probability is below the threshold.
 
     Attributes:
-        labels: what its verdicts may name: classes, then families (etcpipe/families.py).
-        family_of: (classes,) int32, place of each class's family among them, -1: none.
-        shares: where the probabilities of all classes are left too; None: nowhere.
+        labels: that its verdicts may name: classes, then families (etcpipe/families.py).
+        family_of: (classes,) int32, index of each class's family, -1: none.
+        shares: also stores the probabilities of all classes; None: they are dropped.
     """
 
     def __init__(self, description: Description, digest: str, runner: Runner) -> None:
@@ -81,7 +81,7 @@ class Model:
         self.family_of = families.places(description.classes, description.families)
         self.family_threshold = description.family_threshold if description.families else np.inf
         self.shares: Shares | None = None
-        self.models = (f"{description.name}@{digest}",)  # a cascade has more, see cascade.serving
+        self.models = (f"{description.name}@{digest}",)  # more of a cascade
         self.depths = (description.first_n,)
         self._runner = runner
         self._judge = Judge(self, runner) if isinstance(runner, TreesRunner) else None
@@ -91,7 +91,7 @@ class Model:
 
     @property
     def stage_models(self) -> "tuple[Model, ...]":
-        """The models that answer, as of a cascade: this one."""
+        """The models that answer: only this one; a cascade has several."""
         return (self,)
 
     @property
@@ -101,16 +101,16 @@ class Model:
 
     @property
     def engine(self) -> str:
-        """What runs it, with its version."""
+        """Name and version of the engine."""
         return self._runner.engine
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """All that the file says beside the network or trees, by key."""
+        """The texts of the file's metadata, by key."""
         return self._runner.metadata
 
     def rows(self, flows: FlowBatch) -> np.ndarray:
-        """Return the model's input, one row a flow."""
+        """Return the model's input, one row for each flow."""
         return compute(self.view, flows, self.first_n, self.columns)
 
     def infer(self, rows: np.ndarray) -> np.ndarray:
@@ -123,10 +123,10 @@ class Model:
         return calibrated(np.concatenate([none, *parts]), self.temperature)
 
     def scorer(self, regroup: Regroup) -> "Scorer | None":
-        """Return what judges flows where no packets come out; None: infer(rows(flows)) does.
+        """Return the scorer for flows that come without packets; None: infer(rows(flows)) is used.
 
-        That is so where a GPU regrouped them for a model that runs there, or where the kernel
-        gathered the features.
+        Flows come without packets if the GPU that regrouped them runs the model too, or if the
+        kernel gathered the features.
         """
         try:
             return regroup.scorer(self._runner, self.view, self.first_n, self.columns)
@@ -141,19 +141,19 @@ class Model:
         start_ns: int | None = None,
         scorer: "Scorer | None" = None,
     ) -> VerdictBatch:
-        """Return what the model says of complete flows.
+        """Return the verdicts of the model on complete flows.
 
         Args:
             records: (flows,) FLOW_STATE of the same flows.
-            start_ns: the packets' clock now, to tell how long rows queued; None offline.
-            scorer: has the scores of these flows next, see scorer().
+            start_ns: the time by the packets' clock, for the queueing times; None offline.
+            scorer: whose next scores are those of these flows, see scorer().
         """
         answers, source = self.answers(flows, scorer), sources(flows)
         said_by = self.labels, self.models, self.first_n
         return verdicts_of(flows, records, start_ns, answers, source, *said_by)
 
     def answers(self, flows: FlowBatch, scorer: "Scorer | None" = None) -> Answers:
-        """Return what the model says of complete flows, and nothing else; see verdicts()."""
+        """Return the answers of the model on complete flows; see verdicts()."""
         if self._judge and not scorer:
             return self._judge(flows)
         began = time.perf_counter_ns()
@@ -161,7 +161,7 @@ class Model:
         has_input = present.any(axis=1)
         if scorer:
             scores = scorer.take(len(flows))
-            has_input &= ~np.isnan(scores).any(axis=1)  # a GPU that failed has none
+            has_input &= ~np.isnan(scores).any(axis=1)  # nan if the GPU failed
             probabilities = calibrated(np.nan_to_num(scores), self.temperature)
         else:
             probabilities = self.infer(self.rows(flows))
@@ -184,18 +184,18 @@ class Model:
         )
 
     def answer_all(self) -> None:
-        """Name the best class however unsure it is: somebody else decides what is sure."""
+        """Always name the best class: the caller decides which answers are sure."""
         self.threshold, self.family_threshold = 0.0, np.inf
 
 
 def verdicts_on(
     flows: FlowBatch, records: np.ndarray, start_ns: int | None, **columns: Any
 ) -> VerdictBatch:
-    """Return the only verdicts on flows, with the times that they waited and queued.
+    """Return the verdicts on flows, with their waiting and queueing times.
 
     Args:
         start_ns: the packets' clock when they were judged; None offline.
-        columns: the others of a VerdictBatch.
+        columns: the other columns of a VerdictBatch.
     """
     ready = flows.ready_ns.astype(np.int64)
     queued = np.zeros_like(ready) if start_ns is None else start_ns - ready
@@ -219,7 +219,7 @@ def verdicts_of(
     models: tuple[str, ...],
     depth: int,
 ) -> VerdictBatch:
-    """Return the verdicts that a first stage's answers on flows are, see verdicts_on().
+    """Return the answers of a first stage as verdicts, see verdicts_on().
 
     Args:
         source: (flows,) uint8, index into SOURCES.
@@ -244,14 +244,14 @@ def verdicts_of(
 
 
 def sources(flows: FlowBatch) -> np.ndarray:
-    """Return (flows,) uint8, index into SOURCES by why each row was complete."""
+    """Return (flows,) uint8, index into SOURCES by the reason why each row was complete."""
     has_input = (flows.packets["present"] != 0).any(axis=1)
     by_reason = _SOURCE_OF_REASON[flows.reason]
     return np.where(has_input, by_reason, SOURCE_UNKNOWN).astype(np.uint8)
 
 
 def waits_ns(flows: FlowBatch) -> np.ndarray:
-    """Return (flows,) uint64, from each flow's first packet that counts to its complete row."""
+    """Return (flows,) uint64, from each flow's first counted packet to its complete row."""
     present = flows.packets["present"] != 0
     first = flows.packets["timestamp_ns"][np.arange(len(flows)), present.argmax(axis=1)]
     waited = flows.ready_ns.astype(np.int64) - first.astype(np.int64)
@@ -261,7 +261,7 @@ def waits_ns(flows: FlowBatch) -> np.ndarray:
 def is_refused(
     best: np.ndarray, probability: np.ndarray, classes: tuple[str, ...], threshold: float
 ) -> np.ndarray:
-    """Return (flows,) bool, where the best class and its probability mean "unknown"."""
+    """Return (flows,) bool, where the answer is "unknown"."""
     is_unknown = best == classes.index(UNKNOWN) if UNKNOWN in classes else False
     return (probability < threshold) | is_unknown
 
@@ -296,14 +296,14 @@ def load(path: str | PathLike[str] | None = None, threads: int = 1, device: str 
 
     Raises:
         ModelError: the file is missing, damaged, foreign, or made for other inputs.
-        UnsupportedError: there is no such device here.
+        UnsupportedError: the device is not available.
     """
     file = find(path)
     return opened(read(file), f"model {file}", threads, device)
 
 
 def opened(contents: bytes, name: str, threads: int = 1, device: str = "cpu") -> Model:
-    """Return the model in the contents of a file; `name` stands in messages.
+    """Return the model in the contents of a file; `name` names it in messages.
 
     Raises:
         ModelError, UnsupportedError: as load().
@@ -318,13 +318,13 @@ def opened(contents: bytes, name: str, threads: int = 1, device: str = "cpu") ->
         check_input(description, runner)
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from error.__cause__
-    except UnicodeDecodeError as error:  # what it says of itself is no text
+    except UnicodeDecodeError as error:  # its description is not text
         raise ModelError(f"{name}: damaged: make or copy it again") from error
     return Model(description, digest[:12], runner)
 
 
 def find(path: str | PathLike[str] | None) -> Path:
-    """Return the file that path means; see load().
+    """Return the model file for a path or name; see load().
 
     Raises:
         ModelError: there is none.

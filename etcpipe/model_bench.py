@@ -1,4 +1,4 @@
-"""How fast a model is on this machine: inference alone, by size of batch."""
+"""Measures the speed of a model on this machine: inference alone, by batch size."""
 
 import time
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ BATCHES = (1, 8, 32, 64, 128, 256, 1024)
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured with one size of batch.
+    """The measurements with one batch size.
 
     Attributes:
-        flows: of a batch.
-        calls: that were measured.
-        flows_per_s: flows in all by wall-clock time in all.
-        cpu_us_per_flow: processor time of the whole process, for a flow.
+        flows: in a batch.
+        calls: number of measured calls.
+        flows_per_s: all flows divided by the wall-clock time.
+        cpu_us_per_flow: processor time of the whole process for a flow.
         p50_us, p99_us: of a call, from rows to probabilities.
     """
 
@@ -34,11 +34,11 @@ class Speed:
 def measure(
     model: Model, batches: Sequence[int] = BATCHES, seconds: float = 1.0, seed: int = 0
 ) -> list[Speed]:
-    """Return the speed with each size of batch, after calls that warm up.
+    """Return the speed with each batch size, after warm-up calls.
 
     Args:
-        seconds: to spend on each; at least ten calls are made.
-        seed: of the rows, which are random: no engine is faster for what is in them.
+        seconds: for each batch size; at least ten calls are made.
+        seed: of the rows, which are random: their content does not change the speed.
     """
     return [_measure(model, _rows(model, flows, seed), seconds) for flows in batches]
 
@@ -52,7 +52,7 @@ def _rows(model: Model, flows: int, seed: int) -> np.ndarray:
 
 
 def _measure(model: Model, rows: np.ndarray, seconds: float) -> Speed:
-    for _ in range(3):  # memory, and on a GPU kernels and graphs
+    for _ in range(3):  # warms up memory, and on a GPU kernels and graphs
         model.infer(rows)
     took: list[float] = []
     began, cpu = time.perf_counter(), time.process_time()

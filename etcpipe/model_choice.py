@@ -1,4 +1,4 @@
-"""Which model or cascade is asked for, and the regrouping that it needs."""
+"""Finds the model or cascade that is asked for, and makes the regrouping that it needs."""
 
 import logging
 from functools import partial
@@ -26,12 +26,12 @@ def load(
     """Return a model or a cascade.
 
     Args:
-        model: None, and no cascade: what ships, a cascade.
-        alone: of what ships the last stage's model, where one model is wanted.
+        model: None without a cascade: the default one, which is a cascade.
+        alone: of the default cascade, return the model of the last stage only.
 
     Raises:
         ModelError: it is damaged, foreign, or made for other inputs.
-        UsageError: both are given, or the cascade's file says something wrong.
+        UsageError: both are given, or the cascade's file has a mistake.
         UnsupportedError: the device is not there.
     """
     if cascade is None:
@@ -44,14 +44,14 @@ def load(
 
 
 def model_of_point(point: str, model: str | PathLike[str] | None) -> Path:
-    """Return the model's file of a point that a search found, as front.json#7.
+    """Return the model file of a point of a search, such as front.json#7.
 
     Raises:
         UsageError: a model is given too, or there is no such point.
     """
     if model is not None:
         raise UsageError("a point has its own model: give one of the two")
-    from etcpipe.tune.front import load_point  # a search's words are needed here alone
+    from etcpipe.tune.front import load_point  # imported only if it is needed
 
     return load_point(point).model
 
@@ -60,10 +60,10 @@ def depth_for(model: AnyModel, first_n: int | None) -> int:
     """Return how many packets of a flow are needed.
 
     Args:
-        first_n: as asked for; None: as many as the model looks at.
+        first_n: the number asked for; None: that of the model.
 
     Raises:
-        UsageError: the model needs more, or nobody keeps so many.
+        UsageError: the model needs more, or it is above FIRST_N_MAX.
     """
     if first_n is None:
         return model.first_n
@@ -86,13 +86,13 @@ def regroup_for(
     threads: int = 1,
     raw_len: int | None = None,
 ) -> Regroup:
-    """Return a Regroup that builds what the model needs; on device "auto", where it runs.
+    """Return the Regroup that a model needs; device "auto" means that of the model.
 
     Args:
-        raw_len: bytes of a packet, where another model wants more than this one.
+        raw_len: bytes of a packet, if another model needs more than this one.
 
-    Only whole packets are worth several threads: other rows are done before those are awake.
-    Rows of a cascade all come to the host: a GPU makes them only where it was asked for.
+    Several threads are of use only for whole packets: other rows take less time than waking up a
+    thread. All rows of a cascade are needed on the host, so a GPU makes them only if asked to.
 
     Raises:
         UnsupportedError: the device cannot regroup here.

@@ -26,24 +26,24 @@ NO_DIGEST = "0" * 64
 
 @dataclass(frozen=True)
 class Description:
-    """What a model file says of itself.
+    """The description of a model in its file.
 
     Attributes:
         classes: labels in the order of the model's scores.
         columns: of the view, in order; empty for a view without columns.
         schema_hash: gpu.views.schema_hash of the input that it was trained on.
-        first_n: packets of a flow that it sees.
+        first_n: packets of a flow that it uses.
         count: which packets count towards first_n, a name of COUNT_RULES.
-        wait_s: a flow is judged when nothing that counts came for so long.
+        wait_s: a flow is judged when no counted packet came for so long.
         temperature: scores are divided by it before the softmax.
-        threshold: a calibrated probability below it means "unknown".
+        threshold: below this calibrated probability an answer is "unknown".
         families: classes of each family, see etcpipe/families.py.
-        family_threshold: where no class is probable enough, a family is named whose classes have
-            at least so much together.
+        family_threshold: if no class is probable enough, a family is named whose classes
+            together have at least this probability.
         data: digest of the training rows.
-        captures: first 16 hex digits of the SHA-256 of each capture that it was trained on. Unlike
-            the rows, these do not change with the depth at which a capture is read.
-        scores: what was measured when it was made.
+        captures: first 16 hex digits of the SHA-256 of each capture of the training. Unlike
+            rows, these do not change with the depth at which a capture is read.
+        scores: what was measured in its training.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Description:
     scores: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Return the description as the file carries it."""
+        """Return the description in the form of the file."""
         return json.dumps(asdict(self), sort_keys=True)
 
 
@@ -84,10 +84,10 @@ def seal(model: bytes) -> bytes:
 
 
 def parse_description(text: str) -> Description:
-    """Return what a file says of itself, checked against what this version can do.
+    """Return the description of a file, checked against the abilities of this version.
 
     Raises:
-        ModelError: not readable, of another format, or for inputs of another schema.
+        ModelError: it is unreadable, of another format, or for inputs of another schema.
     """
     try:
         values = json.loads(text)
@@ -142,7 +142,7 @@ def _check_settings(description: Description) -> None:
 
 
 def check_input(description: Description, runner: Runner) -> None:
-    """Check that the graph takes and gives what the description says.
+    """Check that input and output of the graph agree with the description.
 
     Raises:
         ModelError: it does not.

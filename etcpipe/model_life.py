@@ -1,10 +1,9 @@
-"""A model in service: another one takes its place, and a shadow is asked beside it.
+"""A model in service, which another one can replace, and beside which a shadow can run.
 
 Both happen between two batches of packets. The tap, its flow table and the rows that are
-being filled stay as they are, so no packet is lost and each flow is answered once, by the
-model that was active when its row was complete. Where the rows that are made are not enough for
-the other model, flows that had begun are answered by the one before (etcpipe/cascade/lanes.py).
-A cascade's place: etcpipe/cascade/life.py.
+being filled stay as they are, so no packet is lost and each flow is answered once, by the model
+that was active when its row was complete. If the new model needs other rows, flows that had begun
+are answered by the old model (etcpipe/cascade/lanes.py). For cascades see etcpipe/cascade/life.py.
 """
 
 from collections.abc import Callable
@@ -33,11 +32,11 @@ AModel = TypeVar("AModel", bound="AnyModel")
 
 
 class InService(Generic[AModel]):
-    """Which model answers, and which one did.
+    """The model that answers, and the one before.
 
     Attributes:
-        active: answers.
-        previous: answered before, None until another one was loaded.
+        active: the model that answers.
+        previous: the model before; None until one was replaced.
     """
 
     def __init__(self, active: AModel) -> None:
@@ -45,7 +44,7 @@ class InService(Generic[AModel]):
         self.previous: AModel | None = None
 
     def replace(self, model: AModel) -> None:
-        """Let a model answer from the next batch on; it fits, see check_fits()."""
+        """Let a model answer from the next batch on; it must pass check_fits()."""
         self.active, self.previous = model, self.active
 
     def roll_back(self) -> AModel:
@@ -61,10 +60,10 @@ class InService(Generic[AModel]):
 
 
 class ModelInService(InService[Model]):
-    """What pipeline.run() takes as its model; all methods are for the thread that runs it.
+    """The model for pipeline.run(), whose thread must call all methods.
 
     Attributes:
-        shadow: is asked too, and heard by nobody but its report.
+        shadow: judges the same flows; its answers appear only in its report.
     """
 
     def __init__(self, active: Model) -> None:
@@ -75,9 +74,9 @@ class ModelInService(InService[Model]):
         self._others: list[VerdictBatch] = []
 
     def scorer(self, regroup: Regroup) -> None:
-        """Begin to judge what comes out of regrouping; see Model.scorer()."""
+        """Begin to judge the rows of a regrouping; see Model.scorer()."""
         self._regroup = regroup
-        # a shadow needs the rows, and what judges them where they lie hands out none
+        # a shadow needs rows on the host, which a scorer on the GPU does not provide
         self._scorer = self.active.scorer(regroup) if self.shadow is None else None
 
     def verdicts(
@@ -94,7 +93,7 @@ class ModelInService(InService[Model]):
         return verdicts
 
     def keep_judging(self, records: FlowRecords, now_ns: Clock) -> Callable[[FlowBatch], None]:
-        """Return what judges rows by the model of now, whatever replaces it; see others()."""
+        """Return a function that judges rows by the present model even after a change."""
         model = self.active
 
         def take(flows: FlowBatch) -> None:
@@ -103,7 +102,7 @@ class ModelInService(InService[Model]):
         return take
 
     def others(self) -> list[VerdictBatch]:
-        """Return the verdicts by models that were replaced, since the last call."""
+        """Return the verdicts of replaced models since the last call."""
         found, self._others = self._others, []
         return found
 
@@ -114,10 +113,10 @@ class ModelInService(InService[Model]):
             self.scorer(self._regroup)
 
     def set_shadow(self, model: Model) -> None:
-        """Ask a model too from the next batch on; it fits, see check_rows_fit().
+        """Run a shadow from the next batch on; it must pass check_rows_fit().
 
         Raises:
-            UsageError: flows are judged on the GPU, and their packets are seen by nobody else.
+            UsageError: flows are judged on the GPU, and their packets do not leave it.
         """
         if self._scorer:
             raise UsageError("flows are judged on the GPU: attach with --device cpu for a shadow")
@@ -136,10 +135,10 @@ def check_fits(
     """Check that a model or cascade can take over from another while rows are being filled.
 
     Args:
-        raw_len: bytes of each packet that rows hold; None: rows can be made as it needs them.
+        raw_len: bytes of each packet in the rows; None: other rows can be made.
 
     Raises:
-        UsageError: it cannot; only a new start can bring it in.
+        UsageError: it cannot without a restart.
     """
     if model.classes != active.classes:
         raise UsageError(
@@ -152,17 +151,17 @@ def check_fits(
 
 
 def _gathered(model: "AnyModel") -> tuple[Any, ...]:
-    """Return what the kernel gathers of flows for a model; a cascade sees packets instead."""
+    """Return the columns that the kernel gathers for a model; a cascade gets packets instead."""
     return (model.view, model.columns, model.first_n) if isinstance(model, Model) else ()
 
 
 def check_rows_fit(
     model: "AnyModel", active: "AnyModel", first_n: int, raw_len: int | None, count: str
 ) -> None:
-    """Check that a model or cascade can look at the rows that were made for another one.
+    """Check that a model or cascade can use the rows that are made for another one.
 
     Raises:
-        UsageError: it cannot, and why.
+        UsageError: it cannot; the message says why.
     """
     wanted: dict[str, tuple[Any, Any]] = {"packets that count": (model.count, count)}
     if raw_len is not None:

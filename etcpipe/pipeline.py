@@ -5,10 +5,10 @@
 
 A source yields batches of packets, each with its flow's id and its rank in the flow: live
 from the kernel (etcpipe/live/tap.py), offline from captures (etcpipe/capture.py). Everything
-behind it is the same code, so both give the same answers. A cascade (etcpipe/cascade) stands in
-the model's place: it has rows of flows that go on too, and ends those that it is sure of.
-Where a GPU regroups and runs the model, views and scores are made there (gpu/scorer_gpu.py),
-and only scores come back.
+behind it is the same code, so both give the same answers. A cascade (etcpipe/cascade) takes the
+model's place: it also judges rows of flows that go on, and ends those that it is sure of. If a GPU
+regroups and runs the model, views and scores are computed there (gpu/scorer_gpu.py), and only the
+scores come back.
 """
 
 from collections import deque
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Clock = Callable[[], int]
 Records = Callable[[FlowBatch], np.ndarray]
 
-# Rows that a model sees at once: more no longer make it faster, and take memory.
+# Rows in one call of a model: more need memory without being faster.
 ROWS_MAX = 4096
 
 
@@ -37,18 +37,19 @@ class Source(FlowRecords, Protocol):
     def __iter__(self) -> Iterator[PacketBatch]: ...
 
     def clock_ns(self) -> int | None:
-        """Return a time up to which all packets were yielded, or None if that is not known."""
+        """Return the time up to which all packets were yielded, or None if it is not known."""
         ...
 
 
 class Lender(Source, Protocol):
-    """A source of which two batches may be out at a time, for a device that reads frames itself."""
+    """A source with up to two batches on loan, for a device that reads frames itself."""
 
     def ahead(self) -> Iterator[PacketBatch]:
-        """Yield batches as __iter__() does, each of which is valid until release().
+        """Yield batches as __iter__() does; each is valid until it is released.
 
-        The next one is asked for when one at most was not released. An empty one says that there
-        is no other yet: it is not waited for before all that are out are done with, and released.
+        At most one batch may be unreleased when the next one is requested. An empty batch means
+        that there is no further one yet: the source does not wait for packets until all batches
+        have been released.
         """
         ...
 
@@ -58,7 +59,7 @@ class Lender(Source, Protocol):
 
 
 class Judge(Protocol):
-    """A model, or what stands for several (etcpipe/model_life.py); see etcpipe.model.Model."""
+    """A model, or one in service (etcpipe/model_life.py); see etcpipe.model.Model."""
 
     def scorer(self, regroup: Regroup) -> "Scorer | None": ...
 
@@ -72,7 +73,7 @@ class Judge(Protocol):
 
 
 class Stages(Protocol):
-    """A cascade at work, or what stands for several (etcpipe/cascade/life.py); see Runtime."""
+    """A cascade's Runtime, or one in service (etcpipe/cascade/life.py)."""
 
     def add(self, flows: FlowBatch, now_ns: int = 0, depth: np.ndarray | None = None) -> None: ...
 
@@ -96,10 +97,10 @@ def run(
     """Yield verdicts as flows become ready, until the source ends.
 
     Args:
-        rows_min: ready flows that are worth a call of the model: 1 where a verdict is
-            waited for, more where throughput counts.
-        now_ns: the packets' clock, to tell how long rows queued; None offline.
-        others: returns verdicts on rows that regrouping handed elsewhere, since the last call.
+        rows_min: number of ready flows for a call of the model: 1 for low latency, more for
+            throughput.
+        now_ns: the packets' clock, for the queueing times; None offline.
+        others: returns verdicts on rows that regrouping passed elsewhere, since the last call.
     """
     scorer = model.scorer(regroup)
     waiting: list[FlowBatch] = []
@@ -115,7 +116,7 @@ def run(
 
 
 def completed(source: Source, regroup: Regroup) -> Iterator[FlowBatch]:
-    """Yield the flows that each batch completes, where it can with two batches at a time."""
+    """Yield the flows that each batch completes; with two batches on their way if possible."""
     if regroup.is_ahead and hasattr(source, "ahead"):
         yield from _ahead(cast(Lender, source), regroup)
         return
@@ -124,10 +125,10 @@ def completed(source: Source, regroup: Regroup) -> Iterator[FlowBatch]:
 
 
 def _ahead(source: Lender, regroup: Regroup) -> Iterator[FlowBatch]:
-    """Yield the flows that each batch completes, those of one after the next one was staged.
+    """Yield the flows that each batch completes, after the next batch was staged.
 
-    While a batch is regrouped, the next one is brought to the device, and the rows of the one
-    before to the host.
+    While a batch is regrouped, the next batch is copied to the device, and the rows of the
+    previous one to the host.
     """
     staged: deque[tuple[PacketBatch, Staged]] = deque()
     begun: list[Callable[[], FlowBatch]] = []
@@ -167,11 +168,11 @@ def serve(
 
     Args:
         regroup: with the cascade's depths.
-        eager: answer what there is after each batch of packets; else a stage waits until its
-            own batch is full or late.
+        eager: answer all rows after each batch of packets; otherwise a stage waits until its
+            batch is full or due.
         now_ns: the packets' clock; None offline.
-        rows_min: rows that are worth a turn of the cascade, as for run(); 0: after each batch of
-            packets, which lets no deadline pass.
+        rows_min: number of rows for a turn of the cascade, as for run(); 0: after each batch of
+            packets, so that no deadline is missed.
     """
     now = now_ns or (lambda: 0)
     early: list[EarlyRows] = []
@@ -193,7 +194,7 @@ def serve(
 def _hand_over(
     runtime: Stages, early: list[EarlyRows], closed: list[FlowBatch], now_ns: int
 ) -> None:
-    """Give a cascade its rows, a flow's early ones before its last."""
+    """Pass rows to a cascade, the early rows of a flow before its last one."""
     if early:
         depth = np.concatenate([one.depth for one in early])
         runtime.add(concatenate([one.flows for one in early]), now_ns, depth)
@@ -213,7 +214,7 @@ def judge(
     """Yield the model's verdicts on complete rows, at most ROWS_MAX at a time.
 
     Args:
-        scorer: judges them on the GPU, in the order in which they came out of regrouping.
+        scorer: judges them on the GPU, in the order of regrouping.
     """
     for start in range(0, len(flows), ROWS_MAX):
         rows = flows.select(slice(start, start + ROWS_MAX))

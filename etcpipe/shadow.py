@@ -1,7 +1,7 @@
-"""A shadow model: asked about the flows that the active one answered, without anybody waiting.
+"""A shadow model: judges the flows that the active model answered, in the background.
 
-It has a thread of its own. Flows that come while it still has enough to do are skipped and
-counted, so a shadow of any size costs the active model nothing but processor time.
+It has a thread of its own. Flows that come while its queue is full are skipped and counted, so a
+shadow of any size costs the active model only processor time.
 """
 
 import logging
@@ -27,7 +27,7 @@ class Shadow:
     """Compares a model's answers with verdicts; close() ends it.
 
     Args:
-        model: looks at the same rows, see model_life.check_rows_fit().
+        model: must pass model_life.check_rows_fit().
     """
 
     def __init__(self, model: Model) -> None:
@@ -41,20 +41,20 @@ class Shadow:
         self._thread.start()
 
     def ask(self, verdicts: VerdictBatch) -> None:
-        """Compare with verdicts, some time later; returns at once."""
+        """Compare with verdicts in the background; returns at once."""
         if len(verdicts):
             said = [verdicts.name(i) for i in range(len(verdicts))]
             self.compare(verdicts.flows, said)
 
     def compare(self, flows: FlowBatch, said: list[str]) -> None:
-        """Compare with what was said of flows, by name, some time later; returns at once."""
+        """Compare with labels of flows, by name, in the background; returns at once."""
         try:
             self._waiting.put_nowait((flows, said))
         except queue.Full:
             self._skip(len(said))
 
     def report(self) -> dict[str, Any]:
-        """Return what came of it, from any thread.
+        """Return the comparison so far; may be called from any thread.
 
         {model, engine, flows: compared, agreed, agreement: share or None, skipped: not
         compared, differences: [{active, shadow, flows}] most frequent first, failure}
@@ -79,7 +79,7 @@ class Shadow:
         }
 
     def close(self) -> None:
-        """Compare what is waiting, and end."""
+        """Finish the queue, and end."""
         if self._thread.is_alive():
             self._waiting.put(None)
             self._thread.join()

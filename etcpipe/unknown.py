@@ -1,8 +1,8 @@
-"""Keeps the first packets of flows that got no name, as a ring of captures to look at.
+"""Saves the first packets of unknown flows in a ring of captures.
 
-Packets are kept in memory until their flow has its verdict; those of "unknown" go into
-files. Memory and files are bounded: what was no longer in memory when the verdict came is
-counted, and the oldest file makes room for a new one.
+Packets are kept in memory until their flow has its verdict; those of "unknown" flows are written
+to files. Memory and files are bounded: flows whose packets were no longer in memory are counted, and
+the oldest file is replaced by a new one.
 """
 
 import logging
@@ -30,7 +30,7 @@ _PREFIX = "unknown-"
 
 @dataclass(frozen=True)
 class _Kept:
-    """A batch's packets, copied.
+    """A copy of the packets of a batch.
 
     Attributes:
         frames: (packets, SNAP_LEN) uint8.
@@ -44,7 +44,7 @@ class _Kept:
 
 
 class UnknownFlows:
-    """A ring of captures in a folder; see the module."""
+    """A ring of captures in a folder."""
 
     def __init__(
         self,
@@ -54,10 +54,10 @@ class UnknownFlows:
         memory_bytes: int = MEMORY_BYTES,
         clock_offset_ns: int = 0,
     ) -> None:
-        """Open the ring; files of an earlier run stay until their place is needed.
+        """Open the ring; files of an earlier run stay until their turn comes.
 
         Args:
-            clock_offset_ns: added to packets' times, where their clock is none of the day.
+            clock_offset_ns: added to packets' times if their clock is not the time of day.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -79,7 +79,7 @@ class UnknownFlows:
         self._next = max(numbers, default=0) + 1
 
     def keep(self, batch: PacketBatch) -> None:
-        """Copy a batch's packets, the oldest ones make room."""
+        """Copy the packets of a batch; they replace the oldest ones."""
         if not len(batch):
             return
         self._link_type = batch.link_type
@@ -99,9 +99,9 @@ class UnknownFlows:
             self._kept_bytes -= self._kept.popleft().frames.nbytes
 
     def take(self, verdicts: VerdictBatch) -> None:
-        """Write the packets of those flows that are "unknown", and will stay so.
+        """Write the packets of flows whose final verdict is "unknown".
 
-        A folder that cannot be written is said once, and tried again with the next flows.
+        An error is logged once; the next flows are tried again.
         """
         wanted = verdicts.flows.flow_id[(verdicts.label < 0) & (verdicts.event != EVENT_EARLY)]
         if not len(wanted):
@@ -119,14 +119,14 @@ class UnknownFlows:
                     "cannot write %s: %s; unknown flows are missed", self._folder, error.strerror
                 )
             self._has_failed, found = True, found[:0]
-            self._file = None  # it may end within a packet: nothing can follow there
+            self._file = None  # it may end within a packet, so nothing can be appended
         else:
             self._has_failed = False
         self.saved += len(found)
         self.missed += len(wanted) - len(found)
 
     def counters(self) -> dict[str, int]:
-        """Return how many unknown flows were saved, and how many could not be."""
+        """Return how many unknown flows were saved, and how many were not."""
         return {"UNKNOWN_SAVED": self.saved, "UNKNOWN_MISSED": self.missed}
 
     def _record(self, kept: _Kept, i: int) -> bytes:

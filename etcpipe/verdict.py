@@ -1,4 +1,4 @@
-"""Verdicts: what a model says of flows, as a structure of arrays, one row a flow."""
+"""Verdicts: a model's answers on flows as a structure of arrays, one row for each flow."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -13,17 +13,17 @@ UNKNOWN = "unknown"
 SOURCES = ("model", "timeout", "degraded", "unknown", "kernel")
 SOURCE_MODEL, SOURCE_TIMEOUT, SOURCE_DEGRADED, SOURCE_UNKNOWN, SOURCE_KERNEL = range(len(SOURCES))
 
-# What a verdict is; the index is stored in VerdictBatch.event. Each flow has one verdict that is
-# not early. It is "revised" where an early one went before it and said something else.
+# Kinds of verdicts; the index is stored in VerdictBatch.event. Each flow has exactly one verdict
+# that is not early. It is "revised" if an earlier, early one had another label.
 EVENTS = ("verdict", "early", "revised")
 EVENT_VERDICT, EVENT_EARLY, EVENT_REVISED = range(len(EVENTS))
 
 
 class Answers(NamedTuple):
-    """What a model says of flows, columns as in VerdictBatch.
+    """A model's answers on flows, columns as in VerdictBatch.
 
     Attributes:
-        took_ns: for all of them.
+        took_ns: time for all of them.
     """
 
     label: np.ndarray
@@ -35,7 +35,7 @@ class Answers(NamedTuple):
 
 @dataclass(frozen=True)
 class VerdictBatch:
-    """One verdict a flow.
+    """One verdict for each flow.
 
     Attributes:
         flows: the model's input rows, in the same order.
@@ -47,14 +47,14 @@ class VerdictBatch:
         probability: (flows,) float32, calibrated, of the label (of the best class if unknown).
         runner_up: (flows,) int16, index of the second class, of the best one if the label is a
             family; -1 if there is none.
-        stage: (flows,) uint8, stage of the cascade that decided, 0 where there is one model.
+        stage: (flows,) uint8, stage of the cascade that decided, 0 for a single model.
         depth: (flows,) uint16, packets that the stage waits for.
         event: (flows,) uint8, index into EVENTS.
-        packets_used: (flows,) uint16, packets that the model saw.
+        packets_used: (flows,) uint16, packets that the model used.
         source: (flows,) uint8, index into SOURCES.
         wait_ns: (flows,) uint64, from the flow's first counted packet to a complete row.
-        queue_ns: (flows,) uint64, from then to the start of inference; of a cascade, whatever
-            else passed until the verdict; 0 offline.
+        queue_ns: (flows,) uint64, from then to the start of inference; for a cascade all other
+            time until the verdict; 0 offline.
         infer_ns: (flows,) uint64, views and inference, this row's share of its batch.
         models: name@digest of the model of each stage.
     """
@@ -83,13 +83,13 @@ class VerdictBatch:
         return self.select(slice(n))
 
     def select(self, rows: slice | np.ndarray) -> "VerdictBatch":
-        """Return some rows; a slice copies nothing."""
+        """Return some rows; a slice is not copied."""
         whole = ("flows", "classes", "models")
         columns = {name: c[rows] for name, c in vars(self).items() if name not in whole}
         return replace(self, flows=self.flows.select(rows), **columns)
 
     def final(self) -> "VerdictBatch":
-        """Return the rows that no later verdict will follow."""
+        """Return the final verdicts."""
         early = self.event == EVENT_EARLY
         return self.select(~early) if early.any() else self
 
