@@ -54,6 +54,18 @@ def test_models_that_fail_with_the_same_seed_are_level():
     assert found["other"]["beyond"] == (0.0, 0.0, 0.0)
 
 
+def test_an_overview_has_a_row_for_each_task():
+    models, task = import_module("models"), judged_by_all()
+    said = {"said": task.label.tolist(), "fit_s": 1.0}
+    found = models.summarise(task, {"one": [said] * 2, "other": [said] * 2}, "one")
+    scores, beyond = models.overview({"tls": found, "os": found}, "one")
+    assert scores.columns == ["task", "seeds", "one", "other"]
+    assert scores.rows[0] == ["tls", "2", "1.000 +- 0.000", "1.000 +- 0.000"]
+    assert beyond.columns == ["task", "other"]
+    assert beyond.rows[1] == ["os", "+0.000 (+0.000 to +0.000)"]
+    assert len(models.overview({"tls": found}, "a third")) == 1
+
+
 def test_shaping_is_measured_in_the_columns_that_were_asked_for(tmp_path):
     """Flows of two sizes: padded to one, what was learnt from clean ones is no use."""
     shaped, folder = import_module("shaped"), write_recordings(tmp_path)

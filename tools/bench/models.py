@@ -196,6 +196,8 @@ def main() -> None:
             task = read_task(options.bundle, options.work, name, view_of(arch))
             units[arch] = [_unit(options, task, arch, seed) for seed in range(1, seeds + 1)]
         _add(report, task, summarise(task, units, options.against), options.against)
+    if len(report.results) > 1:
+        report.tables = [*overview(report.results, options.against), *report.tables]
     report.notes.append(
         f"at most {options.rows_max} flows learnt from, {options.rounds or 'the usual'} rounds; "
         "mean and deviation over seeds; intervals are of the means, by captures and seeds"
@@ -214,6 +216,34 @@ def _unit(options, task: Task, arch: str, seed: int) -> dict:
     return json.loads(kept.read_text())
 
 
+def overview(results: dict[str, dict[str, dict]], against: str) -> list[Table]:
+    """Return macro-F1 of all models on all tasks, and the same less that of one of them.
+
+    Args:
+        results: what summarise() says, by task.
+    """
+    archs = list(next(iter(results.values())))
+    others = [arch for arch in archs if arch != against]
+    tables = [
+        Table("Macro-F1 by task", ["task", "seeds", *archs]),
+        Table(f"Macro-F1 less that of {against}", ["task", *others]),
+    ]
+    for name, found in results.items():
+        seeds = str(max(one["seeds"] for one in found.values()))
+        tables[0].rows.append([name, seeds, *(_mean(found[arch]) for arch in archs)])
+        tables[1].rows.append([name, *(_beyond(found[arch]) for arch in others)])
+    return tables if against in archs else tables[:1]
+
+
+def _mean(one: dict) -> str:
+    return f"{one['macro_f1']:.3f}" + f" +- {one['deviation']:.3f}" * (one["seeds"] > 1)
+
+
+def _beyond(one: dict) -> str:
+    beyond = one.get("beyond")
+    return f"{beyond[0]:+.3f} ({beyond[1]:+.3f} to {beyond[2]:+.3f})" if beyond else ""
+
+
 def _add(report: Report, task: Task, found: dict[str, dict], against: str) -> None:
     table = Table(
         f"{task.name}: {len(task.names)} classes, {len(task.train)} flows to learn from, "
@@ -221,18 +251,9 @@ def _add(report: Report, task: Task, found: dict[str, dict], against: str) -> No
         ["model", "macro-F1", "interval", f"beyond {against}", "fit"],
     )
     for arch, one in found.items():
-        beyond = one.get("beyond")
-        shown = f"{beyond[0]:+.3f} ({beyond[1]:+.3f} to {beyond[2]:+.3f})" if beyond else ""
         low, high = one["interval"]
-        table.rows.append(
-            [
-                arch,
-                f"{one['macro_f1']:.3f}" + f" +- {one['deviation']:.3f}" * (one["seeds"] > 1),
-                f"{low:.3f} to {high:.3f}",
-                shown,
-                f"{one['fit_s']:.0f} s",
-            ]
-        )
+        interval, took = f"{low:.3f} to {high:.3f}", f"{one['fit_s']:.0f} s"
+        table.rows.append([arch, _mean(one), interval, _beyond(one), took])
     report.tables.append(table)
     report.results[task.name] = found
 
