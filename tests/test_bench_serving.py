@@ -60,7 +60,7 @@ def test_a_partition_without_a_cascade_reaches_no_goal(partitions: ModuleType) -
     shown = partitions.Report("serving", "by hand", {})
     partitions.show_each({1: found, 2: None}, shown)
     one, none, *spread = shown.tables[0].rows
-    assert (one[0], one[-1], none[2]) == ("1", "3 of 4", "none is surely so early")
+    assert (one[0], one[-1], none[2]) == ("1", "3 of 4", "none is so early")
     assert [row[5] for row in spread] == ["-0.020"] * 3
     assert [goal.measured for goal in shown.goals] == [f"by {n} of 2" for n in (1, 1, 0, 1)]
     assert not any(goal.met for goal in shown.goals)

@@ -17,7 +17,7 @@ OTHERS = 20
 # Number of bins of confidence, with as many flows each, for all flows together.
 PARTS, PART_LEAST = 15, 10
 # Prices that are tried: right answers that are given up for one flow that need not wait.
-PRICES = (0.01, 0.03, 0.06, 0.12, 0.18, 0.25, 0.4)
+PRICES = (0.01, 0.02, 0.03, 0.045, 0.06, 0.09, 0.12, 0.15, 0.18, 0.25, 0.4)
 
 
 class Said(NamedTuple):

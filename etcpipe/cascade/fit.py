@@ -1,8 +1,8 @@
 """Fitting a cascade: candidates in, its stages, their thresholds and what they give out.
 
-Half of the captures choose (temperatures, stages, thresholds), the other half tells what was
-chosen is worth. Temperatures and thresholds are then fitted to all of them for the file, as models
-are. No flow is judged by a model that was fitted to its capture.
+Half of the captures choose (temperatures, stages, thresholds), and the other half tells what such
+a choice is worth. For the file, all captures choose again. No flow is judged by a model that was
+fitted to its capture.
 """
 
 from collections.abc import Sequence
@@ -43,13 +43,20 @@ class Target:
     speed_up: float = 0.0
     of_oracle: float = 0.0
 
-    def is_reached(self, plan: Plan, search: choose.Search, lead: Lead, slow_s: float) -> bool:
-        """Has a plan that speed-up and that share, surely? slow_s is the slow model's median."""
-        took_s = search.walked(plan).latency_s
-        if self.speed_up and lead.least_share(took_s <= slow_s / self.speed_up, took_s >= 0) < 0.5:
+    @property
+    def gains_by(self) -> str:
+        """What thresholds by class are fitted to: early answers also if a share of them is asked.
+
+        A flow that is late at its first stage loses nothing then if it waits for a later one.
+        """
+        return "early" if self.of_oracle else self.target
+
+    def is_reached(self, plan: Plan, search: choose.Search, slow_s: float) -> bool:
+        """Has a plan that speed-up and that share? slow_s is the slow model's median."""
+        if plan.figures.median_s * self.speed_up > slow_s:
             return False
-        early = search.oracle(plan).latency_s <= EARLY_S
-        return not self.of_oracle or lead.least_share(took_s <= EARLY_S, early) >= self.of_oracle
+        by_oracle = float((search.oracle(plan).latency_s <= EARLY_S).mean())
+        return plan.figures.early >= self.of_oracle * by_oracle
 
 
 @dataclass(frozen=True)
@@ -79,15 +86,15 @@ class Result:
     """A fitted cascade.
 
     Attributes:
-        front: the Pareto choices, with their figures on calibration flows.
-        choice: which one was taken, and how surely it keeps the F1.
-        test: by name, figures on the captures that took no part in choosing: "cascade",
+        front: the Pareto choices, with their figures on all flows.
+        choice: which one was taken of them, and how surely it keeps the F1.
+        test: of what half of the captures chose, by name, figures on the other captures: "cascade",
             "random", "oracle", and each candidate alone.
         lead: on the same flows, by how much the cascade's macro-F1 is above that of the model
             that waits longest, and the 95 % interval by captures.
-        stages: of the cascade, in order, as half of the captures fitted them.
-        settled: as all did.
-        flows: how many chose and how many tested.
+        stages: of the cascade that half of the captures chose, in order.
+        settled: of the one that all chose.
+        flows: how many chose for the test, and how many tested.
     """
 
     made: list[Made]
@@ -131,28 +138,34 @@ def fit(
     chooses = deal_folds(dataset, 2, how.seed + 1) == 0
     on_step("choosing", len(made), len(made))
     ours, theirs = flows.select(chooses), flows.select(~chooses)
-    calibrating = [one.select(chooses) for one in offered]
-    search = choose.Search(calibrating, ours, target.rule, target.target)
-    plans, slow = search.plans(), slowest(offered)
-    slow_s = float(np.median(ours.ready_s[offered[slow].packets]))
-    lead = Lead(ours, offered[slow].scores[chooses].argmax(axis=1), how.seed)
+    choosing, testing = ([one.select(its) for one in offered] for its in (chooses, ~chooses))
+    tried = _chosen(choosing, ours, target, how.seed)[1]
+    settle = partial(choose.settle, kind=target.rule, target=target.gains_by)
+    settled = settle(tried.plan, choosing, ours)
+    stages, test = judge(settled, testing, theirs, how.seed)
+    ahead = ahead_of(settled, testing, theirs, how.seed)
+    plans, choice = _chosen(offered, flows, target, how.seed)
+    final, front = settle(choice.plan, offered, flows), pareto(plans, target.target)
+    sizes = int(chooses.sum()), int((~chooses).sum())
+    return Result(made, front, choice, test, ahead, stages, final, sizes, rows.input.wait_s)
+
+
+def _chosen(
+    offered: Sequence[Candidate], flows: Flows, target: Target, seed: int
+) -> tuple[list[Plan], Choice]:
+    """Return all plans on some flows, and the one that is taken."""
+    search, slow = choose.Search(offered, flows, target.rule, target.gains_by), slowest(offered)
+    plans, slow_s = search.plans(), float(np.median(flows.ready_s[offered[slow].packets]))
+    lead = Lead(flows, offered[slow].scores.argmax(axis=1), seed)
     choice = pick(
         plans,
         target.target,
         slow,
         lambda plan: lead.interval(search.said(plan)),
         target.slack,
-        lambda plan: target.is_reached(plan, search, lead, slow_s),
+        lambda plan: target.is_reached(plan, search, slow_s),
     )
-    settle = partial(choose.settle, choice.plan, kind=target.rule, target=target.target)
-    settled = settle(calibrating, ours)
-    testing = [one.select(~chooses) for one in offered]
-    front = pareto(plans, target.target)
-    stages, test = judge(settled, testing, theirs, how.seed)
-    sizes = int(chooses.sum()), int((~chooses).sum())
-    ahead = ahead_of(settled, testing, theirs, how.seed)
-    final = settle(offered, flows)
-    return Result(made, front, choice, test, ahead, stages, final, sizes, rows.input.wait_s)
+    return plans, choice
 
 
 def ahead_of(

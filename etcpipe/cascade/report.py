@@ -37,9 +37,9 @@ def as_numbers(result: Result) -> dict[str, Any]:
 
 def as_text(result: Result) -> str:
     """Return the choices, the chosen cascade and its figures as text."""
-    lines = [f"choices on {result.flows[0]} flows; * is the one taken", *_front(result), ""]
+    lines = [f"choices on {sum(result.flows)} flows; * is the one taken", *_front(result), ""]
     lines += [
-        f"on {result.flows[1]} flows of other captures, which no model was fitted to:",
+        f"chosen the same way on {result.flows[0]} flows, on {result.flows[1]} of other captures:",
         *_test(result),
         _lead("cascade above the model that waits longest, macro-F1", *result.lead),
         "",

@@ -34,7 +34,7 @@ def show_each(found: dict[int, bench.Report | None], shown: Report) -> None:
     """Put one line a partition into a report, and how many of them reach each goal.
 
     Args:
-        found: by seed; None where no cascade is surely as early as was asked.
+        found: by seed; None where no cascade is as early as was asked.
     """
     shown.results = {seed: one and report.as_numbers(one) for seed, one in found.items()}
     table = Table("Cascades of partitions, recorded gaps", _EACH)
@@ -57,7 +57,7 @@ _EACH += ["of the oracle's", "speed-up", "flows/s", "goals"]
 
 def _row(seed: int, found: bench.Report | None) -> list[str]:
     if found is None:
-        return [str(seed), "", "none is surely so early", *[""] * (len(_EACH) - 3)]
+        return [str(seed), "", "none is so early", *[""] * (len(_EACH) - 3)]
     stages, goals = ", ".join(map(str, found.depths)), report.goals(found)
     met = f"{sum(is_met for *_, is_met in goals)} of {len(goals)}"
     return [str(seed), f"{found.flows:,}", stages, *_as_text(_figures(found)), met]
