@@ -1,8 +1,8 @@
 """Saves the first packets of unknown flows in a ring of captures.
 
 Packets are kept in memory until their flow has its verdict; those of "unknown" flows are written
-to files. Memory and files are bounded: flows whose packets were no longer in memory are counted, and
-the oldest file is replaced by a new one.
+to files. Memory and files are bounded: flows whose packets were no longer in memory are counted,
+and the oldest file is replaced by a new one.
 """
 
 import logging
