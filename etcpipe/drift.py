@@ -1,12 +1,12 @@
-"""Drift: does traffic still look as it did when a model was made, and which class moved?
+"""Drift: does traffic still look as it did in a model's training, and which class changed?
 
-A reference is made of flows that were held out when the model was trained, and travels in
-the model file: how the statistics that count most are distributed, over all flows and over
-those of each class that the model says, how sure it was, how often it said each class.
+A reference is made from held-out flows of the training and stored in the model file: the
+distributions of the most important statistics, over all flows and by predicted class, the
+confidence of the model, and the frequency of each predicted class.
 
-Distances are population stability indices (PSI): below 0.1 nothing, above 0.25 a lot. A
-distance counts as moved when it is above 0.1 and above what chance gives to as few flows.
-A report is no retraining: look at the flows first (`--save-unknown`), then train and compare.
+Distances are population stability indices (PSI): below 0.1 means no change, above 0.25 a large one.
+Something counts as changed if its PSI is above 0.1 and above what chance explains for so few flows.
+Before retraining, look at the flows (`--save-unknown`), then train and compare.
 
 Sources: Siddiqi, Credit Risk Scorecards, 2006 (PSI); Luxemburk and Hynek, MFWDD, TMA 2023
 (distances of features, weighted by what a model makes of them).
@@ -23,14 +23,14 @@ from etcpipe.evaluation.evaluate import rounded
 from etcpipe.model import Model, is_refused
 from etcpipe.verdict import UNKNOWN
 
-# Looked at where a model does not say which statistics count most.
+# Used if a model does not tell its most important statistics.
 USUAL: tuple[str, ...] = (
     *("dur", "proto", "s_pkt_cnt", "d_pkt_cnt", "s_iat_mean", "d_iat_mean"),
     *("s_bytes_mean", "d_bytes_mean", "s_bytes_max", "d_bytes_max", "s_bytes_std", "d_bytes_std"),
 )
 BINS = 10
 MOVED = 0.1
-FLOWS_MIN = 30  # of a class, to say anything of it
+FLOWS_MIN = 30  # flows of a class that are needed for a result
 _CHANCE_DRAWS = 200
 
 
@@ -41,11 +41,11 @@ def reference(
     threshold: float,
     gains: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Return what flows look like, JSON-able.
+    """Return the reference of flows, for JSON.
 
     Args:
         probabilities: (flows, classes), calibrated.
-        gains: columns that count most in the model, with their weights; None: USUAL.
+        gains: the model's most important columns with their weights; None: USUAL.
     """
     columns = tuple(gains) if gains else USUAL
     rows = dataset.columns(columns)
@@ -58,7 +58,7 @@ def reference(
 
 
 def of_model(model: Model, dataset: Dataset, like: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return what a model makes of flows, in the bins of a reference, or in bins of their own."""
+    """Return the histograms of a model on flows, in the bins of a reference or in new bins."""
     from etcpipe.evaluation.model_eval import model_rows
 
     probabilities = model.infer(model_rows(model, dataset))
@@ -71,7 +71,7 @@ def of_model(model: Model, dataset: Dataset, like: Mapping[str, Any] | None) -> 
 
 
 def reference_of(model: Model) -> dict[str, Any]:
-    """Return the reference that travels in a model file.
+    """Return the reference in a model file.
 
     Raises:
         UsageError: it has none.
@@ -86,10 +86,10 @@ def reference_of(model: Model) -> dict[str, Any]:
 
 
 def compare(before: Mapping[str, Any], now: Mapping[str, Any], seed: int = 1) -> dict[str, Any]:
-    """Return the distances between two references in the same bins, over all and by class.
+    """Return the distances of two references with the same bins, over all and by class.
 
     Raises:
-        UsageError: too few flows to say anything.
+        UsageError: there are too few flows.
     """
     if now["flows"] < FLOWS_MIN:
         raise UsageError(f"{now['flows']} flows say nothing of a drift: give {FLOWS_MIN} or more")
@@ -151,7 +151,7 @@ def _counts(
     classes: tuple[str, ...],
     threshold: float,
 ) -> dict[str, Any]:
-    """Return how many flows are in each bin, over all and by the class that a model says."""
+    """Return the number of flows in each bin, over all and by predicted class."""
     best, sure = probabilities.argmax(axis=1), probabilities.max(axis=1, initial=0)
     said = np.where(is_refused(best, sure, classes, threshold), -1, best)
     bins = {
@@ -176,14 +176,14 @@ def _counts(
 
 
 def _edges(values: np.ndarray) -> np.ndarray:
-    """Return where bins with about as many flows each begin, fewer where values are few."""
+    """Return the edges of bins with about equally many flows; fewer bins for few values."""
     return np.unique(np.quantile(values.astype(np.float64), np.arange(1, BINS) / BINS))
 
 
 def _distance(
     before: Sequence[int], now: Sequence[int], rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Return the PSI of two histograms, and what chance reaches once in a hundred times."""
+    """Return the PSI of two histograms, and the value that chance exceeds in 1 % of cases."""
     old, new = np.asarray(before, float), np.asarray(now, float)
     psi = float(_psi(old, new[None])[0])
     both = (old + new) / max(old.sum() + new.sum(), 1)

@@ -1,11 +1,11 @@
-"""Families: classes that a verdict may name together, where a model cannot tell them apart.
+"""Families: classes that a verdict may name together if the model cannot separate them.
 
-A model can be sure of HTTPS, and unsure whether it carries a page or a download. Where no class is
-probable enough for a verdict, but the classes of a family are together, the verdict names the
-family: `https` instead of `https_page`, as nDPI says TLS where it cannot say TLS.YouTube.
+A model can be sure of HTTPS but unsure whether it carries a page or a download. If no class is
+probable enough for a verdict, but the classes of a family together are, the verdict names the
+family: `https` instead of `https_page`, as nDPI reports TLS if it cannot report TLS.YouTube.
 
-A class is in one family at most. The model file says which families there are
-(etcpipe/model_file.py); a training takes them from etcpipe/training/family_choice.py.
+A class is in at most one family. Families are stored in the model file (etcpipe/model_file.py); a
+training gets them from etcpipe/training/family_choice.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ Members = Mapping[str, Sequence[str]]
 
 
 class LabelNames(tuple[str, ...]):
-    """What a verdict's label may name: a model's classes, then its families.
+    """The names that a label may have: a model's classes, then its families.
 
     Attributes:
         families: classes of each family, by its name.
@@ -40,18 +40,18 @@ class LabelNames(tuple[str, ...]):
 
     @cached_property
     def family_of(self) -> tuple[str | None, ...]:
-        """The family of each label; a family is its own."""
+        """The family of each label; a family belongs to itself."""
         of_class = {one: name for name, members in self.families.items() for one in members}
         return (*(of_class.get(one) for one in self.classes), *self.families)
 
 
 def names_of(labels: Sequence[str]) -> LabelNames:
-    """Return labels as LabelNames; those that say nothing of families have none."""
+    """Return labels as LabelNames, by default without families."""
     return labels if isinstance(labels, LabelNames) else LabelNames(labels)
 
 
 def check(families: Members, classes: Sequence[str]) -> None:
-    """Check that families are of classes that are there, and of no class twice.
+    """Check that families consist of existing classes, each in one family only.
 
     Raises:
         ValueError: they are not; the message says which.

@@ -1,12 +1,12 @@
-"""Labelled flows: read from captures, or from a folder that was built of them once.
+"""Labelled flows: read from captures, or from a folder that was built from them.
 
-To learn from data, in this order:
-    find_recordings(folder, task)       captures and what labels their flows
+To get data for training:
+    find_recordings(folder, task)       the captures, and how their flows are labelled
     read(recordings, Input(), views=)   -> Dataset, in memory
-    build(recordings, folder, ...)      the same rows into a folder, however many there are
-    open_folder(folder)                 -> Dataset, its rows mapped from the folder's files
+    build(recordings, folder, ...)      writes the same rows to a folder, for data of any size
+    open_folder(folder)                 -> Dataset, with rows mapped from the folder's files
 
-A Dataset is the same whichever way it came: `rows(view)`, `label`, `capture`, `groups(split)`.
+A Dataset has the same interface either way: `rows(view)`, `label`, `capture`, `groups(split)`.
 """
 
 from etcpipe.dataset.folder import Manifest, build, is_folder, open_folder, read_manifest

@@ -1,4 +1,4 @@
-"""From labelled captures to rows, by the code that serves: train == serve."""
+"""From labelled captures to rows, by the same code that serves."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -16,29 +16,29 @@ from etcpipe.gpu.regroup import Regroup
 from etcpipe.gpu.views import VIEWS, compute
 
 OnProgress = Callable[[int, int], None]
-# By how much a flow that ended outlives what waits for its packets.
+# How much longer an ended flow is remembered than its row can be open.
 KEEP_ENDED_S = 10.0
 OnSkip = Callable[[Recording, CaptureError], None]
 Change = Callable[[FlowBatch], FlowBatch]
 
 
 def as_they_are(flows: FlowBatch) -> FlowBatch:
-    """Return flows that nobody changes."""
+    """Return flows unchanged."""
     return flows
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Flows of one capture that have a label, as many as were complete at once.
+    """Labelled flows of one capture that were complete at the same time.
 
     Attributes:
-        recording: index of the capture among those that are read.
-        flows: what regrouping made of them.
+        recording: index of the capture.
+        flows: their rows from regrouping.
         labels: (flows,) names.
         host: (flows,) int64, a hash of the two addresses.
         first_us: (flows,) int64.
         payload: (flows,) uint8, index into payload.KINDS.
-        unlabelled: further flows, without a label.
+        unlabelled: number of further flows, without a label.
     """
 
     recording: int
@@ -83,8 +83,8 @@ def read(
         on_progress: called with captures read and captures in all.
         views: to read beside stats and seq, names of VIEWS.
         mask: of their bytes, a name of gpu.mask.MASKS.
-        depth: packets that rows show, at most settings.first_n; None for all of those.
-        change: done to labelled flows before views are made of them (etcpipe.shaping).
+        depth: packets that rows show, at most settings.first_n, which is the default.
+        change: applied to labelled flows before views are computed (etcpipe.shaping).
 
     Raises:
         CaptureError: a capture cannot be read.
@@ -104,7 +104,7 @@ def dataset_of(
     rows: dict[str, list[np.ndarray]],
     mask: str,
 ) -> Dataset:
-    """Return parts of captures in one.
+    """Return parts of captures as one Dataset.
 
     Args:
         rows: (flows, ...) of each part, by view; stats and seq are among them.
@@ -139,7 +139,7 @@ def dataset_of(
 
 
 def views_wanted(views: Sequence[str]) -> tuple[str, ...]:
-    """Return the views of a Dataset: the two that are always there, and others."""
+    """Return the views of a Dataset: the two that it always has, and others."""
     return tuple(dict.fromkeys(("stats", "seq", *views)))
 
 
@@ -153,10 +153,10 @@ def read_chunks(
     depth: int | None = None,
     change: Change = as_they_are,
 ) -> Iterator[Chunk]:
-    """Yield the rows of labelled flows, never more than of a part of one capture at once.
+    """Yield the rows of labelled flows, each time of a part of one capture.
 
     Args:
-        on_skip: takes a capture that cannot be read, which is left out from there on.
+        on_skip: called for a capture that cannot be read; the rest of it is left out.
 
     Raises:
         CaptureError: a capture cannot be read, and there is no on_skip.
@@ -193,7 +193,7 @@ def read_labelled(
 def _flows_of(
     recording: Recording, settings: Input, views: Sequence[str], mask: str
 ) -> Iterator[tuple[FlowBatch, np.ndarray, np.ndarray]]:
-    """Yield complete flows, when the first packet of each came, and what its payload is."""
+    """Yield complete flows, the time of each first packet, and the kind of its payload."""
     capture = Capture([recording.path], settings.first_n, settings.count)
     raw_len = max(VIEWS[name].raw_len for name in views)
     regroup = Regroup(settings.first_n, raw_len, wait_s=settings.wait_s, mask=mask)
@@ -213,11 +213,11 @@ def _flows_of(
 
 
 class _Began:
-    """Tells when flows began: those that live, and those that ended before they were complete."""
+    """Tells when flows began, also if they ended before their row was complete."""
 
     def __init__(self, capture: Capture, wait_s: float) -> None:
         self._capture = capture
-        # Regrouping gives up a flow after wait_s; later nobody asks for it any more.
+        # Regrouping closes a row after wait_s at most; later its flow is not asked for.
         self._keep_ns = int((wait_s + KEEP_ENDED_S) * 1e9)
         self._ended: dict[int, tuple[int, int]] = {}
 
@@ -257,7 +257,7 @@ def _labelled(
 
 
 def rows_of(view: str, flows: FlowBatch, first_n: int) -> np.ndarray:
-    """Return the rows that a Dataset keeps of flows: of a view, stats under no mask."""
+    """Return the rows of a view for a Dataset; all columns of stats, under no mask."""
     return compute(VIEWS[view], flows, first_n, VIEWS[view].column_names("none"))
 
 

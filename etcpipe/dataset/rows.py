@@ -1,4 +1,4 @@
-"""What a model learns from: rows of views, labels, and what must not be on both sides."""
+"""The data of a training: rows of views, labels, and the groups for splitting."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from etcpipe.gpu.views import VIEWS
 
 STATS = VIEWS["stats"]
 
-# How flows are divided into those that are learnt from and those that are judged.
+# How flows are divided into training and evaluation.
 SPLITS = {
     "capture": "no capture is on both sides",
     "host": "no pair of hosts is on both sides",
@@ -23,12 +23,12 @@ SPLITS = {
 
 @dataclass(frozen=True)
 class Input:
-    """How packets become rows; a model file carries the same settings.
+    """How packets become rows; model files have the same settings.
 
     Attributes:
         first_n: packets of a flow that count, 1 .. FIRST_N_MAX.
         count: which packets count, a name of COUNT_RULES.
-        wait_s: a flow is complete when nothing that counts came for so long.
+        wait_s: a flow is complete when no counted packet came for so long.
     """
 
     first_n: int = 10
@@ -48,16 +48,16 @@ class Dataset:
         stats: (flows, 67) float32, the view stats under no mask.
         seq: (flows, 30, 3) float32, the view seq.
         label: (flows,) int32, index into classes.
-        capture: (flows,) int32, index into captures; flows of one capture stay together
-            when data are split.
-        unlabelled: flows that were read and have no label.
+        capture: (flows,) int32, index into captures; flows of a capture stay together when
+            data are split.
+        unlabelled: number of flows without a label.
         views: (flows, ...) rows of further views by name, under mask.
         mask: of the bytes in views.
-        host: (flows,) int32, the same for flows between the same two addresses; empty if
-            nobody noted it.
-        first_us: (flows,) int64, the first packet by the capture's clock; or empty.
-        payload: (flows,) uint8, what the first payload is, index into payload.KINDS; or empty.
-        digests: SHA-256 of captures, where a folder notes them: they may be gone by now.
+        host: (flows,) int32, equal for flows between the same two addresses; empty if
+            unknown.
+        first_us: (flows,) int64, time of the first packet by the capture's clock; or empty.
+        payload: (flows,) uint8, kind of the first payload, index into payload.KINDS; or empty.
+        digests: SHA-256 of the captures, from a folder's manifest; the captures may be gone.
     """
 
     stats: np.ndarray
@@ -78,10 +78,10 @@ class Dataset:
         return len(self.label)
 
     def rows(self, view: str) -> np.ndarray:
-        """Return (flows, ...), the rows of a view that was read.
+        """Return (flows, ...), the rows of a view.
 
         Raises:
-            UsageError: it was not.
+            UsageError: the view was not read.
         """
         rows = {"stats": self.stats, "seq": self.seq, **self.views}
         if view not in rows:
@@ -96,13 +96,13 @@ class Dataset:
         return np.ascontiguousarray(self.stats[:, [every.index(name) for name in names]])
 
     def groups(self, split: str) -> np.ndarray:
-        """Return (flows,) int, flows of one number belong on one side of a split.
+        """Return (flows,) int; flows with the same number must be on the same side of a split.
 
         Args:
             split: a name of SPLITS.
 
         Raises:
-            UsageError: there is no such split, or nobody noted what it goes by.
+            UsageError: there is no such split, or its groups are unknown.
         """
         of_split = {
             "capture": self.capture,
@@ -131,7 +131,7 @@ class Dataset:
         return replace(self, **rows, views={n: v[chosen] for n, v in self.views.items()})
 
     def digest(self) -> str:
-        """Return 16 hex digits over rows, labels and how captures divide them."""
+        """Return 16 hex digits of a digest of rows, labels and captures."""
         digest = hashlib.sha256()
         further = [self.views[name] for name in sorted(self.views)]
         for array in (self.stats, self.seq, self.label, self.capture, *further):
@@ -144,9 +144,9 @@ class Dataset:
         return tuple(sorted(digest[:16] for digest in self.capture_digests()))
 
     def capture_digests(self) -> dict[str, str]:
-        """Return SHA-256 -> name of the captures: as a built folder notes them, else of files.
+        """Return SHA-256 -> name of the captures, from a built folder's manifest or the files.
 
-        A capture that is neither noted nor a file any more is left out.
+        Captures that are neither in a manifest nor files any more are left out.
         """
         if self.digests:
             return dict(zip(self.digests, self.captures, strict=True))
