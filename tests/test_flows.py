@@ -232,7 +232,7 @@ def test_an_error_of_the_taker_ends_the_thread_and_is_kept(loaded: Bench) -> Non
     table.packet(b"", SYN)
     table.wait(6 * S)
     with Sweeper(loaded.table, TapSettings(), full, period_s=0.01) as sweeper:
-        sweeper._thread.join(5)
+        sweeper._thread.join(20)
     assert str(sweeper.failure) == "disk full"
 
 

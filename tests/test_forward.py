@@ -67,7 +67,7 @@ def test_a_frame_arrives_as_it_was_sent(bed, mode):
             sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
             sender.bind(("c0", 0))
         with sender, receiver:
-            receiver.settimeout(5)
+            receiver.settimeout(20)
             receiver.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
             sender.send(sent)
             frame, ancillary, _, _ = receiver.recvmsg(2000, 100)

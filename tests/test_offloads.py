@@ -137,14 +137,14 @@ def tcp_transfer(path: Path3, near: str, end: str) -> None:
     with netns.enter(path.end):
         client = socket.socket(family)
     with client, server:
-        client.settimeout(10)
+        client.settimeout(30)
         client.connect((near, PORT))
         received = 0
         while received < SIZE:
             received += len(client.recv(65536))
         client.sendall(payload[::-1])
         client.shutdown(socket.SHUT_WR)
-        thread.join(10)
+        thread.join(30)
 
 
 def udp_transfer(path: Path3, near: str, end: str) -> None:

@@ -87,7 +87,7 @@ def pair() -> Iterator[Pair]:
 
 @pytest.fixture
 def ring(pair: Pair) -> Iterator[Ring]:
-    with Redirect(pair.ifindex) as redirect, Ring(pair.ifindex, idle_s=2) as ring:
+    with Redirect(pair.ifindex) as redirect, Ring(pair.ifindex, idle_s=20) as ring:
         redirect.bind(ring.fd)
         yield ring
 
