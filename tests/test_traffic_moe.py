@@ -61,7 +61,7 @@ def test_tiny_beats_chance_within_a_minute(recordings):
         ARCHS["traffic_moe_tiny"],
         Lesson(rows[~judged], recordings.label[~judged], classes, "all"),
         seed=1,
-        fitting=Fitting(rounds=12, batch=64, device="cpu"),
+        fitting=Fitting(rounds=6, batch=64, device="cpu"),
         checkpoint=Checkpoint(None, "", ""),
     )
     took_s = time.process_time() - began
