@@ -73,7 +73,7 @@ class Group(click.Group):
     """A group whose verbs may be shortened, with `help` as a word of its own."""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, subcommand_metavar="VERB ...", **kwargs)
+        super().__init__(*args, **kwargs | {"subcommand_metavar": "VERB ..."})
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ask = args == ["help"] or not (args or ctx.resilient_parsing)
