@@ -4,6 +4,7 @@ import os
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
@@ -27,6 +28,7 @@ PORT = 4433
 # what a wire by XDP asks of the far ends of veth devices
 FAR_END = "gro on tx off txvlan off tx-vlan-stag-hw-insert off"
 SETTLE_S = 0.3
+WITHIN_S = 20  # comes what is sent, on a busy machine too
 
 
 class Bed:
@@ -98,8 +100,9 @@ class Wire:
         self.vlans: list[int] = []
 
     def drain(self, quiet_s: float = SETTLE_S) -> None:
-        end = monotonic() + quiet_s
-        while monotonic() < end:
+        """Receive until nothing came for a while and all copies are here."""
+        end, latest = monotonic() + quiet_s, monotonic() + WITHIN_S
+        while monotonic() < end or (self._is_missing_copies() and monotonic() < latest):
             batch = self.ring.receive()
             for row in range(len(batch)):
                 numbers = batch.flow_id[row], batch.rank[row], batch.direction[row]
@@ -108,6 +111,15 @@ class Wire:
             self.vlans += batch.vlan.tolist()
             if len(batch):
                 end = monotonic() + quiet_s
+
+    def _is_missing_copies(self) -> bool:
+        """Is a copy still on its way? On a busy machine that takes longer than a while."""
+        counted, lost = Counter(self.counters()), 0
+        if isinstance(self.ring, Ring):
+            at_ring = self.ring.statistics()
+            lost = at_ring["rx_dropped"] + at_ring["rx_ring_full"]
+            lost += counted["PACKETS_NO_CONSUMER"] + counted["PACKETS_POP_FAILED"]
+        return len(self.packets) < counted["PACKETS_CLONED"] - lost
 
     def counters(self) -> dict[str, int]:
         return {name: n for name, n in self.forward.counters().items() if n}
