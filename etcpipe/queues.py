@@ -116,3 +116,5 @@ class Queues(Receiver):
             if len(batch):
                 self._ready.put((queue, batch))
                 self._done[queue].acquire()
+            else:
+                self._full[queue] = False  # the full batch before this one was the last

@@ -1,17 +1,21 @@
 """Several queues of the mirror: each flow stays on one, nothing is lost, order is kept."""
 
+import time
 from contextlib import ExitStack
+from typing import Any
 
 import captures
 import numpy as np
 import pytest
 from kernel_fixtures import Wire
 
+from etcpipe.batch import PacketBatch
+from etcpipe.columns import PacketColumns
 from etcpipe.errors import DataplaneError, UsageError
 from etcpipe.kernel import netns
 from etcpipe.kernel.tap import Tap, TapSettings
 from etcpipe.queues import Queues
-from etcpipe.ring import Ring
+from etcpipe.ring import BATCH_MAX, Ring
 
 NEAR, FAR = "10.77.0.1", "10.77.0.2"
 QUEUES, FLOWS, PACKETS = 3, 60, 10
@@ -91,6 +95,35 @@ def test_a_mirror_that_goes_away_ends_the_reader(wire: Wire) -> None:
         with pytest.raises(DataplaneError, match="gone or down"):
             for _ in range(20):
                 source.receive()
+
+
+class FullOnce:
+    """A ring with one full batch, and silence after it."""
+
+    def __init__(self) -> None:
+        self.sizes = [BATCH_MAX]
+
+    def batch(self, packets: int) -> PacketBatch:
+        return PacketColumns(BATCH_MAX).batch(np.zeros(1, np.uint8), packets)
+
+    def receive(self) -> PacketBatch:
+        time.sleep(0.01)
+        return self.batch(self.sizes.pop() if self.sizes else 0)
+
+    def no_packets(self) -> PacketBatch:
+        return self.batch(0)
+
+    def close(self) -> None:
+        self.sizes = []
+
+
+def test_a_queue_that_falls_silent_after_a_full_batch_is_drained() -> None:
+    ring: Any = FullOnce()
+    with Queues([ring], idle_s=0.3) as source:
+        assert len(source.receive()) == BATCH_MAX
+        assert not source.is_drained
+        assert len(source.receive()) == 0
+        assert source.is_drained
 
 
 @pytest.mark.parametrize(
