@@ -122,7 +122,6 @@ def ask(device: str, namespace: str | None, action: str, file: str | None = None
         raise DataplaneError(f"{device}: no attach runs there: start one")
     asked, answered = _paths(device, namespace)
     number = secrets.token_hex(8)
-    answered.unlink(missing_ok=True)
     _put(asked, {"id": number, "action": action, "file": file}, device)
     began = time.monotonic()
     while True:
@@ -130,11 +129,13 @@ def ask(device: str, namespace: str | None, action: str, file: str | None = None
         if answer and answer.get("id") == number:
             break
         waited = time.monotonic() - began
-        if Lock(inode, device).owner() is None:
+        is_unnoticed = (_read(asked) or {}).get("id") == number  # else it is somebody else's
+        is_over = Lock(inode, device).owner() is None
+        if is_unnoticed and (is_over or waited > NOTICED_S):
             asked.unlink(missing_ok=True)
+        if is_over:
             raise DataplaneError(f"{device}: attach ended before it answered")
-        if waited > (NOTICED_S if asked.exists() else DONE_S):
-            asked.unlink(missing_ok=True)
+        if waited > (NOTICED_S if is_unnoticed else DONE_S):
             raise DataplaneError(f"{device}: attach did not answer within {waited:.0f} s")
         time.sleep(POLL_S)
     answered.unlink(missing_ok=True)
