@@ -131,7 +131,7 @@ class Capture:
         self._rooms.append(_Room())
         for batch in self:
             yield batch
-            if STDIN in self._paths:
+            if self.is_piped:
                 yield self._rooms[0].columns.batch(self._rooms[0].arena, 0)
 
     def release(self, batch: PacketBatch) -> None:
@@ -172,6 +172,11 @@ class Capture:
         if self._on_progress and (end or time.monotonic() >= self._progress_at):
             self._progress_at = time.monotonic() + PROGRESS_EVERY_S
             self._on_progress(*self.progress)
+
+    @property
+    def is_piped(self) -> bool:
+        """Is a pipe among the files, so that packets may come slowly?"""
+        return None in self._sizes
 
     @property
     def progress(self) -> tuple[int, int | None]:

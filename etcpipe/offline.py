@@ -8,7 +8,7 @@ import numpy as np
 
 from etcpipe import pipeline
 from etcpipe.batch import FlowBatch
-from etcpipe.capture import STDIN, Capture
+from etcpipe.capture import Capture
 from etcpipe.cascade.runtime import Runtime
 from etcpipe.cascade.serving import CascadeModel
 from etcpipe.errors import UsageError
@@ -218,7 +218,7 @@ def classify(
         **_of_captures({"count": loaded.count, **(tracking or {})}),
     )
     # Somebody may be waiting at the end of a pipe; files are read for throughput.
-    rows_min = 1 if STDIN in map(str, paths) else pipeline.ROWS_MAX
+    rows_min = 1 if capture.is_piped else pipeline.ROWS_MAX
     regroup = regroup_for(loaded, depth, wait_s, capture.parse, device)
     return Classification(capture, loaded, regroup, rows_min)
 

@@ -272,6 +272,21 @@ def test_interrupt_ends_the_wait_for_a_pipe(pipe, there):
         list(Capture([path]))
 
 
+def test_packets_of_a_pipe_are_not_held_until_more_come(pipe):
+    def interrupt(number, frame):
+        raise TimeoutError
+
+    path, writer = pipe
+    os.write(writer, pcap(TALK))
+    batches = Capture([path]).ahead()
+    rows = 0
+    with alarm(interrupt):
+        while rows < len(EXPECTED):
+            rows += len(next(batches))
+        after = next(batches)
+    assert (rows, len(after)) == (len(EXPECTED), 0)
+
+
 def test_other_signals_do_not_damage_a_pipe(tmp_path, pipe):
     path, writer = pipe
     content = pcap(TALK)
