@@ -39,8 +39,9 @@ def tap(programs: Bench) -> Bench:
 
 def judge(tap: Bench, final: bool = True, ahead: int = 0) -> None:
     """Give the only flow a verdict, or one that is `ahead` of it."""
-    flow_id = tap.flow()["flow_id"]
-    word = verdict_words(np.array([flow_id + ahead]), np.array([3]), np.zeros(1, np.uint8), final)
+    flow_id = int(tap.flow()["flow_id"])  # NumPy before 2 adds uint64 and int as floats
+    judged = np.array([flow_id + ahead], np.uint64)
+    word = verdict_words(judged, np.array([3]), np.zeros(1, np.uint8), final)
     bpf.update(tap.loaded.maps["verdicts"], np.array([flow_id % SLOTS], np.uint32), word)
 
 
