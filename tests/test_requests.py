@@ -23,8 +23,17 @@ def path_of(suffix: str) -> Path:
 
 
 @pytest.fixture
-def attached() -> Iterator[None]:
-    """The test plays the running attach, and so holds its lock."""
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as threads:
+        yield threads
+
+
+@pytest.fixture
+def attached(pool: ThreadPoolExecutor) -> Iterator[None]:
+    """The test plays the running attach, and so holds its lock.
+
+    It is released before the pool is closed: that ends the requests of a test that failed.
+    """
     lock = Lock(netns.inode(None), DEVICE)
     lock.acquire()
     try:
@@ -47,12 +56,6 @@ def answer(request: dict) -> None:
     draft = path_of(".draft")
     draft.write_text(json.dumps({"id": request["id"], "model": request["file"], "engine": "c"}))
     draft.replace(path_of(".answer"))
-
-
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(2) as threads:
-        yield threads
 
 
 def ask(pool: ThreadPoolExecutor, file: str) -> Future:
