@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * The flow tracker's rules, one for the kernel and for captures in user space:
- * when a flow begins anew, how a packet changes it, and which rank it gets.
+ * The flow tracker's rules, shared by the kernel and by captures in user space: when a new
+ * flow begins, how a packet changes its flow, and which rank the packet gets.
  */
 #ifndef ETCPIPE_FLOWS_H
 #define ETCPIPE_FLOWS_H
@@ -9,7 +9,7 @@
 #include "parsing.h"
 
 #define RANK_NONE 0xffffffffu	/* the packet does not count towards the first N */
-#define COUNTED_MAX 0xffff0000u	/* packets that count are counted no further */
+#define COUNTED_MAX 0xffff0000u	/* flow_state.counted stops here, before it can wrap */
 
 /* Programs on several CPUs share a flow; captures are read by one thread. */
 #ifdef __BPF__
@@ -23,23 +23,23 @@ static __always_inline int packet_counts(const struct packet *p, __u32 rule)
 	if (p->key.protocol != IPPROTO_TCP && p->key.protocol != IPPROTO_UDP)
 		return 0;
 	if (p->fragment == FRAGMENT_LATER)
-		return 0;	/* its flow is known, its place in it is not */
+		return 0;	/* its flow is known, its position in the flow is not */
 	if (rule == COUNT_ALL || p->payload_len)
 		return 1;
 	/* what remains has no payload: SYN and RST count as "non-ACK", bare ACK and FIN do not */
 	return rule == COUNT_NON_ACK && p->tcp_flags & (TCP_SYN | TCP_RST);
 }
 
-/* Silence after which a flow has ended, by how far it came. */
+/* How long a flow may be silent before it has ended; depends on its state. */
 struct flow_timeouts {
 	__u64 establish_ns;	/* a SYN alone: nobody answered, as in scans and floods */
 	__u64 idle_ns;
-	__u64 tombstone_ns;	/* after its end its stragglers stay its own for so long */
+	__u64 tombstone_ns;	/* late packets of a closed flow still belong to it */
 };
 
 /*
- * A SYN is all that was seen. Not "one side only": where a tap sees one direction of an
- * asymmetric route, the flow has acknowledgments and is as alive as any other.
+ * Only a SYN was seen. Traffic in one direction alone is not enough to call a flow half open:
+ * with asymmetric routing the tap may see only one side, whose packets acknowledge the other.
  */
 static __always_inline int flow_is_half_open(const struct flow_state *flow)
 {
@@ -54,14 +54,14 @@ static __always_inline __u64 flow_timeout_ns(const struct flow_state *flow,
 	return flow_is_half_open(flow) ? timeouts->establish_ns : timeouts->idle_ns;
 }
 
-/* The difference is signed: packets of several queues may come a little out of order. */
+/* The difference is signed: packets of several queues may be slightly out of order. */
 static __always_inline int flow_is_silent(const struct flow_state *flow, __u64 now,
 					  const struct flow_timeouts *timeouts)
 {
 	return (long long)(now - flow->last_ns) > (long long)flow_timeout_ns(flow, timeouts);
 }
 
-/* A tuple in use begins a new flow after a long silence, or by a SYN after its end. */
+/* A five-tuple begins a new flow after its timeout, or with a SYN after the flow closed. */
 static __always_inline int flow_restarts(const struct flow_state *flow, const struct packet *p,
 					 __u64 now, const struct flow_timeouts *timeouts)
 {
@@ -71,8 +71,8 @@ static __always_inline int flow_restarts(const struct flow_state *flow, const st
 }
 
 /*
- * Is this flow of the sample? By a hash of the canonical key, so that both directions,
- * every CPU and the tracker of captures agree. Multiply and fold; the seed moves the sample.
+ * Hashes the canonical key, so that both directions, all CPUs and the tracker for captures
+ * choose the same flows. Another seed chooses another sample.
  */
 static __always_inline int flow_is_sampled(const struct flow_key *key, __u32 every, __u32 seed)
 {
@@ -90,7 +90,7 @@ UNROLL
 	return (__u32)hash % every == 0;
 }
 
-/* The initiator sent the first packet, or was answered by it if that is a SYN+ACK. */
+/* The initiator sent the first packet, unless that is a SYN+ACK, which answers it. */
 static __always_inline void flow_begin(struct flow_state *flow, const struct packet *p,
 				       __u64 flow_id, __u64 now)
 {
@@ -114,7 +114,7 @@ static __always_inline __u32 flow_next_rank(struct flow_state *flow, __u32 segme
 	__u32 rank = flow->counted;
 
 	if (rank >= FIRST_N_MAX) {
-		/* no atomic (8 ns); it stops before it turns over and gives rank 0 again */
+		/* no atomic (8 ns); a counter that wrapped would give out rank 0 again */
 		if (rank < COUNTED_MAX)
 			flow->counted = rank + segments;
 		return RANK_NONE;
@@ -122,15 +122,15 @@ static __always_inline __u32 flow_next_rank(struct flow_state *flow, __u32 segme
 #if defined(__BPF__) && defined(ETCPIPE_FETCH_ADD)
 	return __sync_fetch_and_add(&flow->counted, segments);
 #else
-	/* BPF before v3 cannot fetch: two CPUs at once may give one rank twice */
+	/* BPF before v3 has no fetching atomics: two CPUs may give out the same rank */
 	ADD(flow->counted, segments);
 	return rank;
 #endif
 }
 
 /*
- * Account a packet to its flow, of which it has this direction. Returns its rank among those
- * that count, or RANK_NONE. @segments is 1, or how many packets a super-packet is on the wire.
+ * Account a packet to its flow. Returns its rank among the packets that count, or RANK_NONE.
+ * @segments is 1, or the number of packets that a super-packet becomes on the wire.
  */
 static __always_inline __u32 flow_account(struct flow_state *flow, const struct packet *p,
 					  __u8 direction, __u32 wire_len, __u32 segments,

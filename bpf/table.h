@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * The flow table: sets of SET_FLOWS places in an array, and in another one 16 bits of each
- * flow's hash, a cache line a set. Its flow's hash says which set a flow is in, and its home,
- * the place where it is mostly found: by one access to memory, with the tag's at the same time.
+ * The flow table. One array holds sets of SET_FLOWS places; another holds a tag for each place,
+ * 16 bits of its flow's hash, with one cache line of tags per set. The hash of a key selects
+ * the set, and within the set the home place, where most flows are found. The home place and
+ * its tag are read at the same time, so that a lookup mostly waits for memory only once.
  *
- * Whoever reads takes no lock and compares the key. Kernel programs alone write places, under
- * the set's lock: insert.h. User space writes only `taken`, the id of a flow that it took out.
- * As ids are never used twice, that has no effect on a newer flow in the same place.
+ * Readers take no lock and compare the key. Only kernel programs write places, under the set's
+ * lock (insert.h). User space writes only `taken`, the id of the flow that it removed. Ids are
+ * never reused, so this write cannot remove a newer flow in the same place.
  *
- * For your own programs too: examples/verdict_reader.bpf.c.
+ * Other programs may read the table too: see examples/verdict_reader.bpf.c.
  */
 #ifndef ETCPIPE_TABLE_H
 #define ETCPIPE_TABLE_H
@@ -23,7 +24,7 @@ struct flow_set {
 	struct table_entry entries[SET_FLOWS];
 };
 
-/* Of a place that was never used 0. What is there of a flow that has gone means nothing. */
+/* 0 for a place that was never used. The tag of a removed flow stays: check the entry, too. */
 struct flow_tags {
 	union {
 		__u64 words[TAG_WORDS];
@@ -31,21 +32,21 @@ struct flow_tags {
 	};
 };
 
-/* Where a key's flow is, or would be. */
+/* The set that holds a key's flow if the flow is in the table. */
 struct flow_place {
 	__u64 hash;
-	__u32 index;		/* of its set */
+	__u32 index;		/* of the set */
 	struct flow_set *set;	/* and tags: NULL only for the verifier */
 	struct flow_tags *tags;
 };
 
-/* Of the sets that share it. */
+/* Several sets share one lock. */
 struct flow_lock {
 	struct bpf_spin_lock lock;
 	__u32 version;		/* raised by each change of a place */
 };
 
-/* Multiplied by secret numbers, so that nobody can aim flows at one set (Dietzfelbinger). */
+/* Multiply-shift hash (Dietzfelbinger); its secret multipliers prevent floods of one set. */
 static __always_inline __u64 flow_hash(const struct flow_plan *plan, const struct flow_key *key)
 {
 	const __u64 *words = (const __u64 *)key;
@@ -75,7 +76,7 @@ static __always_inline __u16 flow_tag(__u64 hash)
 	return hash >> 5 | 1;
 }
 
-/* Is a flow in this place? Not before the first one, nor after it was taken out. */
+/* A place is free if it was never used, or once user space has removed its flow. */
 static __always_inline int entry_is_used(const struct table_entry *entry)
 {
 	return entry->taken != entry->state.flow_id;
@@ -93,7 +94,10 @@ UNROLL
 	return !differ && entry_is_used(entry);
 }
 
-/* Bit 15 of each tag in a word that is this one, from the lowest on up to the first at least. */
+/*
+ * Returns bit 15 of each tag in the word that equals @tag. The lowest bit set is exact. Borrows
+ * may set bits above it for other tags, so the caller must compare the keys.
+ */
 static __always_inline __u64 tags_equal(__u64 word, __u16 tag)
 {
 	__u64 differ = word ^ tag * TAG_ONES;
@@ -101,13 +105,13 @@ static __always_inline __u64 tags_equal(__u64 word, __u16 tag)
 	return (differ - TAG_ONES) & ~differ & TAG_ONES << 15;
 }
 
-/* Which tag the lowest bit of tags_equal() stands for. */
+/* Returns the index of the tag that the lowest bit of tags_equal() belongs to. */
 static __always_inline __u32 tags_first(__u64 equal)
 {
 	return ((equal & -equal) >> 15) * 0x0000000100020003ull >> 48 & (TAGS_A_WORD - 1);
 }
 
-/* The place of this number; the mask is for the verifier, and the compiler must leave it. */
+/* The verifier needs the mask; OPAQUE keeps the compiler from removing it. */
 static __always_inline struct table_entry *set_entry(const struct flow_set *set, __u32 place)
 {
 	OPAQUE(place);
@@ -115,15 +119,15 @@ static __always_inline struct table_entry *set_entry(const struct flow_set *set,
 }
 
 /*
- * The same number, of which the verifier knows no more than that it is a place: it would else
- * walk all that comes after once for each place that a flow may be found in.
+ * Returns @place unchanged (`zero` is 0), but hides its value from the verifier, which would
+ * otherwise verify all the code that follows once for each place in the set.
  */
 static __always_inline __u32 place_any(const struct flow_set *set, __u32 place)
 {
 	return (place + set_entry(set, place)->zero) & (SET_FLOWS - 1);
 }
 
-/* Where the flow is that is not at home; SET_FLOWS: nowhere. */
+/* Returns the place of a flow that is not in its home place, or SET_FLOWS if there is none. */
 static __always_inline __u32 set_search(const struct flow_set *set, const struct flow_tags *tags,
 					const struct flow_key *key, __u16 tag)
 {
@@ -152,7 +156,7 @@ static __always_inline int set_is_home(const struct flow_set *set, const struct 
 	return tags->tags[home] == flow_tag(hash) && entry_is(&set->entries[home], key);
 }
 
-/* The flow's place in its set, SET_FLOWS: it is not in the table. */
+/* Returns the flow's place in its set, or SET_FLOWS if it is not in the table. */
 static __always_inline __u32 set_find(const struct flow_set *set, const struct flow_tags *tags,
 				      const struct flow_key *key, __u64 hash)
 {
@@ -161,7 +165,7 @@ static __always_inline __u32 set_find(const struct flow_set *set, const struct f
 	return set_search(set, tags, key, flow_tag(hash));
 }
 
-/* The flow in a place that set_find() said, NULL: there was none. */
+/* Returns the flow in a place that set_find() returned, or NULL if it found none. */
 static __always_inline struct flow_state *set_flow(const struct flow_set *set, __u32 place)
 {
 	return place < SET_FLOWS ? &set_entry(set, place)->state : NULL;

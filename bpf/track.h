@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * From a packet to its flow in the kernel's table, and to a mark where it must be
- * mirrored. The rules are in flows.h; this is what the kernel adds to them.
+ * Finds or creates a packet's flow in the kernel's table and marks the packets to be mirrored.
+ * flows.h has the rules that this shares with captures.
  */
 #ifndef ETCPIPE_TRACK_H
 #define ETCPIPE_TRACK_H
@@ -9,23 +9,23 @@
 #include "insert.h"
 #include "verdict.h"
 
-/* What tracking says of a packet that must be mirrored; XDP's metadata for TC. */
+/* Describes a packet that must be mirrored; XDP passes it to TC as metadata. */
 struct mark {
 	__u64 flow_id;
 	__u64 timestamp_ns;
 	__u32 magic;
 	__u16 rank;
 	__u8 direction;
-	__u8 action;		/* of the flow's verdict, 0: none */
+	__u8 action;		/* of the flow's verdict; 0 if none */
 };
 
-/* Of this tap, not of another one on a device stacked upon this one. */
+/* Differs by device: a tap on a stacked device must not take this tap's marks for its own. */
 static __always_inline __u32 mark_magic(void)
 {
 	return 0xe7c00000 ^ SETTING(device_ifindex);
 }
 
-/* Linux 5.11, which the object without fetching atomics and bcc cannot count on. */
+/* The helper needs Linux 5.11; the plain object and bcc must run on older kernels, too. */
 static __always_inline __u64 clock_coarse_ns(void)
 {
 #ifdef ETCPIPE_FETCH_ADD
@@ -36,8 +36,8 @@ static __always_inline __u64 clock_coarse_ns(void)
 }
 
 /*
- * Begin a flow, in the place of an older one of the same key that is over, if any. The older
- * one is counted as restarted unless user space has taken it out by now and counts it as ended.
+ * Begin a flow. It replaces @old, a flow of the same key that is over, if there is one. That
+ * counts as a restart, unless user space has already removed @old and counts it as ended.
  */
 static __always_inline struct flow_state *flow_create(struct packet *p, __u64 now,
 						      const struct flow_state *old)
@@ -51,7 +51,7 @@ static __always_inline struct flow_state *flow_create(struct packet *p, __u64 no
 		count(PACKETS_TABLE_FULL);
 		return NULL;
 	}
-	/* else another CPU was faster: the flow is there, with its id */
+	/* otherwise another CPU has created the flow first, under its own id, and counts it */
 	if (created->flow_id == flow_id)
 		count(replaced && replaced == old_id ? FLOWS_RESTARTED : FLOWS_CREATED);
 	return created;
@@ -92,7 +92,7 @@ static __always_inline void verdict_store(__u32 slot, __u64 verdict)
 		*word = verdict;
 }
 
-/* The flow's verdict, 0 while it has none. */
+/* Returns the flow's verdict, or 0 while it has none. */
 static __always_inline __u64 flow_verdict(const struct flow_state *flow)
 {
 	__u32 slot = verdict_slot(flow->flow_id, SETTING(slots));
@@ -100,7 +100,7 @@ static __always_inline __u64 flow_verdict(const struct flow_state *flow)
 	return verdict_of(verdict_load(slot), flow->flow_id);
 }
 
-/* May the flow's next packet reach whoever judges flows? Not past N, nor past a final verdict. */
+/* Does the classifier still want packets of this flow? Not past N or after a final verdict. */
 static __always_inline int flow_is_watched(const struct flow_state *flow)
 {
 	if (flow->counted >= SETTING(first_n))
@@ -109,10 +109,10 @@ static __always_inline int flow_is_watched(const struct flow_state *flow)
 }
 
 /*
- * The time of a known flow's packet: exact while the flow is watched. After that it only
- * tells silence from traffic, and the clock that the timer interrupt keeps does: it lags by a
- * tick, 1 to 10 ms. The exact one costs almost as much as all else that is done for the packet
- * (40 of 100 ns). Never before an exact time that was taken earlier.
+ * Returns the time of a packet of a known flow. It is exact while the flow is watched. Later
+ * it only serves the timeouts, for which the coarse clock suffices: it lags by up to one timer
+ * tick, 1 to 10 ms. The exact clock would cost 40 of the 100 ns that a packet takes. Since the
+ * coarse clock may lag behind an exact time read earlier, the result is at least last_ns.
  */
 static __always_inline __u64 flow_clock(const struct flow_state *flow, int is_watched)
 {
@@ -125,8 +125,8 @@ static __always_inline __u64 flow_clock(const struct flow_state *flow, int is_wa
 }
 
 /*
- * The action of the flow's verdict. It is kept in the flow, since its slot goes to a newer
- * flow that is judged, after as many flows as there are slots: some seconds in a flood.
+ * Returns the action of the flow's verdict. The flow keeps a copy of the verdict, because a
+ * newer flow takes over the slot after as many flows as there are slots: seconds in a flood.
  */
 static __always_inline __u8 flow_action(struct flow_state *flow)
 {
@@ -164,7 +164,7 @@ static __always_inline struct flow_state *track(struct packet *p, __u32 wire_len
 	if (!flow)
 		return NULL;
 	count(PACKETS_TRACKED);
-	mark->flow_id = flow->flow_id;	/* of packets past N too: their verdict acts */
+	mark->flow_id = flow->flow_id;	/* past N, too: the verdict still acts */
 	mark->action = flow_action(flow);
 	rank = flow_update(flow, p, wire_len, segments, now, SETTING(count_rule));
 	if (rank >= SETTING(first_n))
@@ -173,7 +173,7 @@ static __always_inline struct flow_state *track(struct packet *p, __u32 wire_len
 	if (segments < wanted)
 		wanted = segments;
 	count_n(PACKETS_FIRST_N, wanted);
-	/* whoever judges flows closed this one's row, and has no use for more of it */
+	/* the verdict is final: the classifier needs no more packets of this flow */
 	if (!is_watched) {
 		count_n(PACKETS_SETTLED, wanted);
 		return NULL;
@@ -200,7 +200,7 @@ static __always_inline void remember_fragment(struct packet *p)
 	fragments_put(&p->fragment_key, &flow);
 }
 
-/* Give a later fragment the key of its first one, whose flow must still be there. */
+/* Give a later fragment the key of the first one, if its flow is still in the table. */
 static __always_inline int join_fragment(struct packet *p)
 {
 	struct fragment_flow *flow;
@@ -215,7 +215,7 @@ static __always_inline int join_fragment(struct packet *p)
 	return flows_find(p) ? 0 : -1;
 }
 
-/* How many packets a super-packet (GSO, GRO) is on the wire. */
+/* Returns how many packets a super-packet (GSO, GRO) becomes on the wire. */
 static __always_inline __u32 skb_segments(struct __sk_buff *skb, const struct packet *p)
 {
 	__u32 size = skb->gso_size;
