@@ -246,7 +246,7 @@ def _check_range(name: str, value: int, most: int, unit: str = "") -> None:
 def _check_timeouts(timeouts_s: tuple[float, float, float]) -> None:
     for name, timeout_s in zip(("establish", "idle", "tombstone"), timeouts_s, strict=True):
         if not 0 < timeout_s <= 1e9:
-            raise UsageError(f"{name} timeout {timeout_s}: more than 0 seconds")
+            raise UsageError(f"{name} timeout {timeout_s:g}: more than 0 and at most 1e9 seconds")
 
 
 def _check(path: str, filter: str | None) -> int | None:

@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from queue import Empty, SimpleQueue
 
 from etcpipe.batch import PacketBatch
-from etcpipe.errors import EtcpipeError
 from etcpipe.receiver import Receiver
 from etcpipe.ring import BATCH_MAX, LENT_MAX, Ring
 
@@ -27,7 +26,7 @@ class Queues(Receiver):
     def __init__(self, rings: Sequence[Ring], idle_s: float = 0.1):
         self._rings = list(rings)
         self._idle_s = idle_s
-        self._ready: SimpleQueue[tuple[int, PacketBatch | EtcpipeError]] = SimpleQueue()
+        self._ready: SimpleQueue[tuple[int, PacketBatch | Exception]] = SimpleQueue()
         self._done = [threading.Semaphore(0) for _ in self._rings]
         self._full = [False] * len(self._rings)
         self._lent: list[tuple[int, PacketBatch]] = []  # with the queue of each
@@ -56,7 +55,7 @@ class Queues(Receiver):
             queue, batch = self._ready.get(timeout=self._idle_s)
         except Empty:
             return self._empty
-        if isinstance(batch, EtcpipeError):
+        if isinstance(batch, Exception):
             raise batch
         return self._lend(queue, batch)
 
@@ -71,7 +70,7 @@ class Queues(Receiver):
             queue, batch = self._ready.get_nowait()
         except Empty:
             return None
-        if isinstance(batch, EtcpipeError):
+        if isinstance(batch, Exception):
             self._ready.put((queue, batch))  # for the next receive()
             return None
         return self._lend(queue, batch)
@@ -110,7 +109,7 @@ class Queues(Receiver):
         while not self._stopping:
             try:
                 batch = ring.receive()
-            except EtcpipeError as error:
+            except Exception as error:  # of any kind: without it the queue would only fall silent
                 self._ready.put((queue, error))
                 return
             if len(batch):

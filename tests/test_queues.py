@@ -126,6 +126,19 @@ def test_a_queue_that_falls_silent_after_a_full_batch_is_drained() -> None:
         assert source.is_drained
 
 
+class Broken(FullOnce):
+    """A ring that fails in a way that nobody thought of."""
+
+    def receive(self) -> PacketBatch:
+        raise RuntimeError("a defect")
+
+
+def test_whatever_ends_a_queue_reaches_the_reader() -> None:
+    ring: Any = Broken()
+    with Queues([ring], idle_s=5) as source, pytest.raises(RuntimeError, match="a defect"):
+        source.receive()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -103,3 +103,28 @@ def test_a_request_in_work_leaves_the_next_one_to_be_noticed(
     monkeypatch.setattr(requests, "DONE_S", 600.0)
     answer(take())
     assert second.result(10)["model"] == "second"
+
+
+class Tap:
+    """A running attach that cannot load models."""
+
+    device, policy, model = DEVICE, None, None
+
+    def load_model(self, file: str) -> None:
+        raise RuntimeError("a defect")
+
+
+@pytest.mark.usefixtures("attached")
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        ({"action": "load", "file": "m.onnx"}, "cannot load m.onnx: RuntimeError('a defect')"),
+        ({"action": "policy"}, "this attach cannot take 'policy'"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_answered(request_: dict, error: str) -> None:
+    """Whatever is wrong with it, who asked hears it and the attach goes on."""
+    path_of(".ask").write_text(json.dumps({"id": "1", **request_}))
+    running = requests.Requests(Tap(), None)  # type: ignore[arg-type]
+    until(lambda: running.check() or path_of(".answer").exists())
+    assert error in json.loads(path_of(".answer").read_text())["error"]

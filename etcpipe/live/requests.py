@@ -38,7 +38,7 @@ class Requests:
         self._tap = tap
         self._ask, self._answer = _paths(tap.device, namespace)
         self._request: dict[str, Any] | None = None
-        self._loaded: AnyModel | EtcpipeError | None = None
+        self._loaded: AnyModel | EtcpipeError | None = None  # what a request's file became
         self._first_policy = tap.policy
         self._thread: threading.Thread | None = None
 
@@ -59,7 +59,7 @@ class Requests:
 
     def _load(self) -> None:
         assert self._request
-        action, file = self._request.get("action"), self._request.get("file", "")
+        action, file = self._request.get("action"), self._request.get("file") or ""
         try:
             if action == "load":
                 self._loaded = self._tap.load_model(file)
@@ -67,6 +67,9 @@ class Requests:
                 self._loaded = models.load(file, device=self._tap.compute)
         except EtcpipeError as error:
             self._loaded = error
+        except Exception as error:  # a defect, which must neither end the tap nor go unsaid
+            log.exception("%s: cannot load %s", self._tap.device, file)
+            self._loaded = DataplaneError(f"cannot load {file}: {error!r}")
 
     def _act(self) -> dict[str, str]:
         """Do what was asked for and return what came of it."""
@@ -89,12 +92,14 @@ class Requests:
             tap.set_shadow(loaded)
         elif action == "rollback":
             tap.roll_back_model()
-        elif action == "policy":
+        elif action == "policy" and self._request.get("file"):
             tap.set_policy(policies.load(self._request["file"]))
         elif action == "policy-undo":
             tap.set_policy(self._first_policy)
         else:
-            raise UsageError(f"this etcpipe cannot {action!r}: attach anew with a newer one")
+            raise UsageError(
+                f"this attach cannot take {action!r}: start it anew, with this version"
+            )
         # whoever reads the service's journal must see who changed what answers, and when
         asked = " ".join(filter(None, (action, self._request.get("file"))))
         log.warning("%s: %s by request; %s answers", tap.device, asked, tap.model)
