@@ -110,12 +110,12 @@ struct flow_state {
 /* A place in the flow table: of a flow, unless `taken` is its id. Two cache lines. */
 struct table_entry {
 	struct flow_key key;
-	__u64 taken;		/* id of the last flow that was taken out of here */
-	__u64 zero;		/* always: the verifier cannot know, see table.h */
+	__u64 taken;		/* id of the last flow that was removed from here */
+	__u64 zero;		/* always 0, which the verifier does not know: see table.h */
 	struct flow_state state;
 };
 
-/* How a flow's place is computed: the same for whoever reads the table. */
+/* How a flow's place is computed, by the kernel's programs and by user space. */
 struct flow_plan {
 	__u64 multipliers[6];	/* random, odd */
 	__u32 sets;

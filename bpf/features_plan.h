@@ -72,7 +72,7 @@ struct feature_plan {
 enum feature_status {
 	FEATURES_OPEN,
 	FEATURES_TOLD,		/* closed, its record went into the ring */
-	FEATURES_UNTOLD,	/* closed, but the ring was full: whoever walks the table takes it */
+	FEATURES_UNTOLD,	/* closed, but the ring was full: the next walk over the table takes it */
 };
 
 enum feature_judgement {

@@ -115,7 +115,7 @@ int xdp_forward(struct xdp_md *ctx)
 	return to_port(ctx);
 }
 
-/* What the filter does not want. */
+/* A packet that the filter did not match: it is forwarded, but not tracked. */
 SEC("xdp")
 int xdp_missed(struct xdp_md *ctx)
 {

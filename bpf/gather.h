@@ -70,7 +70,7 @@ static __always_inline void features_open(struct feature_entry *entry, const str
 		if (entry->status == FEATURES_UNTOLD)
 			count(FLOWS_NOT_GATHERED);
 	}
-	entry->flow_id = 0;	/* whoever reads it meanwhile sees that it changes */
+	entry->flow_id = 0;	/* tells concurrent readers that the entry is changing */
 	features_begin(entry, FEATURES, flow_id, s->now);
 	entry->key = p->key;
 	entry->vlan = p->vlan;
@@ -262,7 +262,7 @@ static __always_inline int gathers_rank(__u32 rank)
 	return !ROWS_ALONE && rank < SETTING(tree_depth);
 }
 
-/* What is left of a super-packet, of which @index are copied, has no use. */
+/* Count the segments of a super-packet that are not copied, after the first @index of them. */
 static __always_inline void gather_settle(const struct mark *mark, __u32 segments, __u32 index)
 {
 	__u32 left = SETTING(first_n) - mark->rank;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * A new flow's way into the table, and which flow makes room for it in a full set: one that
- * was taken out; of those that closed, that nobody answered or that only one packet was seen
- * of the longest idle; of all others the longest idle. So any number of SYNs does not push out
- * flows that were answered.
+ * Inserts a new flow into the table, and chooses the flow that it replaces in a full set. A
+ * removed flow goes first. Next is the longest idle of those flows that are closed, half open
+ * or have one packet only, and at last the longest idle of all others. So a flood of SYNs does
+ * not push out flows that were answered.
  */
 #ifndef ETCPIPE_INSERT_H
 #define ETCPIPE_INSERT_H
@@ -11,18 +11,18 @@
 #include "parsed.h"
 
 #ifdef ETCPIPE_BCC
-#define PUT_TRIES 2	/* the verifier walks each once more, where nothing is walked alone */
+#define PUT_TRIES 2	/* bcc's code is one piece, so the verifier walks each try anew */
 #else
 #define PUT_TRIES 4
 #endif
 #define COMPILER_BARRIER() asm volatile("" ::: "memory")
 
-/* How willingly a place is given to another flow; the longer it was idle the more. */
+/* A higher claim means that the place goes to a new flow sooner; it rises with idle time. */
 #define CLAIM_FREE (~0ull)
 #define CLAIM_CHEAP (1ull << 63)
-#define CLAIM_ALIVE (1ull << 62)	/* later than any time */
+#define CLAIM_ALIVE (1ull << 62)	/* greater than any timestamp */
 
-/* Without branches: the verifier walks each way through every place. */
+/* Without branches, as the verifier would walk both ways for each place. */
 static __always_inline __u64 entry_claim(const struct table_entry *entry)
 {
 	const struct flow_state *flow = &entry->state;
@@ -31,11 +31,11 @@ static __always_inline __u64 entry_claim(const struct table_entry *entry)
 
 	if (!entry_is_used(entry))
 		return CLAIM_FREE;
-	/* zero: no number that the verifier knows */
+	/* entry->zero hides the value from the verifier: see table.h */
 	return (CLAIM_ALIVE - flow->last_ns) | is_cheap * CLAIM_CHEAP | entry->zero;
 }
 
-/* The place in a set that goes to a new flow, from its home on. */
+/* Returns the place in the set that a new flow gets; the search begins at its home place. */
 static __always_inline __u32 set_claim(const struct flow_set *set, __u32 home)
 {
 	__u32 i, place, chosen = home;
@@ -56,8 +56,8 @@ NO_UNROLL
 }
 
 /*
- * The place of the flow whose packet was parsed last, where it is not at home; SET_FLOWS: it is
- * not in the table. As what follows, a function that the verifier walks once and alone.
+ * Returns the place of the flow of the packet that was parsed last, or SET_FLOWS if it is not in
+ * the table. Like the next one, this is a global function, which the verifier checks only once.
  */
 VERIFIED_ALONE __u32 flows_search(__u32 index, __u32 tag)
 {
@@ -68,7 +68,7 @@ VERIFIED_ALONE __u32 flows_search(__u32 index, __u32 tag)
 	return set && tags && p ? set_search(set, tags, &p->key, tag) : SET_FLOWS;
 }
 
-/* The place that it gets. */
+/* Returns the place that this flow gets. */
 VERIFIED_ALONE __u32 flows_claim(__u32 index, __u32 home)
 {
 	struct flow_set *set = flow_set_at(index);
@@ -76,7 +76,7 @@ VERIFIED_ALONE __u32 flows_claim(__u32 index, __u32 home)
 	return set ? set_claim(set, home) : SET_FLOWS;
 }
 
-/* The packet's flow, or NULL. */
+/* Returns the packet's flow, or NULL if it is not in the table. */
 static __always_inline struct flow_state *flows_find(struct packet *p)
 {
 	struct flow_place at = flows_place(&p->key);
@@ -91,14 +91,15 @@ static __always_inline struct flow_state *flows_find(struct packet *p)
 }
 
 /*
- * A flow begins in a place: nobody's, then with its key and state, then the new one's.
+ * Writes a new flow into a place in three steps: mark the place as free, write key and state,
+ * then set the new id.
  *
- * BPF has no barriers between stores. x86 shows them in this order; others, as arm64, may not,
- * but for the lock, which orders writers among each other. A reader has no lock and reads a key
- * word by word, so on any machine it may, in these few ns, find the flow of before, or a key of
- * which half is new; and on arm64 the new id before the new state. In all of these its packet
- * is accounted to another flow, or to none: what it writes to stays this entry, and the next
- * packet finds what is there. User space reads an id before and after all else (flow_table.py).
+ * BPF has no store barriers. x86 keeps these stores in order; weakly ordered machines such as
+ * arm64 may not. The lock orders writers among each other, but readers take no lock and read a
+ * key word by word. So for a few ns a reader may find the old flow or a key that is half new,
+ * and on arm64 the new id before the new state. Its packet is then accounted to another flow or
+ * to none. The harm ends there: it writes to this entry only, and the next packet finds the new
+ * flow. User space reads the id before and after everything else (flow_table.py).
  */
 static __always_inline void entry_write(struct table_entry *entry, const struct flow_key *key,
 					struct flow_state *flow)
@@ -117,15 +118,15 @@ static __always_inline __u32 flows_version(struct flow_lock *lock)
 {
 	__u32 version;
 
-	bpf_spin_lock(&lock->lock);	/* what is read after this is not older */
+	bpf_spin_lock(&lock->lock);	/* later reads are at least as new as this version */
 	version = lock->version;
 	bpf_spin_unlock(&lock->lock);
 	return version;
 }
 
 /*
- * Begin a flow in a place, unless the set changed since it had this version. Returns 0 if so,
- * and in @replaced the id of the flow that had the place, 0: it was free.
+ * Write a flow into a place, unless the set has changed since @version. Returns 0 if it was
+ * written, with the id of the flow that had the place in @replaced (0: it was free), else -1.
  */
 static __always_inline int flows_write(const struct flow_place *at, struct flow_lock *lock,
 				       __u32 version, __u32 place, const struct flow_key *key,
@@ -148,9 +149,9 @@ static __always_inline int flows_write(const struct flow_place *at, struct flow_
 }
 
 /*
- * Put the packet's flow into the table, in the place of the one that was found, of this id, if
- * any. Returns it, or the one that another CPU put there before, which has another id; NULL
- * where other CPUs changed the set all the time. @replaced is as flows_write() says.
+ * Put the packet's flow into the table. It replaces the flow with @old_id if that is there with
+ * the same key. Returns the flow, or the one that another CPU inserted first, which has another
+ * id, or NULL if other CPUs changed the set at each try. @replaced: see flows_write().
  */
 static __always_inline struct flow_state *flows_put(struct packet *p, struct flow_state *flow,
 						    __u64 old_id, __u64 *replaced)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* What is kept of a copy while the kernel carries it to the mirror's program. */
+/* State of a copied packet on its way through the kernel to the mirror's program. */
 #ifndef ETCPIPE_PENDING_H
 #define ETCPIPE_PENDING_H
 
@@ -7,7 +7,7 @@
 
 #define MIRROR_PENDING 1024	/* copies on their way on a CPU; its backlog takes 1000 by default */
 
-/* A copy on its way: what the consumer is told of it, and how to know it. */
+/* One copy: the metadata for the consumer, and what identifies the copy when it arrives. */
 struct mirror_entry {
 	struct packet_meta meta;
 	__u32 len;		/* of the frame that was copied */

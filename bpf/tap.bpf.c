@@ -60,7 +60,7 @@ static __always_inline int track_in_tc(struct __sk_buff *skb)
 	return act(skb, &mark);
 }
 
-/* Of a wire, out at the other port: past the stack, super-packets as they are. */
+/* In forward mode, send the packet out at the other port, past the stack. */
 static __always_inline int pass(struct __sk_buff *skb, int answer)
 {
 	__u32 device = SETTING(device_ifindex), port = SETTING(port_ifindex);
@@ -85,7 +85,7 @@ int tc_matched(struct __sk_buff *skb)
 	return pass(skb, track_in_tc(skb));
 }
 
-/* Of a wire, what the filter does not want. */
+/* A packet that the filter did not match; forward mode still has to pass it on. */
 SEC("tc")
 int tc_missed(struct __sk_buff *skb)
 {

@@ -38,7 +38,7 @@ static void keep(const struct step *step, const state_t *state)
 		*slot = *state;
 }
 
-/* Where a row goes: a list's number. What is known of its flow is put beside it. */
+/* Returns the number of the list that a row goes to, and stores its flow's state with it. */
 static int destination(const struct step *step, uint64_t i, uint64_t *room)
 {
 	static const state_t blank = { .label = -1, .runner_up = -1, .told = CASCADE_NOT_TOLD,

@@ -12,7 +12,7 @@
 #define CASCADE_NO_STAGE 255
 #define CASCADE_NOT_TOLD 0xfffe	/* -2 */
 
-/* What is awaited of a flow. */
+/* How far a flow has come in the cascade. */
 enum cascade_status {
 	CASCADE_NONE,
 	CASCADE_WAITING,	/* for packets */
@@ -20,7 +20,7 @@ enum cascade_status {
 	CASCADE_DONE
 };
 
-/* What is kept of a flow between two stages; labels are int16. */
+/* State of a flow between two stages; labels are int16. */
 struct cascade_state {
 	__u64 flow_id;
 	__u64 infer_ns;		/* share of all batches that it was in */

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What is said of rows that are answered, and their leave; etcpipe/cascade/steps.py defines it. */
+/* Verdicts of answered rows, which then leave the pool; etcpipe/cascade/steps.py defines them. */
 #include "native.h"
 
 #include "cascade_step.h"
 
 #include <stdbool.h>
 
-/* How long a row's packets were waited for; returns whether there are any. */
+/* Stores how long a row's packets were waited for; returns false if it has no packets. */
 static bool waited(const struct cascade_pool *pool, uint64_t place, __u64 *wait_ns)
 {
 	const struct packet_fields *packets = (const void *)(uintptr_t)pool->packets;
@@ -24,7 +24,7 @@ static bool waited(const struct cascade_pool *pool, uint64_t place, __u64 *wait_
 	return true;
 }
 
-/* What is said of rows; @source: how it came about, or negative: by why they were complete. */
+/* Writes the verdicts of rows. @source: what led to them; negative: see each row's reason. */
 static void put_verdicts(const struct step *step, uint64_t now_ns, int event, int revised,
 			 int source, struct cascade_verdict *verdicts)
 {

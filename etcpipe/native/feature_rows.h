@@ -15,7 +15,7 @@
 #define FEATURE_SIZE_BINS 16
 #define FEATURE_SIZE_BIN 128
 
-/* Of a packet of one side; a gap is that of a packet of either side. */
+/* Quantities of one side's packets; a gap is the time since the packet before, of either side. */
 enum feature_quantity {
 	QUANTITY_BYTES,
 	QUANTITY_IAT,

@@ -115,8 +115,8 @@ static ssize_t read_file(void *cookie, char *to, size_t size)
 }
 
 /*
- * May the next packet have to wait for whoever writes into the pipe? Stdio may hold some
- * already: then the caller comes back for them one by one.
+ * Returns whether reading the next packet may block on the writer of the pipe. Stdio may hold
+ * some packets already; the caller then reads these one by one.
  */
 static int must_wait(const struct reader *reader)
 {
